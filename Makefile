@@ -1,0 +1,41 @@
+# Each target sets up .venv first, if it is missing or older than what it is made from.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help train evaluate test lint bench nano clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+train: .venv/ready  ## fine-tune; ARGS="model=gpt2-medium" passes settings on
+	$(BIN)/python train.py $(ARGS)
+
+evaluate: .venv/ready  ## answer the held-out instructions with the newest run and measure the answers; ARGS="..."
+	$(BIN)/python evaluate.py $(ARGS)
+
+test: lint  ## lint, types, tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/ready  ## ruff (lint and format) and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/ready  ## training and answering speed on this machine
+	$(BIN)/python -m tests.benchmarks.speed $(ARGS)
+
+nano: .venv/ready  ## remake the embedded model and data: text, pretraining (about half an hour), adoption
+	$(BIN)/python -m sft.assets.build text build/nano
+	$(BIN)/python train.py experiment=nano-base hydra.run.dir=build/nano/run
+	$(BIN)/python -m sft.assets.build adopt build/nano/run
+
+clean:  ## remove what was made here, but not outputs/
+	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/ready: requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@

@@ -1,0 +1,46 @@
+"""The data in numbers, and one example as the model sees it."""
+
+import numpy as np
+import tiktoken
+
+from sft.data.dataset import IGNORE_INDEX, Split
+
+
+def overview(splits: dict[str, Split]) -> dict[str, dict[str, int]]:
+    """For each split: records, tokens, targets, the longest row, rows cut and dropped, prompts that train has too."""
+    train = {(record.instruction, record.input) for record in splits["train"].records}
+    numbers: dict[str, dict[str, int]] = {}
+    for name, split in splits.items():
+        lengths, examples = split.examples.lengths(), split.examples
+        prompts = [(record.instruction, record.input) for record in split.records]
+        numbers[name] = {
+            "records": len(split.records),
+            "tokens": int(lengths.sum()),
+            "targets": int(examples.targets().sum()),
+            "longest": int(lengths.max(initial=0)),
+            "cut": examples.cut,
+            "dropped": examples.dropped,
+            "duplicates": len(prompts) - len(set(prompts)) if name == "train" else sum(p in train for p in prompts),
+        }
+    return numbers
+
+
+def overview_text(numbers: dict[str, dict[str, int]]) -> str:
+    """The overview as a table."""
+    columns = list(numbers["train"])
+    lines = [f"{'data':12}" + "".join(f"{column:>12}" for column in columns)]
+    lines += [f"{name:12}" + "".join(f"{row[column]:>12,}" for column in columns) for name, row in numbers.items()]
+    if any(row["cut"] or row["dropped"] for row in numbers.values()):
+        lines.append("cut: longer than data.max_length, so the end is missing; dropped: no answer left, so not used")
+    if any(row["duplicates"] for row in numbers.values()):
+        lines.append("duplicates: prompts that stand in train word for word")
+    return "\n".join(lines)
+
+
+def example_text(split: Split, tokenizer: tiktoken.Encoding) -> str:
+    """The first example, decoded, with the part that is learned between ⟦ and ⟧."""
+    batch = split.examples.batch([0])
+    text = np.append(batch.input_ids[0].numpy(), batch.labels[0, -1])
+    learned = np.append(False, batch.labels[0].numpy() != IGNORE_INDEX)
+    first = int(learned.argmax())
+    return tokenizer.decode(text[:first].tolist()) + "⟦" + tokenizer.decode(text[first:].tolist()) + "⟧"

@@ -1,0 +1,55 @@
+"""Prompt templates: how a record is put to the model.
+
+A template is Jinja text with the variables `instruction` and `input`, as chat templates on the hub are; what it renders
+ends where the answer begins. The text, not its name, travels with a checkpoint. To add a template, add it to `PROMPTS`.
+"""
+
+from functools import lru_cache
+
+from jinja2 import StrictUndefined, Template, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from sft.config import InputError
+from sft.data.sources import Record
+
+_TASK = "Below is an instruction that describes a task"
+_ANSWER = "Write a response that appropriately completes the request."
+
+PROMPTS: dict[str, str] = {
+    "alpaca": (
+        f"{_TASK}. {_ANSWER}"
+        "\n\n### Instruction:\n{{ instruction }}"
+        "{% if input %}\n\n### Input:\n{{ input }}{% endif %}"
+        "\n\n### Response:\n"
+    ),
+    "alpaca-stanford": (  # github.com/tatsu-lab/stanford_alpaca, "Data Release"
+        "{% if input %}"
+        f"{_TASK}, paired with an input that provides further context. {_ANSWER}"
+        "\n\n### Instruction:\n{{ instruction }}\n\n### Input:\n{{ input }}"
+        "{% else %}"
+        f"{_TASK}. {_ANSWER}"
+        "\n\n### Instruction:\n{{ instruction }}"
+        "{% endif %}"
+        "\n\n### Response:"
+    ),
+    "phi3": "<|user|>\n{{ instruction }}{% if input %}\n{{ input }}{% endif %}\n<|assistant|>\n",
+    "none": "",
+}
+
+
+@lru_cache
+def _compiled(template: str) -> Template:
+    sandbox = ImmutableSandboxedEnvironment(keep_trailing_newline=True, undefined=StrictUndefined)
+    return sandbox.from_string(template)
+
+
+def render(template: str, record: Record) -> str:
+    """The prompt of a record: all that comes before its answer.
+
+    Raises:
+        InputError: the template is no Jinja, or asks for something that a record does not have.
+    """
+    try:
+        return _compiled(template).render(instruction=record.instruction, input=record.input)
+    except TemplateError as error:
+        raise InputError(f"prompt template: {error}; it may use the variables `instruction` and `input`") from error

@@ -1,0 +1,217 @@
+"""Where records come from: an embedded file, a download (to add one, add it to `DOWNLOADS`), the user's own JSON."""
+
+import hashlib
+import json
+import os
+import random
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import requests
+from tqdm import tqdm
+
+from sft.config import DataConfig, InputError
+
+EMBEDDED = {"nano": Path(__file__).parents[1] / "assets" / "nano.json"}
+
+
+@dataclass(frozen=True)
+class Download:
+    """A data set on the web; `sha256` of the file where its content is pinned."""
+
+    url: str
+    sha256: str | None = None
+
+
+DOWNLOADS = {
+    "instructions": Download(
+        "https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/b80e7804b30830a00eb55d2abc7ac25a07f36fdc"
+        "/ch07/01_main-chapter-code/instruction-data.json",
+        "7e09a9af353722ca15c18bc580f093f9c39d3178335a75177319cb1e1d163944",
+    ),
+    "alpaca": Download("https://raw.githubusercontent.com/tatsu-lab/stanford_alpaca/main/alpaca_data.json"),
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One instruction, what it is about (may be empty), and the answer wanted."""
+
+    instruction: str
+    input: str
+    output: str
+    category: str | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """The records of a data set, in file order, and the file's own name and hash."""
+
+    records: list[Record]
+    path: Path
+    sha256: str
+
+
+def load_source(config: DataConfig) -> Source:
+    """Read the records that `config` asks for, sampled if it says so.
+
+    Raises:
+        InputError: no such file, a broken download, not JSON, a record that is none; by file and record.
+    """
+    path = _locate(config)
+    content = _read(path)
+    records = parse_records(content, path)
+    if config.sample is not None:
+        if config.sample > len(records):
+            raise InputError(f"data.sample: {config.sample} of the {len(records)} records in {path}: lower it")
+        records = random.Random(config.sample_seed).sample(records, config.sample)
+    return Source(records, path, hashlib.sha256(content).hexdigest())
+
+
+def _locate(config: DataConfig) -> Path:
+    if config.source in DOWNLOADS:
+        return download(config.source, DOWNLOADS[config.source])
+    if config.source in EMBEDDED:
+        return EMBEDDED[config.source]
+    if config.path is None:
+        raise InputError("data.path: missing; data=json needs data.path=FILE, a JSON array or JSON Lines")
+    return Path(config.path).expanduser()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; give data.path= a JSON file of records") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: a folder, expected a JSON file of records") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def parse_records(content: bytes, path: Path) -> list[Record]:
+    """Records from a JSON array or from JSON Lines (one object a line), in UTF-8.
+
+    Raises:
+        InputError: by line and column for the syntax, by record number (from 1) for what a record holds.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    if not text.strip():
+        raise InputError(f"{path}: empty, expected a JSON array of records")
+    try:
+        items = _parse_lines(text, path) if text.lstrip()[0] == "{" else _parse(text, path)
+    except RecursionError:
+        raise InputError(f"{path}: nested too deeply, expected a JSON array of records") from None
+    if not isinstance(items, list):
+        raise InputError(f"{path}: {_kind(items)} instead of an array of records")
+    if not items:
+        raise InputError(f"{path}: an empty array, expected at least one record")
+    return [_record(item, path, number) for number, item in enumerate(items, 1)]
+
+
+def _parse(text: str, path: Path, line: int = 0) -> Any:
+    def refuse(constant: str) -> NoReturn:
+        raise InputError(f"{path}: {constant} is not JSON")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except json.JSONDecodeError as error:
+        place = f"line {line or error.lineno}, column {error.colno}"
+        raise InputError(f"{path}: not JSON at {place} ({error.msg}); is the file cut short?") from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise InputError(f"{path}: {error}") from None
+
+
+def _parse_lines(text: str, path: Path) -> list[Any]:
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if len(lines) > 1 and lines[0][1].rstrip()[-1] != "}":  # an object over several lines is one JSON document
+        raise InputError(f"{path}: {_kind(_parse(text, path))} instead of an array of records")
+    return [_parse(line, path, number) for number, line in lines]
+
+
+def _record(item: Any, path: Path, number: int) -> Record:
+    where = f"{path}: record {number}"
+    if not isinstance(item, dict):
+        raise InputError(f"{where}: {_kind(item)} instead of an object with instruction, input and output")
+    for key in ("instruction", "output"):
+        if key not in item:
+            raise InputError(f"{where}: no '{key}'; it has {', '.join(map(repr, item)) or 'nothing'}")
+    texts = {key: item.get(key, "") for key in ("instruction", "input", "output")}
+    if texts["input"] is None:
+        texts["input"] = ""
+    for key, value in texts.items():
+        if not isinstance(value, str):
+            raise InputError(f"{where}: '{key}' is {_kind(value)}, expected text")
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise InputError(f"{where}: '{key}' holds half of a surrogate pair, which is no character")
+    category = item.get("category")
+    return Record(**texts, category=category if isinstance(category, str) else None)
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a truth value"
+    names = {int: "a number", float: "a number", str: "text", list: "an array", dict: "an object"}
+    return names[type(value)]
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: $SFT_CACHE, or `sft` in the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sft"
+    return Path(os.environ.get("SFT_CACHE") or default)
+
+
+def download(name: str, source: Download) -> Path:
+    """The local copy of a data set, fetched once; each URL has a file of its own in the cache.
+
+    Raises:
+        InputError: it cannot be reached, breaks off, or is not the file that was pinned.
+    """
+    target = cache_folder() / f"{name}-{hashlib.sha256(source.url.encode()).hexdigest()[:12]}.json"
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f"{name}-", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            _fetch(name, source.url, file)
+            file.flush()
+            os.fsync(file.fileno())
+        _check(source, Path(partial))
+        os.replace(partial, target)
+    except OSError as error:  # requests' errors are OSErrors too
+        raise InputError(
+            f"{source.url}: the download failed ({error}); try again, or use a file you have: data=json data.path=FILE"
+        ) from error
+    finally:
+        Path(partial).unlink(missing_ok=True)
+    return target
+
+
+def _fetch(name: str, url: str, file: Any) -> None:
+    with requests.get(url, stream=True, timeout=30) as response:
+        response.raise_for_status()
+        size = int(response.headers.get("Content-Length", 0)) or None
+        with tqdm(total=size, unit="B", unit_scale=True, desc=f"downloading {name}") as bar:
+            for chunk in response.iter_content(1 << 16):
+                bar.update(file.write(chunk))
+        encoded = response.headers.get("Content-Encoding", "identity") != "identity"
+        if size is not None and not encoded and file.tell() != size:
+            raise OSError(f"it broke off after {file.tell()} of {size} bytes")
+
+
+def _check(source: Download, path: Path) -> None:
+    content = path.read_bytes()
+    actual = hashlib.sha256(content).hexdigest()
+    if source.sha256 not in (None, actual):
+        raise InputError(
+            f"{source.url}: sha256 {actual}, expected {source.sha256}; something on the way changed the file, try again"
+        )
+    parse_records(content, Path(source.url))  # a login page is not a data set

@@ -1,0 +1,57 @@
+"""Where tensors live and in which precision they are multiplied."""
+
+import ctypes
+import platform
+from typing import Literal
+
+import torch
+
+from sft.config import InputError
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
+def pick_device(name: str) -> str:
+    """`cpu`, `cuda` or `mps`; `auto` is the fastest that is there.
+
+    Raises:
+        InputError: the device asked for is absent.
+    """
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(device for device, there in present.items() if there)
+    if not present[name]:
+        there = ", ".join(device for device, there in present.items() if there)
+        raise InputError(f"device: {name} was asked for, but torch {torch.__version__} finds only {there} here")
+    return name
+
+
+def pick_precision(name: str, device: str) -> Precision:
+    """Lightning's name of a precision; `auto` is bf16 where the device multiplies it fast, else fp32."""
+    if name == "auto":
+        return "bf16-mixed" if multiplies_bf16(device) else "32-true"
+    if name == "16-mixed" and device == "cpu":
+        raise InputError("precision: 16-mixed needs a GPU; on the CPU use bf16-mixed or 32")
+    return "32-true" if name == "32" else name  # type: ignore[return-value]
+
+
+def multiplies_bf16(device: str) -> bool:
+    """Whether bf16 matrix products run in hardware: NVIDIA from Ampere on, CPUs with AVX512-BF16 or AMX."""
+    if device == "cuda":
+        return torch.cuda.get_device_capability() >= (8, 0)
+    if device == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return False
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what is freed instead of handing it back and mapping it anew at every step.
+
+    A training step on the CPU frees and allocates the same large tensors again and again. M_TRIM_THRESHOLD and
+    M_MMAP_THRESHOLD are described in mallopt(3). Other C libraries are left as they are.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL("libc.so.6")
+        m_trim_threshold, m_mmap_threshold = -1, -3
+        libc.mallopt(m_mmap_threshold, 1 << 30)
+        libc.mallopt(m_trim_threshold, (1 << 31) - 1)

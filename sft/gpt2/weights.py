@@ -1,0 +1,167 @@
+"""A GPT-2's weights in safetensors files, one tensor at a time.
+
+File format: https://huggingface.co/docs/safetensors (a JSON header with every tensor's type, shape and place, then the
+bytes). Names are those of transformers' GPT2LMHeadModel, which are the model's own behind an optional `transformer.`;
+its linear layers ("Conv1D", as in the released TensorFlow code) keep a matrix as (in, out), PyTorch's as (out, in).
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sft.config import InputError
+from sft.gpt2 import hub
+from sft.gpt2.hub import INDEX, WEIGHTS
+from sft.gpt2.model import GPT, GPTConfig
+
+PREFIX, HEAD = "transformer.", "lm_head.weight"
+MASK = re.compile(r"h\.\d+\.attn\.(masked_)?bias")  # constants of transformers' attention, in older files
+CONV1D = re.compile(r"h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
+FLOATS = ("F32", "F16", "BF16")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file, known by its header."""
+
+    path: Path
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    def read(self) -> Tensor:
+        """The tensor, mapped from the file through a handle of its own, so that dropping it frees its memory."""
+        with safe_open(self.path, framework="pt") as file:
+            return file.get_tensor(self.key)  # type: ignore[no-any-return]
+
+
+def files(folder: Path) -> list[Path]:
+    """The folder's weight files: one, or those that its index names.
+
+    Raises:
+        InputError: the index is unusable, or names a file that is not there.
+    """
+    if (folder / WEIGHTS).exists():
+        return [folder / WEIGHTS]
+    found = [folder / name for name in hub.shards(folder / INDEX)]
+    if missing := [path for path in found if not path.exists()]:
+        raise InputError(f"{missing[0]}: no such file, but {INDEX} names it")
+    return found
+
+
+def sha256(paths: list[Path]) -> str:
+    """The file's hash; of several files, the hash of the lines "<sha256>  <name>"."""
+    hashes = [_file_sha256(path) for path in paths]
+    lines = "".join(f"{hash}  {path.name}\n" for hash, path in zip(hashes, paths, strict=True))
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _file_sha256(path: Path) -> str:
+    blob = path.resolve()  # the hub's cache names large files by their hash, compared when they were downloaded
+    known = blob.parent.name == "blobs" and len(blob.name) == 64
+    return blob.name if known else hub.digest(path)
+
+
+def load(paths: list[Path], config: GPTConfig, dtype: torch.dtype, device: torch.device) -> GPT:
+    """A model with the weights of these files. Memory stays near the model's own: the largest tensors come first.
+
+    Raises:
+        InputError: a file is damaged, or its tensors are not exactly the model's, by name, shape and type.
+    """
+    with torch.device("meta"):
+        model = GPT(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    stored = _match(paths, expected)
+    state = {}
+    for name in sorted(stored, key=lambda name: -model.get_parameter(name).numel()):
+        state[name] = torch.empty(expected[name], dtype=dtype, device=device)
+        state[name].copy_(_turn(name, stored[name].read()))
+    model.load_state_dict(state, assign=True)
+    return model
+
+
+def save(model: GPT, path: Path, dtype: torch.dtype) -> None:
+    """Write the model as transformers' GPT2LMHeadModel would; the head is the embedding and is not written twice."""
+    state = {
+        PREFIX + name: _turn(name, tensor.detach()).to("cpu", dtype).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    save_file(state, path, metadata={"format": "pt"})
+
+
+def _turn(name: str, tensor: Tensor) -> Tensor:
+    """From (in, out) to (out, in) or back, for the matrices of linear layers."""
+    return tensor.t() if CONV1D.fullmatch(name) else tensor
+
+
+def _match(paths: list[Path], expected: dict[str, tuple[int, ...]]) -> dict[str, Stored]:
+    """The stored tensor of each of the model's names, after checking all."""
+    stored = _headers(paths)
+    head = stored.pop(HEAD, None)
+    stored = {name: tensor for name, tensor in stored.items() if not MASK.fullmatch(name)}
+    where = paths[0].parent
+    if missing := sorted(expected.keys() - stored.keys()):
+        raise InputError(f"{where}: no tensor {missing[0]!r} of shape {expected[missing[0]]}{_more(missing)}")
+    if extra := sorted(stored.keys() - expected.keys()):
+        raise InputError(f"{stored[extra[0]].path}: tensor {extra[0]!r} is not part of this model{_more(extra)}")
+    for name, tensor in stored.items():
+        _check_tensor(tensor, expected[name][::-1] if CONV1D.fullmatch(name) else expected[name])
+    if head:
+        _check_tied(head, stored["wte.weight"])
+    return stored
+
+
+def _headers(paths: Iterable[Path]) -> dict[str, Stored]:
+    """All tensors in the files, by the model's names."""
+    found: dict[str, Stored] = {}
+    for path in paths:
+        try:
+            with safe_open(path, framework="pt") as file:
+                for key in file.keys():  # noqa: SIM118
+                    view = file.get_slice(key)
+                    name = key.removeprefix(PREFIX)
+                    if name in found:
+                        raise InputError(f"{path}: tensor {name!r} is there twice, also in {found[name].path.name}")
+                    found[name] = Stored(path, key, view.get_dtype(), tuple(view.get_shape()))
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path}: {_what_is_it(path)} ({error}); get the file again") from error
+    return found
+
+
+def _check_tensor(tensor: Stored, shape: tuple[int, ...]) -> None:
+    if tensor.shape != shape:
+        raise InputError(f"{tensor.path}: tensor {tensor.key!r}: expected shape {shape}, found {tensor.shape}")
+    if tensor.dtype not in FLOATS:
+        raise InputError(
+            f"{tensor.path}: tensor {tensor.key!r}: expected one of {', '.join(FLOATS)}, found {tensor.dtype}"
+        )
+
+
+def _check_tied(head: Stored, embedding: Stored) -> None:
+    _check_tensor(head, embedding.shape)
+    if not torch.equal(head.read(), embedding.read()):
+        raise InputError(f"{head.path}: {HEAD!r} differs from wte.weight; only a tied head is implemented")
+
+
+def _what_is_it(path: Path) -> str:
+    """What a file that is no safetensors file seems to be."""
+    with path.open("rb") as file:
+        start = file.read(64).lstrip()
+    if not start:
+        return "empty"
+    if start.startswith(b"<"):
+        return "a web page, not a safetensors file"
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the file itself (`git lfs pull`)"
+    return "not a whole safetensors file"
+
+
+def _more(names: list[str]) -> str:
+    return f", nor {len(names) - 1} more" if len(names) > 1 else ""

@@ -1,0 +1,1 @@
+"""Learning from batches: the LightningModule, its optimizer, and what a run writes into its folder."""

@@ -1,0 +1,200 @@
+"""What happens around the optimizer steps: the check before the first, checkpoints, sample answers."""
+
+import dataclasses
+import logging
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tiktoken
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from sft.config import InputError, TrainConfig
+from sft.data.datamodule import InstructionData
+from sft.data.prompt import render
+from sft.gpt2.generate import complete
+from sft.training.metrics import stepped
+from sft.training.module import InstructionTuner
+
+log = logging.getLogger(__name__)
+
+
+class SanityGate(Callback):
+    """Before the first step: do the weights know the language that they are about to be tuned in?
+
+    A pretrained model's loss over the answers lies far below ln(V), that of a uniform guess among V words; random or
+    mismapped weights do not get below it.
+
+    Raises:
+        InputError: the loss over the answers of the first batches is at or above 0.9 ln(V).
+    """
+
+    def __init__(self, batches: int, allow_untrained: bool) -> None:
+        self.batches, self.allow_untrained = batches, allow_untrained
+        self.loss: float | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"loss": self.loss}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.loss = state["loss"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step:
+            return
+        assert isinstance(pl_module, InstructionTuner)
+        data: InstructionData = trainer.datamodule  # type: ignore[attr-defined]
+        self.loss = pl_module.mean_loss(data.first_batches("train", self.batches, mask_prompt=True))
+        guess = math.log(pl_module.model.config.vocab_size)
+        log.info(f"before training: loss {self.loss:.3f} over the answers (a guess among all words: {guess:.3f})")
+        if not self.loss < 0.9 * guess and not self.allow_untrained:
+            raise InputError(
+                f"model.checkpoint: the untouched model's loss over the answers is {self.loss:.2f}, expected less than "
+                f"0.9 ln(vocabulary) = {0.9 * guess:.2f}: the weights do not fit the tokenizer or were never trained; "
+                "to train from scratch, set model.allow_untrained=true"
+            )
+
+
+class RunFolder(Callback):
+    """Keeps a run's folder up to date: the link to the newest run, the resumable checkpoint, the best weights.
+
+    Args:
+        save_model: writes the weights as they stand as `model/`; called when the validation loss has improved, or at
+            the end where there is no validation.
+        latest: the link that is turned to `folder` once training begins.
+    """
+
+    def __init__(self, folder: Path, config: TrainConfig, save_model: Callable[[], None], latest: Path) -> None:
+        self.folder, self.config, self.save_model, self.latest = folder, config, save_model, latest
+        self.best = float("inf")  # validation loss, in nats
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best = state["best"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            point(self.latest, self.folder)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"] = dataclasses.asdict(self.config)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """The last of `max_steps` may lie inside an epoch: stop there, with a checkpoint that can go on from there."""
+        assert isinstance(pl_module, InstructionTuner)
+        if stepped(trainer, batch_idx) and trainer.global_step >= pl_module.total_steps:
+            trainer.should_stop = True
+            if batch_idx + 1 < trainer.num_training_batches:
+                self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, InstructionTuner)
+        if pl_module.validation_loss < self.best:
+            self.best = pl_module.validation_loss
+            self._save_model(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, InstructionTuner)
+        log.info(f"epoch {trainer.current_epoch + 1}: validation loss {pl_module.validation_loss:.4f}")
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.best == float("inf"):
+            self._save_model(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(self.folder / "checkpoints" / "last.ckpt")
+
+    def _save_model(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero:
+            self.save_model()
+        trainer.strategy.barrier()
+
+
+def point(link: Path, folder: Path) -> None:
+    """Make `link` lead to `folder`, in one move; something that is no link is left alone."""
+    if link.exists() and not link.is_symlink():
+        log.warning(f"{link} is not a link, so it stays as it is")
+        return
+    link.parent.mkdir(parents=True, exist_ok=True)
+    fresh = link.with_name(f".{link.name}-{os.getpid()}")
+    fresh.symlink_to(os.path.relpath(folder.resolve(), link.parent.resolve()), target_is_directory=True)
+    os.replace(fresh, link)
+
+
+class SyncedCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it once it is on the disk, so that the old one stands until the
+    new one is whole; reads plain tensors and numbers only, never a pickled object."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".part")
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+            partial.unlink(missing_ok=True)
+            raise InputError(f"{path}: the checkpoint could not be written ({error}); is the disk full?") from error
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+        return dict(torch.load(path, map_location=map_location, weights_only=True))
+
+
+class SampleAnswer(Callback):
+    """Answers the first validation instruction before training and after each epoch."""
+
+    def __init__(self, template: str, tokenizer: tiktoken.Encoding, max_new_tokens: int = 64) -> None:
+        self.template, self.tokenizer, self.max_new_tokens = template, tokenizer, max_new_tokens
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.global_step:
+            self._answer(trainer, pl_module, "before training")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._answer(trainer, pl_module, f"after epoch {trainer.current_epoch + 1}")
+
+    def _answer(self, trainer: Trainer, pl_module: LightningModule, when: str) -> None:
+        assert isinstance(pl_module, InstructionTuner)
+        data: InstructionData = trainer.datamodule  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or not data.has_validation:
+            return
+        record = data.splits["validation"].records[0]
+        prompt = self.tokenizer.encode_ordinary(render(self.template, record))
+        if not 0 < len(prompt) < pl_module.model.config.n_positions:
+            return
+        pl_module.eval()
+        with trainer.precision_plugin.val_step_context():
+            [answer] = complete(
+                pl_module.model, [prompt], self.max_new_tokens, eos_id=self.tokenizer.eot_token, slots=1
+            )
+        pl_module.train()
+        text = self.tokenizer.decode(answer.tokens)
+        log.info(f"{when}: {record.instruction} {record.input}".rstrip() + f"\n    answer: {text!r}")
+        for logger in trainer.loggers:
+            logger.experiment.add_text("answer", f"{record.instruction}\n\n{text}", trainer.global_step)  # type: ignore[attr-defined]
+
+
+class EmptyCache(Callback):
+    """On MPS, memory grows with the number of different shapes (pytorch#132596): hand it back now and then."""
+
+    def __init__(self, every: int = 50) -> None:
+        self.every = every  # micro-batches
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx % self.every == self.every - 1:
+            torch.mps.empty_cache()

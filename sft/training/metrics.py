@@ -1,0 +1,159 @@
+"""What is measured while a run goes on, and where it is written: `metrics.csv`, TensorBoard, the progress bar."""
+
+import csv
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+
+from sft.config import EvalConfig
+from sft.data.datamodule import InstructionData
+from sft.training.module import InstructionTuner
+
+COLUMNS = (
+    "step",
+    "epoch",
+    "tokens_seen",
+    "train/loss",
+    "lr",
+    "tokens_per_sec",
+    "train/eval_loss",
+    "val/loss",
+    "val/full_loss",
+)
+Row = dict[str, float]
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """The rows of a `metrics.csv`, without their empty cells."""
+    with path.open(newline="") as file:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+@dataclass
+class MetricsFile:
+    """`metrics.csv`: one row per optimizer step, row 0 for what is measured before the first."""
+
+    path: Path
+    rows: list[Row] = field(default_factory=list)
+
+    def resume(self, step: int) -> None:
+        """Go on after `step`: later rows, of steps that are done anew, are cut."""
+        self.rows = [row for row in read_metrics(self.path) if row["step"] <= step] if self.path.exists() else []
+        self._write(self.rows, "w")
+
+    def append(self, row: Row) -> None:
+        self._write([row], "a" if self.rows else "w")
+        self.rows.append(row)
+
+    def _write(self, rows: list[Row], mode: str) -> None:
+        with self.path.open(mode, newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            if mode == "w":
+                writer.writeheader()
+            writer.writerows(rows)
+
+
+class Metrics(Callback):
+    """Takes the losses as `eval` says and writes a row for every optimizer step.
+
+    A row is complete when the step's looks at the losses have been taken; the last step of an epoch waits for the pass
+    over the validation split.
+    """
+
+    def __init__(self, config: EvalConfig, file: MetricsFile) -> None:
+        self.config, self.file = config, file
+        self.row: Row = {}  # of the step last taken
+        self.tokens_seen = 0
+        self.seconds = 0.0  # spent in optimizer steps, without the looks at the losses
+        self._started = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"tokens_seen": self.tokens_seen, "seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.tokens_seen, self.seconds = state["tokens_seen"], state["seconds"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step:
+            if trainer.is_global_zero:
+                self.file.resume(trainer.global_step)
+            return
+        self.row = {"step": 0, "epoch": 0, "tokens_seen": 0, **self._look(trainer, pl_module)}
+        self._finish_row(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._finish_row(trainer)
+        if self._started == 0:
+            self._started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not stepped(trainer, batch_idx):
+            return
+        assert isinstance(pl_module, InstructionTuner)
+        step = trainer.global_step
+        seconds, self._started = time.perf_counter() - self._started, 0.0
+        self.seconds += seconds
+        self.tokens_seen += batch.step_tokens
+        steps_per_epoch = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
+        self.row = {
+            "step": step,
+            "epoch": round(step / steps_per_epoch, 4),
+            "tokens_seen": self.tokens_seen,
+            "train/loss": pl_module.step_loss,
+            "lr": pl_module.step_lr,
+            "tokens_per_sec": round(batch.step_tokens / seconds, 1),
+        }
+        shown = {"loss": self.row["train/loss"], "lr": self.row["lr"], "tok/s": self.row["tokens_per_sec"]}
+        pl_module.log_dict(shown, prog_bar=True, logger=False)
+        if self.config.every and step % self.config.every == 0:
+            self.row |= self._look(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, InstructionTuner)
+        self.row["val/full_loss"] = pl_module.validation_loss
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finish_row(trainer)
+
+    def _look(self, trainer: Trainer, pl_module: LightningModule) -> Row:
+        assert isinstance(pl_module, InstructionTuner)
+        data: InstructionData = trainer.datamodule  # type: ignore[attr-defined]
+        if not self.config.every:
+            return {}
+        look = {"train/eval_loss": pl_module.mean_loss(data.first_batches("train", self.config.batches))}
+        if data.has_validation:
+            look["val/loss"] = pl_module.mean_loss(data.first_batches("validation", self.config.batches))
+        return look
+
+    def _finish_row(self, trainer: Trainer) -> None:
+        if not self.row:
+            return
+        if trainer.is_global_zero:
+            self.file.append(self.row)
+            scalars = {key: value for key, value in self.row.items() if key != "step"}
+            for logger in trainer.loggers:
+                logger.log_metrics(scalars, int(self.row["step"]))
+        self.row = {}
+
+
+def stepped(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether the optimizer took a step at this micro-batch."""
+    done = batch_idx + 1
+    return done % trainer.accumulate_grad_batches == 0 or done == trainer.num_training_batches
+
+
+class Progress(TQDMProgressBar):
+    """Lightning's bar, without the run number."""
+
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics

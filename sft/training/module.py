@@ -1,0 +1,109 @@
+"""The LightningModule: one optimizer step, and the losses measured around it."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from sft.config import InputError, OptimConfig
+from sft.data.dataset import Batch
+from sft.gpt2.model import GPT
+from sft.training.optim import adamw, schedule
+
+
+class InstructionTuner(LightningModule):
+    """Trains a GPT on batches of instructions.
+
+    The loss of an optimizer step is the sum of the cross entropies of its labels, over all micro-batches and ranks,
+    divided by the number of these labels, which every batch brings along. It is therefore the same number, with the
+    same gradient, however the step's records are divided.
+
+    Args:
+        total_steps: optimizer steps of the whole run, for the learning rate's course.
+        accumulate: micro-batches of a step on each rank.
+        seed: of dropout, which is drawn anew for each (seed, epoch, micro-batch, rank).
+    """
+
+    def __init__(self, model: GPT, optim: OptimConfig, total_steps: int, accumulate: int = 1, seed: int = 0) -> None:
+        super().__init__()
+        self.model, self.optim = model, optim
+        self.total_steps, self.accumulate, self.seed = total_steps, accumulate, seed
+        self.step_loss = float("nan")  # of the last optimizer step, before its update
+        self.step_lr = 0.0
+        self.validation_loss = float("nan")  # of the last pass over the validation split
+        self._sums: list[Tensor] = []  # of the losses of each micro-batch in the current step, (1,)
+        self._records: list[Tensor] = []
+        self._validation: list[Tensor] = []
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        total = self.model.token_losses(batch.input_ids, batch.labels, batch.lengths).sum()
+        self._sums.append(total.detach())
+        self._records.append(batch.records)
+        # Lightning divides by `accumulate`, and DDP by the number of ranks.
+        return total * (self.accumulate * self.trainer.world_size / batch.step_targets)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        place = (self.seed, self.current_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(hash(place) % 2**63)
+        self._targets = batch.step_targets
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        total = torch.stack(self._sums).sum()
+        self.step_loss = float(self.trainer.strategy.reduce(total, reduce_op="sum")) / self._targets
+        self.step_lr = optimizer.param_groups[0]["lr"]
+        if not self._is_finite(optimizer):
+            self._refuse_step()
+        self._sums, self._records = [], []
+
+    def _is_finite(self, optimizer: torch.optim.Optimizer) -> bool:
+        """The loss, and the gradient, which is the same on all ranks; a loss scaler looks after its own gradients."""
+        if self.trainer.precision_plugin.precision == "16-mixed":
+            return self.step_loss < float("inf")
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        return self.step_loss < float("inf") and bool(norm < float("inf"))
+
+    def _refuse_step(self) -> None:
+        bad = [records for total, records in zip(self._sums, self._records, strict=True) if not total.isfinite()]
+        records = sorted(int(i) for i in torch.cat(bad or self._records) if i >= 0)
+        raise InputError(
+            f"step {self.trainer.global_step + 1}: loss {self.step_loss} or its gradient is not finite, on the training "
+            f"records {records} (counted from 0) of rank {self.global_rank}; the weights are as before the step; "
+            "lower optim.lr, set optim.grad_clip=1, or use precision=32"
+        )
+
+    def on_validation_epoch_start(self) -> None:
+        self._validation = []
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._validation.append(self._loss_and_count(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        self.validation_loss = self._mean(self._validation)
+
+    def mean_loss(self, batches: Iterable[Batch]) -> float:
+        """The mean loss of the labels in these batches, in nats; the ranks share the batches."""
+        mine = list(batches)[self.global_rank :: self.trainer.world_size]
+        was_training = self.training
+        self.eval()
+        with torch.no_grad(), self.trainer.precision_plugin.val_step_context():
+            sums = [self._loss_and_count(self.trainer.strategy.batch_to_device(batch)) for batch in mine]
+        self.train(was_training)
+        return self._mean(sums)
+
+    def _loss_and_count(self, batch: Batch) -> Tensor:  # -> (2,)
+        losses = self.model.token_losses(batch.input_ids, batch.labels, batch.lengths)
+        return torch.stack([losses.sum(), losses.new_tensor(len(losses))])
+
+    def _mean(self, sums: list[Tensor]) -> float:
+        total = torch.stack(sums).sum(0) if sums else torch.zeros(2, device=self.device)
+        loss, count = self.trainer.strategy.reduce(total, reduce_op="sum").tolist()
+        return float(loss / count) if count else float("nan")
+
+    def configure_optimizers(self) -> Any:
+        fused = self.trainer.precision_plugin.precision != "16-mixed"  # a fused step unscales behind grad_clip's back
+        optimizer = adamw(self.model, self.optim, fused)
+        course = schedule(optimizer, self.optim, self.total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": course, "interval": "step"}}

@@ -1,0 +1,80 @@
+"""Going on with a run: its own config and its last checkpoint."""
+
+import dataclasses
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sft.config import InputError, TrainConfig, from_dict
+
+CHANGEABLE = {"epochs", "max_steps", "device", "data.workers", "resume"}
+
+
+def last_checkpoint(folder: Path) -> Path:
+    """The resumable checkpoint of a run.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = folder / "checkpoints" / "last.ckpt"
+    if not path.is_file():
+        raise InputError(f"resume: {path} is not there; resume= wants the folder of a run that reached a checkpoint")
+    return path
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return {"config": content["config"], "global_step": content["global_step"]}
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: not a checkpoint of a run, or damaged ({reason})") from error
+
+
+def steps_done(folder: Path) -> int:
+    """Optimizer steps behind a run's last checkpoint."""
+    return int(_load(last_checkpoint(folder))["global_step"])
+
+
+def resumed_config(given: TrainConfig, overrides: list[str]) -> TrainConfig:
+    """The config kept in the checkpoint of the run `given.resume`, with what may change taken from the command line.
+
+    Raises:
+        InputError: no checkpoint, or an override that would make it another run, by key.
+    """
+    assert given.resume is not None
+    saved = _load(last_checkpoint(Path(given.resume)))["config"]
+    old, new = _flat(saved), _flat(dataclasses.asdict(given))
+    for override in overrides:
+        name = override.split("=")[0].lstrip("+~")
+        for key in old:
+            named = key == name or key.startswith(name + ".") or name == "experiment"
+            if not named or old[key] == new[key]:
+                continue
+            if key not in CHANGEABLE:
+                raise InputError(
+                    f"{key}: {new[key]!r}, but the run at {given.resume} has {old[key]!r}; a resumed run may change "
+                    f"{', '.join(sorted(CHANGEABLE - {'resume'}))}"
+                )
+            old[key] = new[key]
+    return from_dict(TrainConfig, _nested(old | {"resume": given.resume}))
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{name}": item for name, item in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _nested(flat: dict[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        group, _, name = key.rpartition(".")
+        (nested.setdefault(group, {}) if group else nested)[name] = value
+    return nested

@@ -1,0 +1,61 @@
+"""What several rooms' tests stand on: a tiny tokenizer and a tiny checkpoint, and no network."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+
+from pathlib import Path
+
+import pytest
+import tiktoken
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from sft.gpt2.checkpoint import save_pretrained
+from sft.gpt2.model import GPT, GPTConfig
+from sft.gpt2.tokenizer import END, load_tokenizer
+
+torch.set_num_threads(1)  # models this small lose more by waiting for each other's threads than they gain
+
+TEXT = """Below is an instruction that describes a task. Write a response that appropriately completes the request.
+### Instruction: What is the capital of France? ### Response: The capital of France is Paris.
+The chef cooks the meal every day. It's raining, isn't it? We'll see 12 birds, 34 fish and 1,234 trees.   def f(x):
+    return x  # aaaa bbbb abab hahaha naïve café 日本語 😀
+"""
+
+
+def train_bpe(folder: Path, size: int = 400) -> Path:
+    """Write vocab.json and merges.txt of a byte-level BPE of `size` tokens, the last of which is the end token."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=size - 1, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator([TEXT], trainer)
+    tokenizer.add_special_tokens([END])
+    tokenizer.model.save(str(folder))
+    vocab = (folder / "vocab.json").read_text(encoding="utf-8")
+    end = f',"{END}":{tokenizer.token_to_id(END)}}}'
+    (folder / "vocab.json").write_text(vocab.removesuffix("}") + end, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bpe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny vocab.json and merges.txt (400 tokens)."""
+    return train_bpe(tmp_path_factory.mktemp("bpe"))
+
+
+@pytest.fixture(scope="session")
+def tokenizer(bpe: Path) -> tiktoken.Encoding:
+    return load_tokenizer(bpe)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer: tiktoken.Encoding) -> Path:
+    """A random checkpoint of two layers, as `save_pretrained` writes it. Not to be changed: copy it."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    torch.manual_seed(0)
+    config = GPTConfig(n_layer=2, n_head=2, n_embd=16, vocab_size=tokenizer.n_vocab, n_positions=128)
+    save_pretrained(GPT(config), folder, tokenizer, prompt="Q: {instruction}\nA: ", base="someone/base")
+    return folder

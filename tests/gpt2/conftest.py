@@ -1,0 +1,47 @@
+"""Transformers' GPT-2, the yardstick of this room."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+
+@pytest.fixture
+def hf_model() -> Callable[..., GPT2LMHeadModel]:
+    """Makes a random GPT2LMHeadModel in which no bias is 0 and no LayerNorm is the identity."""
+
+    def make(n_layer: int = 2, n_head: int = 2, n_embd: int = 16, vocab_size: int = 400, n_positions: int = 64, **more):
+        torch.manual_seed(n_layer)
+        config = GPT2Config(
+            n_layer=n_layer,
+            n_head=n_head,
+            n_embd=n_embd,
+            vocab_size=vocab_size,
+            n_positions=n_positions,
+            bos_token_id=vocab_size - 1,
+            eos_token_id=vocab_size - 1,
+            **more,
+        )
+        model = GPT2LMHeadModel(config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.1 if parameter.dim() == 1 else 0.05)
+        return model
+
+    return make
+
+
+@pytest.fixture
+def hf_folder(bpe: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Writes such a model with transformers' own save_pretrained, and the tiny tokenizer beside it."""
+
+    def write(model: GPT2LMHeadModel, **options) -> Path:
+        folder = tmp_path / "hf"
+        model.save_pretrained(folder, **options)
+        for name in ("vocab.json", "merges.txt"):
+            (folder / name).write_bytes((bpe / name).read_bytes())
+        return folder
+
+    return write

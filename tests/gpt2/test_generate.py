@@ -1,0 +1,152 @@
+"""Decoding gives what transformers gives, and each row what it gives alone."""
+
+import pytest
+import torch
+
+from sft import load_pretrained
+from sft.gpt2.generate import Decoder, Sampling, complete, generate
+from sft.gpt2.model import GPT, GPTConfig
+
+PROMPTS = [[5], [7, 8, 9, 10, 11, 12, 13], [300, 2, 300], list(range(40)), [1, 2]]
+
+
+@pytest.fixture
+def theirs(hf_model):
+    return hf_model(n_layer=3, n_head=4, n_embd=32)
+
+
+@pytest.fixture
+def model(theirs, hf_folder) -> GPT:
+    return load_pretrained(hf_folder(theirs)).model
+
+
+def their_answer(theirs, prompt: list[int], max_new_tokens: int, eos_id: int | None) -> list[int]:
+    ids = torch.tensor([prompt])
+    answer = theirs.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=eos_id,
+        pad_token_id=0,
+    )[0, len(prompt) :].tolist()
+    return answer[:-1] if answer[-1] == eos_id else answer
+
+
+def test_greedy_tokens_equal_transformers_together_and_alone(theirs, model):
+    expected = [their_answer(theirs, prompt, 20, eos_id=None) for prompt in PROMPTS]
+    assert len({tuple(answer) for answer in expected}) == len(PROMPTS)
+    assert generate(model, PROMPTS, 20) == expected
+    assert [generate(model, [prompt], 20)[0] for prompt in PROMPTS] == expected
+
+
+def test_the_end_token_ends_a_row_and_is_not_part_of_it(theirs, model):
+    eos_id = generate(model, PROMPTS[:1], 6)[0][5]
+    expected = [their_answer(theirs, prompt, 20, eos_id) for prompt in PROMPTS]
+    answers = list(complete(model, PROMPTS, 20, eos_id=eos_id))
+    assert [answer.tokens for answer in sorted(answers, key=lambda answer: answer.index)] == expected
+    assert {answer.index: answer.finish_reason for answer in answers}[0] == "stop"
+    assert all((answer.finish_reason == "length") == (len(answer.tokens) == 20) for answer in answers)
+
+
+def test_without_an_end_token_nothing_stops(model):
+    assert [len(answer) for answer in generate(model, PROMPTS, 9)] == [9] * 5
+
+
+def test_a_row_that_fills_the_context_ends_there(model):
+    prompts = [[1] * 60, [1] * 64, [1] * 63, [2, 3]]
+    answers = sorted(complete(model, prompts, 10), key=lambda answer: answer.index)
+    assert [len(answer.tokens) for answer in answers] == [4, 0, 1, 10]
+    assert {answer.finish_reason for answer in answers} == {"length"}
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 16])
+def test_what_is_drawn_for_a_row_does_not_depend_on_its_batch(model, slots):
+    sampling, seeds = Sampling(temperature=0.9, top_k=20), [11, 22, 33, 44, 55]
+    together = {a.index: a.tokens for a in complete(model, PROMPTS, 12, sampling, seeds=seeds, slots=slots)}
+    for index, (prompt, seed) in enumerate(zip(PROMPTS, seeds, strict=True)):
+        alone = next(complete(model, [prompt], 12, sampling, seeds=[seed]))
+        assert together[index] == alone.tokens
+
+
+def test_seeds_repeat_and_differ(model):
+    first, again, other = (generate(model, PROMPTS, 12, temperature=1.0, seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_equal_prompts_draw_different_answers(model):
+    answers = generate(model, [[5, 6]] * 3, 12, temperature=1.0)
+    assert len({tuple(answer) for answer in answers}) == 3
+
+
+def test_the_likeliest_alone_is_greedy(model):
+    assert generate(model, PROMPTS, 12, temperature=5.0, top_k=1) == generate(model, PROMPTS, 12)
+
+
+def test_sampling_follows_the_distribution():
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]]).expand(4000, -1)
+    generators = [torch.Generator().manual_seed(seed) for seed in range(4000)]
+    drawn = torch.tensor(Sampling(temperature=2.0, top_k=3).choose(logits, generators))
+    expected = torch.softmax(torch.tensor([1.0, 0.5, 0.0, -torch.inf]), 0)
+    torch.testing.assert_close(drawn.bincount(minlength=4) / 4000, expected, atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("settings", [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": 0}])
+def test_sampling_refuses(settings):
+    with pytest.raises(ValueError, match=f"^{next(iter(settings))}: expected a number"):
+        Sampling(**settings)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "tokens", "message"),
+    [
+        ([[1], [2] * 65], 5, "prompt 1 has 65 tokens, expected 1 to 64, the model's context"),
+        ([[]], 5, "prompt 0 has 0 tokens"),
+        ([[1]], 0, "max_new_tokens: expected a number from 1 up, found 0"),
+    ],
+)
+def test_generate_refuses(model, prompts, tokens, message):
+    with pytest.raises(ValueError, match=message):
+        generate(model, prompts, tokens)
+
+
+def test_no_prompts_no_answers(model):
+    assert generate(model, [], 5) == []
+
+
+def test_dropout_is_off_while_it_answers_and_the_mode_is_kept():
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(n_layer=2, n_head=2, n_embd=16, vocab_size=50, n_positions=32, dropout=0.5))
+    assert generate(model, [[1, 2]], 8) == generate(model, [[1, 2]], 8)
+    assert model.training
+
+
+def test_rows_come_and_go_between_steps(model):
+    decoder = Decoder(model, slots=2, size=32)
+    first, second = decoder.add([5]), decoder.add([7, 8, 9])
+    with pytest.raises(RuntimeError, match="all 2 slots are taken"):
+        decoder.add([1])
+    told: dict[int, list[int]] = {first: [], second: []}
+    for _ in range(3):
+        for row, token in decoder.step():
+            told[row].append(token)
+    decoder.remove(first)
+    third = decoder.add([300, 2, 300])
+    told[third] = []
+    for _ in range(3):
+        for row, token in decoder.step():
+            told[row].append(token)
+    assert [told[first], told[second], told[third]] == [
+        generate(model, [[5]], 3)[0],
+        generate(model, [[7, 8, 9]], 6)[0],
+        generate(model, [[300, 2, 300]], 3)[0],
+    ]
+    decoder.remove(second)
+    decoder.remove(third)
+    assert decoder.step() == []
+
+
+def test_a_prompt_must_leave_room(model):
+    with pytest.raises(ValueError, match="a prompt of 8 tokens: expected 1 to 7"):
+        Decoder(model, slots=1, size=8).add([1] * 8)
