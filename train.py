@@ -36,11 +36,12 @@ def fit(config: TrainConfig, folder: Path) -> None:
     from sft.data.sources import load_source
     from sft.gpt2.checkpoint import load_pretrained, save_pretrained
     from sft.gpt2.device import keep_freed_memory, pick_device, pick_precision
+    from sft.summary import versions, write_json
     from sft.training.callbacks import EmptyCache, RunFolder, SampleAnswer, SanityGate, SyncedCheckpointIO
     from sft.training.metrics import Metrics, MetricsFile, Progress
     from sft.training.module import InstructionTuner
     from sft.training.resume import last_checkpoint, steps_done
-    from sft.training.summary import plot_losses, summarise, table, versions, write_json
+    from sft.training.summary import plot_losses, summarise, table
 
     log_to(folder / "train.log")
     log = logging.getLogger("sft")

@@ -316,8 +316,8 @@ see your own face > mirror, play tennis > racket, sit on a horse > saddle, measu
 hear a heartbeat > stethoscope, fry an egg > frying pan, brush your teeth > toothbrush, dry your hands > towel,
 toast bread > toaster, post a letter > envelope, cut a steak > knife, light a fire > match,
 wipe your nose > handkerchief, cut paper > pair of scissors, sleep in the woods > tent, wake up on time > alarm clock,
-carry shopping > basket, do sums quickly > calculator, press clothes > iron, dig a hole > spade, land from a plane > parachute,
-talk to someone far away > telephone, chop a tree > axe, weigh apples > pair of scales
+carry shopping > basket, do sums quickly > calculator, press clothes > iron, dig a hole > spade,
+land from a plane > parachute, talk to someone far away > telephone, chop a tree > axe, weigh apples > pair of scales
 """
 
 SYMBOLS = """

@@ -240,6 +240,11 @@ def complete(
                 yield running.pop(row)
 
 
+def row_seeds(seed: int, rows: int) -> list[int]:
+    """A seed for each row, from `seed` and the row's place alone."""
+    return [(seed * 1_000_003 + row) % 2**32 for row in range(rows)]
+
+
 def generate(
     model: GPT,
     prompts: Sequence[Sequence[int]],
@@ -258,7 +263,7 @@ def generate(
     was_training = model.training
     model.eval()
     try:
-        seeds = [(seed * 1_000_003 + index) % 2**32 for index in range(len(prompts))]
+        seeds = row_seeds(seed, len(prompts))
         answers = complete(model, prompts, max_new_tokens, Sampling(temperature, top_k), eos_id, seeds)
         return [answer.tokens for answer in sorted(answers, key=lambda answer: answer.index)]
     finally:

@@ -1,12 +1,8 @@
 """What a run says of itself at its end: `summary.json`, the loss curves, a short table."""
 
-import json
 import math
-import os
-import platform
 import resource
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +12,6 @@ from matplotlib.figure import Figure
 
 from sft.training.callbacks import RunFolder, SanityGate
 from sft.training.metrics import Metrics, Row
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write strict JSON (what is not a number is null), whole or not at all."""
-    fresh = path.with_name(f".{path.name}.part")
-    fresh.write_text(json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    os.replace(fresh, path)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def losses(rows: list[Row]) -> dict[str, dict[str, float | None]]:
@@ -46,11 +27,6 @@ def peak_memory_bytes(device: str) -> int:
         return int(torch.cuda.max_memory_allocated())
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def versions() -> dict[str, str]:
-    packages = ("sft", "torch", "lightning", "hydra-core", "tiktoken", "safetensors", "huggingface_hub")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def plot_losses(rows: list[Row], folder: Path) -> None:

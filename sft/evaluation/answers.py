@@ -1,0 +1,144 @@
+"""A model's answers, each kept on the disk from the moment it is finished.
+
+`answers.jsonl` has a line for each answer: `key`, `text`, `tokens` (their number), `finish_reason`. The key is a hash of
+all that decides the answer, so a line is used again exactly where the model would give it again.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import tiktoken
+from tqdm import tqdm
+
+from sft.config import InputError
+from sft.gpt2.generate import Sampling, complete, row_seeds
+from sft.gpt2.model import GPT
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said, how many tokens that took, and what ended it: its end token (`stop`) or a limit (`length`)."""
+
+    text: str
+    tokens: int
+    finish_reason: str
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How answers are made; the meaning of each is in conf/evaluate.yaml."""
+
+    max_new_tokens: int
+    temperature: float
+    top_k: int | None
+    seed: int
+    precision: str
+
+    def deciding(self, row_seed: int) -> dict[str, Any]:
+        """What decides a row's answer: without sampling, neither `top_k` nor the seed do."""
+        settings = {"max_new_tokens": self.max_new_tokens, "precision": self.precision, "temperature": self.temperature}
+        return settings | ({"top_k": self.top_k, "seed": row_seed} if self.temperature > 0 else {})
+
+
+class AnswerFile:
+    """The answers there are, by key.
+
+    Raises:
+        InputError: the file cannot be read or written, or a line of it, other than a torn last one, is no answer.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            lines = _whole_lines(path) if path.exists() else []
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        self.answers = dict(self._parse(line, number) for number, line in enumerate(lines, 1))
+
+    def _parse(self, line: bytes, number: int) -> tuple[str, Answer]:
+        try:
+            values = json.loads(line)
+            return values.pop("key"), Answer(**values)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(f"{self.path}: line {number} is no answer; delete the line, or the file") from error
+
+    def add(self, key: str, answer: Answer) -> None:
+        """Keep an answer: when this returns, it is on the disk."""
+        line = json.dumps({"key": key} | asdict(answer), ensure_ascii=False) + "\n"
+        try:
+            with self.path.open("ab") as file:
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: cannot be written ({error.strerror}); what was answered before is kept, so make room "
+                "and run the same command again"
+            ) from error
+        self.answers[key] = answer
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    """The lines of a file, after cutting off a last one that was not written to its end."""
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        os.truncate(path, len(whole))
+    return whole.split(b"\n")[:-1]
+
+
+def answer_keys(prompts: Sequence[Sequence[int]], weights: str, decoding: Decoding) -> list[str]:
+    """A hash for each prompt's answer.
+
+    Args:
+        prompts: token ids, in which record, template and tokenizer have met.
+        weights: the hash of the model's weights.
+    """
+    seeds = row_seeds(decoding.seed, len(prompts))
+    parts = [[list(prompt), weights, decoding.deciding(seed)] for prompt, seed in zip(prompts, seeds, strict=True)]
+    return [hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest() for part in parts]
+
+
+def answer_all(
+    model: GPT,
+    tokenizer: tiktoken.Encoding,
+    prompts: Sequence[Sequence[int]],
+    weights: str,
+    decoding: Decoding,
+    file: AnswerFile,
+    batch_size: int = 16,
+    name: str = "answers",
+) -> list[Answer]:
+    """The answer to each prompt, from the file if it is there, else from the model and then into the file.
+
+    A sampled answer is drawn from its row's own seed, so it is the same whatever stands beside it and wherever an
+    interrupted evaluation went on. In bf16 and fp16, sums are rounded differently in different company, and two nearly
+    equal choices may change places.
+    """
+    keys, seeds = answer_keys(prompts, weights, decoding), row_seeds(decoding.seed, len(prompts))
+    rows = list({key: row for row, key in enumerate(keys) if key not in file.answers}.values())
+    answers = complete(
+        model,
+        [prompts[row] for row in rows],
+        decoding.max_new_tokens,
+        Sampling(decoding.temperature, decoding.top_k),
+        tokenizer.eot_token,
+        [seeds[row] for row in rows],
+        slots=batch_size,
+    )
+    with tqdm(total=len(set(keys)), initial=len(set(keys)) - len(rows), desc=name, unit="answer") as bar:
+        for answer in answers:
+            text = decode(tokenizer, answer.tokens)
+            file.add(keys[rows[answer.index]], Answer(text, len(answer.tokens), answer.finish_reason))
+            bar.update()
+    return [file.answers[key] for key in keys]
+
+
+def decode(tokenizer: tiktoken.Encoding, tokens: Sequence[int]) -> str:
+    """The text of tokens. A model may have more ids than its tokenizer, to round its size up; they have no text."""
+    return tokenizer.decode([token for token in tokens if token < tokenizer.n_vocab])

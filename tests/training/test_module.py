@@ -1,0 +1,137 @@
+"""One optimizer step: its loss and gradient are those of one big batch, however it is divided."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sft.cli import on_devices
+from sft.config import OptimConfig, TrainConfig
+from sft.data.datamodule import InstructionData
+from sft.data.dataset import encode_splits, split_records
+from sft.data.prompt import PROMPTS
+from sft.data.sources import load_source
+from sft.gpt2.checkpoint import load_pretrained
+from sft.gpt2.model import GPT
+from sft.training.module import InstructionTuner
+from sft.training.optim import adamw, schedule
+
+Config = Callable[..., TrainConfig]
+
+
+class SGDTuner(InstructionTuner):
+    """Keeps the gradients of the first step and takes steps that are linear in them."""
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        super().on_before_optimizer_step(optimizer)
+        if not hasattr(self, "gradients"):
+            self.gradients = {name: p.grad.clone() for name, p in self.model.named_parameters() if p.grad is not None}
+            self.first_loss = self.step_loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.model.parameters(), lr=0.1)
+
+
+def train_sgd(config: TrainConfig, out: Path) -> None:
+    """An epoch over 37 records with SGD; rank 0 keeps what came of it."""
+    base = load_pretrained(config.model.checkpoint)
+    parts = split_records(load_source(config.data).records[:43], config.data.split)  # 37 / 0 / 6
+    splits = encode_splits(parts, PROMPTS["phi3"], base.tokenizer, None, 128, config.data.mask_prompt)
+    data = InstructionData(splits, config.batch_size, config.accumulate, seed=5)
+    module = SGDTuner(base.model, config.optim, total_steps=100, accumulate=config.accumulate)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=config.devices,
+        strategy="ddp" if config.devices > 1 else "auto",
+        accumulate_grad_batches=config.accumulate,
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(module, data)
+    if trainer.is_global_zero:
+        kept = {"gradients": module.gradients, "weights": module.model.state_dict(), "loss": module.first_loss}
+        torch.save(kept | {"validation": module.validation_loss, "steps": trainer.global_step}, out)
+
+
+def one_big_batch(config: TrainConfig) -> tuple[dict[str, torch.Tensor], GPT, float]:
+    """The same in plain torch, 16 records a step: gradients and loss of the first step, weights after all."""
+    from sft.data.plan import Plan
+
+    base = load_pretrained(config.model.checkpoint)
+    parts = split_records(load_source(config.data).records[:43], config.data.split)
+    examples = encode_splits(parts, PROMPTS["phi3"], base.tokenizer, None, 128, config.data.mask_prompt)[
+        "train"
+    ].examples
+    gradients: dict[str, torch.Tensor] = {}
+    for micro in Plan(len(examples), 16, shuffle=True, seed=5).micro_batches(0, 0):
+        batch = examples.batch(micro.rows.tolist())
+        logits = base.model(batch.input_ids)  # padded, over the whole vocabulary
+        loss = F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten())
+        base.model.zero_grad()
+        loss.backward()
+        if not gradients:
+            gradients = {name: p.grad.clone() for name, p in base.model.named_parameters() if p.grad is not None}
+            first = float(loss)
+        with torch.no_grad():
+            for p in base.model.parameters():
+                p -= 0.1 * p.grad
+    return gradients, base.model, first
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "devices", "mask_prompt"),
+    [(16, 1, 1, False), (16, 1, 1, True), (4, 4, 1, False), (2, 8, 1, True), (8, 1, 2, False), (2, 4, 2, True)],
+)
+def test_any_division_of_a_step_is_one_big_batch(
+    config: Config, tmp_path: Path, batch_size: int, accumulate: int, devices: int, mask_prompt: bool
+) -> None:
+    settings = config(
+        batch_size=batch_size,
+        accumulate=accumulate,
+        devices=devices,
+        data__mask_prompt=mask_prompt,
+        data__split=[0.87, 0.0, 0.13],
+    )
+    on_devices(devices, train_sgd, settings, tmp_path / "out.pt")
+    kept = torch.load(tmp_path / "out.pt", weights_only=True)
+    gradients, model, loss = one_big_batch(settings)
+    assert kept["steps"] == 3  # 37 records: 16, 16 and 5
+    assert kept["loss"] == pytest.approx(loss, abs=1e-6)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(kept["gradients"][name], gradient, atol=1e-6, rtol=0)
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(kept["weights"][name], weight, atol=1e-6, rtol=0)
+
+
+def test_matrices_decay_and_vectors_do_not(checkpoint: Path) -> None:
+    model = load_pretrained(checkpoint).model
+    decayed, plain = adamw(model, OptimConfig(weight_decay=0.3)).param_groups
+    assert decayed["weight_decay"] == 0.3
+    assert {p.dim() for p in decayed["params"]} == {2}
+    assert plain["weight_decay"] == 0.0
+    assert {p.dim() for p in plain["params"]} == {1}
+    assert len(decayed["params"]) + len(plain["params"]) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("constant", [0.5, 1, 1, 1, 1, 1]), ("cosine", [0.5, 1, 1, 0.8535534, 0.5, 0.1464466])],
+)
+def test_the_learning_rates_course(kind: str, expected: list[float]) -> None:
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([weight], lr=2.0)
+    course = schedule(optimizer, OptimConfig(schedule=kind, warmup_steps=2), total_steps=6)
+    rates = []
+    for _ in expected:
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        course.step()
+    assert rates == pytest.approx([2 * factor for factor in expected])

@@ -1,0 +1,102 @@
+"""Interrupted and resumed equals uninterrupted, bit for bit."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sft.config import InputError, TrainConfig
+from sft.training.metrics import read_metrics
+from sft.training.resume import resumed_config
+
+Config = Callable[..., TrainConfig]
+Run = Callable[..., Path]
+
+
+def equal(left: Any, right: Any) -> bool:
+    if isinstance(left, torch.Tensor):
+        return torch.equal(left, right)
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(equal(left[key], right[key]) for key in left)
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(map(equal, left, right))
+    return bool(left == right)
+
+
+def losses(folder: Path) -> list[dict[str, float]]:
+    rows = read_metrics(folder / "metrics.csv")
+    return [{key: value for key, value in row.items() if key != "tokens_per_sec"} for row in rows]
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("stop", ["inside an epoch", "at an epoch's end"])
+def test_resumed_is_uninterrupted(config: Config, run: Run, accumulate: int, workers: int, stop: str) -> None:
+    common = {"model__dropout": 0.2, "batch_size": 2, "accumulate": accumulate, "data__workers": workers, "epochs": 2}
+    steps_per_epoch = -(-42 // (2 * accumulate))
+    halt = steps_per_epoch if stop == "at an epoch's end" else steps_per_epoch // 2
+    whole = run(config(**common), "whole")
+
+    folder = run(config(**common, max_steps=halt), "parts")
+    assert read_metrics(folder / "metrics.csv")[-1]["step"] == halt
+    given = dataclasses.replace(config(**common), resume=str(folder))
+    resumed = resumed_config(given, ["resume=parts", "max_steps=-1"])
+    assert resumed.max_steps == -1
+    run(resumed, "parts")
+
+    ends = [torch.load(path / "checkpoints/last.ckpt", weights_only=True) for path in (whole, folder)]
+    assert ends[0]["global_step"] == ends[1]["global_step"] == 2 * steps_per_epoch
+    for key in ("state_dict", "optimizer_states", "lr_schedulers"):
+        assert equal(ends[0][key], ends[1][key]), key
+    without_halt = [row for row in losses(folder) if row["step"] != halt]
+    assert without_halt == [row for row in losses(whole) if row["step"] != halt]
+
+
+def test_a_finished_run_says_so(config: Config, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run(config(epochs=1))
+    before = (folder / "checkpoints/last.ckpt").stat().st_mtime_ns
+    run(resumed_config(dataclasses.replace(config(epochs=1), resume=str(folder)), []))
+    assert "all 11 steps are done" in (folder / "train.log").read_text()
+    assert (folder / "checkpoints/last.ckpt").stat().st_mtime_ns == before
+
+
+def test_another_run_is_refused_by_key(config: Config, run: Run) -> None:
+    folder = run(config(epochs=1, max_steps=2))
+    given = dataclasses.replace(config(epochs=3, batch_size=8, max_steps=2), resume=str(folder))
+    assert resumed_config(given, ["epochs=3"]).epochs == 3
+    with pytest.raises(InputError, match=r"batch_size: 8, but the run at .* has 4; a resumed run may change .*epochs"):
+        resumed_config(given, ["epochs=3", "batch_size=8"])
+
+
+def test_what_is_no_run_is_refused(config: Config, tmp_path: Path) -> None:
+    given = dataclasses.replace(config(), resume=str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match=r"nowhere/checkpoints/last\.ckpt is not there"):
+        resumed_config(given, [])
+    path = tmp_path / "nowhere" / "checkpoints" / "last.ckpt"
+    path.parent.mkdir(parents=True)
+    for content in (b"", b"<html>", b"PK\x03\x04 cut short"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"last\.ckpt: not a checkpoint of a run, or damaged"):
+            resumed_config(given, [])
+    torch.save({"weights": torch.ones(2)}, path)
+    with pytest.raises(InputError, match="not a checkpoint of a run"):
+        resumed_config(given, [])
+
+
+def test_a_full_disk_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sft.training.callbacks import SyncedCheckpointIO
+
+    io, path = SyncedCheckpointIO(), tmp_path / "checkpoints" / "last.ckpt"
+    io.save_checkpoint({"weights": torch.ones(3)}, path)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(InputError, match=r"last\.ckpt: the checkpoint could not be written .*No space left"):
+        io.save_checkpoint({"weights": torch.zeros(3)}, path)
+    assert torch.equal(io.load_checkpoint(path)["weights"], torch.ones(3))
+    assert [item.name for item in path.parent.iterdir()] == ["last.ckpt"]

@@ -1,0 +1,133 @@
+"""A run, from records to the folder that it leaves."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from sft.config import InputError, TrainConfig
+from sft.data.dataset import encode_splits, split_records
+from sft.data.prompt import PROMPTS
+from sft.data.sources import load_source
+from sft.gpt2.checkpoint import load_pretrained
+from sft.training.metrics import read_metrics
+
+Config = Callable[..., TrainConfig]
+Run = Callable[..., Path]
+
+
+def validation_loss(folder: Path, config: TrainConfig) -> float:
+    """The mean over the validation split's labels, one row at a time."""
+    loaded = load_pretrained(folder)
+    loaded.model.eval()
+    parts = split_records(load_source(config.data).records, config.data.split)
+    template = PROMPTS[config.data.prompt]
+    examples = encode_splits(parts, template, loaded.tokenizer, None, 128, config.data.mask_prompt)[
+        "validation"
+    ].examples
+    with torch.no_grad():
+        losses = [loaded.model.token_losses(*examples.batch([row])[:2]) for row in range(len(examples))]
+    return float(torch.cat(losses).mean())
+
+
+def test_the_folder_is_complete_and_its_numbers_are_right(config: Config, run: Run) -> None:
+    settings = config(optim__warmup_steps=4, eval__sample=True, epochs=2)
+    folder = run(settings)
+    names = {path.name for path in folder.iterdir()}
+    expected = {
+        "train.log",
+        "metrics.csv",
+        "tensorboard",
+        "loss.png",
+        "loss.pdf",
+        "checkpoints",
+        "model",
+        "summary.json",
+    }
+    assert names == expected
+    assert Path("outputs/latest").resolve() == folder
+
+    rows = read_metrics(folder / "metrics.csv")
+    assert [row["step"] for row in rows] == list(range(23))  # 42 records in batches of 4: 11 steps an epoch
+    assert rows[0].keys() == {"step", "epoch", "tokens_seen", "train/eval_loss", "val/loss"}
+    assert [row["lr"] for row in rows[1:6]] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3])
+    assert [row["step"] for row in rows if "val/loss" in row] == list(range(0, 23, 2))
+    assert [row["step"] for row in rows if "val/full_loss" in row] == [11, 22]
+    assert rows[11]["epoch"] == 1
+    assert rows[22]["tokens_seen"] == 2 * rows[11]["tokens_seen"]
+
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["data"]["splits"]["train"]["records"] == 42
+    assert summary["data"]["splits"]["test"]["records"] == 6
+    assert summary["data"]["splits"]["validation"]["records"] == 12
+    assert rows[11]["tokens_seen"] == summary["data"]["splits"]["train"]["tokens"]
+    assert summary["losses"]["val/full_loss"]["last"] == rows[22]["val/full_loss"]
+    assert rows[22]["val/full_loss"] < rows[11]["val/full_loss"] < rows[0]["val/loss"]
+    assert summary["best_validation_loss"] == pytest.approx(validation_loss(folder / "model", settings), abs=1e-5)
+    log = (folder / "train.log").read_text()
+    assert log.count("answer:") == 3  # before training and after each of two epochs
+
+
+def test_the_first_loss_is_the_untouched_models(config: Config, run: Run, checkpoint: Path) -> None:
+    settings = config(eval__batches=100, max_steps=1)
+    rows = read_metrics(run(settings) / "metrics.csv")
+    assert rows[0]["val/loss"] == pytest.approx(validation_loss(checkpoint, settings), abs=1e-5)
+
+
+def test_model_keeps_the_best_weights_not_the_last(config: Config, run: Run) -> None:
+    settings = config(optim__lr=0.5, epochs=3)  # so fast that the validation loss gets worse
+    folder = run(settings)
+    full = [row["val/full_loss"] for row in read_metrics(folder / "metrics.csv") if "val/full_loss" in row]
+    assert len(full) == 3
+    assert full[-1] > min(full)
+    assert validation_loss(folder / "model", settings) == pytest.approx(min(full), rel=1e-5)
+
+
+def test_without_validation_the_model_is_the_last(config: Config, run: Run) -> None:
+    folder = run(config(data__split=[0.9, 0.1, 0.0], epochs=1))
+    assert load_pretrained(folder / "model").prompt == PROMPTS["phi3"]
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert torch.equal(load_pretrained(folder / "model").model.wte.weight, checkpoint["state_dict"]["model.wte.weight"])
+    assert json.loads((folder / "summary.json").read_text())["best_validation_loss"] is None
+
+
+def test_untrained_weights_are_refused(config: Config, run: Run, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"untouched model's loss.*0\.9 ln\(vocabulary\).*allow_untrained=true"):
+        run(config(model__allow_untrained=False))
+    assert not (tmp_path / "outputs").exists()
+    assert not (tmp_path / "run" / "summary.json").exists()
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_a_loss_that_is_no_number_stops_before_the_step(
+    config: Config, run: Run, checkpoint: Path, tmp_path: Path
+) -> None:
+    from sft.gpt2.checkpoint import save_pretrained
+
+    broken = load_pretrained(checkpoint)
+    [token] = broken.tokenizer.encode_ordinary("7")  # stands in the 30th training record alone
+    records = [{"instruction": "the chef", "output": "7" if i == 29 else "cooks"} for i in range(60)]
+    with torch.no_grad():
+        broken.model.wte.weight[token] = math.nan
+    save_pretrained(broken.model, tmp_path / "broken", broken.tokenizer)
+    data = tmp_path / "seven.json"
+    data.write_text(json.dumps(records))
+    settings = config(
+        model__checkpoint=str(tmp_path / "broken"), data__path=str(data), data__shuffle=False, eval__every=0
+    )
+    with pytest.raises(InputError, match=r"step 1: loss nan") as error:
+        run(settings)  # every logit row holds a NaN, as the head is the embedding
+    assert "records [0, 1, 2, 3]" in str(error.value)
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_two_runs_of_one_seed_are_the_same_run(config: Config, run: Run) -> None:
+    settings = config(model__dropout=0.2, epochs=1)
+    first, second = (run(settings, name) / "checkpoints" / "last.ckpt" for name in "ab")
+    weights = [torch.load(path, weights_only=True)["state_dict"] for path in (first, second)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    other = torch.load(run(config(model__dropout=0.2, epochs=1, seed=7), "c") / "checkpoints/last.ckpt")["state_dict"]
+    assert not torch.equal(other["model.wte.weight"], weights[0]["model.wte.weight"])
