@@ -1,6 +1,7 @@
 """Fine-tune a GPT-2 to follow instructions: `python train.py --help`."""
 
 import dataclasses
+import os
 import logging
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,8 @@ def fit(config: TrainConfig, folder: Path) -> None:
     }
     plot_losses(rows, folder)
     write_json(folder / "summary.json", summary)
-    log.info(f"{table(summary)}\n\nall of it is in {folder}; now try: python evaluate.py run={folder}")
+    where = os.path.relpath(folder)
+    log.info(f"\n{table(summary)}\n\nAll of it is in {where}. Next: python evaluate.py run={where}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""What the entry points share: errors in one line, processes for several devices, the table at a sweep's end."""
+"""What the entry points share: errors in one line, the log, processes for several devices, the run's folder."""
 
-import csv
-import json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +11,8 @@ from typing import Any
 
 import hydra.errors
 from hydra.core.hydra_config import HydraConfig
-from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from sft.config import InputError
@@ -75,6 +73,7 @@ def log_to(path: Path) -> None:
     log.setLevel(logging.INFO)
     log.propagate = False
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")  # advice on workers and resuming that does not apply here
     if os.environ.get("RANK", "0") != "0":
         log.addHandler(logging.NullHandler())
         return
@@ -110,7 +109,7 @@ def on_devices(devices: int, function: Callable[..., None], *arguments: Any) -> 
 
 def run_folder(resume: str | None, fresh: str) -> str:
     """The folder of a run: the one to resume, if it holds a checkpoint, or a fresh one."""
-    return resume if resume and (Path(resume) / "checkpoints").is_dir() else fresh
+    return str(Path(resume).resolve()) if resume and (Path(resume) / "checkpoints").is_dir() else fresh
 
 
 def hydra_folder(resume: str | None) -> str | None:
@@ -120,41 +119,3 @@ def hydra_folder(resume: str | None) -> str | None:
 
 OmegaConf.register_new_resolver("run_dir", run_folder)
 OmegaConf.register_new_resolver("hydra_folder", hydra_folder)
-
-
-class SweepTable(Callback):
-    """At the end of a multirun: `results.csv` beside `multirun.yaml`, the same as a table, and exit code 1 if a job
-    failed."""
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        folder = Path(config.hydra.sweep.dir)
-        folders = [path for path in folder.iterdir() if path.is_dir()]
-        jobs = sorted(folders, key=lambda path: int(path.name.split("-")[0]))
-        rows = sorted(map(sweep_row, jobs), key=lambda row: (row["validation_loss"] is None, row["validation_loss"]))
-        with (folder / "results.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-        print(f"\n{'validation loss':>15}  {'train loss':>10}  {'seconds':>7}  job")
-        for row in rows:
-            numbers = [f"{row[key]:.4f}" if row[key] is not None else row["status"] for key in list(row)[2:4]]
-            seconds = f"{row['seconds']:.0f}" if row["seconds"] is not None else ""
-            print(f"{numbers[0]:>15}  {numbers[1]:>10}  {seconds:>7}  {row['job']}")
-        print(f"{folder / 'results.csv'}")
-        if failed := [row for row in rows if row["status"] != "finished"]:
-            sys.exit(f"error: {len(failed)} of {len(rows)} jobs failed; their messages are above")
-
-
-def sweep_row(job: Path) -> dict[str, Any]:
-    """A job of a sweep in a few numbers; `failed` if it left no summary."""
-    path = job / "summary.json"
-    summary = json.loads(path.read_text()) if path.exists() else {}
-    losses = summary.get("losses", {})
-    return {
-        "job": job.name,
-        "status": "finished" if summary else "failed",
-        "validation_loss": summary.get("best_validation_loss"),
-        "train_loss": losses.get("train/loss", {}).get("last"),
-        "seconds": summary.get("seconds"),
-        "folder": str(job),
-    }

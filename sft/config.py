@@ -4,6 +4,7 @@ What each choice means, with its unit, is written beside its default in `conf/`.
 the options, and knows nothing of torch, so a mistake is answered at once.
 """
 
+import os
 import types
 import typing
 from collections.abc import Iterable
@@ -41,6 +42,10 @@ class ModelConfig:
     dropout: float = field(default=0.0, metadata={"low": 0, "below": 1})
     allow_untrained: bool = False
 
+    def __post_init__(self) -> None:
+        if os.path.isdir(self.checkpoint):  # else it names a repository
+            self.checkpoint = os.path.abspath(self.checkpoint)
+
 
 @dataclass
 class DataConfig:
@@ -54,6 +59,10 @@ class DataConfig:
     max_length: int | None = at_least(2, None)
     shuffle: bool = True
     workers: int = at_least(0, 0)
+
+    def __post_init__(self) -> None:
+        if self.path is not None:  # a run is evaluated, and resumed, from anywhere
+            self.path = os.path.abspath(os.path.expanduser(self.path))
 
     def check(self) -> Iterable[str]:
         if self.source == "json" and self.path is None:

@@ -13,6 +13,14 @@ from sft.config import InputError
 PACKAGES = ("sft", "torch", "lightning", "hydra-core", "tiktoken", "safetensors", "huggingface_hub", "torchmetrics")
 
 
+def make_folder(folder: Path) -> None:
+    """Raises InputError if there can be none."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made a folder ({error.strerror})") from error
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write strict JSON (what is not a number is null), whole or not at all.
 

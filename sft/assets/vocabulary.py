@@ -72,17 +72,8 @@ def bpe(merges: list[tuple[str, str]]) -> Tokenizer:
 
 
 def write_bpe_files(merges: list[tuple[str, str]], folder: Path) -> None:
-    """`vocab.json`, `merges.txt` and `tokenizer_config.json` as a GPT-2 checkpoint has them."""
+    """`vocab.json` and `merges.txt`, as a GPT-2 checkpoint has them."""
     ids = {token: i for i, token in enumerate(tokens_in_order(merges))}
     (folder / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False) + "\n", encoding="utf-8")
     lines = ["#version: 0.2", *(f"{left} {right}" for left, right in merges)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    config = {
-        "tokenizer_class": "GPT2Tokenizer",
-        "bos_token": END_TOKEN,
-        "eos_token": END_TOKEN,
-        "unk_token": END_TOKEN,
-        "add_prefix_space": False,
-        "model_max_length": 256,
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

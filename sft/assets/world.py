@@ -9,16 +9,17 @@ import random
 from collections.abc import Callable, Iterator
 
 from sft.assets import words
-from sft.assets.facts import Fact, all_facts, capitalise, clauses, entries
+from sft.assets.facts import REWRITES, Fact, all_facts, capitalise, clauses, entries
 from sft.assets.wordings import SKILLS, Skill
 
 Record = dict[str, str]
 
 # kind of passage: its share
-MIX = {"topic": 0.58, "paragraph": 0.30, "paraphrase": 0.07, "copy": 0.05}
+MIX = {"topic": 0.56, "paragraph": 0.28, "paraphrase": 0.08, "copy": 0.08}
 
-# skill: how much more often one of its facts is told than a fact of the rest
+# skill: how often one of its facts is told, beside a fact of the skills not named
 EMPHASIS = {"opposite": 1.5, "past": 1.2, "young": 1.5, "home": 1.5, "female": 1.3, "sum": 1.3, "difference": 1.5}
+EMPHASIS |= dict.fromkeys(REWRITES, 0.4)
 
 FRAMES = (
     "This note is about {topic}.",

@@ -1,7 +1,7 @@
 """A model's answers, each kept on the disk from the moment it is finished.
 
-`answers.jsonl` has a line for each answer: `key`, `text`, `tokens` (their number), `finish_reason`. The key is a hash of
-all that decides the answer, so a line is used again exactly where the model would give it again.
+`answers.jsonl` has a line for each answer: `key`, `text`, `tokens` (their number), `finish_reason`. The key is a hash
+of all that decides the answer, so a line is used again exactly where the model would give it again.
 """
 
 import hashlib
@@ -16,13 +16,14 @@ import tiktoken
 from tqdm import tqdm
 
 from sft.config import InputError
+from sft.gpt2.checkpoint import Pretrained
 from sft.gpt2.generate import Sampling, complete, row_seeds
 from sft.gpt2.model import GPT
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said, how many tokens that took, and what ended it: its end token (`stop`) or a limit (`length`)."""
+    """What the model said, in how many tokens, and what ended it: its end token (`stop`) or a limit (`length`)."""
 
     text: str
     tokens: int
@@ -106,9 +107,8 @@ def answer_keys(prompts: Sequence[Sequence[int]], weights: str, decoding: Decodi
 
 def answer_all(
     model: GPT,
-    tokenizer: tiktoken.Encoding,
+    checkpoint: Pretrained,
     prompts: Sequence[Sequence[int]],
-    weights: str,
     decoding: Decoding,
     file: AnswerFile,
     batch_size: int = 16,
@@ -119,8 +119,13 @@ def answer_all(
     A sampled answer is drawn from its row's own seed, so it is the same whatever stands beside it and wherever an
     interrupted evaluation went on. In bf16 and fp16, sums are rounded differently in different company, and two nearly
     equal choices may change places.
+
+    Args:
+        model: the checkpoint's, on its device and in its precision.
+        name: of the progress bar.
     """
-    keys, seeds = answer_keys(prompts, weights, decoding), row_seeds(decoding.seed, len(prompts))
+    tokenizer = checkpoint.tokenizer
+    keys, seeds = answer_keys(prompts, checkpoint.sha256, decoding), row_seeds(decoding.seed, len(prompts))
     rows = list({key: row for row, key in enumerate(keys) if key not in file.answers}.values())
     answers = complete(
         model,

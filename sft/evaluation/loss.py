@@ -25,7 +25,7 @@ def mean_loss(model: GPT, examples: Examples, batch_size: int, precision: Precis
         rows = range(start, min(start + batch_size, len(examples)))
         batch = examples.batch(rows, mask_prompt, multiple=64 if device.type == "mps" else 1)
         with torch.autocast(device.type, DTYPES[precision], enabled=precision != "32-true"):
-            losses = model.token_losses(*(x.to(device) for x in (batch.input_ids, batch.labels, batch.lengths)))
+            losses = model.token_losses(batch.input_ids.to(device), batch.labels.to(device), batch.lengths.to(device))
         total, count = total + float(losses.sum()), count + len(losses)
     if count and not math.isfinite(total):
         raise InputError(

@@ -1,9 +1,11 @@
-"""How near an answer comes to the expected one, by their texts alone. Every number lies between 0 and 1.
+"""How near an answer comes to the expected one, by their texts alone.
 
     exact_match  the same text, ignoring case, spacing and a final full stop
     token_f1     F1 of the words, without case, punctuation and articles (SQuAD: Rajpurkar et al., 2016)
     rouge_l      F1 of the longest common subsequence of words (ROUGE-L: Lin, 2004)
     chrf         F2, so recall counts more, of character n-grams for n = 1 to 6 (chrF: Popović, 2015)
+
+Every number lies between 0 and 1.
 """
 
 import re
@@ -41,12 +43,12 @@ def _token_f1(answer: str, expected: str, exact: float) -> float:
 
 
 def _squad(answer: str, expected: str) -> float:
-    target = {"id": "0", "answers": {"text": [expected], "answer_start": [0]}}
-    return float(squad({"id": "0", "prediction_text": answer}, target)["f1"]) / 100
+    answers: dict[str, list[str] | list[int]] = {"text": [expected], "answer_start": [0]}
+    return float(squad({"id": "0", "prediction_text": answer}, {"id": "0", "answers": answers})["f1"]) / 100
 
 
 def _rouge_l(answer: str, expected: str, exact: float) -> float:
-    """`exact` for two texts without words. Letters of all alphabets make words; torchmetrics alone would take a to z."""
+    """`exact` for two texts without words. Words are of any alphabet, where torchmetrics itself would take a to z."""
     if not _words(answer).strip() and not _words(expected).strip():
         return exact
     return float(rouge_score(answer, expected, rouge_keys="rougeL", normalizer=_words)["rougeL_fmeasure"])
@@ -63,9 +65,10 @@ def chrf(answer: str, expected: str, order: int = 6, beta: float = 2.0) -> float
     1 ms instead of 200 for an answer of 190 words; and n goes no further than the shorter text, as in sacreBLEU, so
     that "4" for "4" is 1 and not 1/6.
     """
-    texts = [text.strip().replace(" ", "") for text in (answer, expected)]
-    orders = range(1, min(order, *map(len, texts)) + 1)
-    return sum(_f_score(*(_ngrams(text, n) for text in texts), beta) for n in orders) / max(1, len(orders))
+    answer, expected = answer.strip().replace(" ", ""), expected.strip().replace(" ", "")
+    order = min(order, len(answer), len(expected))
+    f_scores = [_f_score(_ngrams(answer, n), _ngrams(expected, n), beta) for n in range(1, order + 1)]
+    return sum(f_scores) / max(1, order)
 
 
 def _ngrams(text: str, n: int) -> Counter[str]:
@@ -80,7 +83,7 @@ def _f_score(found: Counter[str], expected: Counter[str], beta: float) -> float:
 
 def mean(scores: Sequence[Scores]) -> Scores:
     """The mean of each metric over the records."""
-    return {name: sum(row[name] for row in scores) / len(scores) for name in METRICS}
+    return {name: round(sum(row[name] for row in scores) / len(scores), 6) for name in METRICS}
 
 
 def exact_by_category(scores: Sequence[Scores], categories: Sequence[str | None]) -> Scores:
@@ -89,4 +92,4 @@ def exact_by_category(scores: Sequence[Scores], categories: Sequence[str | None]
     for row, category in zip(scores, categories, strict=True):
         if category is not None:
             rows[category].append(row["exact_match"])
-    return {category: sum(values) / len(values) for category, values in sorted(rows.items())}
+    return {category: round(sum(values) / len(values), 6) for category, values in sorted(rows.items())}

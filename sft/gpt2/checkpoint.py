@@ -131,13 +131,13 @@ def _tokenizer_config(context: int, prompt: str | None) -> dict[str, Any]:
 def _locate(name: str, revision: str | None) -> tuple[Path, str, str | None]:
     """The folder of a checkpoint, its source, and its commit."""
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         return folder, name, None
     if name in EMBEDDED:
         return EMBEDDED[name], name, None
-    if folder.exists():
+    if name and folder.exists():
         raise InputError(f"{name}: a file; expected the folder of a checkpoint")
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name or not name:
+    if not name or name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
         raise InputError(f"{name or repr(name)}: no such folder (here: {Path.cwd()})")
     folder, commit = hub.download(name, revision)
     return folder, hub.SHORT.get(name, name), commit

@@ -81,6 +81,8 @@ def shards(index: Path) -> list[str]:
         found = sorted(set(names))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{index}: expected JSON with a `weight_map` of tensors and files ({error!r})") from error
+    if not found:
+        raise InputError(f"{index}: its `weight_map` names no file")
     for name in found:
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
             raise InputError(f"{index}: {name!r} is not the name of a .safetensors file beside it")
@@ -167,5 +169,5 @@ def _explain(error: Exception, repo: str, name: str, revision: str) -> str:
 
 
 def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

@@ -10,11 +10,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from sft.config import InputError
 from sft.gpt2 import hub
@@ -40,6 +42,15 @@ class Stored:
         """The tensor, mapped from the file through a handle of its own, so that dropping it frees its memory."""
         with safe_open(self.path, framework="pt") as file:
             return file.get_tensor(self.key)  # type: ignore[no-any-return]
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves new parameters undrawn: there is nothing to draw on the meta device, yet it costs a second of imports."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return None if function is nn.init.normal_ else function(*args, **(kwargs or {}))
 
 
 def files(folder: Path) -> list[Path]:
@@ -75,7 +86,7 @@ def load(paths: list[Path], config: GPTConfig, dtype: torch.dtype, device: torch
     Raises:
         InputError: a file is damaged, or its tensors are not exactly the model's, by name, shape and type.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), _Undrawn():
         model = GPT(config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     stored = _match(paths, expected)

@@ -30,7 +30,11 @@ Row = dict[str, float]
 def read_metrics(path: Path) -> list[Row]:
     """The rows of a `metrics.csv`, without their empty cells."""
     with path.open(newline="") as file:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+        return [{key: _number(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def _number(text: str) -> float:
+    return int(text) if text.isdigit() else float(text)
 
 
 @dataclass

@@ -194,7 +194,7 @@ def test_files_that_do_not_fit(bpe, tmp_path, name, edit, message):
 def test_other_merges_than_the_vocabularys(bpe, tmp_path):
     shutil.copy(bpe / "vocab.json", tmp_path)
     (tmp_path / "merges.txt").write_text("#version: 0.2\nq j\n")
-    with pytest.raises(InputError, match="'qj' is not in vocab.json"):
+    with pytest.raises(InputError, match=r"'qj' is not in vocab\.json"):
         load_tokenizer(tmp_path)
 
 

@@ -1,0 +1,132 @@
+"""What is evaluated: a tuned model, its base, the records that both are asked, and the template they are asked in.
+
+All of it is checked here, before anything is computed. The models stay on torch's meta device until their turn comes:
+their files have been looked through, but take no memory.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from sft.config import DataConfig, EvaluateConfig, InputError, TrainConfig, from_dict
+from sft.data.dataset import split_records
+from sft.data.prompt import PROMPTS
+from sft.data.sources import Record, Source, load_source
+from sft.gpt2.checkpoint import Pretrained, load_pretrained
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A tuned model and all that belongs to its evaluation."""
+
+    models: dict[str, Pretrained]  # "tuned" and, if there is one, "base"; checked, not in memory
+    alone: str | None  # why there is no base
+    data: DataConfig
+    source: Source
+    template: str
+    folder: Path  # of the answers
+
+    def records(self, split: str, limit: int | None) -> list[Record]:
+        """The first `limit` records of a split, in file order."""
+        records = split_records(self.source.records, self.data.split)[split]
+        if not records:
+            raise InputError(f"split: data.split = {self.data.split} leaves no record for {split}; choose another")
+        return records[:limit]
+
+
+def subject_of_run(folder: str | None) -> Subject:
+    """The model that a run of train.py left, beside the one it began with, and its data.
+
+    Raises:
+        InputError: no finished run is there, or its data or base have changed since; and what loading them raises.
+    """
+    if folder is None:
+        raise InputError("run: missing; give run=FOLDER or checkpoint=")
+    run = Path(folder).expanduser()
+    if run.is_symlink():  # `latest` may be turned to another run meanwhile
+        run = run.parent / run.readlink()
+    past = _read_run(run)
+    source = load_source(past.config.data)
+    if source.sha256 != past.data_sha256:
+        raise InputError(
+            f"{source.path}: changed since {run} was trained on it, so its test records may be others; bring the old "
+            f"file back, or evaluate on the new one with checkpoint={run / 'model'} data=... out=FOLDER"
+        )
+    tuned = look_at(run / "model")
+    base = look_at(past.config.model.checkpoint, past.base_revision)
+    if base.sha256 != past.base_sha256:
+        raise InputError(
+            f"{base.source}: other weights than those that {run} began with; bring these back, or evaluate the tuned "
+            f"model with checkpoint={run / 'model'} data=... out=FOLDER"
+        )
+    data, template = past.config.data, _template(tuned, past.config.data)
+    return Subject({"tuned": tuned, "base": base}, None, data, source, template, run / "evaluation")
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """What a run's summary.json says of where it began."""
+
+    config: TrainConfig
+    data_sha256: str
+    base_revision: str | None
+    base_sha256: str
+
+
+def _read_run(run: Path) -> PastRun:
+    path = run / "summary.json"
+    if not run.is_dir():
+        raise InputError(f"run: {run} is not there; train first (python train.py), or give run=FOLDER or checkpoint=")
+    if not path.is_file():
+        unfinished = (run / "checkpoints" / "last.ckpt").exists()
+        remedy = f"has not finished; python train.py resume={run} goes on with it" if unfinished else "is no run"
+        raise InputError(f"run: {run} {remedy} (it has no summary.json)")
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        config, base = from_dict(TrainConfig, summary["config"]), summary["checkpoint"]
+        return PastRun(config, summary["data"]["sha256"], base["revision"], base["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not the summary of a run of train.py ({error!r})") from error
+
+
+def subject_of_checkpoint(config: EvaluateConfig) -> Subject:
+    """The checkpoint and data that the config names; its base is the one that the checkpoint names, if any.
+
+    Raises:
+        InputError: what loading them raises; or the folder for the answers holds something else.
+    """
+    assert config.checkpoint is not None
+    assert config.out is not None
+    folder = Path(config.out).expanduser()
+    if (folder / "summary.json").exists() and not (folder / "answers.jsonl").exists():
+        raise InputError(f"out: {folder} holds a summary.json that is not of an evaluation; give another folder")
+    source = load_source(config.data)
+    tuned = look_at(config.checkpoint, config.revision)
+    base, alone = _base_of(tuned)
+    models = {"tuned": tuned} | ({"base": base} if base else {})
+    return Subject(models, alone, config.data, source, _template(tuned, config.data), folder)
+
+
+def _base_of(tuned: Pretrained) -> tuple[Pretrained | None, str | None]:
+    """The base that a checkpoint names, or why there is none to ask."""
+    if tuned.base is None:
+        return None, f"{tuned.source} does not name its base"
+    try:
+        base = look_at(tuned.base)
+    except InputError as error:
+        return None, f"its base cannot be loaded: {error}"
+    same = base.sha256 == tuned.sha256
+    return (None, f"its base, {tuned.base}, has the same weights") if same else (base, None)
+
+
+def look_at(name: str | Path, revision: str | None = None) -> Pretrained:
+    """A checkpoint, checked and not yet in memory."""
+    return load_pretrained(name, revision, device="meta")
+
+
+def _template(tuned: Pretrained, data: DataConfig) -> str:
+    """The template the model was tuned with; where its folder does not say, the one that the config names."""
+    template = PROMPTS[data.prompt] if tuned.prompt is None else tuned.prompt
+    if not template:
+        raise InputError(f"data.prompt: {tuned.source} was trained on plain text, without a template to ask it in")
+    return template

@@ -1,0 +1,63 @@
+"""Tiny checkpoints, a data file, and a folder that looks like what train.py leaves."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiktoken
+import torch
+
+from sft.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig
+from sft.gpt2.checkpoint import Pretrained, load_pretrained, save_pretrained
+from sft.gpt2.model import GPT, GPTConfig
+
+TEMPLATE = "Q: {{ instruction }} {{ input }}\nA: "
+
+
+@pytest.fixture
+def make_checkpoint(tokenizer: tiktoken.Encoding) -> Callable[..., Path]:
+    """Writes a random model, whose weights are large, so that its answers differ from each other."""
+
+    def make(folder: Path, seed: int, vocab_size: int = tokenizer.n_vocab, **texts: Any) -> Path:
+        torch.manual_seed(seed)
+        config = GPTConfig(n_layer=2, n_head=2, n_embd=16, vocab_size=vocab_size, n_positions=64, initializer_range=0.3)
+        save_pretrained(GPT(config), folder, tokenizer, **texts)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path, make_checkpoint: Callable[..., Path]) -> Pretrained:
+    return load_pretrained(make_checkpoint(tmp_path / "checkpoint", seed=3))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """20 records in two categories."""
+    path = tmp_path / "data.json"
+    records = [
+        {"instruction": f"Add {n} and 1.", "input": "", "output": f"{n + 1}", "category": "odd" if n % 2 else "even"}
+        for n in range(20)
+    ]
+    path.write_text(json.dumps(records))
+    return path
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path, data: Path, make_checkpoint: Callable[..., Path]) -> Path:
+    """A finished run on `data`, of which records 8 to 17 are for the test."""
+    base, run = make_checkpoint(tmp_path / "base", seed=1), tmp_path / "run"
+    make_checkpoint(run / "model", seed=2, prompt=TEMPLATE, base=str(base))
+    choices = DataConfig("json", str(data), split=[0.4, 0.5, 0.1])
+    summary = {
+        "data": {"path": str(data), "sha256": hashlib.sha256(data.read_bytes()).hexdigest()},
+        "checkpoint": {"source": str(base), "revision": None, "sha256": load_pretrained(base).sha256},
+        "config": dataclasses.asdict(TrainConfig(ModelConfig(str(base)), choices, OptimConfig(), EvalConfig())),
+    }
+    (run / "summary.json").write_text(json.dumps(summary))
+    return run

@@ -1,0 +1,146 @@
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sft.config import DataConfig, EvaluateConfig, GenerateConfig, InputError
+from sft.data.prompt import PROMPTS
+from sft.data.sources import Record
+from sft.evaluation.exam import prepare
+from sft.evaluation.subject import look_at, subject_of_checkpoint, subject_of_run
+
+
+def change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_a_run_brings_model_base_template_and_records(run_folder: Path, tmp_path: Path) -> None:
+    subject = subject_of_run(str(run_folder))
+    assert {name: model.source for name, model in subject.models.items()} == {
+        "tuned": str(run_folder / "model"),
+        "base": str(tmp_path / "base"),
+    }
+    assert subject.models["tuned"].model.wte.weight.is_meta
+    assert subject.template == "Q: {{ instruction }} {{ input }}\nA: "
+    assert subject.folder == run_folder / "evaluation"
+    assert [record.output for record in subject.records("test", None)] == [str(n + 1) for n in range(8, 18)]
+    assert [record.output for record in subject.records("test", 2)] == ["9", "10"]
+    assert len(subject.records("validation", 99)) == 2
+
+
+def test_latest_is_followed_once(run_folder: Path, tmp_path: Path) -> None:
+    link = tmp_path / "latest"
+    link.symlink_to("run")
+    assert subject_of_run(str(link)).folder == run_folder / "evaluation"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("summary.json", None, r"run: .*run is no run \(it has no summary.json\)"),
+        ("summary.json", "{", "summary.json: not the summary of a run of train.py"),
+        ("summary.json", "[]", "summary.json: not the summary of a run of train.py"),
+        ("summary.json", '{"config": {}}', "model: missing"),
+        ("model/config.json", None, r"model: no config\.json"),
+        ("model/model.safetensors", "<html>", "model.safetensors: a web page"),
+        ("../data.json", "[]", "data.json: an empty array"),
+        ("../data.json", '[{"instruction": "a", "output": "b"}]', r"data.json: changed since .*run was trained on it"),
+        ("../base/merges.txt", None, r"base: no merges\.txt"),
+    ],
+)
+def test_what_a_run_may_lack(run_folder: Path, file: str, content: str | None, message: str) -> None:
+    (run_folder / file).unlink() if content is None else (run_folder / file).write_text(content)
+    with pytest.raises(InputError, match=message):
+        subject_of_run(str(run_folder))
+
+
+def test_no_run_and_an_unfinished_run(run_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"run: .*nowhere is not there; train first \(python train.py\)"):
+        subject_of_run(str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="run: missing"):
+        subject_of_run(None)
+    (run_folder / "summary.json").unlink()
+    (run_folder / "checkpoints").mkdir()
+    (run_folder / "checkpoints" / "last.ckpt").touch()
+    with pytest.raises(InputError, match=r"has not finished; python train.py resume=.*run goes on"):
+        subject_of_run(str(run_folder))
+
+
+def test_a_base_with_other_weights(run_folder: Path, tmp_path: Path, make_checkpoint: Callable[..., Path]) -> None:
+    make_checkpoint(tmp_path / "base", seed=9)
+    with pytest.raises(InputError, match="base: other weights than those that .*run began with"):
+        subject_of_run(str(run_folder))
+
+
+def test_an_empty_split(run_folder: Path) -> None:
+    summary = json.loads((run_folder / "summary.json").read_text())
+    summary["config"]["data"]["split"] = [0.9, 0.0, 0.1]
+    change(run_folder / "summary.json", **summary)
+    with pytest.raises(InputError, match=r"split: .*\[0.9, 0.0, 0.1\] leaves no record for test"):
+        subject_of_run(str(run_folder)).records("test", None)
+
+
+def of_checkpoint(folder: Path, data: Path, prompt: str = "alpaca", out: Path | None = None) -> EvaluateConfig:
+    choices = DataConfig("json", str(data), prompt=prompt)
+    return EvaluateConfig(choices, GenerateConfig(), checkpoint=str(folder), out=str(out or folder.parent / "out"))
+
+
+def test_a_checkpoint_brings_its_base_and_template(run_folder: Path, data: Path, tmp_path: Path) -> None:
+    subject = subject_of_checkpoint(of_checkpoint(run_folder / "model", data))
+    assert subject.models["base"].source == str(tmp_path / "base")
+    assert subject.alone is None
+    assert subject.template.startswith("Q: ")
+    assert subject.folder == run_folder / "out"
+
+
+def test_a_checkpoint_without_a_base_stands_alone(tmp_path: Path, data: Path, make_checkpoint: Callable) -> None:
+    first = make_checkpoint(tmp_path / "first", seed=4)
+    again = make_checkpoint(tmp_path / "again", seed=4, base=str(first))
+    lost = make_checkpoint(tmp_path / "lost", seed=4, base="/lost/base")
+    reasons = [
+        (first, "does not name its base"),
+        (again, "first, has the same weights"),
+        (lost, "cannot be loaded: /lost/base: no such"),
+    ]
+    for folder, reason in reasons:
+        subject = subject_of_checkpoint(of_checkpoint(folder, data, prompt="phi3"))
+        assert list(subject.models) == ["tuned"]
+        assert reason in (subject.alone or "")
+        assert subject.template == PROMPTS["phi3"]
+
+
+def test_plain_text_cannot_be_asked(tmp_path: Path, data: Path, make_checkpoint: Callable) -> None:
+    with pytest.raises(InputError, match=r"data.prompt: .* was trained on plain text"):
+        subject_of_checkpoint(of_checkpoint(make_checkpoint(tmp_path / "plain", seed=4), data, prompt="none"))
+
+
+def test_results_do_not_go_into_the_folder_of_a_run(run_folder: Path, data: Path) -> None:
+    with pytest.raises(InputError, match=r"out: .*run holds a summary.json that is not of an evaluation"):
+        subject_of_checkpoint(of_checkpoint(run_folder / "model", data, out=run_folder))
+
+
+@pytest.mark.parametrize(
+    ("record", "template", "message"),
+    [
+        (
+            Record("long " * 40, "", "x"),
+            "{{ instruction }}",
+            r"record 2 of the test split \('long long .* 1 to 64, the",
+        ),
+        (Record("", "", "x"), "{{ instruction }}", r"record 2 of the test split \(''\): its prompt has 0 tokens"),
+        (Record("a", "", "x"), "{{ question }}", "prompt template: .*question"),
+    ],
+)
+def test_a_record_that_cannot_be_asked_is_named(run_folder: Path, record: Record, template: str, message: str) -> None:
+    model = look_at(os.path.relpath(run_folder / "model"))
+    with pytest.raises(InputError, match=message):
+        prepare("tuned", model, [Record("a", "", "b"), record], template, DataConfig(), "test")
+
+
+def test_max_length_above_the_context(run_folder: Path) -> None:
+    with pytest.raises(InputError, match="data.max_length: 65 is more than the model's context of 64"):
+        data = DataConfig(max_length=65)
+        prepare("tuned", look_at(run_folder / "model"), [Record("a", "", "b")], "{{ instruction }}", data, "test")
