@@ -17,13 +17,13 @@ def main(composed: Any) -> None:
     """Check the config, answer, measure."""
     with job():
         config = from_hydra(EvaluateConfig, composed)
-        check_given(config, list(HydraConfig.get().overrides.task))
-        evaluate(config)
+        given = [override.lstrip("+~").split("=")[0] for override in HydraConfig.get().overrides.task]
+        check_given(config, given)
+        evaluate(config, given)
 
 
-def check_given(config: EvaluateConfig, overrides: list[str]) -> None:
-    """Raises InputError for what was given on the command line but would not be used."""
-    given = [override.lstrip("+~").split("=")[0] for override in overrides]
+def check_given(config: EvaluateConfig, given: list[str]) -> None:
+    """Raises InputError for a key that was given on the command line but would not be used."""
     if config.checkpoint is not None and "run" in given:
         raise InputError("run: given beside checkpoint=; give one of them")
     for key in given:
@@ -31,8 +31,9 @@ def check_given(config: EvaluateConfig, overrides: list[str]) -> None:
             raise InputError(f"{key}: a run is evaluated on its own data and base; other data goes with checkpoint=")
 
 
-def evaluate(config: EvaluateConfig) -> None:
+def evaluate(config: EvaluateConfig, given: list[str]) -> None:
     """The evaluation, from a model's folder to its numbers; all that can be refused is refused before any answer."""
+    from sft.data.prompt import PROMPTS
     from sft.evaluation.answers import AnswerFile, Decoding
     from sft.evaluation.exam import prepare, take
     from sft.evaluation.results import LOSS_IS, by_category, examples_text, numbers, responses, table
@@ -46,6 +47,10 @@ def evaluate(config: EvaluateConfig) -> None:
     keep_freed_memory()
 
     subject = subject_of_run(config.run) if config.checkpoint is None else subject_of_checkpoint(config)
+    if "data.prompt" in given and subject.template != PROMPTS[config.data.prompt]:
+        raise InputError(
+            f"data.prompt: {config.checkpoint} was tuned with another template, which it keeps; leave it out"
+        )
     records = subject.records(config.split, config.limit)
     exams = {
         name: prepare(name, checkpoint, records, subject.template, subject.data, config.split)

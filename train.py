@@ -1,8 +1,8 @@
 """Fine-tune a GPT-2 to follow instructions: `python train.py --help`."""
 
 import dataclasses
-import os
 import logging
+import os
 from pathlib import Path
 from typing import Any
 

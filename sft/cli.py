@@ -3,16 +3,18 @@
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import hydra.errors
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
 from sft.config import InputError
@@ -31,12 +33,18 @@ def run(main: Callable[[], Any]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print over several lines
     try:
         main()
-    except hydra.errors.HydraException as error:
+    except (HydraException, OmegaConfBaseException, OSError) as error:  # OSError: the run's folder cannot be made
+        sys.exit(f"error: {_one_line(error)}")
+    except ValueError as error:
+        if not str(error).startswith("Config group override"):  # Hydra's answer to data=null
+            raise
         sys.exit(f"error: {_one_line(error)}")
 
 
 def _one_line(error: BaseException) -> str:
     message = " ".join(str(error).split()).partition(" Config search path")[0]
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read as key=value ({message.partition(' See https')[0]})"
     if message.startswith("Could not override '"):  # Hydra would go on to advise a + that would be refused here
         key = message.split("'")[1]
         return f"{key}: unknown key; --help lists those there are"
@@ -45,18 +53,23 @@ def _one_line(error: BaseException) -> str:
 
 @contextmanager
 def job() -> Iterator[None]:
-    """Around all that a Hydra main function does: an InputError becomes one line on stderr and exit code 1.
+    """Around all that a Hydra main function does: what comes from outside the program, an InputError or an OSError (a
+    full disk), becomes one line on stderr and exit code 1.
 
-    In a sweep the job ends there and the others run; the sweep's table then lists it as failed.
+    In a sweep the job ends there, whatever the error, and the others run; the sweep's table then lists it as failed.
     """
     try:
         yield
-    except InputError as error:
-        if FULL_ERROR:
+    except Exception as error:
+        message, outside = " ".join(str(error).splitlines()), isinstance(error, InputError | OSError)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            if FULL_ERROR or not outside:
+                traceback.print_exception(error)
+            print(f"error: job {HydraConfig.get().job.num}: {message}", file=sys.stderr)
+        elif FULL_ERROR or not outside:
             raise
-        if HydraConfig.get().mode != RunMode.MULTIRUN:
-            sys.exit(f"error: {error}")
-        print(f"error: job {HydraConfig.get().job.num}: {error}", file=sys.stderr)
+        else:
+            sys.exit(f"error: {message}")
 
 
 class _TqdmHandler(logging.Handler):

@@ -61,11 +61,11 @@ class DataConfig:
     workers: int = at_least(0, 0)
 
     def __post_init__(self) -> None:
-        if self.path is not None:  # a run is evaluated, and resumed, from anywhere
+        if self.path:  # a run is evaluated, and resumed, from anywhere
             self.path = os.path.abspath(os.path.expanduser(self.path))
 
     def check(self) -> Iterable[str]:
-        if self.source == "json" and self.path is None:
+        if self.source == "json" and not self.path:
             yield "data.path: missing; data=json needs data.path=FILE, a JSON array or JSON Lines"
         if self.source != "json" and self.path is not None:
             yield f"data.path: {self.path!r} would not be read by data={self.source}; use data=json"
@@ -203,10 +203,10 @@ def _typed(value: Any, hint: Any, key: str) -> Any:
         return [_typed(item, typing.get_args(hint)[0], key) for item in value]
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
+    if hint is str and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, typing.get_origin(hint) or hint) or (hint is int and isinstance(value, bool)):
-        names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+        names = {int: "a whole number", float: "a number", str: "text (in quotes)", bool: "true or false"}
         raise InputError(f"{key}: found {value!r}, expected {names.get(hint, 'a list of numbers')}")
     return value
 

@@ -1,6 +1,9 @@
 """What several rooms' tests stand on: a tiny tokenizer and a tiny checkpoint, and no network."""
 
+import logging
 import os
+import sys
+from collections.abc import Callable, Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 
@@ -16,6 +19,8 @@ from sft.gpt2.model import GPT, GPTConfig
 from sft.gpt2.tokenizer import END, load_tokenizer
 
 torch.set_num_threads(1)  # models this small lose more by waiting for each other's threads than they gain
+
+ROOT = Path(__file__).parents[1]
 
 TEXT = """Below is an instruction that describes a task. Write a response that appropriately completes the request.
 ### Instruction: What is the capital of France? ### Response: The capital of France is Paris.
@@ -52,6 +57,13 @@ def tokenizer(bpe: Path) -> tiktoken.Encoding:
 
 
 @pytest.fixture(scope="session")
+def letters() -> tiktoken.Encoding:
+    """A tokenizer whose ids can be written down by hand: each byte is its own token, and 256 is the end token."""
+    bytes_alone = {bytes([byte]): byte for byte in range(256)}
+    return tiktoken.Encoding("letters", pat_str=r"[\s\S]", mergeable_ranks=bytes_alone, special_tokens={END: 256})
+
+
+@pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer: tiktoken.Encoding) -> Path:
     """A random checkpoint of two layers, as `save_pretrained` writes it. Not to be changed: copy it."""
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
@@ -59,3 +71,25 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer: tiktoken.Enc
     config = GPTConfig(n_layer=2, n_head=2, n_embd=16, vocab_size=tokenizer.n_vocab, n_positions=128)
     save_pretrained(GPT(config), folder, tokenizer, prompt="Q: {instruction}\nA: ", base="someone/base")
     return folder
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """`python train.py *arguments` in this process, in an empty folder; it ends as the command does, by SystemExit."""
+    import train
+    from sft import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "FULL_ERROR", False)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which run() changes
+
+    def call(*arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["train.py", "--config-path", str(ROOT / "conf"), *arguments])
+        cli.run(train.main)
+
+    logs = [logging.getLogger(name) for name in ("sft", "lightning.pytorch")]
+    before = [(log.handlers[:], log.level, log.propagate) for log in logs]
+    yield call
+    for log, (handlers, level, propagate) in zip(logs, before, strict=True):
+        log.handlers[:], log.propagate = handlers, propagate
+        log.setLevel(level)

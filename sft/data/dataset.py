@@ -133,12 +133,14 @@ class Split:
 
 
 def split_records(records: list[Record], fractions: Sequence[float]) -> dict[str, list[Record]]:
-    """Cut the records, in their order, into train, test and validation; what rounding leaves over goes to the last.
+    """Cut the records, in their order, into train, test and validation; what rounding leaves over goes to the last,
+    or to train if the last has no share.
 
     Raises:
         InputError: a split that should hold something holds nothing.
     """
-    train, test = (int(len(records) * fraction) for fraction in fractions[:2])
+    # 100 * 0.29 is 28.999999999999996
+    train, test = (int(len(records) * fraction + 1e-6) for fraction in fractions[:2])
     if fractions[2] == 0:
         train = len(records) - test
     parts = {"train": records[:train], "test": records[train : train + test], "validation": records[train + test :]}

@@ -6,7 +6,7 @@ ends where the answer begins. The text, not its name, travels with a checkpoint.
 
 from functools import lru_cache
 
-from jinja2 import StrictUndefined, Template, TemplateError
+from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sft.config import InputError
@@ -47,9 +47,9 @@ def render(template: str, record: Record) -> str:
     """The prompt of a record: all that comes before its answer.
 
     Raises:
-        InputError: the template is no Jinja, or asks for something that a record does not have.
+        InputError: the template is no Jinja, asks for something that a record does not have, or fails otherwise.
     """
     try:
         return _compiled(template).render(instruction=record.instruction, input=record.input)
-    except TemplateError as error:
+    except Exception as error:  # a template is code, and that of a checkpoint was written elsewhere
         raise InputError(f"prompt template: {error}; it may use the variables `instruction` and `input`") from error

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from sft.config import DataConfig, InputError
 
+SURROGATE = re.compile("[\ud800-\udfff]")
 EMBEDDED = {"nano": Path(__file__).parents[1] / "assets" / "nano.json"}
 
 
@@ -77,7 +79,7 @@ def _locate(config: DataConfig) -> Path:
         return EMBEDDED[config.source]
     if config.path is None:
         raise InputError("data.path: missing; data=json needs data.path=FILE, a JSON array or JSON Lines")
-    return Path(config.path).expanduser()
+    return Path(os.path.expanduser(config.path))
 
 
 def _read(path: Path) -> bytes:
@@ -91,8 +93,8 @@ def _read(path: Path) -> bytes:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def parse_records(content: bytes, path: Path) -> list[Record]:
-    """Records from a JSON array or from JSON Lines (one object a line), in UTF-8.
+def parse_records(content: bytes, path: Path | str) -> list[Record]:
+    """Records from a JSON array or from JSON Lines (one object a line), in UTF-8. Of a key given twice the last counts.
 
     Raises:
         InputError: by line and column for the syntax, by record number (from 1) for what a record holds.
@@ -114,40 +116,40 @@ def parse_records(content: bytes, path: Path) -> list[Record]:
     return [_record(item, path, number) for number, item in enumerate(items, 1)]
 
 
-def _parse(text: str, path: Path, line: int = 0) -> Any:
+def _parse(text: str, path: Path | str, line: int = 0) -> Any:
     def refuse(constant: str) -> NoReturn:
-        raise InputError(f"{path}: {constant} is not JSON")
+        raise InputError(f"{path}: {constant}{f' in line {line}' if line else ''} is not JSON")
 
-    try:
-        return json.loads(text, parse_constant=refuse)
+    try:  # no number is used, and float() reads also thousands of digits
+        return json.loads(text, parse_constant=refuse, parse_int=float)
     except json.JSONDecodeError as error:
         place = f"line {line or error.lineno}, column {error.colno}"
         raise InputError(f"{path}: not JSON at {place} ({error.msg}); is the file cut short?") from None
-    except ValueError as error:  # an integer of thousands of digits
-        raise InputError(f"{path}: {error}") from None
 
 
-def _parse_lines(text: str, path: Path) -> list[Any]:
+def _parse_lines(text: str, path: Path | str) -> Any:
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if len(lines) > 1 and lines[0][1].rstrip()[-1] != "}":  # an object over several lines is one JSON document
-        raise InputError(f"{path}: {_kind(_parse(text, path))} instead of an array of records")
-    return [_parse(line, path, number) for number, line in lines]
+        return _parse(text, path)
+    items = [_parse(line, path, number) for number, line in lines]
+    return items[0] if len(items) == 1 and not {"instruction", "output"} & items[0].keys() else items
 
 
-def _record(item: Any, path: Path, number: int) -> Record:
+def _record(item: Any, path: Path | str, number: int) -> Record:
     where = f"{path}: record {number}"
     if not isinstance(item, dict):
         raise InputError(f"{where}: {_kind(item)} instead of an object with instruction, input and output")
     for key in ("instruction", "output"):
         if key not in item:
-            raise InputError(f"{where}: no '{key}'; it has {', '.join(map(repr, item)) or 'nothing'}")
+            found = ", ".join(map(repr, list(item)[:5])) or "nothing"
+            raise InputError(f"{where}: no '{key}', expected instruction and output; found {found}")
     texts = {key: item.get(key, "") for key in ("instruction", "input", "output")}
     if texts["input"] is None:
         texts["input"] = ""
     for key, value in texts.items():
         if not isinstance(value, str):
             raise InputError(f"{where}: '{key}' is {_kind(value)}, expected text")
-        if any("\ud800" <= character <= "\udfff" for character in value):
+        if SURROGATE.search(value):
             raise InputError(f"{where}: '{key}' holds half of a surrogate pair, which is no character")
     category = item.get("category")
     return Record(**texts, category=category if isinstance(category, str) else None)
@@ -177,21 +179,20 @@ def download(name: str, source: Download) -> Path:
     target = cache_folder() / f"{name}-{hashlib.sha256(source.url.encode()).hexdigest()[:12]}.json"
     if target.exists():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f"{name}-", suffix=".part")
     try:
-        with os.fdopen(handle, "wb") as file:
-            _fetch(name, source.url, file)
-            file.flush()
-            os.fsync(file.fileno())
-        _check(source, Path(partial))
-        os.replace(partial, target)
-    except OSError as error:  # requests' errors are OSErrors too
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{name}-") as folder:
+            partial = Path(folder) / target.name
+            with partial.open("wb") as file:
+                _fetch(name, source.url, file)
+                file.flush()
+                os.fsync(file.fileno())
+            _check(source, partial)
+            os.replace(partial, target)
+    except (OSError, ValueError) as error:  # requests' errors are OSErrors too; ValueError: of a header
         raise InputError(
             f"{source.url}: the download failed ({error}); try again, or use a file you have: data=json data.path=FILE"
         ) from error
-    finally:
-        Path(partial).unlink(missing_ok=True)
     return target
 
 
@@ -214,4 +215,4 @@ def _check(source: Download, path: Path) -> None:
         raise InputError(
             f"{source.url}: sha256 {actual}, expected {source.sha256}; something on the way changed the file, try again"
         )
-    parse_records(content, Path(source.url))  # a login page is not a data set
+    parse_records(content, source.url)  # a login page is not a data set

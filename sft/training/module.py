@@ -57,6 +57,16 @@ class InstructionTuner(LightningModule):
             self._refuse_step()
         self._sums, self._records = [], []
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """By the whole gradient's norm; Lightning's own refuses a fused optimizer in every mixed precision."""
+        if gradient_clip_val is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
     def _is_finite(self, optimizer: torch.optim.Optimizer) -> bool:
         """The loss, and the gradient, which is the same on all ranks; a loss scaler looks after its own gradients."""
         if self.trainer.precision_plugin.precision == "16-mixed":
@@ -69,7 +79,7 @@ class InstructionTuner(LightningModule):
         bad = [records for total, records in zip(self._sums, self._records, strict=True) if not total.isfinite()]
         records = sorted(int(i) for i in torch.cat(bad or self._records) if i >= 0)
         raise InputError(
-            f"step {self.trainer.global_step + 1}: loss {self.step_loss} or its gradient is not finite, on the training "
+            f"step {self.trainer.global_step + 1}: loss {self.step_loss} or its gradient is not finite, on training "
             f"records {records} (counted from 0) of rank {self.global_rank}; the weights are as before the step; "
             "lower optim.lr, set optim.grad_clip=1, or use precision=32"
         )

@@ -71,7 +71,7 @@ def test_no_run_and_an_unfinished_run(run_folder: Path, tmp_path: Path) -> None:
 
 def test_a_base_with_other_weights(run_folder: Path, tmp_path: Path, make_checkpoint: Callable[..., Path]) -> None:
     make_checkpoint(tmp_path / "base", seed=9)
-    with pytest.raises(InputError, match="base: other weights than those that .*run began with"):
+    with pytest.raises(InputError, match=r"base: other weights than those that .*run began with"):
         subject_of_run(str(run_folder))
 
 
@@ -141,6 +141,6 @@ def test_a_record_that_cannot_be_asked_is_named(run_folder: Path, record: Record
 
 
 def test_max_length_above_the_context(run_folder: Path) -> None:
-    with pytest.raises(InputError, match="data.max_length: 65 is more than the model's context of 64"):
-        data = DataConfig(max_length=65)
-        prepare("tuned", look_at(run_folder / "model"), [Record("a", "", "b")], "{{ instruction }}", data, "test")
+    model, data = look_at(run_folder / "model"), DataConfig(max_length=65)
+    with pytest.raises(InputError, match=r"data\.max_length: 65 is more than the model's context of 64"):
+        prepare("tuned", model, [Record("a", "", "b")], "{{ instruction }}", data, "test")

@@ -409,10 +409,23 @@ def test_the_old_checkpoint_comes_back_if_the_new_one_cannot_be_moved(folder, mo
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
-def test_weights_that_cannot_be_written(checkpoint, tmp_path):
+def test_a_file_that_cannot_grow(checkpoint, tmp_path):
+    resource = pytest.importorskip("resource")
+    loaded = load_pretrained(checkpoint)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(InputError, match=r"out: cannot be written \(.*File too large"):
+            save_pretrained(loaded.model, tmp_path / "out", loaded.tokenizer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_where_no_folder_can_be(checkpoint, tmp_path):
     loaded = load_pretrained(checkpoint)
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match=r"out: cannot be written \(.*Not a directory"):
         save_pretrained(loaded.model, tmp_path / "file" / "out", loaded.tokenizer)
 
 

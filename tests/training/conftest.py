@@ -10,7 +10,25 @@ import pytest
 import train
 from sft.config import TrainConfig, from_dict
 
-WORDS = "the chef cooks a meal every day and it rains on trees birds fish Paris France capital".split()
+WORDS = [
+    "the",
+    "chef",
+    "cooks",
+    "a",
+    "meal",
+    "every",
+    "day",
+    "and",
+    "it",
+    "rains",
+    "on",
+    "trees",
+    "birds",
+    "fish",
+    "Paris",
+    "France",
+    "capital",
+]
 
 
 @pytest.fixture(scope="session")

@@ -135,3 +135,23 @@ def test_the_learning_rates_course(kind: str, expected: list[float]) -> None:
         optimizer.step()
         course.step()
     assert rates == pytest.approx([2 * factor for factor in expected])
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
+def test_the_gradient_is_clipped_by_its_whole_norm(config: Config, tmp_path: Path, precision: str) -> None:
+    class Norms(InstructionTuner):
+        seen: tuple[float, float]
+
+        def optimizer_step(self, *args: object, **kwargs: object) -> None:
+            super().optimizer_step(*args, **kwargs)
+            self.seen = (self.step_loss, float(torch.nn.utils.get_total_norm([p.grad for p in self.parameters()])))
+
+    settings = config(batch_size=4)
+    base = load_pretrained(settings.model.checkpoint)
+    parts = split_records(load_source(settings.data).records[:6], [0.7, 0.0, 0.3])
+    data = InstructionData(encode_splits(parts, PROMPTS["phi3"], base.tokenizer, None, 128, True), 4)
+    module = Norms(base.model, OptimConfig(grad_clip=0.01), total_steps=1)
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "max_epochs": 1}
+    precision = {"32": "32-true"}.get(precision, precision)
+    pl.Trainer(accelerator="cpu", precision=precision, gradient_clip_val=0.01, **options).fit(module, data)
+    assert module.seen[1] == pytest.approx(0.01, rel=1e-3)

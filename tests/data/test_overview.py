@@ -1,0 +1,60 @@
+"""The data in numbers, counted by hand."""
+
+import pytest
+import tiktoken
+
+from sft.data.dataset import Split, encode_splits
+from sft.data.overview import example_text, overview, overview_text
+from sft.data.sources import Record
+
+TEMPLATE = "{{ instruction }}{% if input %}/{{ input }}{% endif %}:"
+
+
+@pytest.fixture
+def splits(letters: tiktoken.Encoding) -> dict[str, Split]:
+    parts = {
+        "train": [
+            Record("ab", "", "xyz"),  # ab:xyz, 6 tokens
+            Record("ab", "c", "xyz"),  # ab/c:xyz, 8: cut to 7 and a target
+            Record("ab", "", "q"),  # ab:q, 4: the prompt of the first again
+            Record("abcdefgh", "", "x"),  # a prompt of 9: dropped
+        ],
+        "test": [Record("ab", "c", "no"), Record("ba", "", "n")],  # ab/c:no, 7; ba:n, 4; the first prompt is in train
+        "validation": [],
+    }
+    return encode_splits(parts, TEMPLATE, letters, max_length=7, context=16, mask_prompt=True)
+
+
+def test_the_numbers(splits: dict[str, Split]) -> None:
+    names = ("records", "tokens", "targets", "longest", "cut", "dropped", "duplicates")
+    expected = {
+        "train": (4, 6 + 7 + 4, 4 + 3 + 2, 7, 1, 1, 1),
+        "test": (2, 7 + 4, 3 + 2, 7, 0, 0, 1),
+        "validation": (0, 0, 0, 0, 0, 0, 0),
+    }
+    assert overview(splits) == {name: dict(zip(names, row, strict=True)) for name, row in expected.items()}
+
+
+def test_the_table(splits: dict[str, Split]) -> None:
+    lines = overview_text(overview(splits)).splitlines()
+    assert lines[0].split() == ["data", "records", "tokens", "targets", "longest", "cut", "dropped", "duplicates"]
+    assert lines[1].split() == ["train", "4", "17", "9", "7", "1", "1", "1"]
+    assert lines[4].startswith("cut: longer than data.max_length")
+    assert lines[5].startswith("duplicates: ")
+    assert len(lines) == 6
+
+
+def test_a_table_without_remarks(letters: tiktoken.Encoding) -> None:
+    parts = {"train": [Record(str(i), "", "x" * i) for i in range(1000)], "test": [], "validation": []}
+    lines = overview_text(overview(encode_splits(parts, TEMPLATE, letters, None, 2000, False))).splitlines()
+    assert lines[1].split()[:3] == ["train", "1,000", f"{10 * 2 + 90 * 3 + 900 * 4 + 499_500:,}"]
+    assert len(lines) == 4
+
+
+def test_an_example_with_its_learned_part_marked(splits: dict[str, Split], letters: tiktoken.Encoding) -> None:
+    assert example_text(splits["train"], letters) == "ab:⟦xyz<|endoftext|>⟧"
+    parts = {"train": [Record("añb", "", "é")]}
+    [unmasked] = encode_splits(parts, TEMPLATE, letters, None, 16, mask_prompt=False).values()
+    assert example_text(unmasked, letters) == "a⟦ñb:é<|endoftext|>⟧"  # nothing predicts the first token
+    [plain] = encode_splits(parts, "", letters, None, 16, mask_prompt=True).values()
+    assert example_text(plain, letters) == "�⟦�<|endoftext|>⟧"  # nor the first byte of plain text

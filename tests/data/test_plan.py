@@ -1,0 +1,119 @@
+"""The plan of an epoch: complete, the same however it is divided, and a function of its arguments alone."""
+
+import random
+
+import numpy as np
+import pytest
+
+from sft.data.plan import MicroBatch, Plan
+
+SHAPES = [  # rows, batch_size, accumulate, world_size
+    (1, 1, 1, 1),
+    (1, 8, 4, 3),
+    (7, 2, 1, 1),
+    (8, 2, 2, 2),
+    (4, 1, 2, 3),
+    (935, 8, 1, 1),
+    (935, 8, 4, 2),
+]
+_random = random.Random(0)
+SHAPES += [tuple(_random.randint(1, high) for high in (60, 7, 5, 4)) for _ in range(150)]
+
+
+def ranks(plan: Plan, epoch: int = 0) -> list[list[MicroBatch]]:
+    return [plan.micro_batches(epoch, rank) for rank in range(plan.world_size)]
+
+
+def steps(plan: Plan, epoch: int = 0) -> list[list[MicroBatch]]:
+    """The micro-batches of each optimizer step, of all ranks."""
+    columns = list(zip(*ranks(plan, epoch), strict=True))
+    groups = [columns[start : start + plan.accumulate] for start in range(0, len(columns), plan.accumulate)]
+    return [[micro for column in group for micro in column] for group in groups]
+
+
+def rows(micros: list[MicroBatch]) -> list[list[int]]:
+    return [micro.rows.tolist() for micro in micros]
+
+
+def test_file_order_by_hand() -> None:
+    plan = Plan(10, batch_size=2, accumulate=2, world_size=2)
+    assert plan.steps == 2
+    assert rows(plan.micro_batches(0, 0)) == [[0, 1], [4, 5], [8]]
+    assert rows(plan.micro_batches(0, 1)) == [[2, 3], [6, 7], [9]]
+    assert [micro.step.tolist() for micro in plan.micro_batches(5, 1)] == [[*range(8)], [*range(8)], [8, 9]]
+
+
+def test_ragged_steps_by_hand() -> None:
+    assert [rows(rank) for rank in ranks(Plan(5, batch_size=2, world_size=3))] == [[[0, 1]], [[2, 3]], [[4]]]
+    assert [rows(rank) for rank in ranks(Plan(1, batch_size=4, world_size=2))] == [[[0]], [[]]]
+    assert rows(Plan(7, batch_size=4, accumulate=2).micro_batches(0, 0)) == [[0, 1, 2, 3], [4, 5, 6]]
+    assert rows(Plan(9, batch_size=3, accumulate=2).micro_batches(0, 0)) == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_in_an_epoch_each_record_comes_once(shuffle: bool) -> None:
+    for shape in SHAPES:
+        plan = Plan(*shape, shuffle=shuffle, seed=1)
+        for epoch in (0, 3):
+            seen = [row for rank in ranks(plan, epoch) for micro in rank for row in micro.rows.tolist()]
+            assert sorted(seen) == list(range(plan.rows)), shape
+
+
+def test_every_rank_has_the_same_number_of_micro_batches() -> None:
+    for shape in SHAPES:
+        plan = Plan(*shape, shuffle=True)
+        counts = [len(rank) for rank in ranks(plan)]
+        assert len(set(counts)) == 1, shape
+        assert plan.steps == -(-counts[0] // plan.accumulate), shape
+
+
+def test_a_step_has_the_records_it_says_in_parts_as_equal_as_can_be() -> None:
+    for shape in SHAPES:
+        plan = Plan(*shape, shuffle=True)
+        found = steps(plan)
+        assert len(found) == plan.steps
+        for number, micros in enumerate(found):
+            sizes = [len(micro.rows) for micro in micros]
+            assert max(sizes) - min(sizes) <= 1, shape
+            assert max(sizes) <= plan.batch_size, shape
+            together = sorted(row for micro in micros for row in micro.rows.tolist())
+            assert all(sorted(micro.step.tolist()) == together for micro in micros), shape
+            full = plan.batch_size * plan.accumulate * plan.world_size
+            assert len(together) == (full if number < plan.steps - 1 else plan.rows - full * (plan.steps - 1)), shape
+
+
+def test_a_step_is_the_same_however_it_is_divided() -> None:
+    divisions = [(12, 1, 1), (6, 2, 1), (6, 1, 2), (4, 3, 1), (3, 2, 2), (2, 2, 3), (1, 12, 1), (1, 4, 3), (1, 1, 12)]
+    for count in (1, 5, 12, 13, 24, 35, 100):
+        contents = {
+            tuple(frozenset(steps[0].step.tolist()) for steps in steps_of(Plan(count, *division, shuffle=True, seed=9)))
+            for division in divisions
+        }
+        assert len(contents) == 1, count
+        [order] = contents
+        assert sum(map(len, order)) == count
+
+
+def steps_of(plan: Plan) -> list[list[MicroBatch]]:
+    return steps(plan, epoch=2)
+
+
+def test_it_is_a_function_of_its_arguments() -> None:
+    plan = Plan(50, 4, 2, 2, shuffle=True, seed=5)
+    first = [rows(rank) for rank in ranks(plan, 1)]
+    np.random.seed(0)
+    np.random.default_rng().random()
+    plan.micro_batches(0, 0)
+    assert [rows(rank) for rank in ranks(Plan(50, 4, 2, 2, shuffle=True, seed=5), 1)] == first
+
+
+def test_epochs_and_seeds_have_their_own_order() -> None:
+    orders = {tuple(Plan(50, 4, shuffle=True, seed=seed).order(epoch)) for seed in range(4) for epoch in range(4)}
+    assert len(orders) == 16
+    assert tuple(range(50)) not in orders
+
+
+def test_without_shuffling_every_epoch_is_in_file_order() -> None:
+    plan = Plan(50, 4, shuffle=False, seed=5)
+    for epoch in range(3):
+        assert [row for micro in plan.micro_batches(epoch, 0) for row in micro.rows.tolist()] == list(range(50))

@@ -1,0 +1,429 @@
+"""Records from files and from the web: what is read, and what is refused in which words."""
+
+import errno
+import gzip
+import hashlib
+import json
+import os
+import random
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sft.config import DataConfig, InputError
+from sft.data import sources
+from sft.data.sources import DOWNLOADS, Download, Record, cache_folder, download, load_source, parse_records
+
+REAL = Path(os.environ["SFT_DATA_DIR"]) if "SFT_DATA_DIR" in os.environ else None
+DATA = json.dumps([{"instruction": f"say {i}", "input": "", "output": str(i)} for i in range(300)]).encode()
+
+
+# Parsing
+
+
+def refused(content: str | bytes) -> str:
+    """What is said of this content, in one line, after the name of its file."""
+    with pytest.raises(InputError) as error:
+        parse_records(content.encode() if isinstance(content, str) else content, Path("mine.json"))
+    line = str(error.value)
+    assert "\n" not in line
+    assert line.startswith("mine.json: ")
+    return line.removeprefix("mine.json: ")
+
+
+def parsed(content: str | bytes) -> list[Record]:
+    return parse_records(content.encode() if isinstance(content, str) else content, Path("mine.json"))
+
+
+A = '{"instruction": "a", "output": "b"}'
+RECORD = Record("a", "", "b")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"[{A}, {A}]",
+        f" \n [ {A} ,\n\n {A} ]\n\n",
+        f"{A}\n{A}",
+        f"{A}\n{A}\n",
+        f"\n\n  {A}  \r\n\r\n{A}\r\n",
+        f"\ufeff[{A},{A}]",
+        f"\ufeff{A}\n{A}",
+        '[{"instruction": "a", "output": "b", "input": null}, {"output": "b", "id": NUMBER, "instruction": "a"}]',
+    ],
+)
+def test_forms_that_are_read(content: str) -> None:
+    assert parsed(content.replace("NUMBER", "7" * 5000)) == [RECORD, RECORD]
+
+
+def test_what_a_record_holds() -> None:
+    text = '[{"instruction": "", "input": " x\\n", "output": "<|endoftext|> \\ud83d\\ude00é", "category": "c"}]'
+    assert parsed(text) == [Record("", " x\n", "<|endoftext|> 😀é", "c")]
+    assert parsed('[{"instruction": "a", "output": "b", "category": 3}]') == [RECORD]
+    assert parsed('{"instruction": "a\\u2028b\\u0085c", "output": "b"}\n' + A)[0].instruction == "a\u2028b\u0085c"
+    line = '{"instruction": "a\u2028b\u0085c", "output": "b"}'  # line ends for str.splitlines, not for JSON
+    assert parsed(f"{line}\n{line}")[1].instruction == "a\u2028b\u0085c"
+
+
+def test_of_a_key_given_twice_the_last_counts() -> None:
+    assert parsed('[{"instruction": "x", "instruction": "a", "output": "b"}]') == [RECORD]
+
+
+def test_one_line_is_json_lines_of_one_record() -> None:
+    assert parsed(A) == [RECORD]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "empty, expected a JSON array of records"),
+        (" \n\t\r\n", "empty, expected a JSON array of records"),
+        ("\ufeff", "empty, expected a JSON array of records"),
+        ("[]", "an empty array, expected at least one record"),
+        ("{}", "an object instead of an array of records"),
+        ('{"data": [' + A + "]}", "an object instead of an array of records"),
+        ('{\n "instruction": "a",\n "output": "b"\n}', "an object instead of an array of records"),
+        ('{"0": ' + A + ',\n "1": ' + A + "}", "an object instead of an array of records"),
+        ('"text"', "text instead of an array of records"),
+        ("3", "a number instead of an array of records"),
+        ("2.5e3", "a number instead of an array of records"),
+        ("true", "a truth value instead of an array of records"),
+        ("null", "null instead of an array of records"),
+        ("instruction,output\na,b\n", "not JSON at line 1, column 1 (Expecting value); is the file cut short?"),
+        ("<!DOCTYPE html>", "not JSON at line 1, column 1 (Expecting value); is the file cut short?"),
+        ("[\n" + A + ",\n  " + A[:18], "not JSON at line 3, column 19 (Unterminated string starting at)"),
+        ("[\n" + A + ",\n", "not JSON at line 3, column 1 (Expecting value); is the file cut short?"),
+        ("[\n" + A + "\n", "not JSON at line 3, column 1 (Expecting ',' delimiter); is the file cut short?"),
+        (f"[{A}] x", "not JSON at line 1, column 39 (Extra data)"),
+        (f"{A}\n\n{A[:-1]}\n{A}", "not JSON at line 3, column 35 (Expecting ',' delimiter)"),
+        (f"{A[:-1]}\n{A}", "not JSON at line 2, column 1 (Expecting ',' delimiter)"),
+        (f"{A}\n{A} {A}", "not JSON at line 2, column 37 (Extra data)"),
+        ("[{'instruction': 'a'}]", "not JSON at line 1, column 3 (Expecting property name enclosed in double quotes)"),
+        ("\ufeff\ufeff[]", "not JSON at line 1, column 1 (Unexpected UTF-8 BOM"),
+        (f"[{A}, NaN]", "NaN is not JSON"),
+        (A + '\n{"instruction": "a", "output": -Infinity}', "-Infinity in line 2 is not JSON"),
+        ("[" * 100_000, "nested too deeply, expected a JSON array of records"),
+        ('{"a":' * 100_000, "nested too deeply, expected a JSON array of records"),
+        (b"\xff\xfe[\x00]\x00", "not UTF-8 text (byte 0); save it as UTF-8"),
+        (b'[{"instruction": "caf\xe9", "output": ""}]', "not UTF-8 text (byte 21); save it as UTF-8"),
+        (f"[{A}, 5]", "record 2: a number instead of an object with instruction, input and output"),
+        (f"[{A}, [{A}]]", "record 2: an array instead of an object with instruction, input and output"),
+        (f"{A}\nnull", "record 2: null instead of an object with instruction, input and output"),
+        ('[{"output": "b"}]', "record 1: no 'instruction', expected instruction and output; found 'output'"),
+        (f'[{A}, {{"instruction": "a"}}]', "record 2: no 'output', expected instruction and output; found 'instruction'"),
+        (f"[{A}, {A}, {{}}]", "record 3: no 'instruction', expected instruction and output; found nothing"),
+        (
+            json.dumps([{str(i): A for i in range(9)}]),
+            "record 1: no 'instruction', expected instruction and output; found '0', '1', '2', '3', '4'",
+        ),
+        (A + '\n{"instruction": "a", "output": 5}', "record 2: 'output' is a number, expected text"),
+        ('[{"instruction": 5.0, "output": "b"}]', "record 1: 'instruction' is a number, expected text"),
+        ('[{"instruction": null, "output": "b"}]', "record 1: 'instruction' is null, expected text"),
+        ('[{"instruction": "a", "output": null}]', "record 1: 'output' is null, expected text"),
+        ('[{"instruction": "a", "output": ["b"]}]', "record 1: 'output' is an array, expected text"),
+        ('[{"instruction": "a", "output": {}}]', "record 1: 'output' is an object, expected text"),
+        ('[{"instruction": "a", "output": "b", "input": 1}]', "record 1: 'input' is a number, expected text"),
+        ('[{"instruction": "a", "output": "b", "input": false}]', "record 1: 'input' is a truth value, expected text"),
+        ('[{"instruction": "a", "output": ' + "1" * 5000 + "}]", "record 1: 'output' is a number, expected text"),
+        (
+            f'[{A}, {{"instruction": "a", "output": "b\\ud83d"}}]',
+            "record 2: 'output' holds half of a surrogate pair, which is no character",
+        ),
+        ('[{"instruction": "\\ude00", "output": "b"}]', "record 1: 'instruction' holds half of a surrogate pair"),
+    ],
+)
+def test_what_is_refused(content: str | bytes, message: str) -> None:
+    assert refused(content).startswith(message)
+
+
+# Files
+
+
+def mine(path: Path | str, **settings: Any) -> DataConfig:
+    return DataConfig(source="json", path=str(path), **settings)
+
+
+def test_a_file_its_name_and_hash(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_bytes(DATA)
+    source = load_source(mine(path))
+    assert source.records[299] == Record("say 299", "", "299")
+    assert len(source.records) == 300
+    assert (source.path, source.sha256) == (path, hashlib.sha256(DATA).hexdigest())
+
+
+@pytest.mark.parametrize("seed", [123, 0])
+def test_a_sample_is_pythons_own(tmp_path: Path, seed: int) -> None:
+    path = tmp_path / "mine.json"
+    path.write_bytes(DATA)
+    sample = load_source(mine(path, sample=40, sample_seed=seed)).records
+    assert [int(record.output) for record in sample] == random.Random(seed).sample(range(300), 40)
+
+
+def test_a_sample_of_all_and_of_more(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_bytes(DATA)
+    assert len(load_source(mine(path, sample=300)).records) == 300
+    with pytest.raises(InputError, match=r"^data.sample: 301 of the 300 records in .*mine.json: lower it$"):
+        load_source(mine(path, sample=301))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "{path}: no such file; give data.path= a JSON file of records"),
+        (lambda path: path.mkdir(), "{path}: a folder, expected a JSON file of records"),
+        (lambda path: path.symlink_to(path), "{path}: cannot be read (Too many levels of symbolic links)"),
+        (lambda path: path.write_text("[{"), "{path}: not JSON at line 1, column 3 "),
+    ],
+)
+def test_files_that_are_none(tmp_path: Path, make: Callable[[Path], Any], message: str) -> None:
+    path = tmp_path / "mine.json"
+    make(path)
+    with pytest.raises(InputError) as error:
+        load_source(mine(path))
+    assert str(error.value).startswith(message.format(path=path))
+
+
+def test_a_home_folder_that_does_not_exist() -> None:
+    with pytest.raises(InputError, match=r"~nobody-of-that-name/mine.json: no such file"):
+        load_source(mine("~nobody-of-that-name/mine.json"))
+
+
+def test_the_embedded_records_are_whole() -> None:
+    records = load_source(DataConfig(source="nano")).records
+    assert len(records) >= 1294  # the fewest of which 85% are 1,100
+    assert all(record.instruction and record.output and record.category for record in records)
+
+
+# Downloads
+
+
+@dataclass
+class Site:
+    """A server on this machine, and how it answers."""
+
+    content: bytes = DATA
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)  # None as a value: without that header
+    asked: int = 0
+    url: str = ""
+
+
+def handler(site: Site) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            site.asked += 1
+            self.send_response(site.status)
+            for name, value in ({"Content-Length": str(len(site.content))} | site.headers).items():
+                if value:
+                    self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(site.content)
+            self.close_connection = True
+
+    return Handler
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SFT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def site(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """The server, as the place of `alpaca`."""
+    site = Site()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(site))
+    site.url = f"http://127.0.0.1:{server.server_port}/alpaca_data.json"
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setitem(DOWNLOADS, "alpaca", Download(site.url))
+    yield site
+    server.shutdown()
+    server.server_close()
+
+
+ALPACA = DataConfig(source="alpaca")
+
+
+def failed() -> str:
+    with pytest.raises(InputError) as error:
+        load_source(ALPACA)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def files(cache: Path) -> list[Path]:
+    return [path for path in cache.rglob("*") if path.is_file()]
+
+
+def test_a_data_set_is_fetched_once(site: Site, cache: Path) -> None:
+    source = load_source(ALPACA)
+    assert source.records == parsed(DATA)
+    assert source.sha256 == hashlib.sha256(DATA).hexdigest()
+    assert files(cache) == [source.path]
+    assert list(cache.iterdir()) == [source.path]
+    site.status = 500
+    assert load_source(ALPACA) == source
+    assert site.asked == 1
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "http://no-such-host.invalid/x"])
+def test_what_is_in_the_cache_needs_no_network(site: Site, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    path = load_source(ALPACA).path
+    monkeypatch.setattr(socket, "socket", None)
+    monkeypatch.setattr(socket, "create_connection", None)
+    assert load_source(ALPACA).path == path
+
+
+def test_with_its_hash(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DOWNLOADS, "alpaca", Download(site.url, hashlib.sha256(DATA).hexdigest()))
+    assert len(load_source(ALPACA).records) == 300
+
+
+def test_compressed_on_the_way(site: Site) -> None:
+    site.content, site.headers = gzip.compress(DATA), {"Content-Encoding": "gzip"}
+    assert load_source(ALPACA).sha256 == hashlib.sha256(DATA).hexdigest()
+
+
+def test_without_its_size(site: Site) -> None:
+    site.headers = {"Content-Length": ""}
+    assert len(load_source(ALPACA).records) == 300
+
+
+CUT = DATA[:5000]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"content": CUT, "headers": {"Content-Length": str(len(DATA))}}, "the download failed (", ),
+        ({"content": CUT, "headers": {"Content-Length": ""}}, "not JSON at line 1, column 5"),
+        ({"content": b"", "headers": {"Content-Length": str(len(DATA))}}, "the download failed ("),
+        ({"content": b""}, "empty, expected a JSON array"),
+        ({"status": 404, "content": b"404: Not Found"}, "the download failed (404 Client Error: Not Found for url"),
+        ({"status": 500}, "the download failed (500 Server Error"),
+        ({"content": b"<!DOCTYPE html><html>Log in</html>"}, "not JSON at line 1, column 1 (Expecting value)"),
+        ({"content": b"[1, 2]"}, "record 1: a number instead of an object"),
+        ({"headers": {"Content-Encoding": "gzip"}}, "the download failed ("),
+        (
+            {"content": gzip.compress(DATA)[:900], "headers": {"Content-Encoding": "gzip"}},
+            "not JSON at line 1, column ",
+        ),
+        ({"status": 302, "headers": {"Location": "http://127.0.0.1:1/elsewhere"}}, "the download failed ("),
+        ({"headers": {"Content-Length": "many"}}, "the download failed ("),
+    ],
+)
+def test_faults_leave_nothing(site: Site, cache: Path, answer: dict[str, Any], message: str) -> None:
+    good = dict(vars(site))
+    for name, value in answer.items():
+        setattr(site, name, value)
+    assert failed().startswith(f"{site.url}: {message}")
+    assert files(cache) == []
+    vars(site).update(good)
+    assert len(load_source(ALPACA).records) == 300
+
+
+def test_a_failed_download_says_what_to_do(site: Site) -> None:
+    site.status = 404
+    assert failed().endswith("); try again, or use a file you have: data=json data.path=FILE")
+
+
+def test_another_file_than_the_pinned_one(site: Site, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DOWNLOADS, "alpaca", Download(site.url, "0" * 64))
+    actual = hashlib.sha256(DATA).hexdigest()
+    assert failed() == (
+        f"{site.url}: sha256 {actual}, expected {'0' * 64}; something on the way changed the file, try again"
+    )
+    assert files(cache) == []
+
+
+def test_nothing_listens(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setitem(DOWNLOADS, "alpaca", Download("http://127.0.0.1:9/x"))
+    line = failed()
+    assert line.startswith("http://127.0.0.1:9/x: the download failed (")
+    assert "Connection refused" in line
+    assert files(cache) == []
+
+
+def test_a_full_disk(site: Site, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert failed().startswith(f"{site.url}: the download failed ([Errno 28] No space left on device); ")
+    assert files(cache) == []
+
+
+def test_a_cache_that_is_none(site: Site, cache: Path) -> None:
+    cache.write_text("a file")
+    assert failed().startswith(f"{site.url}: the download failed ([Errno 17] File exists: '{cache}'); ")
+
+
+def test_an_interrupted_download_leaves_nothing(site: Site, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(name: str, url: str, file: Any) -> None:
+        file.write(DATA)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "_fetch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            load_source(ALPACA)
+    assert files(cache) == []
+
+
+def test_each_source_has_a_file_of_its_own(site: Site) -> None:
+    names = {
+        download("one", Download(site.url)),
+        download("two", Download(site.url)),
+        download("one", Download(site.url + "?v2")),
+    }
+    assert len(names) == 3
+    assert site.asked == 3
+
+
+def test_the_sources_on_the_web_are_pinned_or_known() -> None:
+    assert DOWNLOADS["instructions"].sha256 == "7e09a9af353722ca15c18bc580f093f9c39d3178335a75177319cb1e1d163944"
+    assert "/rasbt/LLMs-from-scratch/" in DOWNLOADS["instructions"].url
+    assert "/main/" not in DOWNLOADS["instructions"].url
+    assert "/tatsu-lab/stanford_alpaca/" in DOWNLOADS["alpaca"].url
+
+
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.delenv("SFT_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_folder() == Path("/home/me/.cache/sft")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert cache_folder() == Path("/caches/sft")
+    monkeypatch.setenv("SFT_CACHE", "/mine")
+    assert cache_folder() == Path("/mine")
+
+
+# The published file
+
+
+@pytest.mark.skipif(REAL is None, reason="needs the 1,100 instructions in SFT_DATA_DIR")
+def test_the_published_file(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert REAL is not None
+    site.content = (REAL / "instruction-data.json").read_bytes()
+    monkeypatch.setitem(DOWNLOADS, "instructions", Download(site.url, DOWNLOADS["instructions"].sha256))
+    source = load_source(DataConfig(source="instructions"))
+    assert len(source.records) == 1100
+    assert source.sha256 == DOWNLOADS["instructions"].sha256
+    assert source.records[50] == Record(
+        "Identify the correct spelling of the following word.", "Ocassion", "The correct spelling is 'Occasion.'"
+    )

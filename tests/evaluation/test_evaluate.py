@@ -1,0 +1,216 @@
+"""evaluate.py as it is used: on a run, on a checkpoint, killed and called again, with what it must refuse."""
+
+import importlib.util
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from sft.evaluation.metrics import METRICS, score
+
+DOOR = Path(__file__).parents[2] / "evaluate.py"
+CHEAP = ["device=cpu", "precision=32"]
+
+
+@pytest.fixture(scope="module")
+def door() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("evaluate", DOOR)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.main.__wrapped__.__module__ = "__main__"  # Hydra then looks for conf/ beside the file
+    return module
+
+
+@pytest.fixture
+def call(door: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Calls evaluate.py with overrides, in this process, from `tmp_path`."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which it sets
+    monkeypatch.chdir(tmp_path)
+
+    def with_overrides(*overrides: Any) -> None:
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", *CHEAP, *map(str, overrides)])
+        door.run(door.main)
+
+    return with_overrides
+
+
+def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(DOOR), *CHEAP, *overrides]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=folder, env=environment, text=True, stdout=pipe, stderr=pipe)
+
+
+def read(path: Path) -> Any:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} in {path}")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def test_a_run(run_folder: Path, data: Path, tmp_path: Path) -> None:
+    latest = tmp_path / "outputs" / "latest"
+    latest.parent.mkdir()
+    latest.symlink_to("../run")
+    process = start(tmp_path, "batch_size=4", "generate.max_new_tokens=12")
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+
+    rows, summary = (read(run_folder / "evaluation" / f"{name}.json") for name in ("responses", "summary"))
+    expected = [{key: row[key] for key in ("instruction", "input", "output")} for row in json.loads(data.read_text())]
+    assert [{key: row[key] for key in ("instruction", "input", "output")} for row in rows] == expected[8:18]
+    assert all(set(row) == {"instruction", "input", "output", "model_response", "base_response"} for row in rows)
+    for name, key in (("tuned", "model_response"), ("base", "base_response")):
+        scores = [score(row[key], row["output"]) for row in rows]
+        for metric in METRICS:
+            assert summary[name][metric] == pytest.approx(sum(row[metric] for row in scores) / 10, abs=1e-6)
+        assert summary[name]["perplexity"] == pytest.approx(math.exp(summary[name]["loss"]))
+        assert 0 < summary[name]["never_stopped"] <= 10
+    assert summary["tuned"]["loss"] != summary["base"]["loss"]
+    assert summary["exact_match_by_category"]["odd"]["records"] == 5
+    assert (summary["records"], summary["device"], summary["precision"]) == (10, "cpu", "32-true")
+
+    for word in ("Add 10 and 1.", "expected  11", "base", "tuned", "token f1", "perplexity", "evaluation/summary.json"):
+        assert word in output
+    assert output.count("expected  ") == 3
+    assert latest.readlink() == Path("../run")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "data.json", "outputs", "run"]
+    assert sorted(path.name for path in run_folder.iterdir()) == ["evaluation", "model", "summary.json"]
+    assert sorted(path.name for path in (run_folder / "evaluation").iterdir()) == [
+        "answers.jsonl",
+        "evaluate.log",
+        "responses.json",
+        "summary.json",
+    ]
+
+
+def test_killed_and_called_again(run_folder: Path, tmp_path: Path, call: Callable[..., None]) -> None:
+    answers = run_folder / "evaluation" / "answers.jsonl"
+    process = start(tmp_path, f"run={run_folder}", "batch_size=1")
+    while process.poll() is None and not (answers.exists() and answers.read_bytes().count(b"\n") > 2):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    kept = answers.read_bytes().splitlines(keepends=True)
+    assert 3 <= len(kept) < 20
+    assert not (run_folder / "evaluation" / "responses.json").exists()
+
+    call(f"run={run_folder}")
+    lines = answers.read_bytes().splitlines(keepends=True)
+    assert lines[:3] == kept[:3]
+    assert len({json.loads(line)["key"] for line in lines}) == len(lines) == 20
+    interrupted = (run_folder / "evaluation" / "responses.json").read_text()
+    answers.unlink()
+    call(f"run={run_folder}")
+    assert (run_folder / "evaluation" / "responses.json").read_text() == interrupted
+
+
+def test_a_limit_leaves_just_these_records(run_folder: Path, call: Callable[..., None]) -> None:
+    call(f"run={run_folder}", "limit=4", "split=train")
+    whole = (run_folder / "evaluation" / "answers.jsonl").read_bytes()
+    rows = read(run_folder / "evaluation" / "responses.json")
+    assert [row["output"] for row in rows] == ["1", "2", "3", "4"]
+    call(f"run={run_folder}", "limit=2", "split=train")
+    assert read(run_folder / "evaluation" / "responses.json") == rows[:2]
+    assert (run_folder / "evaluation" / "answers.jsonl").read_bytes() == whole
+
+
+def test_a_checkpoint_on_other_data(
+    data: Path, tmp_path: Path, call: Callable[..., None], capsys: pytest.CaptureFixture[str], make_checkpoint: Any
+) -> None:
+    plain = [{key: row[key] for key in ("instruction", "output")} for row in json.loads(data.read_text())]
+    data.write_text("\n".join(map(json.dumps, plain)))
+    checkpoint = make_checkpoint(tmp_path / "model", seed=5)
+    call(f"checkpoint={checkpoint}", "data=json", f"data.path={data}", "data.prompt=phi3", "out=theirs", "limit=1")
+    [row] = read(tmp_path / "theirs" / "responses.json")
+    summary = read(tmp_path / "theirs" / "summary.json")
+    assert row["base_response"] is summary["base"] is summary["exact_match_by_category"] is None
+    assert "does not name its base" in summary["no_base"]
+    assert summary["template"].startswith("<|user|>")
+    assert "no base beside it: " in capsys.readouterr().out
+
+
+def test_another_template_than_the_checkpoints_own(run_folder: Path, call: Callable[..., None]) -> None:
+    with pytest.raises(SystemExit, match=r"data\.prompt: .*model was tuned with another template"):
+        call(f"checkpoint={run_folder / 'model'}", "data.prompt=phi3", "out=theirs")
+
+
+def test_bf16_and_sampling(run_folder: Path, call: Callable[..., None]) -> None:
+    sampling = ["generate.temperature=0.8", "generate.top_k=20", "generate.max_new_tokens=5", "limit=3"]
+    call(f"run={run_folder}", "precision=bf16-mixed", *sampling, "seed=1")
+    first = read(run_folder / "evaluation" / "responses.json")
+    call(f"run={run_folder}", "precision=bf16-mixed", *sampling, "seed=2")
+    assert read(run_folder / "evaluation" / "responses.json") != first
+    assert (run_folder / "evaluation" / "answers.jsonl").read_text().count("\n") == 12
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["run=nowhere"], "run: nowhere is not there; train first"),
+        (["data.path=x.json", "data=json"], "data.path: a run is evaluated on its own data"),
+        (["data=alpaca"], "data: a run is evaluated on its own data"),
+        (["revision=main"], "revision: a run is evaluated on its own data and base"),
+        (["checkpoint=m", "out=o", "run=r"], "run: given beside checkpoint="),
+        (["checkpoint=m"], "out: missing; checkpoint= has no run folder"),
+        (["out=o"], "out: only for checkpoint="),
+        (["checkpoint=./m", "out=o"], "./m: no such folder"),
+        (["checkpoint=./m", "out=o", "data=json"], "data.path: missing"),
+        (["checkpoint=./m", "out=o", "data=json", "data.path=no.json"], "no.json: no such file"),
+        (["limit=0"], "limit: 0 is out of range"),
+        (["split=tests"], "split: unknown value 'tests'; expected one of test, validation, train"),
+        (["generate.temperature=-1"], "generate.temperature: -1.0 is out of range"),
+        (["generate.top_k=0"], "generate.top_k: 0 is out of range"),
+        (["generate.max_new_tokens=many"], "generate.max_new_tokens: found 'many', expected a whole number"),
+        (["+generate.beams=4"], "generate.beams: unknown key"),
+        (["bath_size=4"], "bath_size: unknown key"),
+        (["precision=16-mixed", "run=nowhere"], "precision: 16-mixed needs a GPU"),
+        (["device=cuda", "run=nowhere"], "device: cuda was asked for, but torch"),
+    ],
+)
+def test_what_is_refused_is_refused_in_one_line_and_leaves_nothing(
+    overrides: list[str], message: str, call: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit, match=r"\Aerror: .*\Z") as error:  # one line: no dot matches its end
+        call(*overrides)
+    assert message in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_prompt_that_does_not_fit_is_refused_before_any_answer(run_folder: Path, call: Callable[..., None]) -> None:
+    (run_folder / "model" / "tokenizer_config.json").write_text(json.dumps({"sft_prompt": "{{ instruction }}" * 20}))
+    with pytest.raises(SystemExit, match=r"record 1 of the test split \('Add 8 and 1\.'\): its prompt has \d+ tokens"):
+        call(f"run={run_folder}")
+    assert not (run_folder / "evaluation").exists()
+
+
+def test_a_full_disk_leaves_what_was_there(run_folder: Path, call: Callable[..., None]) -> None:
+    call(f"run={run_folder}", "limit=3")
+    folder = run_folder / "evaluation"
+    before = (folder / "responses.json").read_bytes()
+    (folder / ".responses.json.part").symlink_to("/dev/full")
+    with pytest.raises(SystemExit, match=r"responses.json: cannot be written \(No space left on device\)"):
+        call(f"run={run_folder}", "limit=2")
+    assert (folder / "responses.json").read_bytes() == before
+
+
+def test_a_mistake_in_a_process_of_its_own_and_a_sweep(tmp_path: Path) -> None:
+    processes = [start(tmp_path, "run=nowhere"), start(tmp_path, "-m", "limit=1,2")]
+    for process, message in zip(processes, ["error: run: nowhere is not there", "error: --multirun: "], strict=True):
+        output, errors = process.communicate(timeout=120)
+        assert process.returncode == 1
+        assert errors.startswith(message)
+        assert "Traceback" not in output + errors
+    assert not list(tmp_path.iterdir())

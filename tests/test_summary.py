@@ -1,0 +1,31 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from sft.config import InputError
+from sft.summary import make_folder, write_json
+
+
+def test_what_is_no_number_is_null(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"x": [math.nan, (math.inf, 1.5)], "é": {"y": -math.inf, "z": True}})
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert json.loads(text) == {"x": [None, [None, 1.5]], "é": {"y": None, "z": True}}
+    assert "é" in text
+
+
+def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"old": 1})
+    (tmp_path / ".a.json.part").symlink_to("/dev/full")
+    with pytest.raises(InputError, match=r"a\.json: cannot be written \(No space left on device\)"):
+        write_json(path, {"new": 2})
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be made a folder"):
+        make_folder(tmp_path / "file" / "folder")
