@@ -109,14 +109,17 @@ def on_devices(devices: int, function: Callable[..., None], *arguments: Any) -> 
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    config = LaunchConfig(1, 1, devices, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0)
+    for chatty in ("torch.distributed.elastic", "torch.multiprocessing"):  # they repeat what is raised below
+        logging.getLogger(chatty).setLevel(logging.CRITICAL)
+    config = LaunchConfig(1, 1, devices, run_id="sft", rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0)
     try:
         elastic_launch(config, function)(*arguments)
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
-        name, _, message = failure.message.strip().rpartition("\n")[2].partition(": ")
-        if name.endswith("InputError"):
-            raise InputError(message) from None
+        told = failure.message if isinstance(failure.message, str) else failure.message["message"]
+        name, _, message = told.partition(": ")
+        if name == "InputError":
+            raise InputError(message) from error
         raise
 
 

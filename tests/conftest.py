@@ -76,9 +76,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer: tiktoken.Enc
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """`python train.py *arguments` in this process, in an empty folder; it ends as the command does, by SystemExit."""
+    from hydra.core.global_hydra import GlobalHydra
+
     import train
     from sft import cli
 
+    GlobalHydra.instance().clear()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "FULL_ERROR", False)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which run() changes

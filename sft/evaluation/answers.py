@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import tiktoken
 from tqdm import tqdm
 
 from sft.config import InputError
 from sft.gpt2.checkpoint import Pretrained
 from sft.gpt2.generate import Sampling, complete, row_seeds
 from sft.gpt2.model import GPT
+from sft.gpt2.tokenizer import decode
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,3 @@ def answer_all(
             file.add(keys[rows[answer.index]], Answer(text, len(answer.tokens), answer.finish_reason))
             bar.update()
     return [file.answers[key] for key in keys]
-
-
-def decode(tokenizer: tiktoken.Encoding, tokens: Sequence[int]) -> str:
-    """The text of tokens. A model may have more ids than its tokenizer, to round its size up; they have no text."""
-    return tokenizer.decode([token for token in tokens if token < tokenizer.n_vocab])

@@ -7,6 +7,7 @@ ids rise with the lines of `merges.txt`; that is checked here.
 """
 
 import json
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -88,6 +89,11 @@ def _read_text(path: Path) -> str:
         raise InputError(f"{path}: no such file; a checkpoint's tokenizer is its vocab.json and merges.txt") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as text ({error})") from error
+
+
+def decode(tokenizer: tiktoken.Encoding, tokens: Sequence[int]) -> str:
+    """The text of tokens. A model may have more ids than its tokenizer, to round its size up; they have no text."""
+    return tokenizer.decode([token for token in tokens if token < tokenizer.n_vocab])
 
 
 def _read_vocab(path: Path) -> dict[str, int]:

@@ -17,6 +17,7 @@ from sft.config import InputError, TrainConfig
 from sft.data.datamodule import InstructionData
 from sft.data.prompt import render
 from sft.gpt2.generate import complete
+from sft.gpt2.tokenizer import decode
 from sft.training.metrics import stepped
 from sft.training.module import InstructionTuner
 
@@ -181,7 +182,7 @@ class SampleAnswer(Callback):
                 pl_module.model, [prompt], self.max_new_tokens, eos_id=self.tokenizer.eot_token, slots=1
             )
         pl_module.train()
-        text = self.tokenizer.decode(answer.tokens)
+        text = decode(self.tokenizer, answer.tokens)
         log.info(f"{when}: {record.instruction} {record.input}".rstrip() + f"\n    answer: {text!r}")
         for logger in trainer.loggers:
             logger.experiment.add_text("answer", f"{record.instruction}\n\n{text}", trainer.global_step)  # type: ignore[attr-defined]

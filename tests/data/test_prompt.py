@@ -37,7 +37,9 @@ def test_the_exact_text(name: str) -> None:
     assert (render(PROMPTS[name], WITH), render(PROMPTS[name], WITHOUT)) == TEXTS[name]
 
 
-@pytest.mark.parametrize("text", ["{{ input }}", "{% if %}", "{# x #}", "<b>&amp;</b>", " a\r\n\n", "{0} %s $x \\n", "é\u2028日本"])
+@pytest.mark.parametrize(
+    "text", ["{{ input }}", "{% if %}", "{# x #}", "<b>&amp;</b>", " a\r\n\n", "{0} %s $x \\n", "é\u2028日本"]
+)
 def test_what_a_record_says_is_text_and_nothing_else(text: str) -> None:
     assert render("<|user|>\n{{ instruction }}|{{ input }}|\n", Record(text, text, "")) == f"<|user|>\n{text}|{text}|\n"
 

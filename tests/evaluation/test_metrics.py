@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 import pytest
-from torchmetrics.functional.text import chrf_score, rouge_score
+from torchmetrics.functional.text import rouge_score
 
 from sft.evaluation.metrics import METRICS, chrf, exact_by_category, exact_match, mean, score
 
@@ -50,14 +50,11 @@ def test_the_same_short_answer_is_a_full_match_in_all_metrics() -> None:
         assert score(text, text) == dict.fromkeys(METRICS, 1.0), text
 
 
-def test_chrf_and_rouge_are_those_of_torchmetrics() -> None:
+def test_rouge_is_that_of_torchmetrics() -> None:
     draw = random.Random(0)
     words = ["cat", "catch", "the", "then", "Sat", "on.", "mat", "a", "12"]
     for _ in range(20):
         answer, expected = (" ".join(draw.choices(words, k=draw.randint(1, 12))) for _ in range(2))
-        order = min(6, len(answer.replace(" ", "")), len(expected.replace(" ", "")))
-        library = chrf_score([answer], [[expected]], n_char_order=order, n_word_order=0)
-        assert chrf(answer, expected) == pytest.approx(float(library), abs=1e-6)
         library = rouge_score(answer, expected, rouge_keys="rougeL")["rougeL_fmeasure"]
         assert score(answer, expected)["rouge_l"] == pytest.approx(float(library), abs=1e-6)
 

@@ -1,0 +1,148 @@
+"""The house: who may import whom. `config.py` and the plain helpers lie under all; two rooms stand on the ground and do
+not know each other; two stand above them and do not either; the doors are on top."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted([*ROOT.glob("*.py"), *(ROOT / "sft").rglob("*.py")])
+NAMES = [str(path.relative_to(ROOT)) for path in FILES]
+
+GROUND = {"sft.config", "sft.summary"}
+ROOMS = {  # a room, and those below it
+    "sft.gpt2": set(),
+    "sft.data": set(),
+    "sft.training": {"sft.gpt2", "sft.data"},
+    "sft.evaluation": {"sft.gpt2", "sft.data"},
+    "sft.assets": {"sft.gpt2", "sft.data"},
+}
+LIGHT = ("train.py", "evaluate.py", "sft/cli.py", "sft/config.py", "sft/summary.py", "sft/__init__.py")
+
+
+def module(name: str) -> str:
+    """sft/data/plan.py -> sft.data.plan"""
+    return name.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+
+
+MODULES = {module(name) for name in NAMES}
+
+
+def is_door(name: str) -> bool:
+    """train.py, evaluate.py, and the files of sft/ itself that are not the ground."""
+    return name.count("/") == 0 or (name.count("/") == 1 and module(name) not in GROUND)
+
+
+def imports(name: str, everywhere: bool = True) -> Iterator[str]:
+    """The modules that a file names in its imports; with `everywhere` false those at its module level alone."""
+    tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))
+    for node in ast.walk(tree) if everywhere else at_module_level(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}: a relative import"
+            assert node.module
+            for alias in node.names:  # `from sft.gpt2 import hub` names a module
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in MODULES else node.module
+
+
+def at_module_level(tree: ast.Module) -> Iterator[ast.stmt]:
+    """The statements that run when a file is imported: not those in functions, nor under TYPE_CHECKING."""
+    waiting: list[ast.stmt] = list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        checking = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if checking or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        yield node
+        waiting += [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)]
+
+
+def of(package: str, names: Iterator[str]) -> list[str]:
+    return [name for name in names if name == package or name.startswith(package + ".")]
+
+
+def room(imported: str) -> str:
+    return ".".join(imported.split(".")[:2])
+
+
+def test_the_rooms_are_known() -> None:
+    assert {room(module(name)) for name in NAMES if name.count("/") == 2} == ROOMS.keys()
+    assert {"sft.data.plan", "sft.gpt2.model", "sft.config", "train", "evaluate"} <= MODULES
+    assert not any("util" in name for name in NAMES)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.count("/") == 2])
+def test_a_room_imports_from_itself_and_from_below(name: str) -> None:
+    here = room(module(name))
+    allowed = GROUND | ROOMS[here] | {here}
+    assert [found for found in of("sft", imports(name)) if room(found) not in allowed] == []
+    assert of("train", imports(name)) == of("evaluate", imports(name)) == []
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if module(name) in GROUND])
+def test_the_ground_knows_no_room(name: str) -> None:
+    assert set(of("sft", imports(name))) <= GROUND - {module(name)}
+
+
+def test_doors_are_not_imported_but_by_doors() -> None:
+    doors = {module(name) for name in NAMES if is_door(name)} - {"sft"}
+    for name in NAMES:
+        if not is_door(name):
+            assert not doors & set(imports(name)), name
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not is_door(name)])
+def test_hydra_stays_at_the_doors(name: str) -> None:
+    assert of("hydra", imports(name)) == []
+
+
+def test_omegaconf_stays_in_the_config_and_at_the_command_line() -> None:
+    users = {name for name in NAMES if of("omegaconf", imports(name))}
+    assert users == {"sft/config.py", "sft/cli.py", "sft/sweep.py"}  # Hydra hands its sweep callback a DictConfig
+
+
+def test_lightning_stays_in_training() -> None:
+    users = {name for name in NAMES for package in ("lightning", "pytorch_lightning") if of(package, imports(name))}
+    elsewhere = {name for name in users if not name.startswith("sft/training/")}
+    assert elsewhere == {"sft/data/datamodule.py", "train.py"}
+
+
+def test_the_network_needs_torch_alone() -> None:
+    users = {name for name in NAMES if of("sft.gpt2", iter([module(name)]))}
+    for package in ("lightning", "hydra", "omegaconf", "transformers", "requests"):
+        assert [name for name in users if of(package, imports(name))] == []
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_the_doors_open_quickly(name: str) -> None:
+    heavy = ("torch", "lightning", "numpy", "tiktoken", "huggingface_hub", "safetensors", "matplotlib", "requests")
+    found = list(imports(name, everywhere=False))
+    assert [package for package in heavy if of(package, iter(found))] == []
+    assert {room(other) for other in of("sft", iter(found))} <= GROUND | {"sft.cli"}
+
+
+def test_the_walk_sees_what_it_should(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = """
+import torch.nn as nn, json
+from sft.gpt2 import hub
+from sft.config import InputError
+if TYPE_CHECKING:
+    import hydra
+try:
+    import lightning
+except ImportError:
+    pass
+class A:
+    import numpy
+def f():
+    from omegaconf import OmegaConf
+"""
+    (tmp_path / "x.py").write_text(text)
+    monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
+    shallow = {"torch.nn", "json", "sft.gpt2.hub", "sft.config", "lightning", "numpy"}
+    assert set(imports("x.py", everywhere=False)) == shallow
+    assert set(imports("x.py")) == shallow | {"hydra", "omegaconf"}

@@ -1,0 +1,315 @@
+"""The command line: every combination composes, and a mistake is one line."""
+
+import errno
+import itertools
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from sft import cli
+from sft.config import EvaluateConfig, InputError, TrainConfig, from_hydra
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
+MODELS = ("gpt2-nano", "gpt2-small", "gpt2-medium", "gpt2-large", "gpt2-xl")
+DATA = ("nano", "instructions", "alpaca", "json")
+EXPERIMENTS = ("book", "alpaca-1k", "alpaca-52k", "masked", "phi3", "nano-base")
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def composed(*overrides: str) -> TrainConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return from_hydra(TrainConfig, compose("train", list(overrides)))
+
+
+def chosen(config: TrainConfig) -> tuple[str, str]:
+    return config.model.checkpoint, config.data.source
+
+
+CHECKPOINTS = {name: f"openai-community/{name}" for name in MODELS} | {
+    "gpt2-nano": "gpt2-nano",
+    "gpt2-small": "openai-community/gpt2",
+}
+
+
+# Choices
+
+
+def test_these_are_all_the_choices() -> None:
+    for group, names in (("model", MODELS), ("data", (*DATA, "common")), ("experiment", EXPERIMENTS)):
+        assert {path.stem for path in (CONF / group).glob("*.yaml")} == set(names)
+
+
+@pytest.mark.parametrize("experiment", [None, *EXPERIMENTS])
+def test_every_combination_composes_and_the_command_line_wins(experiment: str | None) -> None:
+    recipe = [f"experiment={experiment}"] if experiment else []
+    for model, data in itertools.product(MODELS, DATA):
+        path = ["data.path=/mine.json"] if data == "json" else ["data.path=null"]
+        config = composed(*recipe, f"model={model}", f"data={data}", *path)
+        checkpoint = "build/nano/untrained" if experiment == "nano-base" else CHECKPOINTS[model]
+        assert chosen(config) == (checkpoint, data)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_model_brings_its_own_data_and_settings(model: str) -> None:
+    config = composed(f"model={model}")
+    nano = model == "gpt2-nano"
+    assert chosen(config) == (CHECKPOINTS[model], "nano" if nano else "instructions")
+    assert config.data.mask_prompt is nano
+    assert (config.optim.lr == 5e-5) is not nano
+    assert composed(f"model={model}", "optim.lr=3e-4", "data.mask_prompt=false").optim.lr == 3e-4
+
+
+def test_the_default_is_the_embedded_model() -> None:
+    assert composed() == composed("model=gpt2-nano")
+
+
+MEDIUM = "openai-community/gpt2-medium"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "changes"),
+    [
+        ("book", (MEDIUM, "instructions"), {}),
+        ("alpaca-1k", ("openai-community/gpt2", "alpaca"), {"sample": 1000, "split": [0.8, 0.1, 0.1]}),
+        ("alpaca-52k", (MEDIUM, "alpaca"), {}),
+        ("masked", (MEDIUM, "instructions"), {"mask_prompt": True}),
+        ("phi3", (MEDIUM, "instructions"), {"prompt": "phi3"}),
+    ],
+)
+def test_the_published_recipes(name: str, expected: tuple[str, str], changes: dict[str, Any]) -> None:
+    config = composed(f"experiment={name}")
+    assert chosen(config) == expected
+    plain = composed("model=gpt2-medium", f"data={config.data.source}")
+    assert vars(config.data) == vars(plain.data) | changes
+    assert (config.optim, config.eval, config.batch_size, config.epochs) == (plain.optim, plain.eval, 8, 2)
+
+
+def test_the_recipe_of_the_embedded_model() -> None:
+    config = composed("experiment=nano-base")
+    assert chosen(config) == ("build/nano/untrained", "json")
+    assert (config.data.prompt, config.data.mask_prompt, config.model.allow_untrained) == ("none", False, True)
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_evaluate_takes_the_same_data(data: str) -> None:
+    path = ["data.path=/mine.json"] if data == "json" else []
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = from_hydra(EvaluateConfig, compose("evaluate", [f"data={data}", "checkpoint=x", "out=y", *path]))
+    assert (config.data.source, config.data.path) == (data, "/mine.json" if path else None)
+
+
+# The run's folder
+
+
+def test_a_run_has_a_new_folder_or_the_one_it_resumes(tmp_path: Path) -> None:
+    assert cli.run_folder(None, "fresh") == cli.run_folder("", "fresh") == "fresh"
+    assert cli.run_folder(str(tmp_path), "fresh") == cli.run_folder(str(tmp_path / "no"), "fresh") == "fresh"
+    assert cli.hydra_folder(None) == cli.hydra_folder(str(tmp_path)) == ".hydra"
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "latest").symlink_to("run")
+    assert cli.run_folder(str(tmp_path / "latest"), "fresh") == str(tmp_path / "run")
+    assert cli.hydra_folder(str(tmp_path / "run")) is None
+
+
+# One line
+
+
+def line(command: Callable[..., None], *arguments: str) -> str:
+    """What the command says when it ends by a mistake."""
+    with pytest.raises(SystemExit) as end:
+        command(*arguments)
+    assert isinstance(end.value.code, str)  # printed on stderr; the exit code is then 1
+    assert "\n" not in end.value.code
+    assert end.value.code.startswith("error: ")
+    return end.value.code.removeprefix("error: ")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("optim.lrr=1", "optim.lrr: unknown key; --help lists those there are"),
+        ("bach_size=8", "bach_size: unknown key; --help lists those there are"),
+        ("+optim.lrr=1", "optim.lrr: unknown key; known here: lr, "),
+        ("model=gpt3", "In 'train': Could not find 'model/gpt3' Available options in 'model': gpt2-large gpt2-medium"),
+        ("data=web", "In 'train': Could not find 'data/web' Available options in 'data': alpaca"),
+        ("experiment=x", "In 'train': Could not find 'experiment/x' Available options in 'experiment': alpaca-1k"),
+        ("data=null", "Config group override must be a string or a list. Got NoneType"),
+        ("batch_size", "batch_size: cannot be read as key=value ("),
+        ("data.split=[0.5,0.5", "data.split=[0.5,0.5: cannot be read as key=value ("),
+        ("model=gpt2-nano,gpt2-small", "Ambiguous value for argument 'model=gpt2-nano,gpt2-small'"),
+        ("resume=${nope}", "Interpolation key 'nope' not found"),
+        ("data.path=${nope}", "data.path: Interpolation key 'nope' not found"),
+        ("hydra/launcher=x", "In 'hydra/config': Could not find 'hydra/launcher/x'"),
+        ("hydra.run.dir=/proc/no/such", "[Errno 2] No such file or directory: '/proc/no'"),
+        ("batch_size=0", "batch_size: 0 is out of range, expected at least 1"),
+    ],
+)
+def test_a_mistake_is_one_line(command: Callable[..., None], argument: str, message: str) -> None:
+    assert line(command, argument).startswith(message)
+    assert {path.name for path in Path("outputs").glob("*/*/*")} <= {".hydra"}
+    assert not os.path.lexists("outputs/latest")
+
+
+def test_the_folders_of_refused_runs(command: Callable[..., None]) -> None:
+    line(command, "model=gpt2-medium", "seed=-1")
+    [folder] = Path("outputs").glob("*/*")
+    assert re.fullmatch(r"outputs/\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d-gpt2-medium", str(folder))
+    assert {path.name for path in folder.rglob("*")} == {".hydra", "config.yaml", "hydra.yaml", "overrides.yaml"}
+    Path("run/checkpoints").mkdir(parents=True)
+    line(command, "resume=run")
+    assert [*Path("run").rglob("*")] == [Path("run/checkpoints")]
+    assert [*Path("outputs").glob("*/*")] == [folder]
+
+
+def fails(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Makes the run itself end in this error."""
+    import train
+
+    def fit(config: TrainConfig, folder: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(train, "fit", fit)
+
+
+def test_a_message_of_several_lines_becomes_one(command: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    fails(monkeypatch, InputError("one\ntwo"))
+    assert line(command) == "one two"
+
+
+def test_a_full_disk_is_one_line(command: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    fails(monkeypatch, OSError(errno.ENOSPC, "No space left on device", "metrics.csv"))
+    assert line(command) == "[Errno 28] No space left on device: 'metrics.csv'"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), ValueError("another")])
+def test_a_bug_keeps_its_traceback(
+    command: Callable[..., None], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    fails(monkeypatch, error)
+    with pytest.raises(type(error), match=str(error)):
+        command()
+
+
+@pytest.mark.parametrize("argument", ["batch_size=0", "optim.lrr=1"])
+def test_full_errors_on_request(command: Callable[..., None], monkeypatch: pytest.MonkeyPatch, argument: str) -> None:
+    monkeypatch.setattr(cli, "FULL_ERROR", True)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(Exception, match=r"batch_size: 0 is out of range|Could not override 'optim.lrr'"):
+        command(argument)
+
+
+@pytest.mark.parametrize(
+    ("error", "traceback"),
+    [(InputError("bad data"), False), (OSError(28, "full"), False), (RuntimeError("a bug"), True)],
+)
+def test_in_a_sweep_the_other_jobs_run(
+    command: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    traceback: bool,
+) -> None:
+    import train
+
+    done = []
+
+    def fit(config: TrainConfig, folder: Path) -> None:
+        if config.seed == 2:
+            raise error
+        (folder / "summary.json").write_text('{"seconds": 1}')
+        done.append(config.seed)
+
+    monkeypatch.setattr(train, "fit", fit)
+    assert line(command, "-m", "seed=1,2,-3,4") == "2 of 4 jobs failed; their messages are above"
+    assert done == [1, 4]
+    said = capsys.readouterr().err
+    assert [text for text in said.splitlines() if text.startswith("error: ")] == [
+        f"error: job 1: {error}",
+        "error: job 2: seed: -3 is out of range, expected at least 0",
+    ]
+    assert ("Traceback" in said) is traceback
+
+
+# The log
+
+
+def test_the_log_is_for_rank_0_and_begins_with_its_first_line(
+    command: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = logging.getLogger("sft.somewhere")
+    monkeypatch.setenv("RANK", "1")
+    cli.log_to(tmp_path / "train.log")
+    log.info("of rank 1")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.delenv("RANK")
+    cli.log_to(tmp_path / "train.log")
+    cli.log_to(tmp_path / "train.log")
+    assert list(tmp_path.iterdir()) == []
+    log.info("é")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \S+ é\n", (tmp_path / "train.log").read_text(encoding="utf-8"))
+    assert capsys.readouterr().out == "é\n"
+
+
+# Processes
+
+
+def test_one_device_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[int, ...]] = []
+    cli.on_devices(1, lambda *numbers: calls.append(numbers), 1, 2)
+    monkeypatch.setenv("LOCAL_RANK", "0")  # torchrun has started the others
+    cli.on_devices(4, lambda *numbers: calls.append(numbers), 3)
+    assert calls == [(1, 2), (3,)]
+
+
+def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    own = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=300, env=own | environment
+    )
+
+
+HEAVY = {"torch", "lightning", "numpy", "tiktoken", "requests", "matplotlib", "transformers"}
+
+
+@pytest.mark.parametrize(
+    ("door", "argument", "code"),
+    [
+        ("train.py", "batch_size=0", 1),
+        ("train.py", "optim.lrr=1", 1),
+        ("train.py", "--help", 0),
+        ("evaluate.py", "split=dev", 1),
+        ("evaluate.py", "--help", 0),
+    ],
+)
+def test_nothing_heavy_is_imported_for_a_quick_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: str, argument: str, code: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = python("-X", "importtime", str(ROOT / door), argument)
+    assert done.returncode == code
+    imported = {text.rpartition("|")[2].strip().split(".")[0] for text in done.stderr.splitlines() if "|" in text}
+    assert {"hydra", "omegaconf", "sft"} <= imported
+    assert not imported & HEAVY
+    said = [text for text in done.stderr.splitlines() if not text.startswith("import time:")]
+    assert [text.startswith("error: ") for text in said] == [True] * code
+
+
+def test_help_names_every_choice() -> None:
+    text = python(str(ROOT / "train.py"), "--help").stdout
+    for name in (*MODELS, *DATA, *EXPERIMENTS):
+        assert re.search(rf"\b{name}\b", text), name
+    assert "batch_size: 8" in text
+    assert "$" not in text.partition("Settings")[0]

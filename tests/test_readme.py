@@ -1,0 +1,103 @@
+"""Every command in the README is run, on a tiny model and tiny data in place of the downloads."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+import evaluate
+import train
+from sft.cli import on_devices
+from sft.config import EvaluateConfig, TrainConfig, from_hydra
+from sft.data import sources
+from sft.training.resume import resumed_config
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line.split("#")[0].split()
+    for block in re.findall(r"```bash\n(.*?)```", README, re.S)
+    for line in block.splitlines()
+]
+
+
+def config(name: str, kind: type, overrides: list[str]):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        found = from_hydra(kind, compose(name, overrides))
+    GlobalHydra.instance().clear()
+    return found
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with the user's file in it, and a cache that holds stand-ins for the downloads."""
+    records = [{"instruction": f"Say {i}.", "input": "now" if i % 3 else "", "output": f"{i}!"} for i in range(1100)]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SFT_CACHE", str(tmp_path / "cache"))
+    Path("mine.json").write_text(json.dumps(records[:60]))
+
+    def stand_in(*_: object) -> Path:
+        path = tmp_path / "download.json"
+        path.write_text(json.dumps(records))
+        return path
+
+    monkeypatch.setattr(sources, "download", stand_in)
+    return tmp_path
+
+
+def test_the_commands_are_all_of_these_kinds() -> None:
+    kinds = {" ".join(command[:2]) for command in COMMANDS}
+    assert kinds == {"make train", "make evaluate", "python train.py", "python evaluate.py"}
+
+
+def test_make_targets_exist_and_call_the_doors() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"`make (\w+)`", README) + [command[1] for command in COMMANDS if command[0] == "make"]:
+        assert re.search(rf"^{target}:.*##", makefile, re.M), target
+    assert "$(BIN)/python train.py" in makefile
+    assert "$(BIN)/python evaluate.py" in makefile
+
+
+def test_python_commands(place: Path, checkpoint: Path) -> None:
+    tiny = [f"model.checkpoint={checkpoint}", "model.allow_untrained=true", "eval.every=1", "eval.sample=false"]
+    small = ["device=cpu", "precision=32"]
+    for number, (_, script, *arguments) in enumerate(command for command in COMMANDS if command[0] == "python"):
+        given = {argument.split("=")[0] for argument in arguments}
+        added = [item for item in small if item.split("=")[0] not in given]
+        if script == "evaluate.py":
+            evaluate.evaluate(config("evaluate", EvaluateConfig, [*arguments, *added, "generate.max_new_tokens=3"]))
+        elif "-m" in arguments:
+            sweep(arguments, [*tiny, *added, "max_steps=2", "data=json", "data.path=mine.json"], place)
+        else:
+            asked = config("train", TrainConfig, [*arguments, *tiny, *added, "max_steps=2"])
+            folder = place / "outputs" / str(number)
+            if asked.resume:
+                folder = Path(asked.resume).resolve()
+                asked = resumed_config(asked, [*arguments, "max_steps=-1"])
+                asked.max_steps = 3
+            folder.mkdir(parents=True, exist_ok=True)
+            on_devices(asked.devices, train.fit, asked, folder)
+            assert json.loads((folder / "summary.json").read_text())["steps"] == (3 if asked.resume else 2)
+
+
+def sweep(arguments: list[str], added: list[str], place: Path) -> None:
+    done = subprocess.run([sys.executable, str(ROOT / "train.py"), *arguments, *added], cwd=place, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    [results] = place.glob("outputs/sweeps/*/results.csv")
+    lines = results.read_text().splitlines()
+    assert len(lines) == 4  # a head and the three rates
+    assert [line.count("finished") for line in lines[1:]] == [1, 1, 1]
+    assert {line.split(",")[1] for line in lines[1:]} == {f"optim.lr={lr}" for lr in ("1e-05", "5e-05", "0.0001")}
+
+
+def test_the_notebook_lines(place: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    [code] = re.findall(r"```python\n(.*?)```", README, re.S)
+    run: Callable[..., None] = exec
+    run(code.replace("outputs/latest/model", str(checkpoint)), {})
+    assert capsys.readouterr().out
