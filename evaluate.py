@@ -9,7 +9,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 
 from sft.cli import job, log_to, run
-from sft.config import EvaluateConfig, InputError, from_hydra
+from sft.config import PROMPTS, EvaluateConfig, InputError, from_hydra
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
@@ -33,7 +33,6 @@ def check_given(config: EvaluateConfig, given: list[str]) -> None:
 
 def evaluate(config: EvaluateConfig, given: list[str]) -> None:
     """The evaluation, from a model's folder to its numbers; all that can be refused is refused before any answer."""
-    from sft.data.prompt import PROMPTS
     from sft.evaluation.answers import AnswerFile, Decoding
     from sft.evaluation.exam import prepare, take
     from sft.evaluation.results import LOSS_IS, by_category, examples_text, numbers, responses, table

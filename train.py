@@ -10,7 +10,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 
 from sft.cli import job, log_to, on_devices, run
-from sft.config import TrainConfig, from_hydra
+from sft.config import PROMPTS, TrainConfig, from_hydra
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -33,7 +33,6 @@ def fit(config: TrainConfig, folder: Path) -> None:
     from sft.data.datamodule import InstructionData
     from sft.data.dataset import encode_splits, split_records
     from sft.data.overview import example_text, overview, overview_text
-    from sft.data.prompt import PROMPTS
     from sft.data.sources import load_source
     from sft.gpt2.checkpoint import load_pretrained, save_pretrained
     from sft.gpt2.device import keep_freed_memory, pick_device, pick_precision

@@ -35,6 +35,32 @@ def one_of(*options: str) -> Any:
     return field(default=options[0], metadata={"options": options})
 
 
+# The prompt templates, in Jinja: see sft/data/prompt.py. To add one, add it here.
+_TASK = "Below is an instruction that describes a task"
+_ANSWER = "Write a response that appropriately completes the request."
+
+PROMPTS: dict[str, str] = {
+    "alpaca": (
+        f"{_TASK}. {_ANSWER}"
+        "\n\n### Instruction:\n{{ instruction }}"
+        "{% if input %}\n\n### Input:\n{{ input }}{% endif %}"
+        "\n\n### Response:\n"
+    ),
+    "alpaca-stanford": (  # github.com/tatsu-lab/stanford_alpaca, "Data Release"
+        "{% if input %}"
+        f"{_TASK}, paired with an input that provides further context. {_ANSWER}"
+        "\n\n### Instruction:\n{{ instruction }}\n\n### Input:\n{{ input }}"
+        "{% else %}"
+        f"{_TASK}. {_ANSWER}"
+        "\n\n### Instruction:\n{{ instruction }}"
+        "{% endif %}"
+        "\n\n### Response:"
+    ),
+    "phi3": "<|user|>\n{{ instruction }}{% if input %}\n{{ input }}{% endif %}\n<|assistant|>\n",
+    "none": "",
+}
+
+
 @dataclass
 class ModelConfig:
     checkpoint: str
@@ -49,12 +75,14 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
-    source: str = one_of("nano", "instructions", "alpaca", "json")
+    source: str = "nano"
     path: str | None = None
+    url: str | None = None
+    sha256: str | None = None
     sample: int | None = at_least(1, None)
     sample_seed: int = 123
     split: list[float] = field(default_factory=lambda: [0.85, 0.10, 0.05], metadata={"low": 0})
-    prompt: str = one_of("alpaca", "alpaca-stanford", "phi3", "none")
+    prompt: str = one_of(*PROMPTS)
     mask_prompt: bool = False
     max_length: int | None = at_least(2, None)
     shuffle: bool = True
@@ -67,6 +95,8 @@ class DataConfig:
     def check(self) -> Iterable[str]:
         if self.source == "json" and not self.path:
             yield "data.path: missing; data=json needs data.path=FILE, a JSON array or JSON Lines"
+        if self.source not in ("json", "nano") and not self.url:
+            yield f"data.url: missing; data={self.source} would be downloaded from there"
         if self.source != "json" and self.path is not None:
             yield f"data.path: {self.path!r} would not be read by data={self.source}; use data=json"
         if len(self.split) != 3:

@@ -17,7 +17,6 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 from safetensors.torch import load_file, save_file
 
-from sft.data.sources import DOWNLOADS, Download
 from sft.gpt2 import hub
 
 ROOT = Path(__file__).parents[1]
@@ -303,8 +302,7 @@ def test_a_checkpoint_whose_checksum_is_wrong(refused: Refused, monkeypatch: pyt
 def test_data_that_cannot_be_downloaded(refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SFT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.setitem(DOWNLOADS, "alpaca", Download("http://127.0.0.1:9/x"))
-    line = refused("data=alpaca", "data.path=null")
+    line = refused("data=alpaca", "data.path=null", "data.url=http://127.0.0.1:9/x")
     assert line.startswith("http://127.0.0.1:9/x: the download failed (")
     assert line.endswith("; try again, or use a file you have: data=json data.path=FILE")
 

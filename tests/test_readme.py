@@ -71,7 +71,8 @@ def test_python_commands(place: Path, checkpoint: Path) -> None:
         given = {argument.split("=")[0] for argument in arguments}
         added = [item for item in small if item.split("=")[0] not in given]
         if script == "evaluate.py":
-            evaluate.evaluate(config("evaluate", EvaluateConfig, [*arguments, *added, "generate.max_new_tokens=3"]))
+            asked = config("evaluate", EvaluateConfig, [*arguments, *added, "generate.max_new_tokens=3"])
+            evaluate.evaluate(asked, sorted(given))
         elif "-m" in arguments:
             sweep(arguments, [*tiny, *added, "max_steps=2", "data=json", "data.path=mine.json"], place)
         else:

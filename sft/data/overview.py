@@ -4,15 +4,16 @@ import numpy as np
 import tiktoken
 
 from sft.data.dataset import IGNORE_INDEX, Split
+from sft.data.sources import Record
 
 
 def overview(splits: dict[str, Split]) -> dict[str, dict[str, int]]:
     """For each split: records, tokens, targets, the longest row, rows cut and dropped, prompts that train has too."""
-    train = {(record.instruction, record.input) for record in splits["train"].records}
+    train = set(map(_asked, splits["train"].records))
     numbers: dict[str, dict[str, int]] = {}
     for name, split in splits.items():
         lengths, examples = split.examples.lengths(), split.examples
-        prompts = [(record.instruction, record.input) for record in split.records]
+        prompts = list(map(_asked, split.records))
         numbers[name] = {
             "records": len(split.records),
             "tokens": int(lengths.sum()),
@@ -23,6 +24,11 @@ def overview(splits: dict[str, Split]) -> dict[str, dict[str, int]]:
             "duplicates": len(prompts) - len(set(prompts)) if name == "train" else sum(p in train for p in prompts),
         }
     return numbers
+
+
+def _asked(record: Record) -> tuple[str, ...]:
+    """What makes a record the same question as another; plain text asks nothing, so it is itself."""
+    return (record.instruction, record.input) if record.instruction or record.input else (record.output,)
 
 
 def overview_text(numbers: dict[str, dict[str, int]]) -> str:

@@ -1,7 +1,8 @@
 """Prompt templates: how a record is put to the model.
 
-A template is Jinja text with the variables `instruction` and `input`, as chat templates on the hub are; what it renders
-ends where the answer begins. The text, not its name, travels with a checkpoint. To add a template, add it to `PROMPTS`.
+A template is Jinja text with the variables `instruction` and `input`, as chat templates on the hub are; what it
+renders ends where the answer begins. The text, not its name, travels with a checkpoint. Those with a name
+are in `sft.config.PROMPTS`.
 """
 
 from functools import lru_cache
@@ -11,30 +12,6 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sft.config import InputError
 from sft.data.sources import Record
-
-_TASK = "Below is an instruction that describes a task"
-_ANSWER = "Write a response that appropriately completes the request."
-
-PROMPTS: dict[str, str] = {
-    "alpaca": (
-        f"{_TASK}. {_ANSWER}"
-        "\n\n### Instruction:\n{{ instruction }}"
-        "{% if input %}\n\n### Input:\n{{ input }}{% endif %}"
-        "\n\n### Response:\n"
-    ),
-    "alpaca-stanford": (  # github.com/tatsu-lab/stanford_alpaca, "Data Release"
-        "{% if input %}"
-        f"{_TASK}, paired with an input that provides further context. {_ANSWER}"
-        "\n\n### Instruction:\n{{ instruction }}\n\n### Input:\n{{ input }}"
-        "{% else %}"
-        f"{_TASK}. {_ANSWER}"
-        "\n\n### Instruction:\n{{ instruction }}"
-        "{% endif %}"
-        "\n\n### Response:"
-    ),
-    "phi3": "<|user|>\n{{ instruction }}{% if input %}\n{{ input }}{% endif %}\n<|assistant|>\n",
-    "none": "",
-}
 
 
 @lru_cache

@@ -1,4 +1,4 @@
-"""Where records come from: an embedded file, a download (to add one, add it to `DOWNLOADS`), the user's own JSON."""
+"""Where records come from: the embedded file, the user's own, or a download. To add one, add a file to `conf/data/`."""
 
 import hashlib
 import json
@@ -17,24 +17,6 @@ from sft.config import DataConfig, InputError
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 EMBEDDED = {"nano": Path(__file__).parents[1] / "assets" / "nano.json"}
-
-
-@dataclass(frozen=True)
-class Download:
-    """A data set on the web; `sha256` of the file where its content is pinned."""
-
-    url: str
-    sha256: str | None = None
-
-
-DOWNLOADS = {
-    "instructions": Download(
-        "https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/b80e7804b30830a00eb55d2abc7ac25a07f36fdc"
-        "/ch07/01_main-chapter-code/instruction-data.json",
-        "7e09a9af353722ca15c18bc580f093f9c39d3178335a75177319cb1e1d163944",
-    ),
-    "alpaca": Download("https://raw.githubusercontent.com/tatsu-lab/stanford_alpaca/main/alpaca_data.json"),
-}
 
 
 @dataclass(frozen=True)
@@ -73,8 +55,8 @@ def load_source(config: DataConfig) -> Source:
 
 
 def _locate(config: DataConfig) -> Path:
-    if config.source in DOWNLOADS:
-        return download(config.source, DOWNLOADS[config.source])
+    if config.url is not None:
+        return download(config.source, config.url, config.sha256)
     if config.source in EMBEDDED:
         return EMBEDDED[config.source]
     if config.path is None:
@@ -170,13 +152,13 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SFT_CACHE") or default)
 
 
-def download(name: str, source: Download) -> Path:
+def download(name: str, url: str, sha256: str | None = None) -> Path:
     """The local copy of a data set, fetched once; each URL has a file of its own in the cache.
 
     Raises:
         InputError: it cannot be reached, breaks off, or is not the file that was pinned.
     """
-    target = cache_folder() / f"{name}-{hashlib.sha256(source.url.encode()).hexdigest()[:12]}.json"
+    target = cache_folder() / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}.json"
     if target.exists():
         return target
     try:
@@ -184,14 +166,14 @@ def download(name: str, source: Download) -> Path:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{name}-") as folder:
             partial = Path(folder) / target.name
             with partial.open("wb") as file:
-                _fetch(name, source.url, file)
+                _fetch(name, url, file)
                 file.flush()
                 os.fsync(file.fileno())
-            _check(source, partial)
+            _check(url, sha256, partial)
             os.replace(partial, target)
     except (OSError, ValueError) as error:  # requests' errors are OSErrors too; ValueError: of a header
         raise InputError(
-            f"{source.url}: the download failed ({error}); try again, or use a file you have: data=json data.path=FILE"
+            f"{url}: the download failed ({error}); try again, or use a file you have: data=json data.path=FILE"
         ) from error
     return target
 
@@ -208,11 +190,9 @@ def _fetch(name: str, url: str, file: Any) -> None:
             raise OSError(f"it broke off after {file.tell()} of {size} bytes")
 
 
-def _check(source: Download, path: Path) -> None:
+def _check(url: str, sha256: str | None, path: Path) -> None:
     content = path.read_bytes()
     actual = hashlib.sha256(content).hexdigest()
-    if source.sha256 not in (None, actual):
-        raise InputError(
-            f"{source.url}: sha256 {actual}, expected {source.sha256}; something on the way changed the file, try again"
-        )
-    parse_records(content, source.url)  # a login page is not a data set
+    if sha256 not in (None, actual):
+        raise InputError(f"{url}: sha256 {actual}, expected {sha256}; something on the way changed the file, try again")
+    parse_records(content, url)  # a login page is not a data set

@@ -8,9 +8,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from sft.config import DataConfig, EvaluateConfig, InputError, TrainConfig, from_dict
+from sft.config import PROMPTS, DataConfig, EvaluateConfig, InputError, TrainConfig, from_dict
 from sft.data.dataset import split_records
-from sft.data.prompt import PROMPTS
 from sft.data.sources import Record, Source, load_source
 from sft.gpt2.checkpoint import Pretrained, load_pretrained
 

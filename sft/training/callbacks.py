@@ -104,7 +104,8 @@ class RunFolder(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, InstructionTuner)
-        log.info(f"epoch {trainer.current_epoch + 1}: validation loss {pl_module.validation_loss:.4f}")
+        loss = pl_module.validation_loss
+        log.info(f"epoch {trainer.current_epoch + 1}: validation loss " + ("-" if math.isnan(loss) else f"{loss:.4f}"))
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             self._save(trainer)
 

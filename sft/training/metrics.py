@@ -153,7 +153,11 @@ def stepped(trainer: Trainer, batch_idx: int) -> bool:
 
 
 class Progress(TQDMProgressBar):
-    """Lightning's bar, without the run number."""
+    """Lightning's bar, without the run number, and counting also where a run is resumed inside an epoch."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self.on_train_epoch_start(trainer, pl_module)
 
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule

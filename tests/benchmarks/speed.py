@@ -17,10 +17,9 @@ from pathlib import Path
 import torch
 from transformers import GPT2LMHeadModel
 
-from sft.config import DataConfig, OptimConfig
+from sft.config import PROMPTS, DataConfig, OptimConfig
 from sft.data.dataset import Batch, encode
 from sft.data.plan import Plan
-from sft.data.prompt import PROMPTS
 from sft.data.sources import load_source
 from sft.gpt2.checkpoint import load_pretrained, save_pretrained
 from sft.gpt2.device import keep_freed_memory, pick_device, pick_precision

@@ -13,10 +13,10 @@ import tiktoken
 import torch
 from torch.utils.data import DataLoader
 
-from sft.config import InputError
+from sft.config import PROMPTS, InputError
 from sft.data.dataset import Batch, Examples, Split, encode, encode_splits, split_records
 from sft.data.overview import overview
-from sft.data.prompt import PROMPTS, render
+from sft.data.prompt import render
 from sft.data.sources import Record, parse_records
 from sft.gpt2.tokenizer import load_tokenizer
 

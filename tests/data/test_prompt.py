@@ -2,8 +2,8 @@
 
 import pytest
 
-from sft.config import InputError
-from sft.data.prompt import PROMPTS, render
+from sft.config import PROMPTS, InputError
+from sft.data.prompt import render
 from sft.data.sources import Record
 
 WITH = Record("Name the capital.", "France", "Paris")

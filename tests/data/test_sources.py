@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from sft.config import DataConfig, InputError
 from sft.data import sources
-from sft.data.sources import DOWNLOADS, Download, Record, cache_folder, download, load_source, parse_records
+from sft.data.sources import Record, cache_folder, download, load_source, parse_records
 
 REAL = Path(os.environ["SFT_DATA_DIR"]) if "SFT_DATA_DIR" in os.environ else None
 DATA = json.dumps([{"instruction": f"say {i}", "input": "", "output": str(i)} for i in range(300)]).encode()
@@ -251,7 +252,7 @@ def site(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     site.url = f"http://127.0.0.1:{server.server_port}/alpaca_data.json"
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.setitem(DOWNLOADS, "alpaca", Download(site.url))
+    monkeypatch.setattr(ALPACA, "url", site.url)
     yield site
     server.shutdown()
     server.server_close()
@@ -290,7 +291,7 @@ def test_what_is_in_the_cache_needs_no_network(site: Site, monkeypatch: pytest.M
 
 
 def test_with_its_hash(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(DOWNLOADS, "alpaca", Download(site.url, hashlib.sha256(DATA).hexdigest()))
+    monkeypatch.setattr(ALPACA, "sha256", hashlib.sha256(DATA).hexdigest())
     assert len(load_source(ALPACA).records) == 300
 
 
@@ -346,7 +347,7 @@ def test_a_failed_download_says_what_to_do(site: Site) -> None:
 
 
 def test_another_file_than_the_pinned_one(site: Site, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(DOWNLOADS, "alpaca", Download(site.url, "0" * 64))
+    monkeypatch.setattr(ALPACA, "sha256", "0" * 64)
     actual = hashlib.sha256(DATA).hexdigest()
     assert failed() == (
         f"{site.url}: sha256 {actual}, expected {'0' * 64}; something on the way changed the file, try again"
@@ -356,7 +357,7 @@ def test_another_file_than_the_pinned_one(site: Site, cache: Path, monkeypatch: 
 
 def test_nothing_listens(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.setitem(DOWNLOADS, "alpaca", Download("http://127.0.0.1:9/x"))
+    monkeypatch.setattr(ALPACA, "url", "http://127.0.0.1:9/x")
     line = failed()
     assert line.startswith("http://127.0.0.1:9/x: the download failed (")
     assert "Connection refused" in line
@@ -392,19 +393,24 @@ def test_an_interrupted_download_leaves_nothing(site: Site, cache: Path, monkeyp
 
 def test_each_source_has_a_file_of_its_own(site: Site) -> None:
     names = {
-        download("one", Download(site.url)),
-        download("two", Download(site.url)),
-        download("one", Download(site.url + "?v2")),
+        download("one", site.url),
+        download("two", site.url),
+        download("one", site.url + "?v2"),
     }
     assert len(names) == 3
     assert site.asked == 3
 
 
+def published(name: str) -> dict[str, Any]:
+    return yaml.safe_load((Path(__file__).parents[2] / "conf" / "data" / f"{name}.yaml").read_text())
+
+
 def test_the_sources_on_the_web_are_pinned_or_known() -> None:
-    assert DOWNLOADS["instructions"].sha256 == "7e09a9af353722ca15c18bc580f093f9c39d3178335a75177319cb1e1d163944"
-    assert "/rasbt/LLMs-from-scratch/" in DOWNLOADS["instructions"].url
-    assert "/main/" not in DOWNLOADS["instructions"].url
-    assert "/tatsu-lab/stanford_alpaca/" in DOWNLOADS["alpaca"].url
+    instructions, alpaca = published("instructions"), published("alpaca")
+    assert instructions["sha256"] == "7e09a9af353722ca15c18bc580f093f9c39d3178335a75177319cb1e1d163944"
+    assert "/rasbt/LLMs-from-scratch/" in instructions["url"]
+    assert "/main/" not in instructions["url"]
+    assert "/tatsu-lab/stanford_alpaca/" in alpaca["url"]
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -425,10 +431,10 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_published_file(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     assert REAL is not None
     site.content = (REAL / "instruction-data.json").read_bytes()
-    monkeypatch.setitem(DOWNLOADS, "instructions", Download(site.url, DOWNLOADS["instructions"].sha256))
-    source = load_source(DataConfig(source="instructions"))
+    sha256 = published("instructions")["sha256"]
+    source = load_source(DataConfig(source="instructions", url=site.url, sha256=sha256))
     assert len(source.records) == 1100
-    assert source.sha256 == DOWNLOADS["instructions"].sha256
+    assert source.sha256 == sha256
     assert source.records[50] == Record(
         "Identify the correct spelling of the following word.", "Ocassion", "The correct spelling is 'Occasion.'"
     )

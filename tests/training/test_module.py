@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from sft.cli import on_devices
-from sft.config import OptimConfig, TrainConfig
+from sft.config import PROMPTS, OptimConfig, TrainConfig
 from sft.data.datamodule import InstructionData
 from sft.data.dataset import encode_splits, split_records
-from sft.data.prompt import PROMPTS
 from sft.data.sources import load_source
 from sft.gpt2.checkpoint import load_pretrained
 from sft.gpt2.model import GPT

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sft.config import InputError, TrainConfig
+from sft.config import PROMPTS, InputError, TrainConfig
 from sft.data.dataset import encode_splits, split_records
-from sft.data.prompt import PROMPTS
 from sft.data.sources import load_source
 from sft.gpt2.checkpoint import load_pretrained
 from sft.training.metrics import read_metrics
