@@ -95,6 +95,8 @@ class DataConfig:
     def check(self) -> Iterable[str]:
         if self.source == "json" and not self.path:
             yield "data.path: missing; data=json needs data.path=FILE, a JSON array or JSON Lines"
+        if self.source in ("json", "nano") and self.url:
+            yield f"data.url: {self.url!r} would not be read by data={self.source}"
         if self.source not in ("json", "nano") and not self.url:
             yield f"data.url: missing; data={self.source} would be downloaded from there"
         if self.source != "json" and self.path is not None:

@@ -61,7 +61,7 @@ def _locate(config: DataConfig) -> Path:
         return EMBEDDED[config.source]
     if config.path is None:
         raise InputError("data.path: missing; data=json needs data.path=FILE, a JSON array or JSON Lines")
-    return Path(os.path.expanduser(config.path))
+    return Path(config.path)
 
 
 def _read(path: Path) -> bytes:

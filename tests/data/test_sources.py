@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import yaml
 
 from sft.config import DataConfig, InputError
@@ -339,6 +340,20 @@ def test_faults_leave_nothing(site: Site, cache: Path, answer: dict[str, Any], m
     assert files(cache) == []
     vars(site).update(good)
     assert len(load_source(ALPACA).records) == 300
+
+
+def test_a_short_file_that_the_http_library_lets_pass(site: Site, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.headers = {"Content-Length": ""}
+    get = requests.get
+
+    def lenient(*arguments: Any, **options: Any) -> requests.Response:
+        response = get(*arguments, **options)
+        response.headers["Content-Length"] = "1000000"
+        return response
+
+    monkeypatch.setattr(requests, "get", lenient)
+    assert failed().startswith(f"{site.url}: the download failed (it broke off after {len(DATA)} of 1000000 bytes); ")
+    assert files(cache) == []
 
 
 def test_a_failed_download_says_what_to_do(site: Site) -> None:
