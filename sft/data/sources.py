@@ -46,12 +46,15 @@ def load_source(config: DataConfig) -> Source:
     """
     path = _locate(config)
     content = _read(path)
+    sha256 = hashlib.sha256(content).hexdigest()
+    if config.url is not None and config.sha256 not in (None, sha256):
+        raise InputError(f"{path}: sha256 {sha256}, expected {config.sha256}; delete the file, it is downloaded anew")
     records = parse_records(content, path)
     if config.sample is not None:
         if config.sample > len(records):
             raise InputError(f"data.sample: {config.sample} of the {len(records)} records in {path}: lower it")
         records = random.Random(config.sample_seed).sample(records, config.sample)
-    return Source(records, path, hashlib.sha256(content).hexdigest())
+    return Source(records, path, sha256)
 
 
 def _locate(config: DataConfig) -> Path:

@@ -5,6 +5,7 @@ their files have been looked through, but take no memory.
 """
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def subject_of_run(folder: str | None) -> Subject:
     """
     if folder is None:
         raise InputError("run: missing; give run=FOLDER or checkpoint=")
-    run = Path(folder).expanduser()
+    run = Path(os.path.expanduser(folder))
     if run.is_symlink():  # `latest` may be turned to another run meanwhile
         run = run.parent / run.readlink()
     past = _read_run(run)
@@ -96,7 +97,7 @@ def subject_of_checkpoint(config: EvaluateConfig) -> Subject:
     """
     assert config.checkpoint is not None
     assert config.out is not None
-    folder = Path(config.out).expanduser()
+    folder = Path(os.path.expanduser(config.out))
     if (folder / "summary.json").exists() and not (folder / "answers.jsonl").exists():
         raise InputError(f"out: {folder} holds a summary.json that is not of an evaluation; give another folder")
     source = load_source(config.data)

@@ -130,7 +130,7 @@ def _tokenizer_config(context: int, prompt: str | None) -> dict[str, Any]:
 
 def _locate(name: str, revision: str | None) -> tuple[Path, str, str | None]:
     """The folder of a checkpoint, its source, and its commit."""
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     if name and folder.is_dir():
         return folder, name, None
     if name in EMBEDDED:

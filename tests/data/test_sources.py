@@ -428,6 +428,13 @@ def test_the_sources_on_the_web_are_pinned_or_known() -> None:
     assert "/tatsu-lab/stanford_alpaca/" in alpaca["url"]
 
 
+def test_a_pinned_file_that_changed_in_the_cache(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ALPACA, "sha256", hashlib.sha256(DATA).hexdigest())
+    path = load_source(ALPACA).path
+    path.write_bytes(path.read_bytes() + b" ")
+    assert failed().endswith(f"expected {ALPACA.sha256}; delete the file, it is downloaded anew")
+
+
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.delenv("SFT_CACHE", raising=False)
