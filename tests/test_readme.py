@@ -65,7 +65,13 @@ def test_make_targets_exist_and_call_the_doors() -> None:
 
 
 def test_python_commands(place: Path, checkpoint: Path) -> None:
-    tiny = [f"model.checkpoint={checkpoint}", "model.allow_untrained=true", "eval.every=1", "eval.sample=false"]
+    tiny = [
+        f"model.checkpoint={checkpoint}",
+        "model.allow_untrained=true",
+        "eval.every=1",
+        "eval.sample=false",
+        "data.sha256=null",
+    ]
     small = ["device=cpu", "precision=32"]
     for number, (_, script, *arguments) in enumerate(command for command in COMMANDS if command[0] == "python"):
         given = {argument.split("=")[0] for argument in arguments}
