@@ -69,7 +69,9 @@ def adopt(run: Path) -> None:
 
 def how_it_was_made(summary: dict[str, Any]) -> dict[str, Any]:
     config = summary["config"]
-    text = {"seed": SEED, "sha256": summary["data"]["sha256"], "splits": summary["data"]["splits"]}
+    splits = summary["data"]["splits"]
+    counts = {name: {key: splits[name][key] for key in ("records", "tokens")} for name in ("train", "validation")}
+    text = {"seed": SEED, "sha256": summary["data"]["sha256"], **counts}
     settings = {key: config[key] for key in ("batch_size", "accumulate", "optim")}
     return {
         "text": text,
