@@ -34,11 +34,13 @@ def check_given(config: EvaluateConfig, given: list[str]) -> None:
 def evaluate(config: EvaluateConfig, given: list[str]) -> None:
     """The evaluation, from a model's folder to its numbers; all that can be refused is refused before any answer."""
     from sft.evaluation.answers import AnswerFile, Decoding
-    from sft.evaluation.exam import prepare, take
-    from sft.evaluation.results import LOSS_IS, by_category, examples_text, numbers, responses, table
+    from sft.evaluation.duplicates import duplicates
+    from sft.evaluation.exam import noisiest, prepare, take
+    from sft.evaluation.results import examples_text, responses, rows_of
     from sft.evaluation.subject import subject_of_checkpoint, subject_of_run
+    from sft.evaluation.summary import summarise, table
     from sft.gpt2.device import keep_freed_memory, pick_device, pick_precision
-    from sft.summary import make_folder, versions, write_json
+    from sft.summary import make_folder, versions, write_json, write_json_lines
 
     device = pick_device(config.device)
     precision = pick_precision(config.precision, device)
@@ -50,9 +52,10 @@ def evaluate(config: EvaluateConfig, given: list[str]) -> None:
         raise InputError(
             f"data.prompt: {config.checkpoint} was tuned with another template, which it keeps; leave it out"
         )
-    records = subject.records(config.split, config.limit)
+    records, training = subject.records(config.split, config.limit), subject.records("train", None)
+    looked_at = {"tuned": training[: config.train_records]}
     exams = {
-        name: prepare(name, checkpoint, records, subject.template, subject.data, config.split)
+        name: prepare(name, checkpoint, records, subject.template, subject.data, config.split, looked_at.get(name, []))
         for name, checkpoint in subject.models.items()
     }
     make_folder(subject.folder)
@@ -64,28 +67,23 @@ def evaluate(config: EvaluateConfig, given: list[str]) -> None:
         log.info(f"no base beside it: {subject.alone}")
 
     results = {name: take(exam, device, precision, decoding, file, config.batch_size) for name, exam in exams.items()}
-    rows = responses(records, results)
-    means = {name: numbers(result) for name, result in results.items()}
-    summary = {
-        "split": config.split,
-        "records": len(records),
-        "loss_is": LOSS_IS,
-        "tuned": means["tuned"],
-        "base": means.get("base"),
+    rows = rows_of(records, results, duplicates(records, training if config.split != "train" else []))
+    summary = {"split": config.split} | summarise(rows, results)
+    summary |= {
         "no_base": subject.alone,
-        "exact_match_by_category": by_category(records, results),
+        "noisiest_training_records": noisiest(exams["tuned"], results["tuned"], training),
         "template": subject.template,
         "decoding": dataclasses.asdict(decoding),
         "device": device,
         "precision": precision,
-        "seconds": sum(mean["seconds"] for mean in means.values()),
         "data": {"path": str(subject.source.path), "sha256": subject.source.sha256},
         "versions": versions(),
         "config": dataclasses.asdict(dataclasses.replace(config, data=subject.data)),
     }
-    write_json(subject.folder / "responses.json", rows)
+    write_json(subject.folder / "responses.json", responses(rows))
+    write_json_lines(subject.folder / "records.jsonl", rows)
     write_json(subject.folder / "summary.json", summary)
-    log.info(f"\n{examples_text(rows)}\n\n{table(means, len(records))}\n")
+    log.info(f"\n{examples_text(rows)}\n\n{table(summary)}\n")
     log.info(f"all answers: {subject.folder / 'responses.json'}\nall numbers: {subject.folder / 'summary.json'}")
 
 

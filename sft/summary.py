@@ -4,6 +4,7 @@ import json
 import math
 import os
 import platform
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,19 @@ def write_json(path: Path, content: Any) -> None:
     Raises:
         InputError: it cannot be written, as on a full disk; what stood there stays.
     """
-    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    _write(path, [json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)])
+
+
+def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
+    """JSON Lines, one row a line; otherwise as `write_json`."""
+    _write(path, (json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) for row in rows))
+
+
+def _write(path: Path, lines: Iterable[str]) -> None:
     fresh = path.with_name(f".{path.name}.part")
     try:
         with fresh.open("w", encoding="utf-8") as file:
-            file.write(text)
+            file.writelines(f"{line}\n" for line in lines)
             file.flush()
             os.fsync(file.fileno())
         os.replace(fresh, path)

@@ -1,8 +1,11 @@
 """One model's part of an evaluation: the records in its tokens, its losses on them, its answers and their scores."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from sft.config import DataConfig, InputError
@@ -10,7 +13,7 @@ from sft.data.dataset import Examples, encode_splits
 from sft.data.prompt import render
 from sft.data.sources import Record
 from sft.evaluation.answers import Answer, AnswerFile, Decoding, answer_all
-from sft.evaluation.loss import DTYPES, mean_loss
+from sft.evaluation.loss import DTYPES, Losses, losses
 from sft.evaluation.metrics import Scores, score
 from sft.gpt2.checkpoint import Pretrained, load_pretrained
 from sft.gpt2.device import Precision
@@ -25,22 +28,38 @@ class Exam:
     records: list[Record]
     prompts: list[list[int]]
     examples: Examples
+    training: Examples  # records it was trained on, whose losses are taken; may be none
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one model gave: its losses, in nats per token, and for each record an answer and its scores."""
+    """What one model gave: its losses, and for each record an answer and that answer's scores."""
 
     checkpoint: Pretrained
-    loss: float  # over the expected answers
-    loss_as_trained: float  # over the prompts too, if the data's mask_prompt is false
+    examples: Examples
+    losses: Losses
+    training: Losses
     answers: list[Answer]
     scores: list[Scores]
     seconds: float
 
+    def answer_losses(self) -> list[tuple[float | None, int]]:
+        """For each record the mean loss over its expected answer, in nats, and the number of tokens; (None, 0) for a
+        record that was dropped."""
+        sums, counts = self.losses.answer_sums, self.losses.answer_tokens
+        rows = dict(zip(self.examples.records.tolist(), zip(sums.tolist(), counts.tolist(), strict=True), strict=True))
+        found = (rows.get(record, (0.0, 0)) for record in range(len(self.answers)))
+        return [(total / count if count else None, int(count)) for total, count in found]
+
 
 def prepare(
-    name: str, checkpoint: Pretrained, records: list[Record], template: str, data: DataConfig, split: str
+    name: str,
+    checkpoint: Pretrained,
+    records: list[Record],
+    template: str,
+    data: DataConfig,
+    split: str,
+    training: Sequence[Record] = (),
 ) -> Exam:
     """Put the records into a model's tokens.
 
@@ -56,9 +75,9 @@ def prepare(
                 f"record {number} of the {split} split ({record.instruction[:40]!r}): its prompt has {len(prompt)} "
                 f"tokens, expected 1 to {context}, the context of {checkpoint.source}; shorten the record"
             )
-    parts = {split: records}
+    parts = {split: records, "training": list(training)}
     splits = encode_splits(parts, template, tokenizer, data.max_length, context, data.mask_prompt)
-    return Exam(name, checkpoint, records, prompts, splits[split].examples)
+    return Exam(name, checkpoint, records, prompts, splits[split].examples, splits["training"].examples)
 
 
 def take(
@@ -72,13 +91,24 @@ def take(
     began = time.perf_counter()
     checkpoint = exam.checkpoint
     model = load_pretrained(checkpoint.source, checkpoint.revision, device=device).model.eval()
-    loss = as_trained = mean_loss(model, exam.examples, batch_size, precision, mask_prompt=True)
-    if not exam.examples.mask_prompt:
-        as_trained = mean_loss(model, exam.examples, batch_size, precision, mask_prompt=False)
+    found = losses(model, exam.examples, batch_size, precision, f"{exam.name} loss")
+    training = losses(model, exam.training, batch_size, precision, f"{exam.name} loss on training records")
     model.to(DTYPES[precision])
     answers = answer_all(model, checkpoint, exam.prompts, decoding, file, batch_size, f"{exam.name} answers")
     scores = _scores(answers, exam.records)
-    return Result(checkpoint, loss, as_trained, answers, scores, time.perf_counter() - began)
+    return Result(checkpoint, exam.examples, found, training, answers, scores, time.perf_counter() - began)
+
+
+def noisiest(exam: Exam, result: Result, training: list[Record], count: int = 20) -> list[dict[str, Any]]:
+    """The training records with the highest loss per token of their answer, in nats, the highest first; `record` is
+    the number in the split, from 1. Wrong and unusual answers are found here."""
+    means = result.training.answer_sums / np.maximum(result.training.answer_tokens, 1)
+    rows = np.argsort(-means, kind="stable")[:count]
+    numbers = exam.training.records[rows].tolist()
+    return [
+        {"record": number + 1, "loss": loss, **asdict(training[number])}
+        for number, loss in zip(numbers, means[rows].tolist(), strict=True)
+    ]
 
 
 def _scores(answers: list[Answer], records: list[Record]) -> list[Scores]:

@@ -1,34 +1,87 @@
-"""The loss over a split, as training measures it."""
+"""The losses of records, as training measures them."""
 
 import math
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
 
 from sft.config import InputError
-from sft.data.dataset import Examples
+from sft.data.dataset import IGNORE_INDEX, Examples
 from sft.gpt2.device import Precision
 from sft.gpt2.model import GPT
 
 DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """For each row of some examples, (rows,): the cross entropies, in nats, summed over its tokens, and their number;
+    of the answer alone, and of all that training learns."""
+
+    answer_sums: Numbers
+    answer_tokens: Numbers
+    learned_sums: Numbers
+    learned_tokens: Numbers
+
+    @property
+    def answers(self) -> float:
+        """The mean over all tokens of the answers; NaN if there are none."""
+        return _ratio(self.answer_sums, self.answer_tokens)
+
+    @property
+    def learned(self) -> float:
+        """The mean over all tokens that training learns; NaN if there are none."""
+        return _ratio(self.learned_sums, self.learned_tokens)
+
+
+def _ratio(sums: Numbers, counts: Numbers) -> float:
+    return float(sums.sum() / counts.sum()) if counts.sum() else math.nan
 
 
 @torch.no_grad()
-def mean_loss(model: GPT, examples: Examples, batch_size: int, precision: Precision, mask_prompt: bool) -> float:
-    """Sum of the cross entropies of all labels, divided by their number, in nats; NaN if there are none.
+def losses(model: GPT, examples: Examples, batch_size: int, precision: Precision, name: str = "loss") -> Losses:
+    """The losses of every row.
 
     The weights are fp32 and lower precisions are autocast, as in training, so that the numbers can be compared with
     those that training reports.
+
+    Args:
+        name: of the progress bar.
+
+    Raises:
+        InputError: a loss is not finite.
     """
-    device = model.wte.weight.device
-    total, count = 0.0, 0
-    for start in range(0, len(examples), batch_size):
+    found: list[list[float]] = []
+    for start in tqdm(range(0, len(examples), batch_size), desc=name, unit="batch", leave=False):
         rows = range(start, min(start + batch_size, len(examples)))
-        batch = examples.batch(rows, mask_prompt, multiple=64 if device.type == "mps" else 1)
-        with torch.autocast(device.type, DTYPES[precision], enabled=precision != "32-true"):
-            losses = model.token_losses(batch.input_ids.to(device), batch.labels.to(device), batch.lengths.to(device))
-        total, count = total + float(losses.sum()), count + len(losses)
-    if count and not math.isfinite(total):
+        found += _of_rows(model, examples, rows, precision)
+    if not np.isfinite(found).all():
         raise InputError(
-            f"precision: with {precision} the loss is {total}; use precision=32, or the weights hold what is no number"
+            f"precision: with {precision} the loss is not finite; use precision=32, or the weights hold what is no "
+            "number"
         )
-    return total / count if count else math.nan
+    columns = np.array(found, dtype=np.float64).reshape(-1, 4).T
+    return Losses(*columns)
+
+
+def _of_rows(model: GPT, examples: Examples, rows: range, precision: Precision) -> list[list[float]]:
+    device = model.wte.weight.device
+    multiple = 64 if device.type == "mps" else 1
+    batch = examples.batch(rows, multiple=multiple)
+    with torch.autocast(device.type, DTYPES[precision], enabled=precision != "32-true"):
+        every = model.token_losses(batch.input_ids.to(device), batch.labels.to(device), batch.lengths.to(device)).cpu()
+    learned = _counts(batch.labels)
+    answers = _counts(examples.batch(rows, mask_prompt=True).labels)
+    return [
+        [float(row[len(row) - answer :].sum()), answer, float(row.sum()), len(row)]
+        for row, answer in zip(torch.split(every.double(), learned), answers, strict=True)
+    ]
+
+
+def _counts(labels: Tensor) -> list[int]:  # (B, T) -> supervised tokens of each row
+    return [int(count) for count in (labels != IGNORE_INDEX).sum(1)]

@@ -90,6 +90,7 @@ def test_a_run(run_folder: Path, data: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in (run_folder / "evaluation").iterdir()) == [
         "answers.jsonl",
         "evaluate.log",
+        "records.jsonl",
         "responses.json",
         "summary.json",
     ]

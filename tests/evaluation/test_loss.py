@@ -7,42 +7,50 @@ import torch.nn.functional as F
 from sft.config import InputError
 from sft.data.dataset import encode
 from sft.data.sources import Record
-from sft.evaluation.loss import mean_loss
+from sft.evaluation.loss import losses
 from sft.gpt2.checkpoint import Pretrained
 
 RECORDS = [Record("Say hi.", "", "hi"), Record("Count.", "to five", "1 2 3 4 5"), Record("Be silent.", "", "")]
 TEMPLATE = "{{ instruction }} {{ input }}: "
 
 
-def test_the_loss_is_a_mean_over_tokens_and_not_over_records(pretrained: Pretrained) -> None:
+def test_the_losses_are_those_of_each_token(pretrained: Pretrained) -> None:
     tokenizer, model = pretrained.tokenizer, pretrained.model.eval()
-    examples = encode(RECORDS, TEMPLATE, tokenizer, 64, mask_prompt=False)
+    every = []
+    for record in RECORDS:
+        prompt = tokenizer.encode_ordinary(f"{record.instruction} {record.input}: ")
+        text = torch.tensor([*prompt, *tokenizer.encode_ordinary(record.output), tokenizer.eot_token])
+        token_losses = F.cross_entropy(model(text[None, :-1])[0], text[1:], reduction="none")
+        every.append((token_losses.tolist(), len(prompt) - 1))
+    answers = [row[start:] for row, start in every]
     for mask_prompt in (True, False):
-        losses: list[float] = []
-        for record in RECORDS:
-            prompt = tokenizer.encode_ordinary(f"{record.instruction} {record.input}: ")
-            text = torch.tensor([*prompt, *tokenizer.encode_ordinary(record.output), tokenizer.eot_token])
-            every = F.cross_entropy(model(text[None, :-1])[0], text[1:], reduction="none")
-            losses += every[len(prompt) - 1 if mask_prompt else 0 :].tolist()
+        learned = answers if mask_prompt else [row for row, _ in every]
+        examples = encode(RECORDS, TEMPLATE, tokenizer, 64, mask_prompt)
         for batch_size in (1, 2, 16):
-            found = mean_loss(model, examples, batch_size, "32-true", mask_prompt)
-            assert found == pytest.approx(sum(losses) / len(losses), abs=1e-5)
+            found = losses(model, examples, batch_size, "32-true")
+            assert found.answer_sums == pytest.approx([sum(row) for row in answers], abs=1e-5)
+            assert found.answer_tokens.tolist() == [len(row) for row in answers]
+            assert found.learned_sums == pytest.approx([sum(row) for row in learned], abs=1e-4)
+            assert found.answers == pytest.approx(sum(map(sum, answers)) / sum(map(len, answers)), abs=1e-5)
+            assert found.learned == pytest.approx(sum(map(sum, learned)) / sum(map(len, learned)), abs=1e-5)
 
 
 def test_bf16_is_near_and_leaves_the_weights(pretrained: Pretrained) -> None:
     examples = encode(RECORDS, TEMPLATE, pretrained.tokenizer, 64, mask_prompt=True)
-    exact = mean_loss(pretrained.model.eval(), examples, 2, "32-true", True)
-    assert mean_loss(pretrained.model, examples, 2, "bf16-mixed", True) == pytest.approx(exact, rel=0.02)
+    exact = losses(pretrained.model.eval(), examples, 2, "32-true").answers
+    assert losses(pretrained.model, examples, 2, "bf16-mixed").answers == pytest.approx(exact, rel=0.02)
     assert pretrained.model.wte.weight.dtype == torch.float32
 
 
 def test_nothing_to_measure_is_not_a_number(pretrained: Pretrained) -> None:
-    assert math.isnan(mean_loss(pretrained.model, encode([], "", pretrained.tokenizer, 64, True), 2, "32-true", True))
+    found = losses(pretrained.model, encode([], "", pretrained.tokenizer, 64, True), 2, "32-true")
+    assert len(found.answer_sums) == 0
+    assert math.isnan(found.answers)
 
 
 def test_weights_that_are_no_numbers_are_refused(pretrained: Pretrained) -> None:
     with torch.no_grad():
         pretrained.model.ln_f.bias[0] = math.nan
     examples = encode(RECORDS, TEMPLATE, pretrained.tokenizer, 64, mask_prompt=True)
-    with pytest.raises(InputError, match=r"precision: with 32-true the loss is nan"):
-        mean_loss(pretrained.model, examples, 2, "32-true", True)
+    with pytest.raises(InputError, match=r"precision: with 32-true the loss is not finite"):
+        losses(pretrained.model, examples, 2, "32-true")

@@ -1,0 +1,26 @@
+"""Records that are asked about what training has already shown."""
+
+import unicodedata
+from collections.abc import Iterable
+
+from sft.data.sources import Record
+
+
+def duplicates(records: Iterable[Record], training: Iterable[Record]) -> list[str | None]:
+    """For each record whether a training record asks the same: `exact`, `near` (equal but for case, punctuation and
+    spaces), or None."""
+    training = list(training)
+    exact, near = set(map(_question, training)), set(map(_plain, training))
+    return ["exact" if _question(record) in exact else "near" if _plain(record) in near else None for record in records]
+
+
+def _question(record: Record) -> tuple[str, str]:
+    return record.instruction, record.input
+
+
+def _plain(record: Record) -> tuple[str, ...]:
+    return tuple("".join(filter(_counts, text.casefold())) for text in _question(record))
+
+
+def _counts(character: str) -> bool:
+    return unicodedata.category(character)[0] not in "PZC"  # punctuation, separators, control characters

@@ -1,0 +1,88 @@
+"""An evaluation's numbers, as `summary.json` and the terminal show them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sft.evaluation.aggregate import Row, by_category, differences, numbers, without_duplicates, worst
+from sft.evaluation.exam import Result
+from sft.evaluation.metrics import METRICS
+
+LOSS_IS = (
+    "nats per token, a mean over the tokens of all expected answers with their end tokens, prompts left out; "
+    "loss_as_trained counts the prompts too if data.mask_prompt=false"
+)
+
+
+def summarise(rows: Sequence[Row], results: dict[str, Result]) -> dict[str, Any]:
+    """The numbers of the models, `tuned` and `base` (null if there is none), and of the difference between them."""
+    models = list(results)
+    means = {name: _of_model(result) | numbers(rows, name) for name, result in results.items()}
+    return {
+        "records": len(rows),
+        "loss_is": LOSS_IS,
+        "tuned": means["tuned"],
+        "base": means.get("base"),
+        "tuned_against_base": _against_base(rows) if "base" in results else None,
+        "exact_match_by_category": by_category(rows, models, "exact_match"),
+        "score_by_category": by_category(rows, models, "score"),
+        "duplicates": without_duplicates(rows, models),
+        "worst": worst(rows, "tuned"),
+        "seconds": sum(result.seconds for result in results.values()),
+    }
+
+
+def _of_model(result: Result) -> dict[str, Any]:
+    """Which model it was, and what is not a mean over records."""
+    checkpoint = result.checkpoint
+    return {
+        "source": checkpoint.source,
+        "revision": checkpoint.revision,
+        "sha256": checkpoint.sha256,
+        "loss_as_trained": result.losses.learned,
+        "seconds": round(result.seconds, 2),
+    }
+
+
+def _against_base(rows: Sequence[Row]) -> dict[str, Any]:
+    tuned, base = ([row[name] for row in rows] for name in ("tuned", "base"))
+    return differences(tuned, base, ("tuned", "base"))
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The means of base and tuned, side by side, with their 95% intervals, and how many of the records are no test."""
+    models = [summary[name] for name in ("base", "tuned") if summary[name]]
+    names = [name for name in ("base", "tuned") if summary[name]]
+    lines = [f"{summary['records']:>5} records   " + "".join(f"{name:>9}{'95% interval':>18}" for name in names)]
+    if summary["tuned"]["judge"]:
+        judged = [model["judge"] for model in models]
+        lines.append(_line("judge", [(found["mean"], found["interval"]) for found in judged]))
+    for key in (*METRICS, "loss", "perplexity", "never_stopped"):
+        lines.append(_line(key.replace("_", " "), [(model[key], model["intervals"].get(key)) for model in models]))
+    return "\n".join([*lines, *_remarks(summary)])
+
+
+def _line(name: str, cells: list[tuple[float | None, tuple[float, float] | None]]) -> str:
+    return (f"{name:16}" + "".join(f"{_number(value):>9}{_range(span):>18}" for value, span in cells)).rstrip()
+
+
+def _number(value: float | None) -> str:
+    if value is None or isinstance(value, int):
+        return "-" if value is None else f"{value:,}"
+    return f"{value:,.3f}" if value < 1e5 else f"{value:.2e}"
+
+
+def _range(interval: tuple[float, float] | None) -> str:
+    return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+
+
+def _remarks(summary: dict[str, Any]) -> list[str]:
+    """What must be known beside the means: differences that are noise, records that training has seen."""
+    compared = summary["tuned_against_base"] or {}
+    remarks = [found["verdict"] for found in compared.values() if found["p_value"] >= 0.05]
+    seen = summary["duplicates"]
+    if number := seen["exact"] + seen["near"]:
+        remarks.append(
+            f"{number} of the records are asked in training too ({seen['near']} of them in nearly the same words); "
+            "summary.json gives the means without them"
+        )
+    return ["", *remarks] if remarks else []

@@ -1,0 +1,28 @@
+import pytest
+
+from sft.data.sources import Record
+from sft.evaluation.duplicates import duplicates
+
+TRAINING = [Record("What is 3 + 4?", "", "7"), Record("Spell it.", "Cat", "c-a-t"), Record("Straße", "", "")]
+
+
+@pytest.mark.parametrize(
+    ("instruction", "asked", "expected"),
+    [
+        ("What is 3 + 4?", "", "exact"),
+        ("what is 3+4", "", "near"),
+        ("  What\tis 3 + 4 ?!", "", "near"),
+        ("What is 3 - 4?", "", None),  # + is no punctuation
+        ("Spell it.", "Cat", "exact"),
+        ("Spell it", "cat.", "near"),
+        ("Spell it.", "", None),
+        ("Spell it.Cat", "", None),
+        ("STRASSE", "", "near"),
+    ],
+)
+def test_what_training_has_seen(instruction: str, asked: str, expected: str | None) -> None:
+    assert duplicates([Record(instruction, asked, "another answer")], TRAINING) == [expected]
+
+
+def test_nothing_to_train_on() -> None:
+    assert duplicates(TRAINING, []) == [None, None, None]
