@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import sys
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -19,14 +20,19 @@ def main(composed: Any) -> None:
         config = from_hydra(EvaluateConfig, composed)
         given = [override.lstrip("+~").split("=")[0] for override in HydraConfig.get().overrides.task]
         check_given(config, given)
-        evaluate(config, given)
+        if config.compare is None:
+            evaluate(config, given)
+        else:
+            compare_runs(config.compare, config.out)
 
 
 def check_given(config: EvaluateConfig, given: list[str]) -> None:
     """Raises InputError for a key that was given on the command line but would not be used."""
-    if config.checkpoint is not None and "run" in given:
-        raise InputError("run: given beside checkpoint=; give one of them")
+    if len(subjects := [key for key in ("run", "checkpoint", "compare") if key in given]) > 1:
+        raise InputError(f"{subjects[0]}: given beside {subjects[1]}=; give one of them")
     for key in given:
+        if config.compare is not None and key not in ("compare", "out"):
+            raise InputError(f"{key}: two evaluations that exist are compared as they are; leave it out")
         if config.checkpoint is None and (key == "revision" or key.split(".")[0] == "data"):
             raise InputError(f"{key}: a run is evaluated on its own data and base; other data goes with checkpoint=")
 
@@ -71,6 +77,7 @@ def evaluate(config: EvaluateConfig, given: list[str]) -> None:
     summary = {"split": config.split} | summarise(rows, results)
     summary |= {
         "no_base": subject.alone,
+        "judge": None,
         "noisiest_training_records": noisiest(exams["tuned"], results["tuned"], training),
         "template": subject.template,
         "decoding": dataclasses.asdict(decoding),
@@ -85,6 +92,20 @@ def evaluate(config: EvaluateConfig, given: list[str]) -> None:
     write_json(subject.folder / "summary.json", summary)
     log.info(f"\n{examples_text(rows)}\n\n{table(summary)}\n")
     log.info(f"all answers: {subject.folder / 'responses.json'}\nall numbers: {subject.folder / 'summary.json'}")
+
+
+def compare_runs(runs: list[str], out: str | None) -> None:
+    """Set two evaluations side by side; with `out`, keep the numbers there."""
+    from sft.evaluation.compare import compare, comparison_text, read_evaluation
+    from sft.summary import make_folder, write_json
+
+    found = compare(*map(read_evaluation, runs))
+    print(comparison_text(found))
+    if out is not None:
+        folder = Path(out).expanduser()
+        make_folder(folder)
+        write_json(folder / "comparison.json", found)
+        print(f"\nall numbers: {folder / 'comparison.json'}")
 
 
 if __name__ == "__main__":

@@ -169,6 +169,7 @@ class EvaluateConfig:
     data: DataConfig
     generate: GenerateConfig
     run: str | None = None
+    compare: list[str] | None = None
     checkpoint: str | None = None
     revision: str | None = None
     out: str | None = None
@@ -183,8 +184,10 @@ class EvaluateConfig:
     def check(self) -> Iterable[str]:
         if self.checkpoint is not None and self.out is None:
             yield "out: missing; checkpoint= has no run folder to write to, so give out=FOLDER"
-        if self.checkpoint is None and self.out is not None:
-            yield "out: only for checkpoint=; a run is evaluated in its own folder"
+        if self.checkpoint is None and self.compare is None and self.out is not None:
+            yield "out: only for checkpoint= and compare=; a run is evaluated in its own folder"
+        if self.compare is not None and len(self.compare) != 2:
+            yield f"compare: {len(self.compare)} runs, expected two: compare=[FOLDER,FOLDER]"
 
 
 def from_hydra(kind: type[T], composed: Any) -> T:
@@ -240,7 +243,7 @@ def _typed(value: Any, hint: Any, key: str) -> Any:
         return str(value)
     if not isinstance(value, typing.get_origin(hint) or hint) or (hint is int and isinstance(value, bool)):
         names = {int: "a whole number", float: "a number", str: "text (in quotes)", bool: "true or false"}
-        raise InputError(f"{key}: found {value!r}, expected {names.get(hint, 'a list of numbers')}")
+        raise InputError(f"{key}: found {value!r}, expected {names.get(hint, 'a list, as in [a,b]')}")
     return value
 
 

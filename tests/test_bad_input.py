@@ -134,7 +134,7 @@ SETTINGS = {
     "key in a group": ("optim.lrr=1", "optim.lrr: unknown key; --help lists those there are"),
     "key with +": ("+optim.lrr=1", "optim.lrr: unknown key; known here: lr, weight_decay, "),
     "type": ("batch_size=eight", "batch_size: found 'eight', expected a whole number"),
-    "type of a list": ("data.split=0.5", "data.split: found 0.5, expected a list of numbers"),
+    "type of a list": ("data.split=0.5", "data.split: found 0.5, expected a list, as in [a,b]"),
     "type of a switch": ("compile=2", "compile: found 2, expected true or false"),
     "json without a path": ("data.path=null", "data.path: missing; data=json needs data.path=FILE"),
 }

@@ -252,7 +252,7 @@ def test_numbers_out_of_range_in_evaluate(key: str, value: str, expected: str) -
         ("model.checkpoint=true", "model.checkpoint: found True, expected text (in quotes)"),
         ("model.checkpoint=null", "model.checkpoint: found None, expected text (in quotes)"),
         ("model.revision=607e30", "model.revision: found 6.07e+32, expected text (in quotes)"),
-        ("data.split=0.5", "data.split: found 0.5, expected a list of numbers"),
+        ("data.split=0.5", "data.split: found 0.5, expected a list, as in [a,b]"),
         ("data.split=[a,b,c]", "data.split: found 'a', expected a number"),
         ("data.split=[0.5,null,0.5]", "data.split: found None, expected a number"),
         ("optim=3", "optim: found 3, expected a group of keys"),
@@ -310,7 +310,7 @@ def test_what_is_refused(overrides: str, line: str) -> None:
     ("overrides", "line"),
     [
         ("checkpoint=x", "out: missing; checkpoint= has no run folder to write to, so give out=FOLDER"),
-        ("out=x", "out: only for checkpoint=; a run is evaluated in its own folder"),
+        ("out=x", "out: only for checkpoint= and compare=; a run is evaluated in its own folder"),
         ("split=dev", "split: unknown value 'dev'; expected one of test, validation, train"),
         ("+generate.top_p=1", "generate.top_p: unknown key; known here: max_new_tokens, temperature, top_k"),
         ("+model.dropout=0", "model: unknown key; known here: "),

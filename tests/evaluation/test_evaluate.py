@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,7 +40,8 @@ def call(door: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     monkeypatch.chdir(tmp_path)
 
     def with_overrides(*overrides: Any) -> None:
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", *CHEAP, *map(str, overrides)])
+        cheap = [] if str(overrides[0]).startswith("compare") else CHEAP
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", *cheap, *map(str, overrides)])
         door.run(door.main)
 
     return with_overrides
@@ -142,6 +144,22 @@ def test_a_checkpoint_on_other_data(
     assert "no base beside it: " in capsys.readouterr().out
 
 
+def test_two_runs_side_by_side(
+    run_folder: Path, tmp_path: Path, call: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    call(f"run={run_folder}")
+    other = shutil.copytree(run_folder, tmp_path / "other")
+    shutil.copytree(tmp_path / "base", other / "model", dirs_exist_ok=True)
+    (other / "model" / "tokenizer_config.json").write_text((run_folder / "model/tokenizer_config.json").read_text())
+    call(f"run={other}")
+    capsys.readouterr()
+    call(f"compare=[{run_folder},{other}]", "out=apart")
+    shown, kept = capsys.readouterr().out, read(tmp_path / "apart" / "comparison.json")
+    losses = [read(run / "evaluation" / "summary.json")["tuned"]["loss"] for run in (run_folder, other)]
+    assert kept["differences"]["loss"]["difference"] == pytest.approx(losses[0] - losses[1])
+    assert kept["differences"]["loss"]["verdict"] in shown
+
+
 def test_another_template_than_the_checkpoints_own(run_folder: Path, call: Callable[..., None]) -> None:
     with pytest.raises(SystemExit, match=r"data\.prompt: .*model was tuned with another template"):
         call(f"checkpoint={run_folder / 'model'}", "data.prompt=phi3", "out=theirs")
@@ -164,6 +182,11 @@ def test_bf16_and_sampling(run_folder: Path, call: Callable[..., None]) -> None:
         (["data=alpaca"], "data: a run is evaluated on its own data"),
         (["revision=main"], "revision: a run is evaluated on its own data and base"),
         (["checkpoint=m", "out=o", "run=r"], "run: given beside checkpoint="),
+        (["compare=[a,b]", "run=r"], "run: given beside compare="),
+        (["compare=[a,b]", "limit=3"], "limit: two evaluations that exist are compared as they are"),
+        (["compare=[a]"], "compare: 1 runs, expected two"),
+        (["compare=a"], "compare: found 'a', expected a list"),
+        (["compare=[a,b]"], "compare: a has not been evaluated"),
         (["checkpoint=m"], "out: missing; checkpoint= has no run folder"),
         (["out=o"], "out: only for checkpoint="),
         (["checkpoint=./m", "out=o"], "./m: no such folder"),

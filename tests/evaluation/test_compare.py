@@ -1,0 +1,73 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sft.config import InputError
+from sft.evaluation.compare import compare, comparison_text, read_evaluation
+
+JUDGE = {"identity": {"kind": "ollama", "model": "llama3:latest"}, "coverage": 1.0}
+
+
+def write(folder: Path, exact: list[float], judge: Any = None, asked: str = "Say", **settings: Any) -> str:
+    evaluation = folder / "evaluation"
+    evaluation.mkdir(parents=True)
+    summary = {"split": "test", "judge": judge, "decoding": {"seed": 1}, "template": "t"} | settings
+    (evaluation / "summary.json").write_text(json.dumps(summary))
+    rows = []
+    for number, value in enumerate(exact, 1):
+        part = dict.fromkeys(("exact_match", "token_f1", "rouge_l", "chrf"), value)
+        part |= {"loss": 2 - value, "loss_tokens": 3, "score": round(50 * value) if judge else None}
+        rows.append({"record": number, "instruction": f"{asked} {number}", "input": "", "output": "x", "tuned": part})
+    (evaluation / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder)
+
+
+def test_two_runs(tmp_path: Path) -> None:
+    first = write(tmp_path / "a", [1.0] * 18 + [0.0] * 2, JUDGE)
+    second = write(tmp_path / "b", [0.0] * 17 + [1.0] * 3, JUDGE)
+    found = compare(read_evaluation(first), read_evaluation(second))
+    exact, score = found["differences"]["exact_match"], found["differences"]["score"]
+    assert (exact["wins"], exact["ties"], exact["losses"]) == (17, 1, 2)
+    assert exact["difference"] == pytest.approx(0.75)
+    assert score["difference"] == pytest.approx(50 * 0.75)
+    assert exact["p_value"] < 0.01
+    text = comparison_text(found)
+    assert "exact match: the first is better (the first minus the second: +0.750" in text
+    assert "loss: the first is better (the first minus the second: -0.750" in text
+    assert "17/1/2" in text
+    assert "note" not in text
+
+
+def test_noise_is_called_noise_and_other_settings_are_named(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "a", [1, 0, 1, 0, 1]), write(tmp_path / "b", [0, 1, 1, 0, 1], template="other")
+    text = comparison_text(compare(read_evaluation(first), read_evaluation(second)))
+    assert "exact match: the difference is within noise" in text
+    assert "note: the two differ in template" in text
+
+
+def test_scores_of_two_judges_are_not_compared(tmp_path: Path) -> None:
+    other = {"identity": {"kind": "ollama", "model": "phi3:latest"}}
+    first, second = write(tmp_path / "a", [1.0, 0.5], JUDGE), write(tmp_path / "b", [0.0, 0.5], other)
+    found = compare(read_evaluation(first), read_evaluation(second))
+    assert "score" not in found["differences"]
+    assert "not the same judge" in comparison_text(found)
+
+
+def test_other_records_are_refused(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "a", [1.0] * 5), write(tmp_path / "b", [1.0] * 3)
+    with pytest.raises(InputError, match=r"not asked the same records \(from record 4 on; 5 and 3 in all\)"):
+        compare(read_evaluation(first), read_evaluation(second))
+    third = write(tmp_path / "c", [1.0] * 5, asked="Sing")
+    with pytest.raises(InputError, match=r"from record 1 on"):
+        compare(read_evaluation(first), read_evaluation(third))
+
+
+def test_what_is_no_evaluation_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has not been evaluated; first: python evaluate\.py run="):
+        read_evaluation(str(tmp_path))
+    broken = Path(write(tmp_path / "a", [1.0]))
+    (broken / "evaluation" / "records.jsonl").write_text("{\n")
+    with pytest.raises(InputError, match=r"not an evaluation as evaluate\.py writes it"):
+        read_evaluation(str(broken))
