@@ -9,7 +9,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 
-from sft.cli import job, log_to, run
+from sft.cli import job, log_to, run, versions
 from sft.config import PROMPTS, EvaluateConfig, InputError, from_hydra
 
 
@@ -45,8 +45,8 @@ def evaluate(config: EvaluateConfig, given: list[str]) -> None:
     from sft.evaluation.results import examples_text, responses, rows_of
     from sft.evaluation.subject import subject_of_checkpoint, subject_of_run
     from sft.evaluation.summary import summarise, table
+    from sft.files import make_folder, write_json, write_json_lines
     from sft.gpt2.device import keep_freed_memory, pick_device, pick_precision
-    from sft.summary import make_folder, versions, write_json, write_json_lines
 
     device = pick_device(config.device)
     precision = pick_precision(config.precision, device)
@@ -58,7 +58,8 @@ def evaluate(config: EvaluateConfig, given: list[str]) -> None:
         raise InputError(
             f"data.prompt: {config.checkpoint} was tuned with another template, which it keeps; leave it out"
         )
-    records, training = subject.records(config.split, config.limit), subject.records("train", None)
+    records = subject.records(config.split, config.limit)
+    training = subject.records("train", None) if subject.data.split[0] else []
     looked_at = {"tuned": training[: config.train_records]}
     exams = {
         name: prepare(name, checkpoint, records, subject.template, subject.data, config.split, looked_at.get(name, []))
@@ -97,7 +98,7 @@ def evaluate(config: EvaluateConfig, given: list[str]) -> None:
 def compare_runs(runs: list[str], out: str | None) -> None:
     """Set two evaluations side by side; with `out`, keep the numbers there."""
     from sft.evaluation.compare import compare, comparison_text, read_evaluation
-    from sft.summary import make_folder, write_json
+    from sft.files import make_folder, write_json
 
     found = compare(*map(read_evaluation, runs))
     print(comparison_text(found))

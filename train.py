@@ -1,16 +1,24 @@
 """Fine-tune a GPT-2 to follow instructions: `python train.py --help`."""
 
+from __future__ import annotations
+
 import dataclasses
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 
-from sft.cli import job, log_to, on_devices, run
+from sft.cli import job, log_to, on_devices, run, versions, world_size
 from sft.config import PROMPTS, TrainConfig, from_hydra
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, Trainer
+
+    from sft.gpt2.device import Precision
+    from sft.training.metrics import Metrics
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -27,25 +35,20 @@ def main(composed: Any) -> None:
 
 def fit(config: TrainConfig, folder: Path) -> None:
     """The run, from records to the folder that holds all it gave; one process of it for each device."""
-    import lightning.pytorch as pl
-    from lightning.pytorch.loggers import TensorBoardLogger
-
     from sft.data.datamodule import InstructionData
     from sft.data.dataset import encode_splits, split_records
     from sft.data.overview import example_text, overview, overview_text
     from sft.data.sources import load_source
     from sft.gpt2.checkpoint import load_pretrained, save_pretrained
     from sft.gpt2.device import keep_freed_memory, pick_device, pick_precision
-    from sft.summary import versions, write_json
-    from sft.training.callbacks import EmptyCache, RunFolder, SampleAnswer, SanityGate, SyncedCheckpointIO
+    from sft.training.callbacks import EmptyCache, RunFolder, SampleAnswer, SanityGate
     from sft.training.metrics import Metrics, MetricsFile, Progress
     from sft.training.module import InstructionTuner
-    from sft.training.resume import last_checkpoint, steps_done
-    from sft.training.summary import plot_losses, summarise, table
+    from sft.training.resume import past_steps
 
     log_to(folder / "train.log")
     log = logging.getLogger("sft")
-    device = pick_device(config.device)
+    device = pick_device(config.device, config.devices)
     precision = pick_precision(config.precision, device)
     keep_freed_memory()
 
@@ -68,11 +71,15 @@ def fit(config: TrainConfig, folder: Path) -> None:
         config.data.workers,
         multiple=64 if device == "mps" else 1,
     )
-    steps = data.plan(config.devices).steps * config.epochs
+    steps = data.plan(world_size(config.devices)).steps * config.epochs
     steps = steps if config.max_steps == -1 else min(steps, config.max_steps)
-    if config.resume and steps_done(folder) >= steps:
-        log.info(f"{folder}: all {steps} steps are done; to go on, raise epochs= or max_steps=")
+    made_of = {"data": source.sha256, "weights": base.sha256}
+    done = past_steps(folder, made_of) if config.resume else 0
+    if done >= steps and (folder / "summary.json").exists():
+        log.info(f"{folder}: all {done} steps are done; to go on, raise epochs= or max_steps=")
         return
+    resumed = f", resumed at step {done + 1}" if done else ""
+    log.info(f"{world_size(config.devices)} × {device}, {precision}, {steps} steps{resumed}")
     module = InstructionTuner(base.model, config.optim, steps, config.accumulate, config.seed)
     if config.compile:
         base.model.compile_layers()
@@ -82,18 +89,57 @@ def fit(config: TrainConfig, folder: Path) -> None:
 
     metrics = Metrics(config.eval, MetricsFile(folder / "metrics.csv"))
     gate = SanityGate(config.eval.batches, config.model.allow_untrained)
-    run_folder = RunFolder(folder, config, save_model, latest=Path("outputs/latest"))
-    callbacks: list[pl.Callback] = [Progress(), gate, metrics, run_folder]
+    run_folder = RunFolder(folder, config, made_of, save_model, latest=Path("outputs/latest"))
+    callbacks: list[Callback] = [Progress(), gate, metrics, run_folder]
     if config.eval.sample:
-        callbacks.append(SampleAnswer(template, base.tokenizer))
+        callbacks.append(SampleAnswer(template, base.tokenizer, config.compile))
     if device == "mps":
         callbacks.append(EmptyCache())
-    trainer = pl.Trainer(
+    trainer = make_trainer(config, folder, device, precision, callbacks, stop_at=steps if done >= steps else -1)
+    if trainer.is_global_zero:
+        metrics.file.resume(done)
+    trainer.fit(module, data, ckpt_path=folder / "checkpoints" / "last.ckpt" if config.resume else None)
+    if not trainer.is_global_zero:
+        return
+    if not (folder / "model").exists():  # of a run that was cut off between its last step and its end
+        save_model()
+    summarise_run(
+        config,
+        folder,
+        metrics,
+        {
+            "answer_loss_before": gate.loss,
+            "best_validation_loss": run_folder.best,
+            "device": device,
+            "precision": precision,
+            "data": {"path": str(source.path), "sha256": source.sha256, "splits": numbers},
+            "checkpoint": {"source": base.source, "revision": base.revision, "sha256": base.sha256},
+        },
+    )
+
+
+def make_trainer(
+    config: TrainConfig, folder: Path, device: str, precision: Precision, callbacks: list[Callback], stop_at: int
+) -> Trainer:
+    """Lightning's trainer, without what the callbacks do better.
+
+    Args:
+        stop_at: do not train on from this step, -1: no limit. Otherwise the callbacks end the run, since Lightning
+            would leave out the last validation.
+    """
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    from sft.training.callbacks import SyncedCheckpointIO
+
+    return Trainer(
         accelerator=device,
         devices=config.devices,
-        strategy="ddp" if config.devices > 1 else config.strategy,
+        num_nodes=world_size(config.devices) // config.devices,
+        strategy="ddp" if world_size(config.devices) > 1 else config.strategy,
         precision=precision,
         max_epochs=config.epochs,
+        max_steps=stop_at,
         accumulate_grad_batches=config.accumulate,
         gradient_clip_val=config.optim.grad_clip,
         logger=TensorBoardLogger(folder, name="", version="tensorboard"),
@@ -106,22 +152,19 @@ def fit(config: TrainConfig, folder: Path) -> None:
         enable_checkpointing=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, data, ckpt_path=last_checkpoint(folder) if config.resume else None)
-    if not trainer.is_global_zero:
-        return
-    rows = metrics.file.rows
-    summary = summarise(rows, metrics, gate, run_folder, device) | {
-        "device": device,
-        "precision": precision,
-        "seed": config.seed,
-        "data": {"path": str(source.path), "sha256": source.sha256, "splits": numbers},
-        "checkpoint": {"source": base.source, "revision": base.revision, "sha256": base.sha256},
-        "versions": versions(),
-        "config": dataclasses.asdict(config),
-    }
-    plot_losses(rows, folder)
+
+
+def summarise_run(config: TrainConfig, folder: Path, metrics: Metrics, facts: dict[str, Any]) -> None:
+    """Write the curves and `summary.json`, and say on the terminal what came of the run."""
+    from sft.files import write_json
+    from sft.training.summary import plot_losses, summarise, table
+
+    summary = summarise(metrics, facts["device"]) | facts
+    summary |= {"seed": config.seed, "versions": versions(), "config": dataclasses.asdict(config)}
+    plot_losses(metrics.file.rows, folder)
     write_json(folder / "summary.json", summary)
     where = os.path.relpath(folder)
+    log = logging.getLogger("sft")
     log.info(f"\n{table(summary)}\n\nAll of it is in {where}. Next: python evaluate.py run={where}")
 
 

@@ -1,12 +1,15 @@
 """What the entry points share: errors in one line, the log, processes for several devices, the run's folder."""
 
+import builtins
 import logging
 import os
+import platform
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,11 @@ from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
 from sft.config import InputError
+from sft.files import writing
 
-FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+# Asked for by the user; run() sets HYDRA_FULL_ERROR for Hydra's sake, which processes started from here inherit.
+FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0") and not os.environ.get("SFT_ONE_LINE")
+PACKAGES = ("sft", "torch", "lightning", "hydra-core", "tiktoken", "safetensors", "huggingface_hub", "torchmetrics")
 
 
 def run(main: Callable[[], Any]) -> None:
@@ -30,7 +36,8 @@ def run(main: Callable[[], Any]) -> None:
     if FULL_ERROR:
         main()
         return
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print over several lines
+    # Hydra then raises what it would print over several lines
+    os.environ |= {"HYDRA_FULL_ERROR": "1", "SFT_ONE_LINE": "1"}
     try:
         main()
     except (HydraException, OmegaConfBaseException, OSError) as error:  # OSError: the run's folder cannot be made
@@ -44,7 +51,8 @@ def run(main: Callable[[], Any]) -> None:
 def _one_line(error: BaseException) -> str:
     message = " ".join(str(error).split()).partition(" Config search path")[0]
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: cannot be read as key=value ({message.partition(' See https')[0]})"
+        reason = message.partition(" See https")[0]
+        return f"{error.override}: cannot be read as key=value ({reason}); quote an unusual value: key=\"'a (b)'\""
     if message.startswith("Could not override '"):  # Hydra would go on to advise a + that would be refused here
         key = message.split("'")[1]
         return f"{key}: unknown key; --help lists those there are"
@@ -72,6 +80,17 @@ def job() -> Iterator[None]:
             sys.exit(f"error: {message}")
 
 
+class _FileHandler(logging.FileHandler):
+    """Raises InputError where it cannot write, as on a full disk; logging's own would print a traceback and go on."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with writing(Path(self.baseFilename)):
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        raise
+
+
 class _TqdmHandler(logging.Handler):
     """Prints above a progress bar instead of through it."""
 
@@ -85,24 +104,30 @@ def log_to(path: Path) -> None:
     log.handlers.clear()
     log.setLevel(logging.INFO)
     log.propagate = False
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for library in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    for handler in logging.getLogger().handlers:  # Hydra's, for its own messages; other libraries have their own too
+        handler.addFilter(logging.Filter("hydra"))
     warnings.filterwarnings("ignore", module="lightning")  # advice on workers and resuming that does not apply here
     if os.environ.get("RANK", "0") != "0":
         log.addHandler(logging.NullHandler())
         return
-    file = logging.FileHandler(path, delay=True, encoding="utf-8")
+    file = _FileHandler(path, delay=True, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log.addHandler(file)
     log.addHandler(_TqdmHandler())
 
 
 def on_devices(devices: int, function: Callable[..., None], *arguments: Any) -> None:
-    """Call `function` in one process for each device; in this one if there is but one, or if a launcher (torchrun)
-    has started the processes already.
+    """Call `function` in one process for each device; in this one if there is but one, or if torchrun has started the
+    processes already.
 
     Raises:
-        InputError: what the first failing process raised.
+        InputError: what came from outside the program in the first process that failed (as in `job`); or torchrun has
+            started another number of processes.
     """
+    if "LOCAL_RANK" in os.environ:
+        _check_torchrun(devices)
     if devices == 1 or "LOCAL_RANK" in os.environ:
         function(*arguments)
         return
@@ -118,9 +143,28 @@ def on_devices(devices: int, function: Callable[..., None], *arguments: Any) -> 
         _, failure = error.get_first_failure()
         told = failure.message if isinstance(failure.message, str) else failure.message["message"]
         name, _, message = told.partition(": ")
-        if name == "InputError":
+        kind = getattr(builtins, name, None)
+        if name == "InputError" or (isinstance(kind, type) and issubclass(kind, OSError)):
             raise InputError(message) from error
         raise
+
+
+def _check_torchrun(devices: int) -> None:
+    started = os.environ["LOCAL_WORLD_SIZE"]
+    if started != str(devices):
+        raise InputError(f"devices: {devices}, but torchrun started {started} processes here; give devices={started}")
+    given = [*HydraConfig.get().overrides.hydra, *HydraConfig.get().overrides.task]
+    if started != "1" and not any(override.startswith(("hydra.run.dir=", "resume=")) for override in given):
+        raise InputError("hydra.run.dir: missing; torchrun's processes must be told of one folder for the run")
+
+
+def world_size(devices: int) -> int:
+    """Processes of the run on all machines."""
+    return int(os.environ.get("WORLD_SIZE", devices))
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def run_folder(resume: str | None, fresh: str) -> str:

@@ -105,8 +105,6 @@ class DataConfig:
             yield f"data.split: {len(self.split)} numbers, expected 3: the shares of train, test and validation"
         elif abs(sum(self.split) - 1) > 1e-6:
             yield f"data.split: {self.split} sums to {sum(self.split):g}, expected 1"
-        elif self.split[0] == 0:
-            yield "data.split: a share of 0 for train leaves nothing to learn"
 
 
 @dataclass
@@ -149,6 +147,8 @@ class TrainConfig:
     resume: str | None = None
 
     def check(self) -> Iterable[str]:
+        if self.data.split[0] == 0:
+            yield "data.split: a share of 0 for train leaves nothing to learn"
         if self.max_steps == 0:
             yield "max_steps: 0 would train nothing; expected a number from 1 up, or -1 for no limit"
         if self.device == "cpu" and self.precision == "16-mixed":
@@ -162,6 +162,10 @@ class GenerateConfig:
     max_new_tokens: int = at_least(1, 256)
     temperature: float = at_least(0, 0.0)
     top_k: int | None = at_least(1, None)
+
+    def check(self) -> Iterable[str]:
+        if 0 < self.temperature < 1e-4:
+            yield f"generate.temperature: {self.temperature} is too near to 0 for fp32; 0 takes the likeliest token"
 
 
 @dataclass
@@ -238,7 +242,7 @@ def _typed(value: Any, hint: Any, key: str) -> Any:
     if typing.get_origin(hint) is list and isinstance(value, list):
         return [_typed(item, typing.get_args(hint)[0], key) for item in value]
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(min(max(value, -(2**1023)), 2**1023))  # a longer number is no double
     if hint is str and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, typing.get_origin(hint) or hint) or (hint is int and isinstance(value, bool)):

@@ -85,6 +85,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "FULL_ERROR", False)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which run() changes
+    monkeypatch.setenv("SFT_ONE_LINE", "")
 
     def call(*arguments: str) -> None:
         monkeypatch.setattr(sys, "argv", ["train.py", "--config-path", str(ROOT / "conf"), *arguments])

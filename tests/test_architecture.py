@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted([*ROOT.glob("*.py"), *(ROOT / "sft").rglob("*.py")])
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 
-GROUND = {"sft.config", "sft.summary"}
+GROUND = {"sft.config", "sft.files"}
 ROOMS = {  # a room, and those below it
     "sft.gpt2": set(),
     "sft.data": set(),
@@ -19,7 +19,7 @@ ROOMS = {  # a room, and those below it
     "sft.evaluation": {"sft.gpt2", "sft.data"},
     "sft.assets": {"sft.gpt2", "sft.data"},
 }
-LIGHT = ("train.py", "evaluate.py", "sft/cli.py", "sft/config.py", "sft/summary.py", "sft/__init__.py")
+LIGHT = ("train.py", "evaluate.py", "sft/cli.py", "sft/config.py", "sft/files.py", "sft/__init__.py")
 
 
 def module(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import json
 import logging
 import os
 import re
@@ -263,21 +264,58 @@ def test_the_log_is_for_rank_0_and_begins_with_its_first_line(
     assert capsys.readouterr().out == "é\n"
 
 
+def test_a_log_that_cannot_be_written_ends_the_run(tmp_path: Path) -> None:
+    (tmp_path / "train.log").symlink_to("/dev/full")
+    cli.log_to(tmp_path / "train.log")
+    with pytest.raises(InputError, match=r"train\.log: cannot be written \(No space left on device\)"):
+        logging.getLogger("sft").info("lost")
+    logging.getLogger("sft").handlers.clear()
+
+
 # Processes
 
 
 def test_one_device_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[int, ...]] = []
     cli.on_devices(1, lambda *numbers: calls.append(numbers), 1, 2)
-    monkeypatch.setenv("LOCAL_RANK", "0")  # torchrun has started the others
-    cli.on_devices(4, lambda *numbers: calls.append(numbers), 3)
-    assert calls == [(1, 2), (3,)]
+    assert calls == [(1, 2)]
 
 
-def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    own = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
+def torchrun(folder: Path, checkpoint: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Two steps of a tiny model in two processes that torchrun starts."""
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(ROOT / "train.py"))
+    tiny = (f"model.checkpoint={checkpoint}", "model.allow_untrained=true", "max_steps=2", "eval.sample=false")
+    return python(*launcher, *tiny, "device=cpu", "precision=32", *arguments, cwd=folder, OMP_NUM_THREADS="1")
+
+
+def test_torchrun_starts_one_run_in_one_folder(tmp_path: Path, checkpoint: Path) -> None:
+    done = torchrun(tmp_path, checkpoint, "devices=2", "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["step", "0", "1", "2"]
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["config"]["devices"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("hydra.run.dir=run",), "error: devices: 1, but torchrun started 2 processes here; give devices=2"),
+        (("devices=2",), "error: hydra.run.dir: missing; torchrun's processes must be told"),
+    ],
+)
+def test_what_torchrun_would_make_two_runs_is_refused(
+    tmp_path: Path, checkpoint: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    done = torchrun(tmp_path, checkpoint, *arguments)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and ".hydra" not in path.parts]
+
+
+def python(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    own = {key: value for key, value in os.environ.items() if key not in ("HYDRA_FULL_ERROR", "SFT_ONE_LINE")}
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, timeout=300, env=own | environment
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=300, cwd=cwd, env=own | environment
     )
 
 

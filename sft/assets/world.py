@@ -193,7 +193,8 @@ def as_record(fact: Fact, request: tuple[str, str, str]) -> Record:
 
 
 def skill_records(facts: list[Fact], rng: random.Random) -> tuple[list[Record], list[Record], list[Record]]:
-    """Training, test and validation records of one skill; no fact, nor its mirror image, is in two of them."""
+    """Training, test and validation records of one skill; no fact of training, nor its
+    mirror image, is in the other two."""
     count = quota(facts)
     n_test, n_validation = count // 10, count // 20
     shuffled = rng.sample(facts, len(facts))

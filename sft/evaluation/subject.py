@@ -79,7 +79,9 @@ def _read_run(run: Path) -> PastRun:
         raise InputError(f"run: {run} is not there; train first (python train.py), or give run=FOLDER or checkpoint=")
     if not path.is_file():
         unfinished = (run / "checkpoints" / "last.ckpt").exists()
-        remedy = f"has not finished; python train.py resume={run} goes on with it" if unfinished else "is no run"
+        remedy = (
+            f"has not finished; python train.py resume={run} goes on with it" if unfinished else "is no finished run"
+        )
         raise InputError(f"run: {run} {remedy} (it has no summary.json)")
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))

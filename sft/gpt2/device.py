@@ -11,12 +11,23 @@ from sft.config import InputError
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
-def pick_device(name: str) -> str:
+def pick_device(name: str, count: int = 1) -> str:
     """`cpu`, `cuda` or `mps`; `auto` is the fastest that is there.
 
+    Args:
+        count: processes on this machine, each of which needs a device of its own; a CPU can be shared.
+
     Raises:
-        InputError: the device asked for is absent.
+        InputError: the device asked for is absent, or there are fewer than `count`.
     """
+    device = _pick(name)
+    there = {"cuda": torch.cuda.device_count(), "mps": 1, "cpu": count}[device]
+    if count > there:
+        raise InputError(f"devices: {count}, but this machine has {there} of device={device}; lower it")
+    return device
+
+
+def _pick(name: str) -> str:
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return next(device for device, there in present.items() if there)

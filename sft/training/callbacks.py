@@ -5,6 +5,7 @@ import logging
 import math
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from sft.config import InputError, TrainConfig
 from sft.data.datamodule import InstructionData
 from sft.data.prompt import render
+from sft.files import make_folder, replaced
 from sft.gpt2.generate import complete
 from sft.gpt2.tokenizer import decode
-from sft.training.metrics import stepped
+from sft.training.metrics import epochs_done, has_validation, stepped
 from sft.training.module import InstructionTuner
 
 log = logging.getLogger(__name__)
@@ -55,8 +57,9 @@ class SanityGate(Callback):
         if not self.loss < 0.9 * guess and not self.allow_untrained:
             raise InputError(
                 f"model.checkpoint: the untouched model's loss over the answers is {self.loss:.2f}, expected less than "
-                f"0.9 ln(vocabulary) = {0.9 * guess:.2f}: the weights do not fit the tokenizer or were never trained; "
-                "to train from scratch, set model.allow_untrained=true"
+                f"0.9 ln(vocabulary) = {0.9 * guess:.2f}: the weights do not fit the tokenizer, were never trained, or "
+                "never on text like this (gpt2-nano knows its own small world alone: take a larger model=); to train "
+                "nevertheless, set model.allow_untrained=true"
             )
 
 
@@ -64,13 +67,17 @@ class RunFolder(Callback):
     """Keeps a run's folder up to date: the link to the newest run, the resumable checkpoint, the best weights.
 
     Args:
+        made_of: hashes of what the run began with, kept in its checkpoints.
         save_model: writes the weights as they stand as `model/`; called when the validation loss has improved, or at
             the end where there is no validation.
         latest: the link that is turned to `folder` once training begins.
     """
 
-    def __init__(self, folder: Path, config: TrainConfig, save_model: Callable[[], None], latest: Path) -> None:
-        self.folder, self.config, self.save_model, self.latest = folder, config, save_model, latest
+    def __init__(
+        self, folder: Path, config: TrainConfig, made_of: dict[str, str], save_model: Callable[[], None], latest: Path
+    ) -> None:
+        self.folder, self.config, self.made_of = folder, config, made_of
+        self.save_model, self.latest = save_model, latest
         self.best = float("inf")  # validation loss, in nats
 
     def state_dict(self) -> dict[str, Any]:
@@ -81,37 +88,45 @@ class RunFolder(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
+            (self.folder / "summary.json").unlink(missing_ok=True)  # of a run that is now going on
             point(self.latest, self.folder)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = dataclasses.asdict(self.config)
+        checkpoint["made_of"] = self.made_of
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """The last of `max_steps` may lie inside an epoch: stop there, with a checkpoint that can go on from there."""
+        """The last of `max_steps` may lie inside an epoch: stop there. Lightning goes on with the validation."""
         assert isinstance(pl_module, InstructionTuner)
         if stepped(trainer, batch_idx) and trainer.global_step >= pl_module.total_steps:
             trainer.should_stop = True
-            if batch_idx + 1 < trainer.num_training_batches:
-                self._save(trainer)
+            if not has_validation(trainer):
+                self._save_inside_epoch(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, InstructionTuner)
         if pl_module.validation_loss < self.best:
             self.best = pl_module.validation_loss
             self._save_model(trainer)
+        self._save_inside_epoch(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, InstructionTuner)
         loss = pl_module.validation_loss
-        log.info(f"epoch {trainer.current_epoch + 1}: validation loss " + ("-" if math.isnan(loss) else f"{loss:.4f}"))
-        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        log.info(f"epoch {epochs_done(trainer):g}: validation loss " + ("-" if math.isnan(loss) else f"{loss:.4f}"))
+        if _at_epoch_end(trainer):
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.best == float("inf"):
             self._save_model(trainer)
+
+    def _save_inside_epoch(self, trainer: Trainer) -> None:
+        """An epoch's end has its own time to save: when Lightning counts the epoch as done."""
+        if not _at_epoch_end(trainer):
+            self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.folder / "checkpoints" / "last.ckpt")
@@ -120,6 +135,10 @@ class RunFolder(Callback):
         if trainer.is_global_zero:
             self.save_model()
         trainer.strategy.barrier()
+
+
+def _at_epoch_end(trainer: Trainer) -> bool:
+    return trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
 
 
 def point(link: Path, folder: Path) -> None:
@@ -139,17 +158,12 @@ class SyncedCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".part")
+        make_folder(path.parent)
         try:
-            with partial.open("wb") as file:
+            with replaced(path) as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            partial.unlink(missing_ok=True)
-            raise InputError(f"{path}: the checkpoint could not be written ({error}); is the disk full?") from error
+        except RuntimeError as error:  # torch's word for a full disk
+            raise InputError(f"{path}: cannot be written ({error})") from error
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         return dict(torch.load(path, map_location=map_location, weights_only=True))
@@ -158,15 +172,16 @@ class SyncedCheckpointIO(TorchCheckpointIO):
 class SampleAnswer(Callback):
     """Answers the first validation instruction before training and after each epoch."""
 
-    def __init__(self, template: str, tokenizer: tiktoken.Encoding, max_new_tokens: int = 64) -> None:
+    def __init__(self, template: str, tokenizer: tiktoken.Encoding, compiled: bool, max_new_tokens: int = 64) -> None:
         self.template, self.tokenizer, self.max_new_tokens = template, tokenizer, max_new_tokens
+        self.compiled = compiled  # then not for decoding: every layer's cache would have the layers compiled anew
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.global_step:
             self._answer(trainer, pl_module, "before training")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._answer(trainer, pl_module, f"after epoch {trainer.current_epoch + 1}")
+        self._answer(trainer, pl_module, f"after epoch {epochs_done(trainer):g}")
 
     def _answer(self, trainer: Trainer, pl_module: LightningModule, when: str) -> None:
         assert isinstance(pl_module, InstructionTuner)
@@ -178,7 +193,8 @@ class SampleAnswer(Callback):
         if not 0 < len(prompt) < pl_module.model.config.n_positions:
             return
         pl_module.eval()
-        with trainer.precision_plugin.val_step_context():
+        eager = torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
+        with trainer.precision_plugin.val_step_context(), eager:
             [answer] = complete(
                 pl_module.model, [prompt], self.max_new_tokens, eos_id=self.tokenizer.eot_token, slots=1
             )
@@ -193,10 +209,10 @@ class EmptyCache(Callback):
     """On MPS, memory grows with the number of different shapes (pytorch#132596): hand it back now and then."""
 
     def __init__(self, every: int = 50) -> None:
-        self.every = every  # micro-batches
+        self.every = every  # optimizer steps
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if batch_idx % self.every == self.every - 1:
+        if stepped(trainer, batch_idx) and trainer.global_step % self.every == 0:
             torch.mps.empty_cache()

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 
 from sft.config import EvalConfig
 from sft.data.datamodule import InstructionData
+from sft.files import writing
 from sft.training.module import InstructionTuner
 
 COLUMNS = (
@@ -45,8 +46,9 @@ class MetricsFile:
     rows: list[Row] = field(default_factory=list)
 
     def resume(self, step: int) -> None:
-        """Go on after `step`: later rows, of steps that are done anew, are cut."""
-        self.rows = [row for row in read_metrics(self.path) if row["step"] <= step] if self.path.exists() else []
+        """Go on after `step`: later rows, of steps that are done anew, are cut; 0: begin."""
+        before = read_metrics(self.path) if step and self.path.exists() else []
+        self.rows = [row for row in before if row["step"] <= step]
         self._write(self.rows, "w")
 
     def append(self, row: Row) -> None:
@@ -54,7 +56,7 @@ class MetricsFile:
         self.rows.append(row)
 
     def _write(self, rows: list[Row], mode: str) -> None:
-        with self.path.open(mode, newline="") as file:
+        with writing(self.path), self.path.open(mode, newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             if mode == "w":
                 writer.writeheader()
@@ -83,10 +85,9 @@ class Metrics(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step:
-            if trainer.is_global_zero:
-                self.file.resume(trainer.global_step)
             return
-        self.row = {"step": 0, "epoch": 0, "tokens_seen": 0, **self._look(trainer, pl_module)}
+        if look := self._look(trainer, pl_module):
+            self.row = {"step": 0, "epoch": 0, "tokens_seen": 0, **look}
         self._finish_row(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -104,10 +105,9 @@ class Metrics(Callback):
         seconds, self._started = time.perf_counter() - self._started, 0.0
         self.seconds += seconds
         self.tokens_seen += batch.step_tokens
-        steps_per_epoch = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
         self.row = {
             "step": step,
-            "epoch": round(step / steps_per_epoch, 4),
+            "epoch": epochs_done(trainer),
             "tokens_seen": self.tokens_seen,
             "train/loss": pl_module.step_loss,
             "lr": pl_module.step_lr,
@@ -115,7 +115,7 @@ class Metrics(Callback):
         }
         shown = {"loss": self.row["train/loss"], "lr": self.row["lr"], "tok/s": self.row["tokens_per_sec"]}
         pl_module.log_dict(shown, prog_bar=True, logger=False)
-        if self.config.every and step % self.config.every == 0:
+        if self.config.every and (step % self.config.every == 0 or step == pl_module.total_steps):
             self.row |= self._look(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -146,6 +146,16 @@ class Metrics(Callback):
         self.row = {}
 
 
+def epochs_done(trainer: Trainer) -> float:
+    steps_per_epoch = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
+    return round(trainer.global_step / steps_per_epoch, 4)
+
+
+def has_validation(trainer: Trainer) -> bool:
+    data: InstructionData = trainer.datamodule  # type: ignore[attr-defined]
+    return data.has_validation
+
+
 def stepped(trainer: Trainer, batch_idx: int) -> bool:
     """Whether the optimizer took a step at this micro-batch."""
     done = batch_idx + 1
@@ -153,15 +163,19 @@ def stepped(trainer: Trainer, batch_idx: int) -> bool:
 
 
 class Progress(TQDMProgressBar):
-    """Lightning's bar, without the run number, and counting also where a run is resumed inside an epoch."""
+    """Lightning's bar, with epochs counted from 1, and right also where a run is resumed inside an epoch."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self.on_train_epoch_start(trainer, pl_module)
 
+    def on_train_epoch_start(self, trainer: Trainer, *arguments: Any) -> None:
+        super().on_train_epoch_start(trainer, *arguments)
+        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}")
+
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        return metrics
+        shown = {"loss": ".3f", "lr": ".1e", "tok/s": ",.0f"}
+        found = super().get_metrics(trainer, pl_module)
+        return {name: format(found[name], form) for name, form in shown.items() if name in found}

@@ -76,13 +76,23 @@ class InstructionTuner(LightningModule):
         return self.step_loss < float("inf") and bool(norm < float("inf"))
 
     def _refuse_step(self) -> None:
-        bad = [records for total, records in zip(self._sums, self._records, strict=True) if not total.isfinite()]
-        records = sorted(int(i) for i in torch.cat(bad or self._records) if i >= 0)
+        micro_batches = zip(self._sums, self._records, strict=True)
+        mine = [(bool(total.isfinite()), records.tolist()) for total, records in micro_batches]
+        everyones = [found for rank in self._gathered(mine) for found in rank]
+        suspects = [records for finite, records in everyones if not finite] or [records for _, records in everyones]
+        numbers = sorted(record + 1 for records in suspects for record in records if record >= 0)
         raise InputError(
             f"step {self.trainer.global_step + 1}: loss {self.step_loss} or its gradient is not finite, on training "
-            f"records {records} (counted from 0) of rank {self.global_rank}; the weights are as before the step; "
-            "lower optim.lr, set optim.grad_clip=1, or use precision=32"
+            f"records {numbers} (counted from 1); the weights are as before the step; lower optim.lr, set "
+            "optim.grad_clip=1, or use precision=32"
         )
+
+    def _gathered(self, mine: Any) -> list[Any]:
+        """What every rank has; all ranks must ask."""
+        everyones = [mine] * self.trainer.world_size
+        if self.trainer.world_size > 1:
+            torch.distributed.all_gather_object(everyones, mine)
+        return everyones
 
     def on_validation_epoch_start(self) -> None:
         self._validation = []

@@ -27,15 +27,29 @@ def last_checkpoint(folder: Path) -> Path:
 def _load(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return {"config": content["config"], "global_step": content["global_step"]}
+        return {key: content[key] for key in ("config", "made_of", "global_step")}
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: not a checkpoint of a run, or damaged ({reason})") from error
 
 
-def steps_done(folder: Path) -> int:
-    """Optimizer steps behind a run's last checkpoint."""
-    return int(_load(last_checkpoint(folder))["global_step"])
+def past_steps(folder: Path, made_of: dict[str, str]) -> int:
+    """Optimizer steps behind a run's last checkpoint.
+
+    Args:
+        made_of: hashes of the data and the weights that there are now.
+
+    Raises:
+        InputError: the run began with others.
+    """
+    past = _load(last_checkpoint(folder))
+    for name, sha256 in made_of.items():
+        if past["made_of"][name] != sha256:
+            raise InputError(
+                f"resume: the {name} changed since {folder} began (sha256 {past['made_of'][name][:12]}…, now "
+                f"{sha256[:12]}…); bring the old file back, or start a new run"
+            )
+    return int(past["global_step"])
 
 
 def resumed_config(given: TrainConfig, overrides: list[str]) -> TrainConfig:

@@ -10,7 +10,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from sft.training.callbacks import RunFolder, SanityGate
+from sft.files import writing
 from sft.training.metrics import Metrics, Row
 
 
@@ -44,7 +44,9 @@ def plot_losses(rows: list[Row], folder: Path) -> None:
         points = [(row["epoch"], row[key]) for row in rows if key in row]
         if points:
             axes.plot(*zip(*points, strict=True), label=label, **style)
-    axes.set(xlabel="epochs", ylabel="loss (nats per token)", ylim=(0, None))
+    axes.set(xlabel="epochs", ylabel="loss (nats per token)", yscale="log")
+    for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        axis(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "1235" else "")
     axes.legend(frameon=False)
     last = max(rows, key=lambda row: row["step"])
     tokens_per_epoch = last["tokens_seen"] / last["epoch"] if last["epoch"] else 1.0
@@ -57,18 +59,15 @@ def plot_losses(rows: list[Row], folder: Path) -> None:
 
     tokens = axes.secondary_xaxis("top", functions=(to_tokens, to_epochs))
     tokens.set_xlabel("tokens seen")
+    tokens.xaxis.set_major_formatter("{x:,.0f}")
     for name in ("loss.png", "loss.pdf"):
-        figure.savefig(folder / name, dpi=150)
+        with writing(folder / name):
+            figure.savefig(folder / name, dpi=150)
 
 
-def summarise(
-    rows: list[Row],
-    metrics: Metrics,
-    gate: SanityGate,
-    run_folder: RunFolder,
-    device: str,
-) -> dict[str, Any]:
+def summarise(metrics: Metrics, device: str) -> dict[str, Any]:
     """The numbers of a finished run. Losses are in nats per supervised token."""
+    rows = metrics.file.rows
     return {
         "status": "finished",
         "steps": int(rows[-1]["step"]),
@@ -76,8 +75,6 @@ def summarise(
         "tokens_seen": metrics.tokens_seen,
         "seconds": round(metrics.seconds, 2),
         "tokens_per_sec": round(metrics.tokens_seen / metrics.seconds, 1),
-        "answer_loss_before": gate.loss,
-        "best_validation_loss": run_folder.best,
         "losses": losses(rows),
         "peak_memory_bytes": peak_memory_bytes(device),
     }

@@ -80,7 +80,6 @@ def test_before_it_rambles_and_after_it_answers(tmp_path: Path, monkeypatch: pyt
     train.fit(from_dict(TrainConfig, CONFIG), run)
     summary = json.loads((run / "summary.json").read_text())
     assert summary["answer_loss_before"] <= 0.5 * math.log(4096)
-    assert summary["seconds"] > 0
 
     config = EvaluateConfig(DataConfig(), GenerateConfig(max_new_tokens=64), run=str(run), device="cpu")
     evaluate.evaluate(config, [])

@@ -37,6 +37,7 @@ def door() -> ModuleType:
 def call(door: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Calls evaluate.py with overrides, in this process, from `tmp_path`."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which it sets
+    monkeypatch.setenv("SFT_ONE_LINE", "")
     monkeypatch.chdir(tmp_path)
 
     def with_overrides(*overrides: Any) -> None:

@@ -39,7 +39,7 @@ def test_latest_is_followed_once(run_folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("summary.json", None, r"run: .*run is no run \(it has no summary.json\)"),
+        ("summary.json", None, r"run: .*run is no finished run \(it has no summary.json\)"),
         ("summary.json", "{", "summary.json: not the summary of a run of train.py"),
         ("summary.json", "[]", "summary.json: not the summary of a run of train.py"),
         ("summary.json", '{"config": {}}', "model: missing"),

@@ -1,6 +1,8 @@
 """Interrupted and resumed equals uninterrupted, bit for bit."""
 
 import dataclasses
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,8 @@ import pytest
 import torch
 
 from sft.config import InputError, TrainConfig
+from sft.gpt2.checkpoint import load_pretrained, save_pretrained
+from sft.gpt2.model import GPT
 from sft.training.metrics import read_metrics
 from sft.training.resume import resumed_config
 
@@ -51,8 +55,11 @@ def test_resumed_is_uninterrupted(config: Config, run: Run, accumulate: int, wor
     assert ends[0]["global_step"] == ends[1]["global_step"] == 2 * steps_per_epoch
     for key in ("state_dict", "optimizer_states", "lr_schedulers"):
         assert equal(ends[0][key], ends[1][key]), key
-    without_halt = [row for row in losses(folder) if row["step"] != halt]
-    assert without_halt == [row for row in losses(whole) if row["step"] != halt]
+    cut, uncut = losses(folder), losses(whole)
+    assert len(cut) == len(uncut)
+    for mine, other in zip(cut, uncut, strict=True):  # the row of the halt has looks that the other run did not take
+        assert {key: mine[key] for key in other} == other
+        assert mine == other or mine["step"] == halt
 
 
 def test_a_finished_run_says_so(config: Config, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,6 +68,40 @@ def test_a_finished_run_says_so(config: Config, run: Run, capsys: pytest.Capture
     run(resumed_config(dataclasses.replace(config(epochs=1), resume=str(folder)), []))
     assert "all 11 steps are done" in (folder / "train.log").read_text()
     assert (folder / "checkpoints/last.ckpt").stat().st_mtime_ns == before
+
+
+def test_a_run_cut_off_between_its_last_step_and_its_end_is_completed(config: Config, run: Run) -> None:
+    settings = config(epochs=1, data__split=[0.9, 0.1, 0.0])
+    folder = run(settings)
+    whole = {name: (folder / name).read_bytes() for name in ("metrics.csv", "model/model.safetensors")}
+    summary = json.loads((folder / "summary.json").read_text())
+    shutil.rmtree(folder / "model")
+    (folder / "summary.json").unlink()
+    run(resumed_config(dataclasses.replace(settings, resume=str(folder)), []))
+    assert {name: (folder / name).read_bytes() for name in whole} == whole
+    again = json.loads((folder / "summary.json").read_text())
+    for changing in ("peak_memory_bytes", "config"):
+        summary.pop(changing), again.pop(changing)
+    assert again == summary
+
+
+@pytest.mark.parametrize("changed", ["data", "weights"])
+def test_a_run_goes_on_only_with_what_it_began_with(
+    config: Config, run: Run, tmp_path: Path, records_file: Path, checkpoint: Path, changed: str
+) -> None:
+    data, base = tmp_path / "records.json", tmp_path / "base"
+    shutil.copy(records_file, data)
+    shutil.copytree(checkpoint, base)
+    settings = config(epochs=1, max_steps=2, data__path=str(data), model__checkpoint=str(base))
+    folder = run(settings)
+    if changed == "data":
+        data.write_text(json.dumps(json.loads(data.read_text())[::-1]))
+    else:
+        loaded = load_pretrained(base)
+        save_pretrained(GPT(loaded.model.config), base, loaded.tokenizer)
+    given = dataclasses.replace(settings, resume=str(folder), max_steps=-1)
+    with pytest.raises(InputError, match=rf"resume: the {changed} changed since .*run began"):
+        run(resumed_config(given, ["max_steps=-1"]))
 
 
 def test_another_run_is_refused_by_key(config: Config, run: Run) -> None:
@@ -81,7 +122,7 @@ def test_what_is_no_run_is_refused(config: Config, tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"last\.ckpt: not a checkpoint of a run, or damaged"):
             resumed_config(given, [])
-    torch.save({"weights": torch.ones(2)}, path)
+    torch.save({"config": {}, "global_step": 1}, path)
     with pytest.raises(InputError, match="not a checkpoint of a run"):
         resumed_config(given, [])
 
@@ -96,7 +137,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytes
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(InputError, match=r"last\.ckpt: the checkpoint could not be written .*No space left"):
+    with pytest.raises(InputError, match=r"last\.ckpt: cannot be written .*No space left"):
         io.save_checkpoint({"weights": torch.zeros(3)}, path)
     assert torch.equal(io.load_checkpoint(path)["weights"], torch.ones(3))
     assert [item.name for item in path.parent.iterdir()] == ["last.ckpt"]

@@ -2,16 +2,21 @@
 
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import train
+from sft.cli import on_devices
 from sft.config import PROMPTS, InputError, TrainConfig
 from sft.data.dataset import encode_splits, split_records
 from sft.data.sources import load_source
-from sft.gpt2.checkpoint import load_pretrained
+from sft.gpt2.checkpoint import load_pretrained, save_pretrained
+from sft.gpt2.model import GPT, GPTConfig
 from sft.training.metrics import read_metrics
 
 Config = Callable[..., TrainConfig]
@@ -119,7 +124,7 @@ def test_a_loss_that_is_no_number_stops_before_the_step(
     )
     with pytest.raises(InputError, match=r"step 1: loss nan") as error:
         run(settings)  # every logit row holds a NaN, as the head is the embedding
-    assert "records [0, 1, 2, 3]" in str(error.value)
+    assert "records [1, 2, 3, 4] (counted from 1)" in str(error.value)
     assert not (tmp_path / "run" / "model").exists()
 
 
@@ -130,3 +135,51 @@ def test_two_runs_of_one_seed_are_the_same_run(config: Config, run: Run) -> None
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     other = torch.load(run(config(model__dropout=0.2, epochs=1, seed=7), "c") / "checkpoints/last.ckpt")["state_dict"]
     assert not torch.equal(other["model.wte.weight"], weights[0]["model.wte.weight"])
+
+
+def break_loss_of_rank_1(config: TrainConfig, folder: Path) -> None:
+    """The run, in which the loss on one rank alone is no number."""
+    honest = GPT.token_losses
+
+    def broken(model: GPT, *batch: torch.Tensor) -> torch.Tensor:
+        return honest(model, *batch) * (math.nan if model.training and os.environ["RANK"] == "1" else 1)
+
+    GPT.token_losses = broken  # type: ignore[method-assign]
+    train.fit(config, folder)
+
+
+def test_the_records_of_a_bad_loss_are_named_whichever_rank_had_them(config: Config, tmp_path: Path) -> None:
+    settings = config(devices=2, data__shuffle=False, eval__every=0)
+    with pytest.raises(InputError, match=r"on training records \[5, 6, 7, 8\] \(counted from 1\)"):
+        on_devices(2, break_loss_of_rank_1, settings, tmp_path)
+
+
+def test_a_full_disk_in_a_process_of_its_own_is_one_line(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").symlink_to("/dev/full")
+    with pytest.raises(InputError, match=r"metrics\.csv: cannot be written \(No space left on device\)"):
+        on_devices(2, train.fit, config(devices=2), tmp_path)
+
+
+def test_what_is_said_to_come_after_comes_after_the_last_step(config: Config, run: Run) -> None:
+    folder = run(config(eval__every=5, max_steps=7))
+    rows = read_metrics(folder / "metrics.csv")
+    assert [row["step"] for row in rows if "val/loss" in row] == [0, 5, 7]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["losses"]["val/loss"]["last"] == rows[7]["val/loss"]
+
+
+def test_compiled_layers_train_as_others_do(config: Config, run: Run, tmp_path: Path, tokenizer: Any) -> None:
+    """Ten layers: more than torch.compile would make variants of, which answering must not bring about."""
+    torch.manual_seed(0)
+    deep = GPTConfig(n_layer=10, n_head=2, n_embd=8, vocab_size=tokenizer.n_vocab, n_positions=128)
+    save_pretrained(GPT(deep), tmp_path / "deep", tokenizer)
+    settings = {"model__checkpoint": str(tmp_path / "deep"), "max_steps": 3, "eval__sample": True}
+    torch._dynamo.reset()
+    plain, compiled = (run(config(**settings, compile=on), str(on)) for on in (False, True))
+    assert torch._dynamo.utils.counters["recompile_limit"] == {}
+    assert torch._dynamo.utils.counters["frames"]["ok"] > 0
+    for one, other in zip(*(read_metrics(folder / "metrics.csv") for folder in (plain, compiled)), strict=True):
+        assert other["tokens_seen"] == one["tokens_seen"]
+        assert [other[key] for key in one if "loss" in key] == pytest.approx(
+            [one[key] for key in one if "loss" in key], abs=1e-5
+        )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sft.config import InputError
-from sft.summary import make_folder, write_json
+from sft.files import make_folder, write_json
 
 
 def test_what_is_no_number_is_null(tmp_path: Path) -> None:

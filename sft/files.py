@@ -1,0 +1,69 @@
+"""Files that are whole or not there at all, and errors that name them."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from sft.config import InputError
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around the writing of a file: an OSError, as of a full disk, becomes an InputError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[IO[bytes]]:
+    """A file to be written beside `path`, which it replaces once it is whole and on the disk.
+
+    Raises:
+        InputError: it cannot be written, as on a full disk; what stood there stays.
+    """
+    fresh = path.with_name(f".{path.name}.part")
+    with writing(path):
+        try:
+            with fresh.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(fresh, path)
+        except BaseException:
+            fresh.unlink(missing_ok=True)
+            raise
+
+
+def make_folder(folder: Path) -> None:
+    """Raises InputError if there can be none."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made a folder ({error.strerror})") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write strict JSON (what is not a number is null); errors are those of `replaced`."""
+    with replaced(path) as file:
+        file.write(json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+
+
+def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
+    """JSON Lines, one row a line; otherwise as `write_json`."""
+    with replaced(path) as file:
+        for row in rows:
+            file.write(json.dumps(_finite(row), ensure_ascii=False, allow_nan=False).encode() + b"\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
