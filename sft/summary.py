@@ -22,12 +22,16 @@ def make_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write strict JSON (what is not a number is null), whole or not at all.
+    """Write strict JSON (what is not a number is null), whole or not at all; the error is that of `write_text`."""
+    write_text(path, json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, whole or not at all.
 
     Raises:
         InputError: it cannot be written, as on a full disk; what stood there stays.
     """
-    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     fresh = path.with_name(f".{path.name}.part")
     try:
         with fresh.open("w", encoding="utf-8") as file:
@@ -40,11 +44,12 @@ def write_json(path: Path, content: Any) -> None:
         raise InputError(f"{path}: cannot be written ({error.strerror}); what stood there is unchanged") from error
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The same content, with None for every number that is not finite."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
