@@ -27,14 +27,14 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file, whole or not at all.
+    """Write a file, whole or not at all; half of a surrogate pair, which is no character, becomes "?".
 
     Raises:
         InputError: it cannot be written, as on a full disk; what stood there stays.
     """
     fresh = path.with_name(f".{path.name}.part")
     try:
-        with fresh.open("w", encoding="utf-8") as file:
+        with fresh.open("w", encoding="utf-8", errors="replace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -116,10 +116,10 @@ def duration(seconds: Any) -> str:
     return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
-def flat(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(values: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     """The values of nested dicts by their dotted keys, as they are given on the command line."""
     for key, value in (values or {}).items():
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", "null" if value is None else value
+            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)
