@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help train evaluate test lint bench nano clean
+.PHONY: help train evaluate test test-browser screenshot lint bench nano clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 train: .venv/ready  ## fine-tune; ARGS="model=gpt2-medium" passes settings on
 	$(BIN)/python train.py $(ARGS)
@@ -16,6 +16,12 @@ evaluate: .venv/ready  ## answer the held-out instructions with the newest run a
 
 test: lint  ## lint, types, tests
 	$(BIN)/python -m pytest $(ARGS)
+
+test-browser: .venv/browser  ## the report in a browser: wants the system's chromium (apt-get install chromium)
+	$(BIN)/python -m pytest tests/browser $(ARGS)
+
+screenshot: .venv/browser  ## .github/report.png: the newest run's report in the system's chromium
+	$(BIN)/python -m tests.browser.screenshot outputs/latest/evaluation/report.html .github/report.png
 
 lint: .venv/ready  ## ruff (lint and format) and mypy
 	$(BIN)/ruff check .
@@ -38,4 +44,8 @@ clean:  ## remove what was made here, but not outputs/
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+.venv/browser: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable .[browser]
 	touch $@

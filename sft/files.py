@@ -48,22 +48,29 @@ def make_folder(folder: Path) -> None:
         raise InputError(f"{folder}: cannot be made a folder ({error.strerror})") from error
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write strict JSON (what is not a number is null); errors are those of `replaced`."""
+def write_text(path: Path, text: str) -> None:
+    """Half of a surrogate pair, which is no character, becomes "?"; errors are those of `replaced`."""
     with replaced(path) as file:
-        file.write(json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+        file.write(text.encode(errors="replace"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Strict JSON, in which what is not a number is null; otherwise as `write_text`."""
+    write_text(path, json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
     """JSON Lines, one row a line; otherwise as `write_json`."""
     with replaced(path) as file:
         for row in rows:
-            file.write(json.dumps(_finite(row), ensure_ascii=False, allow_nan=False).encode() + b"\n")
+            line = json.dumps(finite(row), ensure_ascii=False, allow_nan=False) + "\n"
+            file.write(line.encode(errors="replace"))
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The same content, with None for every number that is not finite."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

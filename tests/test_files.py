@@ -15,6 +15,11 @@ def test_what_is_no_number_is_null(tmp_path: Path) -> None:
     assert "é" in text
 
 
+def test_half_a_character_is_replaced(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"x": "a\ud800b"})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"x": "a?b"}
+
+
 def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"old": 1})

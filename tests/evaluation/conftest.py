@@ -1,4 +1,4 @@
-"""Tiny checkpoints, a data file, and a folder that looks like what train.py leaves."""
+"""Tiny checkpoints, a data file, a folder that looks like what train.py leaves, and a made-up evaluation's report."""
 
 import dataclasses
 import hashlib
@@ -12,8 +12,11 @@ import tiktoken
 import torch
 
 from sft.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig
+from sft.evaluation.report import write_report
 from sft.gpt2.checkpoint import Pretrained, load_pretrained, save_pretrained
 from sft.gpt2.model import GPT, GPTConfig
+from tests.evaluation import made_up
+from tests.evaluation.reading import Seen
 
 TEMPLATE = "Q: {{ instruction }} {{ input }}\nA: "
 
@@ -61,3 +64,18 @@ def run_folder(tmp_path: Path, data: Path, make_checkpoint: Callable[..., Path])
     }
     (run / "summary.json").write_text(json.dumps(summary))
     return run
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., tuple[Seen, str]]:
+    """Writes the report of the made-up evaluation, with changes to its summary, and reads both files."""
+
+    def with_changes(
+        rows: list[Any] | None = None, run: Any = made_up.RUN, metrics: Any = None, **changes: Any
+    ) -> tuple[Seen, str]:
+        summary = made_up.summary(made_up.rows()) | changes
+        write_report(tmp_path, summary, made_up.rows() if rows is None else rows, run, metrics)
+        page = (tmp_path / "report.html").read_text(encoding="utf-8")
+        return Seen(page), (tmp_path / "report.md").read_text(encoding="utf-8")
+
+    return with_changes
