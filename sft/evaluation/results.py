@@ -4,7 +4,7 @@ import math
 import textwrap
 from typing import Any
 
-from sft.data.sources import Record
+from sft.data.records import Record
 from sft.evaluation.exam import Result
 from sft.evaluation.metrics import METRICS, exact_by_category, mean
 

@@ -10,7 +10,7 @@ import torch
 
 from sft.data.datamodule import InstructionData
 from sft.data.dataset import Batch, Split, encode_splits
-from sft.data.sources import Record
+from sft.data.records import Record
 
 TEMPLATE = "{{ instruction }}:"
 
