@@ -35,13 +35,9 @@ def cached(name: str, make: Callable[[], Arrays]) -> Arrays:
     kept, the arrays stay in memory.
     """
     path = cache_folder() / f"tokens-{VERSION}" / f"{name}.safetensors"
-    found = _mapped(path)
-    if found is None:
-        with _locked(path):
-            found = _mapped(path)  # another process may have been faster
-            if found is None:
-                found = _kept(make(), path)
-    return found
+    with _locked(path):
+        found = _mapped(path)
+        return _kept(make(), path) if found is None else found
 
 
 def _mapped(path: Path) -> Arrays | None:
