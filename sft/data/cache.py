@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -67,6 +68,7 @@ def _locked(path: Path) -> Iterator[None]:
 def _kept(arrays: Arrays, path: Path) -> Arrays:
     partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial.touch()
         mode = partial.stat().st_mode
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial)
@@ -76,8 +78,13 @@ def _kept(arrays: Arrays, path: Path) -> Arrays:
         os.replace(partial, path)
         return _mapped(path) or arrays
     except (OSError, SafetensorError) as error:
-        log.info(f"{path.parent}: tokens cannot be kept there ({error}); they stay in memory")
+        _tell_once(f"{path.parent}: tokens cannot be kept there ({error}); they stay in memory")
         return arrays
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+@lru_cache
+def _tell_once(message: str) -> None:
+    log.info(message)

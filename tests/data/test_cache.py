@@ -130,6 +130,8 @@ def test_a_full_disk(
 def test_a_place_where_nothing_can_be_written(folder: Path, make: Maker, caplog: pytest.LogCaptureFixture) -> None:
     folder.parent.write_text("a file")
     assert str(folder) in stays_in_memory(make, caplog)
+    assert same(cached("b", make))
+    assert len(caplog.records) == 1  # it is told once
 
 
 def test_without_locks(folder: Path, make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
