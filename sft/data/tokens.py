@@ -68,7 +68,7 @@ def _tokenise(records: list[Record], template: str, tokenizer: tiktoken.Encoding
 def _encode(texts: list[str], tokenizer: tiktoken.Encoding) -> NDArray[Any]:
     """The tokens of texts, each with the end token behind it.
 
-    One call for many texts takes about half the time of a call for each (and a quarter of that of tiktoken's batches,
+    One call for many texts takes about half the time of a call for each (and a third of that of tiktoken's batches,
     whose threads wait for each other on texts this short).
     """
     joined = END.join([*texts, ""])
