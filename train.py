@@ -36,7 +36,7 @@ def main(composed: Any) -> None:
 def fit(config: TrainConfig, folder: Path) -> None:
     """The run, from records to the folder that holds all it gave; one process of it for each device."""
     from sft.data.datamodule import InstructionData
-    from sft.data.dataset import encode_splits, split_records
+    from sft.data.dataset import load_splits, split_rows
     from sft.data.overview import example_text, overview, overview_text
     from sft.data.sources import load_source
     from sft.gpt2.checkpoint import load_pretrained, save_pretrained
@@ -53,11 +53,12 @@ def fit(config: TrainConfig, folder: Path) -> None:
     keep_freed_memory()
 
     source = load_source(config.data)
-    parts = split_records(source.records, config.data.split)
+    parts = split_rows(len(source.chosen), config.data.split)
     base = load_pretrained(config.model.checkpoint, config.model.revision, dropout=config.model.dropout)
     template = PROMPTS[config.data.prompt]
     context = base.model.config.n_positions
-    splits = encode_splits(parts, template, base.tokenizer, config.data.max_length, context, config.data.mask_prompt)
+    max_length, mask_prompt = config.data.max_length, config.data.mask_prompt
+    splits = load_splits(source, parts, template, base.tokenizer, max_length, context, mask_prompt)
     numbers = overview(splits)
     log.info(overview_text(numbers))
     log.info(f"one example, with what is learned in ⟦ ⟧:\n{example_text(splits['train'], base.tokenizer)}")
@@ -70,6 +71,7 @@ def fit(config: TrainConfig, folder: Path) -> None:
         config.seed,
         config.data.workers,
         multiple=64 if device == "mps" else 1,
+        bucket=config.data.bucket,
     )
     steps = data.plan(world_size(config.devices)).steps * config.epochs
     steps = steps if config.max_steps == -1 else min(steps, config.max_steps)

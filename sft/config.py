@@ -86,6 +86,7 @@ class DataConfig:
     mask_prompt: bool = False
     max_length: int | None = at_least(2, None)
     shuffle: bool = True
+    bucket: bool = False
     workers: int = at_least(0, 0)
 
     def __post_init__(self) -> None:

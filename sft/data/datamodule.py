@@ -45,6 +45,7 @@ class InstructionData(LightningDataModule):
 
     Args:
         splits: train, test, validation; an absent or empty validation split gives no validation.
+        bucket: with `shuffle`, put records of like length together, so that little is padded.
         multiple: pad rows to a multiple of this many tokens (64 keeps the number of different shapes low on MPS).
         workers: processes that collate; 0: the training process itself.
     """
@@ -58,14 +59,17 @@ class InstructionData(LightningDataModule):
         seed: int = 0,
         workers: int = 0,
         multiple: int = 1,
+        bucket: bool = False,
     ) -> None:
         super().__init__()
         self.splits, self.batch_size, self.accumulate = splits, batch_size, accumulate
         self.shuffle, self.seed, self.workers, self.multiple = shuffle, seed, workers, multiple
+        self.bucket = bucket
 
     def plan(self, world_size: int) -> Plan:
-        rows = len(self.splits["train"].examples)
-        return Plan(rows, self.batch_size, self.accumulate, world_size, self.shuffle, self.seed)
+        examples = self.splits["train"].examples
+        lengths = examples.lengths() if self.bucket else None
+        return Plan(len(examples), self.batch_size, self.accumulate, world_size, self.shuffle, self.seed, lengths)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         assert self.trainer is not None

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tiktoken
@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sft.config import InputError
-from sft.data.prompt import render
-from sft.data.sources import Record
+from sft.data.records import Record
+from sft.data.sources import Source
+from sft.data.tokens import Texts, load_texts, tokenise
 
 IGNORE_INDEX = -100  # torch's own default for "no loss here"
 
@@ -30,18 +31,20 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Examples:
-    """The token ids of a split: prompt, response and end token of every record, one after the other.
+    """The token ids of a split, as far as the model reads them.
 
-    Row i's text is `tokens[starts[i]:starts[i + 1]]`, of which the first `prompts[i]` tokens are the prompt;
+    Row i's text is `tokens[starts[i] : starts[i] + sizes[i]]`, of which the first `prompts[i]` tokens are the prompt;
     `records[i]` is its record's place in the split. Rows that lost their end token (`cut`) or were left out altogether
     (`dropped`) are counted.
     """
 
-    tokens: NDArray[np.int32]  # (all tokens,)
-    starts: NDArray[np.int64]  # (rows + 1,)
+    tokens: NDArray[Any]  # (all tokens,)
+    starts: NDArray[np.int64]  # (rows,)
+    sizes: NDArray[np.int64]  # (rows,)
     prompts: NDArray[np.int32]  # (rows,)
     records: NDArray[np.int64]  # (rows,)
     eot: int
+    max_length: int  # the most tokens that are read of a row
     mask_prompt: bool
     cut: int
     dropped: int
@@ -51,7 +54,12 @@ class Examples:
 
     def lengths(self) -> NDArray[np.int64]:
         """Tokens that the model reads of each row, (rows,): all of the text but its last token."""
-        return self.starts[1:] - self.starts[:-1] - 1
+        return self.sizes - 1
+
+    def text(self, row: int) -> NDArray[Any]:
+        """The tokens of a row."""
+        start: int = self.starts[row]
+        return self.tokens[start : start + self.sizes[row]]
 
     def targets(self) -> NDArray[np.int64]:
         """Tokens that are learned of each row, (rows,)."""
@@ -65,7 +73,7 @@ class Examples:
     def batch(
         self, rows: Sequence[int], mask_prompt: bool | None = None, multiple: int = 1, totals: tuple[int, int] = (0, 0)
     ) -> Batch:
-        """Collate rows, padded to the longest of them or on to a multiple of `multiple`.
+        """Collate rows, padded to the longest of them or on to a multiple of `multiple`, but not beyond `max_length`.
 
         No rows give a filler of one token without a label, so that every rank has a batch for every micro-step.
 
@@ -77,9 +85,9 @@ class Examples:
         if not len(rows):
             one = torch.ones(1, dtype=torch.long)
             return Batch(one[None] * self.eot, one[None] * IGNORE_INDEX, one, -one, *totals)
-        texts = [self.tokens[self.starts[row] : self.starts[row + 1]] for row in rows]
+        texts = [self.text(row) for row in rows]
         lengths = torch.tensor([len(text) - 1 for text in texts])
-        width = -(-int(lengths.max()) // multiple) * multiple
+        width = min(-(-int(lengths.max()) // multiple) * multiple, self.max_length)
         input_ids = torch.full((len(rows), width), self.eot)
         labels = torch.full((len(rows), width), IGNORE_INDEX)
         firsts = self._first_targets(mask_prompt)[list(rows)]
@@ -90,67 +98,85 @@ class Examples:
         return Batch(input_ids, labels, lengths, torch.from_numpy(self.records[list(rows)]), *totals)
 
 
+def as_examples(texts: Texts, eot: int, max_length: int, mask_prompt: bool) -> Examples:
+    """A row of more than `max_length` tokens, prompt and response together, is cut at its end and gets no end token;
+    if that takes the whole response, the row is dropped."""
+    whole = np.diff(texts.starts)
+    sizes = np.minimum(whole, max_length + 1)  # the model reads one token fewer
+    rows = np.flatnonzero(sizes > np.maximum(texts.prompts, 1))
+    return Examples(
+        tokens=texts.tokens,
+        starts=texts.starts[rows],
+        sizes=sizes[rows],
+        prompts=texts.prompts[rows],
+        records=rows,
+        eot=eot,
+        max_length=max_length,
+        mask_prompt=mask_prompt,
+        cut=int((whole > sizes)[rows].sum()),
+        dropped=len(whole) - len(rows),
+    )
+
+
 def encode(
     records: Sequence[Record], template: str, tokenizer: tiktoken.Encoding, max_length: int, mask_prompt: bool
 ) -> Examples:
-    """Tokenise a split.
-
-    Prompt and response are encoded apart, so that the border between them is exact, and joined, with the end token
-    behind them. A row of more than `max_length` tokens, prompt and response together, is cut at its end and gets no end
-    token; if that takes the whole response, the row is dropped.
-    """
-    prompts = tokenizer.encode_ordinary_batch([render(template, record) for record in records])
-    responses = tokenizer.encode_ordinary_batch([record.output for record in records])
-    texts: list[list[int]] = []
-    kept: list[int] = []
-    cut = 0
-    for index, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-        text = prompt + response + [tokenizer.eot_token]
-        long = len(prompt) + len(response) > max_length
-        text = text[: max_length + 1]  # the model reads one token fewer
-        if len(text) > max(len(prompt), 1):
-            texts.append(text)
-            kept.append(index)
-            cut += long
-    return Examples(
-        tokens=np.fromiter((token for text in texts for token in text), dtype=np.int32),
-        starts=np.cumsum([0, *map(len, texts)], dtype=np.int64),
-        prompts=np.array([len(prompts[index]) for index in kept], dtype=np.int32),
-        records=np.array(kept, dtype=np.int64),
-        eot=tokenizer.eot_token,
-        mask_prompt=mask_prompt,
-        cut=cut,
-        dropped=len(records) - len(kept),
-    )
+    return as_examples(tokenise(records, template, tokenizer), tokenizer.eot_token, max_length, mask_prompt)
 
 
 @dataclass(frozen=True)
 class Split:
-    """One part of the data: its records and, row for row, what the model sees of them."""
+    """One part of the data, row for row as the model sees it, and what a look at it needs of its records."""
 
-    records: list[Record]
     examples: Examples
+    questions: NDArray[np.uint64]  # (records,), the same number for the same question
+    first: Record | None
 
 
-def split_records(records: list[Record], fractions: Sequence[float]) -> dict[str, list[Record]]:
-    """Cut the records, in their order, into train, test and validation; what rounding leaves over goes to the last,
-    or to train if the last has no share.
+def split_rows(count: int, fractions: Sequence[float]) -> dict[str, range]:
+    """Cut that many records, in their order, into train, test and validation; what rounding leaves over goes to the
+    last, or to train if the last has no share.
 
     Raises:
         InputError: a split that should hold something holds nothing.
     """
     # 100 * 0.29 is 28.999999999999996
-    train, test = (int(len(records) * fraction + 1e-6) for fraction in fractions[:2])
+    train, test = (int(count * fraction + 1e-6) for fraction in fractions[:2])
     if fractions[2] == 0:
-        train = len(records) - test
-    parts = {"train": records[:train], "test": records[train : train + test], "validation": records[train + test :]}
-    for (name, part), fraction in zip(parts.items(), fractions, strict=True):
+        train = count - test
+    rows = {"train": range(train), "test": range(train, train + test), "validation": range(train + test, count)}
+    for (name, part), fraction in zip(rows.items(), fractions, strict=True):
         if fraction > 0 and not part:
             raise InputError(
-                f"data.split: {list(fractions)} of {len(records)} records leaves none for {name}; "
+                f"data.split: {list(fractions)} of {count} records leaves none for {name}; "
                 "raise its share, give it 0, or use more records"
             )
-    return parts
+    return rows
+
+
+def split_records(records: list[Record], fractions: Sequence[float]) -> dict[str, list[Record]]:
+    """The records themselves, cut as `split_rows` says."""
+    rows = split_rows(len(records), fractions)
+    return {name: records[part.start : part.stop] for name, part in rows.items()}
+
+
+def load_splits(
+    source: Source,
+    parts: dict[str, range],
+    template: str,
+    tokenizer: tiktoken.Encoding,
+    max_length: int | None,
+    context: int,
+    mask_prompt: bool,
+) -> dict[str, Split]:
+    """As `encode_splits`, of records which are not in memory, and from the cache if they were tokenised before."""
+    max_length = _longest(max_length, context)
+    texts, shown = load_texts(source, [part.start for part in parts.values() if part], template, tokenizer)
+    first = dict(zip((name for name, part in parts.items() if part), shown, strict=True))
+    return {
+        name: _split(name, texts.part(part), first.get(name), tokenizer.eot_token, max_length, mask_prompt)
+        for name, part in parts.items()
+    }
 
 
 def encode_splits(
@@ -161,19 +187,30 @@ def encode_splits(
     context: int,
     mask_prompt: bool,
 ) -> dict[str, Split]:
-    """Tokenise every split for a model that reads `context` tokens; `max_length` as in `encode`, None: the context.
+    """Tokenise every split for a model that reads `context` tokens.
+
+    Args:
+        max_length: as in `as_examples`; None: the context.
 
     Raises:
         InputError: `max_length` is more than the context, or leaves no record of a split an answer.
     """
-    if max_length is not None and max_length > context:
-        raise InputError(f"data.max_length: {max_length} is more than the model's context of {context} tokens")
+    max_length = _longest(max_length, context)
     splits: dict[str, Split] = {}
     for name, records in parts.items():
-        examples = encode(records, template, tokenizer, max_length or context, mask_prompt)
-        if records and not len(examples):
-            raise InputError(
-                f"data.max_length: {max_length or context} tokens leave no answer in the {name} split; raise it"
-            )
-        splits[name] = Split(records, examples)
+        texts, first = tokenise(records, template, tokenizer), records[0] if records else None
+        splits[name] = _split(name, texts, first, tokenizer.eot_token, max_length, mask_prompt)
     return splits
+
+
+def _longest(max_length: int | None, context: int) -> int:
+    if max_length is not None and max_length > context:
+        raise InputError(f"data.max_length: {max_length} is more than the model's context of {context} tokens")
+    return max_length or context
+
+
+def _split(name: str, texts: Texts, first: Record | None, eot: int, max_length: int, mask_prompt: bool) -> Split:
+    examples = as_examples(texts, eot, max_length, mask_prompt)
+    if first and not len(examples):
+        raise InputError(f"data.max_length: {max_length} tokens leave no answer in the {name} split; raise it")
+    return Split(examples, texts.questions, first)

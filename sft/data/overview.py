@@ -4,31 +4,25 @@ import numpy as np
 import tiktoken
 
 from sft.data.dataset import IGNORE_INDEX, Split
-from sft.data.sources import Record
 
 
 def overview(splits: dict[str, Split]) -> dict[str, dict[str, int]]:
     """For each split: records, tokens, targets, the longest row, rows cut and dropped, prompts that train has too."""
-    train = set(map(_asked, splits["train"].records))
+    train = splits["train"].questions
     numbers: dict[str, dict[str, int]] = {}
     for name, split in splits.items():
-        lengths, examples = split.examples.lengths(), split.examples
-        prompts = list(map(_asked, split.records))
+        lengths, examples, questions = split.examples.lengths(), split.examples, split.questions
+        again = len(train) - len(np.unique(train)) if name == "train" else np.isin(questions, train).sum()
         numbers[name] = {
-            "records": len(split.records),
+            "records": len(questions),
             "tokens": int(lengths.sum()),
             "targets": int(examples.targets().sum()),
             "longest": int(lengths.max(initial=0)),
             "cut": examples.cut,
             "dropped": examples.dropped,
-            "duplicates": len(prompts) - len(set(prompts)) if name == "train" else sum(p in train for p in prompts),
+            "duplicates": int(again),
         }
     return numbers
-
-
-def _asked(record: Record) -> tuple[str, ...]:
-    """What makes a record the same question as another; plain text asks nothing, so it is itself."""
-    return (record.instruction, record.input) if record.instruction or record.input else (record.output,)
 
 
 def overview_text(numbers: dict[str, dict[str, int]]) -> str:

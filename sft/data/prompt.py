@@ -11,7 +11,7 @@ from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sft.config import InputError
-from sft.data.sources import Record
+from sft.data.records import Record
 
 
 @lru_cache

@@ -1,60 +1,80 @@
 """Where records come from: the embedded file, the user's own, or a download. To add one, add a file to `conf/data/`."""
 
 import hashlib
-import json
 import os
 import random
-import re
 import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+import numpy as np
 import requests
 from tqdm import tqdm
 
 from sft.config import DataConfig, InputError
+from sft.data.cache import Arrays, cache_folder, cached
+from sft.data.records import Record, stream_records
 
-SURROGATE = re.compile("[\ud800-\udfff]")
+SMALL = 4 << 20  # bytes; read and tokenised in about half a second
 EMBEDDED = {"nano": Path(__file__).parents[1] / "assets" / "nano.json"}
 
 
 @dataclass(frozen=True)
-class Record:
-    """One instruction, what it is about (may be empty), and the answer wanted."""
-
-    instruction: str
-    input: str
-    output: str
-    category: str | None = None
-
-
-@dataclass(frozen=True)
 class Source:
-    """The records of a data set, in file order, and the file's own name and hash."""
+    """The file of a data set, its hash, and which of its records are used, in which order."""
 
-    records: list[Record]
     path: Path
     sha256: str
+    chosen: Sequence[int]
+
+    def stream(self) -> Iterator[Record]:
+        """The records one by one; in memory are those of a sample, else none.
+
+        Raises:
+            InputError: the file is not the one that was hashed.
+        """
+        records = _stream(self.path, self.sha256)
+        if isinstance(self.chosen, range):  # all, in file order
+            return records
+        wanted = set(self.chosen)
+        found = {index: record for index, record in enumerate(records) if index in wanted}
+        return (found[index] for index in self.chosen)
+
+    @cached_property
+    def records(self) -> list[Record]:
+        return list(self.stream())
 
 
 def load_source(config: DataConfig) -> Source:
-    """Read the records that `config` asks for, sampled if it says so.
+    """Find the records that `config` asks for, sampled if it says so, and read them through once.
+
+    Of a large file that was read before, which its hash tells, the number of records is in the cache.
 
     Raises:
         InputError: no such file, a broken download, not JSON, a record that is none; by file and record.
     """
     path = _locate(config)
-    content = _read(path)
-    sha256 = hashlib.sha256(content).hexdigest()
+    sha256 = _hash(path)
     if config.url is not None and config.sha256 not in (None, sha256):
         raise InputError(f"{path}: sha256 {sha256}, expected {config.sha256}; delete the file, it is downloaded anew")
-    records = parse_records(content, path)
-    if config.sample is not None:
-        if config.sample > len(records):
-            raise InputError(f"data.sample: {config.sample} of the {len(records)} records in {path}: lower it")
-        records = random.Random(config.sample_seed).sample(records, config.sample)
-    return Source(records, path, sha256)
+
+    def count() -> Arrays:
+        return {"count": np.array([sum(1 for _ in _stream(path, sha256))])}
+
+    [records] = (count() if is_small(path) else cached(f"count-{sha256[:32]}", count))["count"].tolist()
+    if config.sample is None:
+        return Source(path, sha256, range(records))
+    if config.sample > records:
+        raise InputError(f"data.sample: {config.sample} of the {records} records in {path}: lower it")
+    return Source(path, sha256, random.Random(config.sample_seed).sample(range(records), config.sample))
+
+
+def is_small(path: Path) -> bool:
+    """Whether a file of records is read and tokenised sooner than the cache is asked."""
+    return path.stat().st_size < SMALL
 
 
 def _locate(config: DataConfig) -> Path:
@@ -67,9 +87,10 @@ def _locate(config: DataConfig) -> Path:
     return Path(config.path)
 
 
-def _read(path: Path) -> bytes:
+def _hash(path: Path) -> str:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; give data.path= a JSON file of records") from None
     except IsADirectoryError:
@@ -78,81 +99,13 @@ def _read(path: Path) -> bytes:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def parse_records(content: bytes, path: Path | str) -> list[Record]:
-    """Records from a JSON array or from JSON Lines (one object a line), in UTF-8. Of a key given twice the last counts.
-
-    Raises:
-        InputError: by line and column for the syntax, by record number (from 1) for what a record holds.
-    """
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    if not text.strip():
-        raise InputError(f"{path}: empty, expected a JSON array of records")
-    try:
-        items = _parse_lines(text, path) if text.lstrip()[0] == "{" else _parse(text, path)
-    except RecursionError:
-        raise InputError(f"{path}: nested too deeply, expected a JSON array of records") from None
-    if not isinstance(items, list):
-        raise InputError(f"{path}: {_kind(items)} instead of an array of records")
-    if not items:
-        raise InputError(f"{path}: an empty array, expected at least one record")
-    return [_record(item, path, number) for number, item in enumerate(items, 1)]
-
-
-def _parse(text: str, path: Path | str, line: int = 0) -> Any:
-    def refuse(constant: str) -> NoReturn:
-        raise InputError(f"{path}: {constant}{f' in line {line}' if line else ''} is not JSON")
-
-    try:  # no number is used, and float() reads also thousands of digits
-        return json.loads(text, parse_constant=refuse, parse_int=float)
-    except json.JSONDecodeError as error:
-        place = f"line {line or error.lineno}, column {error.colno}"
-        raise InputError(f"{path}: not JSON at {place} ({error.msg}); is the file cut short?") from None
-
-
-def _parse_lines(text: str, path: Path | str) -> Any:
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if len(lines) > 1 and lines[0][1].rstrip()[-1] != "}":  # an object over several lines is one JSON document
-        return _parse(text, path)
-    items = [_parse(line, path, number) for number, line in lines]
-    return items[0] if len(items) == 1 and not {"instruction", "output"} & items[0].keys() else items
-
-
-def _record(item: Any, path: Path | str, number: int) -> Record:
-    where = f"{path}: record {number}"
-    if not isinstance(item, dict):
-        raise InputError(f"{where}: {_kind(item)} instead of an object with instruction, input and output")
-    for key in ("instruction", "output"):
-        if key not in item:
-            found = ", ".join(map(repr, list(item)[:5])) or "nothing"
-            raise InputError(f"{where}: no '{key}', expected instruction and output; found {found}")
-    texts = {key: item.get(key, "") for key in ("instruction", "input", "output")}
-    if texts["input"] is None:
-        texts["input"] = ""
-    for key, value in texts.items():
-        if not isinstance(value, str):
-            raise InputError(f"{where}: '{key}' is {_kind(value)}, expected text")
-        if SURROGATE.search(value):
-            raise InputError(f"{where}: '{key}' holds half of a surrogate pair, which is no character")
-    category = item.get("category")
-    return Record(**texts, category=category if isinstance(category, str) else None)
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "a truth value"
-    names = {int: "a number", float: "a number", str: "text", list: "an array", dict: "an object"}
-    return names[type(value)]
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: $SFT_CACHE, or `sft` in the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sft"
-    return Path(os.environ.get("SFT_CACHE") or default)
+def _stream(path: Path, sha256: str | None = None, name: str | None = None) -> Iterator[Record]:
+    """A file's records; with `sha256` given, its hash is compared at the end. Errors call the file `name`."""
+    with path.open("rb") as file:
+        yield from stream_records(file, name or path)
+        file.seek(0)
+        if sha256 not in (None, hashlib.file_digest(file, "sha256").hexdigest()):
+            raise InputError(f"{path}: changed while it was read; start again")
 
 
 def download(name: str, url: str, sha256: str | None = None) -> Path:
@@ -194,8 +147,8 @@ def _fetch(name: str, url: str, file: Any) -> None:
 
 
 def _check(url: str, sha256: str | None, path: Path) -> None:
-    content = path.read_bytes()
-    actual = hashlib.sha256(content).hexdigest()
+    actual = _hash(path)
     if sha256 not in (None, actual):
         raise InputError(f"{url}: sha256 {actual}, expected {sha256}; something on the way changed the file, try again")
-    parse_records(content, url)  # a login page is not a data set
+    for _ in _stream(path, name=url):  # a login page is not a data set
+        pass

@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Iterable
 
-from sft.data.sources import Record
+from sft.data.records import Record
 
 
 def duplicates(records: Iterable[Record], training: Iterable[Record]) -> list[str | None]:

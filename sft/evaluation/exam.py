@@ -11,7 +11,7 @@ from tqdm import tqdm
 from sft.config import DataConfig, InputError
 from sft.data.dataset import Examples, encode_splits
 from sft.data.prompt import render
-from sft.data.sources import Record
+from sft.data.records import Record
 from sft.evaluation.answers import Answer, AnswerFile, Decoding, answer_all
 from sft.evaluation.loss import DTYPES, Losses, losses
 from sft.evaluation.metrics import Scores, score

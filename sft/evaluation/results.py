@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sft.data.sources import Record
+from sft.data.records import Record
 from sft.evaluation.aggregate import Row
 from sft.evaluation.exam import Result
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from sft.config import PROMPTS, DataConfig, EvaluateConfig, InputError, TrainConfig, from_dict
 from sft.data.dataset import split_records
-from sft.data.sources import Record, Source, load_source
+from sft.data.records import Record
+from sft.data.sources import Source, load_source
 from sft.gpt2.checkpoint import Pretrained, load_pretrained
 
 

@@ -186,9 +186,9 @@ class SampleAnswer(Callback):
     def _answer(self, trainer: Trainer, pl_module: LightningModule, when: str) -> None:
         assert isinstance(pl_module, InstructionTuner)
         data: InstructionData = trainer.datamodule  # type: ignore[attr-defined]
-        if not trainer.is_global_zero or not data.has_validation:
+        record = data.splits["validation"].first
+        if not trainer.is_global_zero or not record:
             return
-        record = data.splits["validation"].records[0]
         prompt = self.tokenizer.encode_ordinary(render(self.template, record))
         if not 0 < len(prompt) < pl_module.model.config.n_positions:
             return

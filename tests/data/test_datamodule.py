@@ -10,7 +10,7 @@ import torch
 
 from sft.data.datamodule import InstructionData
 from sft.data.dataset import Batch, Split, encode_splits
-from sft.data.sources import Record
+from sft.data.records import Record
 
 TEMPLATE = "{{ instruction }}:"
 
@@ -94,6 +94,25 @@ def test_it_goes_on_in_the_middle_of_an_epoch(splits: dict[str, Split], workers:
     assert same(list(trained_by(data, epoch=1, done=6).train_dataloader()), [])
 
 
+def test_buckets_put_like_lengths_together_and_go_on_in_the_middle(letters: tiktoken.Encoding) -> None:
+    records = [Record("a", "", "x" * (1 + i % 10)) for i in range(400)]
+    splits = encode_splits({"train": records, "test": [], "validation": []}, TEMPLATE, letters, 16, 16, True)
+
+    def loader(bucket: bool, done: int = 0, **choices: Any) -> Any:
+        data = InstructionData(splits, 2, accumulate=2, seed=3, bucket=bucket, **choices)
+        return trained_by(data, epoch=1, done=done).train_dataloader()
+
+    def padding(batches: list[Batch]) -> int:
+        return sum(batch.input_ids.numel() - int(batch.lengths.sum()) for batch in batches)
+
+    whole = list(loader(bucket=True))
+    assert padding(whole) < padding(list(loader(bucket=False))) / 4
+    assert sorted(record for batch in ids(whole) for record in batch) == [*range(400)]
+    for done in (1, 2, 7, 199):
+        assert same(list(loader(bucket=True, done=done)), whole[done:])
+    assert same(list(loader(bucket=True, shuffle=False)), list(loader(bucket=False, shuffle=False)))
+
+
 def test_a_place_counts_only_when_a_run_is_resumed(splits: dict[str, Split]) -> None:
     data = trained_by(InstructionData(splits, 2), done=4)
     data.trainer.fit_loop.restarting = False
@@ -131,7 +150,8 @@ def test_the_first_batches(splits: dict[str, Split]) -> None:
 
 
 def test_rows_are_padded_to_the_multiple(splits: dict[str, Split]) -> None:
-    data = trained_by(InstructionData(splits, 5, multiple=64))
-    batches = [*data.train_dataloader(), *data.val_dataloader(), *data.first_batches("train", 2)]
-    assert {batch.input_ids.shape[1] for batch in batches} == {64}
-    assert {batch.labels.shape[1] for batch in batches} == {64}
+    for multiple, width in ((16, 16), (64, 16)):  # 16 is all that the model reads
+        data = trained_by(InstructionData(splits, 5, multiple=multiple))
+        batches = [*data.train_dataloader(), *data.val_dataloader(), *data.first_batches("train", 2)]
+        assert {batch.input_ids.shape[1] for batch in batches} == {width}
+        assert {batch.labels.shape[1] for batch in batches} == {width}

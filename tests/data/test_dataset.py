@@ -17,7 +17,7 @@ from sft.config import PROMPTS, InputError
 from sft.data.dataset import Batch, Examples, Split, encode, encode_splits, split_records
 from sft.data.overview import overview
 from sft.data.prompt import render
-from sft.data.sources import Record, parse_records
+from sft.data.records import Record, parse_records
 from sft.gpt2.tokenizer import load_tokenizer
 
 REAL = Path(os.environ["SFT_DATA_DIR"]) if "SFT_DATA_DIR" in os.environ else None
@@ -54,7 +54,8 @@ CASES = [  # max_length, multiple, mask: input_ids, labels of ab:xyz
     (100, 4, True, [97, 98, 58, 120, 121, 122, END, END], [NO, NO, 120, 121, 122, END, NO, NO]),
     (100, 6, True, [97, 98, 58, 120, 121, 122], [NO, NO, 120, 121, 122, END]),
     (4, 4, True, [97, 98, 58, 120], [NO, NO, 120, 121]),
-    (3, 4, False, [97, 98, 58, END], [98, 58, 120, NO]),
+    (3, 4, False, [97, 98, 58], [98, 58, 120]),  # not beyond what the model reads
+    (7, 4, False, [97, 98, 58, 120, 121, 122, END], [98, 58, 120, 121, 122, END, NO]),
 ]
 
 
@@ -221,7 +222,8 @@ def test_max_length_is_the_context_unless_it_is_given(letters: tiktoken.Encoding
     parts = {"train": [XYZ, Q], "test": [], "validation": []}
     assert encode_splits(parts, TEMPLATE, letters, None, 4, False)["train"].examples.lengths().tolist() == [4, 3]
     assert encode_splits(parts, TEMPLATE, letters, 3, 4, False)["train"].examples.lengths().tolist() == [3, 3]
-    assert encode_splits(parts, TEMPLATE, letters, 4, 4, False)["train"].records == [XYZ, Q]
+    splits = encode_splits(parts, TEMPLATE, letters, 4, 4, False)
+    assert [split.first for split in splits.values()] == [XYZ, None, None]
 
 
 @pytest.mark.parametrize(
@@ -273,12 +275,13 @@ def test_published_numbers(published: dict[str, Split]) -> None:
 
 @real
 def test_encoded_apart_is_encoded_whole(published: dict[str, Split], gpt2: tiktoken.Encoding) -> None:
-    split = published["train"]
-    starts, tokens = split.examples.starts, split.examples.tokens
-    for i, record in enumerate(split.records):
+    assert REAL is not None
+    examples = published["train"].examples
+    records = parse_records((REAL / "instruction-data.json").read_bytes(), "instructions")[:935]
+    for i, record in enumerate(records):
         whole = gpt2.encode_ordinary(render(PROMPTS["alpaca"], record) + record.output)
-        assert tokens[starts[i] : starts[i + 1]].tolist() == [*whole, 50256]
-    assert len(split.records) == 935
+        assert examples.text(i).tolist() == [*whole, 50256]
+    assert len(examples) == 935
 
 
 @real

@@ -5,7 +5,7 @@ import tiktoken
 
 from sft.data.dataset import Split, encode_splits
 from sft.data.overview import example_text, overview, overview_text
-from sft.data.sources import Record
+from sft.data.records import Record
 
 TEMPLATE = "{{ instruction }}{% if input %}/{{ input }}{% endif %}:"
 

@@ -117,3 +117,103 @@ def test_without_shuffling_every_epoch_is_in_file_order() -> None:
     plan = Plan(50, 4, shuffle=False, seed=5)
     for epoch in range(3):
         assert [row for micro in plan.micro_batches(epoch, 0) for row in micro.rows.tolist()] == list(range(50))
+
+
+# Buckets
+
+
+def bucketed(rows: int, *shape: int, seed: int = 1, shuffle: bool = True) -> Plan:
+    lengths = np.random.default_rng(rows).integers(1, 300, rows)
+    return Plan(rows, *shape, shuffle=shuffle, seed=seed, lengths=lengths)
+
+
+def padded(plan: Plan, lengths: np.ndarray) -> int:
+    """Tokens of an epoch with their padding."""
+    return sum(len(m.rows) * max(lengths[m.rows]) for rank in ranks(plan) for m in rank if len(m.rows))
+
+
+def test_buckets_by_hand() -> None:
+    lengths = np.array([1, 9, 2, 8, 3, 7, 4, 6, 5])
+    plan = Plan(9, 2, shuffle=True, seed=3, lengths=lengths)
+    found = [sorted(lengths[micro.rows].tolist()) for micro in plan.micro_batches(0, 0)]
+    order = np.random.default_rng((3, 0)).permutation(9)
+    windows = [
+        sorted(lengths[order[start : start + 2]].tolist()) for start in range(0, 8, 2)
+    ]  # four steps: of one each
+    assert sorted(found[:4]) == sorted(windows)
+    assert found[4] == [lengths[order[8]]]
+    plan = Plan(9, 2, accumulate=2, shuffle=True, seed=3, lengths=lengths)
+    [*_, last] = plan.micro_batches(0, 0)
+    assert last.rows.tolist() == [order[8]]
+    for first, second in (plan.micro_batches(0, 0)[:2], plan.micro_batches(0, 0)[2:4]):
+        assert max(lengths[first.rows]) < min(lengths[second.rows])
+
+
+def test_with_buckets_too_each_record_comes_once_and_steps_are_what_they_say() -> None:
+    for shape in SHAPES:
+        for epoch in (0, 3):
+            found = steps(bucketed(*shape), epoch)
+            assert sorted(row for micros in found for micro in micros for row in micro.rows.tolist()) == [
+                *range(shape[0])
+            ], shape
+            plain = steps(Plan(*shape, shuffle=True, seed=1), epoch)
+            assert [len(micros) for micros in found] == [len(micros) for micros in plain], shape
+            for micros, others in zip(found, plain, strict=True):
+                together = sorted(row for micro in micros for row in micro.rows.tolist())
+                assert all(sorted(micro.step.tolist()) == together for micro in micros), shape
+                assert len(together) == len(others[0].step), shape
+                sizes = [len(micro.rows) for micro in micros]
+                assert max(sizes) - min(sizes) <= 1, shape
+
+
+def test_ranks_work_on_as_many_tokens_to_a_row() -> None:
+    for shape in SHAPES:
+        plan = bucketed(*shape)
+        assert plan.lengths is not None
+        for micros in steps(plan):
+            lengths = plan.lengths[micros[0].step]
+            if len(lengths) < plan.rows_per_step:
+                continue
+            of_ranks = [
+                sum(plan.lengths[micro.rows].sum() for micro in micros[rank :: plan.world_size])
+                for rank in range(plan.world_size)
+            ]
+            assert max(of_ranks) - min(of_ranks) <= max(lengths) - min(lengths), shape
+
+
+@pytest.mark.parametrize("division", [(8, 1, 1), (8, 4, 1), (8, 1, 4), (8, 2, 2)])
+def test_little_is_padded(division: tuple[int, int, int]) -> None:
+    plan = bucketed(10_000, *division)
+    assert plan.lengths is not None
+    total = plan.lengths.sum()
+    assert padded(plan, plan.lengths) < 1.03 * total
+    assert padded(Plan(10_000, *division, shuffle=True), plan.lengths) > 1.7 * total
+
+
+def test_a_bucketed_step_is_the_same_however_it_is_divided() -> None:
+    for count in (5, 12, 100, 500):
+        contents = {
+            tuple(frozenset(micros[0].step.tolist()) for micros in steps(bucketed(count, *division)))
+            for division in [(12, 1, 1), (6, 2, 1), (6, 1, 2), (2, 2, 3), (1, 1, 12)]
+        }
+        assert len(contents) == 1, count
+
+
+def test_buckets_are_shuffled() -> None:
+    """Epochs and seeds differ in what is together, and short and long steps alternate."""
+    plan = bucketed(2000, 4)
+    assert plan.lengths is not None
+    steps = {frozenset(m.rows.tolist()) for epoch in range(4) for m in plan.micro_batches(epoch, 0)}
+    assert len(steps) > 0.99 * 4 * 500
+    orders = {tuple(bucketed(50, 4, seed=seed).order(epoch)) for seed in range(4) for epoch in range(4)}
+    assert len(orders) == 16
+    assert rows(bucketed(50, 4).micro_batches(1, 0)) == rows(bucketed(50, 4).micro_batches(1, 0))
+    longest = [max(plan.lengths[micro.rows]) for micro in plan.micro_batches(0, 0)]
+    assert abs(np.corrcoef(range(500), longest)[0, 1]) < 0.15
+
+
+def test_file_order_knows_no_buckets() -> None:
+    for shape in SHAPES[:20]:
+        assert [rows(rank) for rank in ranks(bucketed(*shape, shuffle=False))] == [
+            rows(rank) for rank in ranks(Plan(*shape))
+        ]

@@ -4,7 +4,7 @@ import pytest
 
 from sft.config import PROMPTS, InputError
 from sft.data.prompt import render
-from sft.data.sources import Record
+from sft.data.records import Record
 
 WITH = Record("Name the capital.", "France", "Paris")
 WITHOUT = Record("Name a bird.", "", "Crow")

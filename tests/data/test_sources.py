@@ -20,131 +20,12 @@ import yaml
 
 from sft.config import DataConfig, InputError
 from sft.data import sources
-from sft.data.sources import Record, cache_folder, download, load_source, parse_records
+from sft.data.cache import cache_folder
+from sft.data.records import Record
+from sft.data.sources import download, load_source
 
 REAL = Path(os.environ["SFT_DATA_DIR"]) if "SFT_DATA_DIR" in os.environ else None
 DATA = json.dumps([{"instruction": f"say {i}", "input": "", "output": str(i)} for i in range(300)]).encode()
-
-
-# Parsing
-
-
-def refused(content: str | bytes) -> str:
-    """What is said of this content, in one line, after the name of its file."""
-    with pytest.raises(InputError) as error:
-        parse_records(content.encode() if isinstance(content, str) else content, Path("mine.json"))
-    line = str(error.value)
-    assert "\n" not in line
-    assert line.startswith("mine.json: ")
-    return line.removeprefix("mine.json: ")
-
-
-def parsed(content: str | bytes) -> list[Record]:
-    return parse_records(content.encode() if isinstance(content, str) else content, Path("mine.json"))
-
-
-A = '{"instruction": "a", "output": "b"}'
-RECORD = Record("a", "", "b")
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        f"[{A}, {A}]",
-        f" \n [ {A} ,\n\n {A} ]\n\n",
-        f"{A}\n{A}",
-        f"{A}\n{A}\n",
-        f"\n\n  {A}  \r\n\r\n{A}\r\n",
-        f"\ufeff[{A},{A}]",
-        f"\ufeff{A}\n{A}",
-        '[{"instruction": "a", "output": "b", "input": null}, {"output": "b", "id": NUMBER, "instruction": "a"}]',
-    ],
-)
-def test_forms_that_are_read(content: str) -> None:
-    assert parsed(content.replace("NUMBER", "7" * 5000)) == [RECORD, RECORD]
-
-
-def test_what_a_record_holds() -> None:
-    text = '[{"instruction": "", "input": " x\\n", "output": "<|endoftext|> \\ud83d\\ude00é", "category": "c"}]'
-    assert parsed(text) == [Record("", " x\n", "<|endoftext|> 😀é", "c")]
-    assert parsed('[{"instruction": "a", "output": "b", "category": 3}]') == [RECORD]
-    assert parsed('{"instruction": "a\\u2028b\\u0085c", "output": "b"}\n' + A)[0].instruction == "a\u2028b\u0085c"
-    line = '{"instruction": "a\u2028b\u0085c", "output": "b"}'  # line ends for str.splitlines, not for JSON
-    assert parsed(f"{line}\n{line}")[1].instruction == "a\u2028b\u0085c"
-
-
-def test_of_a_key_given_twice_the_last_counts() -> None:
-    assert parsed('[{"instruction": "x", "instruction": "a", "output": "b"}]') == [RECORD]
-
-
-def test_one_line_is_json_lines_of_one_record() -> None:
-    assert parsed(A) == [RECORD]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("", "empty, expected a JSON array of records"),
-        (" \n\t\r\n", "empty, expected a JSON array of records"),
-        ("\ufeff", "empty, expected a JSON array of records"),
-        ("[]", "an empty array, expected at least one record"),
-        ("{}", "an object instead of an array of records"),
-        ('{"data": [' + A + "]}", "an object instead of an array of records"),
-        ('{\n "instruction": "a",\n "output": "b"\n}', "an object instead of an array of records"),
-        ('{"0": ' + A + ',\n "1": ' + A + "}", "an object instead of an array of records"),
-        ('"text"', "text instead of an array of records"),
-        ("3", "a number instead of an array of records"),
-        ("2.5e3", "a number instead of an array of records"),
-        ("true", "a truth value instead of an array of records"),
-        ("null", "null instead of an array of records"),
-        ("instruction,output\na,b\n", "not JSON at line 1, column 1 (Expecting value); is the file cut short?"),
-        ("<!DOCTYPE html>", "not JSON at line 1, column 1 (Expecting value); is the file cut short?"),
-        ("[\n" + A + ",\n  " + A[:18], "not JSON at line 3, column 19 (Unterminated string starting at)"),
-        ("[\n" + A + ",\n", "not JSON at line 3, column 1 (Expecting value); is the file cut short?"),
-        ("[\n" + A + "\n", "not JSON at line 3, column 1 (Expecting ',' delimiter); is the file cut short?"),
-        (f"[{A}] x", "not JSON at line 1, column 39 (Extra data)"),
-        (f"{A}\n\n{A[:-1]}\n{A}", "not JSON at line 3, column 35 (Expecting ',' delimiter)"),
-        (f"{A[:-1]}\n{A}", "not JSON at line 2, column 1 (Expecting ',' delimiter)"),
-        (f"{A}\n{A} {A}", "not JSON at line 2, column 37 (Extra data)"),
-        ("[{'instruction': 'a'}]", "not JSON at line 1, column 3 (Expecting property name enclosed in double quotes)"),
-        ("\ufeff\ufeff[]", "not JSON at line 1, column 1 (Unexpected UTF-8 BOM"),
-        (f"[{A}, NaN]", "NaN is not JSON"),
-        (A + '\n{"instruction": "a", "output": -Infinity}', "-Infinity in line 2 is not JSON"),
-        ("[" * 100_000, "nested too deeply, expected a JSON array of records"),
-        ('{"a":' * 100_000, "nested too deeply, expected a JSON array of records"),
-        (b"\xff\xfe[\x00]\x00", "not UTF-8 text (byte 0); save it as UTF-8"),
-        (b'[{"instruction": "caf\xe9", "output": ""}]', "not UTF-8 text (byte 21); save it as UTF-8"),
-        (f"[{A}, 5]", "record 2: a number instead of an object with instruction, input and output"),
-        (f"[{A}, [{A}]]", "record 2: an array instead of an object with instruction, input and output"),
-        (f"{A}\nnull", "record 2: null instead of an object with instruction, input and output"),
-        ('[{"output": "b"}]', "record 1: no 'instruction', expected instruction and output; found 'output'"),
-        (
-            f'[{A}, {{"instruction": "a"}}]',
-            "record 2: no 'output', expected instruction and output; found 'instruction'",
-        ),
-        (f"[{A}, {A}, {{}}]", "record 3: no 'instruction', expected instruction and output; found nothing"),
-        (
-            json.dumps([{str(i): A for i in range(9)}]),
-            "record 1: no 'instruction', expected instruction and output; found '0', '1', '2', '3', '4'",
-        ),
-        (A + '\n{"instruction": "a", "output": 5}', "record 2: 'output' is a number, expected text"),
-        ('[{"instruction": 5.0, "output": "b"}]', "record 1: 'instruction' is a number, expected text"),
-        ('[{"instruction": null, "output": "b"}]', "record 1: 'instruction' is null, expected text"),
-        ('[{"instruction": "a", "output": null}]', "record 1: 'output' is null, expected text"),
-        ('[{"instruction": "a", "output": ["b"]}]', "record 1: 'output' is an array, expected text"),
-        ('[{"instruction": "a", "output": {}}]', "record 1: 'output' is an object, expected text"),
-        ('[{"instruction": "a", "output": "b", "input": 1}]', "record 1: 'input' is a number, expected text"),
-        ('[{"instruction": "a", "output": "b", "input": false}]', "record 1: 'input' is a truth value, expected text"),
-        ('[{"instruction": "a", "output": ' + "1" * 5000 + "}]", "record 1: 'output' is a number, expected text"),
-        (
-            f'[{A}, {{"instruction": "a", "output": "b\\ud83d"}}]',
-            "record 2: 'output' holds half of a surrogate pair, which is no character",
-        ),
-        ('[{"instruction": "\\ude00", "output": "b"}]', "record 1: 'instruction' holds half of a surrogate pair"),
-    ],
-)
-def test_what_is_refused(content: str | bytes, message: str) -> None:
-    assert refused(content).startswith(message)
 
 
 # Files
@@ -177,6 +58,37 @@ def test_a_sample_of_all_and_of_more(tmp_path: Path) -> None:
     assert len(load_source(mine(path, sample=300)).records) == 300
     with pytest.raises(InputError, match=r"^data.sample: 301 of the 300 records in .*mine.json: lower it$"):
         load_source(mine(path, sample=301))
+
+
+@pytest.mark.parametrize("sample", [None, 40])
+def test_records_come_one_by_one_and_again(tmp_path: Path, sample: int | None) -> None:
+    path = tmp_path / "mine.json"
+    path.write_bytes(DATA)
+    source = load_source(mine(path, sample=sample))
+    assert list(source.stream()) == list(source.stream()) == source.records
+    assert len(source.records) == len(source.chosen) == (sample or 300)
+
+
+def test_a_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_bytes(DATA)
+    source = load_source(mine(path))
+    path.write_bytes(DATA.replace(b"299", b"300"))
+    with pytest.raises(InputError, match=r"^.*mine.json: changed while it was read; start again$"):
+        list(source.stream())
+
+
+def test_a_large_file_is_counted_once(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "SMALL", 0)
+    path = tmp_path / "mine.json"
+    path.write_bytes(DATA)
+    source = load_source(mine(path))
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "stream_records", None)
+        assert load_source(mine(path)) == source
+        assert len(load_source(mine(path, sample=40)).chosen) == 40
+    path.write_bytes(DATA[:-1] + b"," + DATA[1:])
+    assert len(load_source(mine(path)).chosen) == 600
 
 
 @pytest.mark.parametrize(
@@ -275,7 +187,7 @@ def files(cache: Path) -> list[Path]:
 
 def test_a_data_set_is_fetched_once(site: Site, cache: Path) -> None:
     source = load_source(ALPACA)
-    assert source.records == parsed(DATA)
+    assert source.records == [Record(f"say {i}", "", str(i)) for i in range(300)]
     assert source.sha256 == hashlib.sha256(DATA).hexdigest()
     assert files(cache) == [source.path]
     assert list(cache.iterdir()) == [source.path]

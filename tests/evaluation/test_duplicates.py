@@ -1,6 +1,6 @@
 import pytest
 
-from sft.data.sources import Record
+from sft.data.records import Record
 from sft.evaluation.duplicates import duplicates
 
 TRAINING = [Record("What is 3 + 4?", "", "7"), Record("Spell it.", "Cat", "c-a-t"), Record("Straße", "", "")]

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from sft.config import InputError
 from sft.data.dataset import encode
-from sft.data.sources import Record
+from sft.data.records import Record
 from sft.evaluation.loss import losses
 from sft.gpt2.checkpoint import Pretrained
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sft.config import PROMPTS, DataConfig, EvaluateConfig, GenerateConfig, InputError
-from sft.data.sources import Record
+from sft.data.records import Record
 from sft.evaluation.exam import prepare
 from sft.evaluation.subject import look_at, subject_of_checkpoint, subject_of_run
 

@@ -36,10 +36,13 @@ def losses(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("workers", "bucket"), [(0, False), (2, True)])
 @pytest.mark.parametrize("stop", ["inside an epoch", "at an epoch's end"])
-def test_resumed_is_uninterrupted(config: Config, run: Run, accumulate: int, workers: int, stop: str) -> None:
-    common = {"model__dropout": 0.2, "batch_size": 2, "accumulate": accumulate, "data__workers": workers, "epochs": 2}
+def test_resumed_is_uninterrupted(
+    config: Config, run: Run, accumulate: int, workers: int, bucket: bool, stop: str
+) -> None:
+    common = {"model__dropout": 0.2, "batch_size": 2, "accumulate": accumulate, "epochs": 2}
+    common |= {"data__workers": workers, "data__bucket": bucket}
     steps_per_epoch = -(-42 // (2 * accumulate))
     halt = steps_per_epoch if stop == "at an epoch's end" else steps_per_epoch // 2
     whole = run(config(**common), "whole")

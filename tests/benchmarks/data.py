@@ -1,0 +1,111 @@
+"""What the data costs: seconds to tokenise it, to start again with it and to plan an epoch, and its memory.
+
+python -m tests.benchmarks.data --records 52000 1000000      (a million takes a few minutes and 1.5 GB of disk)
+
+The records are made up, as long as Alpaca's: about 65 tokens of question and 65 of answer, under the Alpaca prompt.
+Each line of the table is a process of its own; the first start finds the cache empty, the second finds it filled.
+Memory is the peak of the process above its peak before the data, mapped pages included.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import resource
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from itertools import islice, pairwise
+from multiprocessing import get_context
+from pathlib import Path
+from types import SimpleNamespace
+
+from sft.config import PROMPTS, DataConfig
+from sft.data.datamodule import PlannedBatches
+from sft.data.dataset import load_splits, split_rows
+from sft.data.overview import overview
+from sft.data.plan import Plan
+from sft.data.sources import load_source
+from sft.gpt2 import hub
+from sft.gpt2.tokenizer import load_tokenizer
+
+GPT2 = "openai-community/gpt2"
+MIB = 1 << 20
+
+
+def write_records(path: Path, count: int) -> None:
+    """A JSON array; the words are those of the embedded records."""
+    draw = random.Random(0)
+    words = " ".join(record.output for record in load_source(DataConfig()).records).split()
+
+    def text(low: float, high: float) -> str:
+        return " ".join(draw.choices(words, k=round(draw.uniform(low, high) ** 2)))
+
+    def record(number: int) -> dict[str, str]:
+        given = text(3, 7) if draw.random() < 0.4 else ""
+        return {"instruction": f"{number} {text(4, 8)}", "input": given, "output": text(1, 11)}
+
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(count):
+            file.write(("," if number else "[") + json.dumps(record(number)) + "\n")
+        file.write("]")
+
+
+def peak() -> int:
+    """The most memory that this process had, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def start(path: Path, vocabulary: Path, cache: Path) -> SimpleNamespace:
+    """What train.py does with the data, in seconds, and in bytes above what there was before."""
+    os.environ["SFT_CACHE"] = str(cache)
+    tokenizer, before = load_tokenizer(vocabulary), peak()
+    clock = [time.perf_counter()]
+    source = load_source(DataConfig(source="json", path=str(path)))
+    parts = split_rows(len(source.chosen), [0.85, 0.1, 0.05])
+    splits = load_splits(source, parts, PROMPTS["alpaca"], tokenizer, None, 1024, mask_prompt=False)
+    numbers = overview(splits)
+    clock.append(time.perf_counter())
+    examples = splits["train"].examples
+    plan = Plan(len(examples), 8, shuffle=True, lengths=examples.lengths()).micro_batches(0, 0)
+    clock.append(time.perf_counter())
+    for _ in islice(map(PlannedBatches(examples, plan).__getitem__, range(len(plan))), 2000):
+        pass
+    clock.append(time.perf_counter())
+    seconds = [after - before for before, after in pairwise(clock)]
+    tokens = sum(row["tokens"] for row in numbers.values())
+    return SimpleNamespace(tokens=tokens, load=seconds[0], plan=seconds[1], batches=seconds[2], memory=peak() - before)
+
+
+def apart(work: partial[SimpleNamespace]) -> SimpleNamespace:
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        return process.submit(work).result()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=int, nargs="+", default=[52_000], help="how many (default: %(default)s)")
+    parser.add_argument("--vocabulary", type=Path, help="folder of vocab.json and merges.txt; else GPT-2's, by the hub")
+    args = parser.parse_args()
+    fetched = [hub.fetch(GPT2, name, hub.PINNED[GPT2]) for name in (hub.VOCAB, hub.MERGES) if not args.vocabulary]
+    vocabulary = args.vocabulary or fetched[0].parent
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, {time.strftime('%Y-%m-%d')}\n")
+    print("| | tokens | load, s | tokens/s | plan an epoch, s | 2,000 batches of 8, s | memory, MiB | on disk, MiB |")
+    print("|---|---|---|---|---|---|---|---|")
+    for count in args.records:
+        with tempfile.TemporaryDirectory() as folder:
+            path, cache = Path(folder) / "records.json", Path(folder) / "cache"
+            write_records(path, count)
+            for name in ("first", "second"):
+                found = apart(partial(start, path, vocabulary, cache))
+                disk = sum(file.stat().st_size for file in cache.rglob("*.safetensors"))
+                cells = [f"{count:,} records, {name} start", f"{found.tokens:,}", f"{found.load:.2f}"]
+                cells += [f"{found.tokens / found.load:,.0f}", f"{found.plan:.2f}", f"{found.batches:.2f}"]
+                print("|", " | ".join([*cells, f"{found.memory / MIB:,.0f}", f"{disk / MIB:,.0f}"]), "|", flush=True)
+
+
+if __name__ == "__main__":
+    main()
