@@ -9,7 +9,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 
 from sft.cli import job, log_to, run
-from sft.config import PROMPTS, EvaluateConfig, InputError, from_hydra
+from sft.config import PROMPTS, EvaluateConfig, InputError
+from sft.merge import from_hydra
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")

@@ -20,9 +20,8 @@ from sft.config import (
     ModelConfig,
     OptimConfig,
     TrainConfig,
-    from_dict,
-    from_hydra,
 )
+from sft.merge import from_dict, from_hydra
 
 CONF = Path(__file__).parents[1] / "conf"
 KINDS: dict[str, type] = {"train": TrainConfig, "evaluate": EvaluateConfig}
