@@ -30,6 +30,8 @@ def check_given(config: EvaluateConfig, given: list[str]) -> None:
     for key in given:
         if config.checkpoint is None and (key == "revision" or key.split(".")[0] == "data"):
             raise InputError(f"{key}: a run is evaluated on its own data and base; other data goes with checkpoint=")
+        if config.judge.kind == "none" and key.startswith("judge."):
+            raise InputError(f"{key}: would not be read without a judge; add judge=ollama or judge=openai")
 
 
 def evaluate(config: EvaluateConfig, given: list[str]) -> None:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 
 class InputError(Exception):
@@ -161,6 +162,44 @@ class GenerateConfig:
     top_k: int | None = at_least(1, None)
 
 
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of an IPv6 address, or a port, that is none
+        return False
+
+
+@dataclass
+class JudgeConfig:
+    kind: str = "none"
+    model: str | None = None
+    url: str | None = None
+    pull: bool = False
+    context: int | None = at_least(1024, None)
+    schema: bool = True
+    prompt: str = one_of("strict", "published")
+    mode: str = one_of("score", "pairwise")
+    audit: int = at_least(0, 20)
+    min_coverage: float = field(default=0.9, metadata={"low": 0, "high": 1})
+    concurrency: int = field(default=4, metadata={"low": 1, "high": 256})
+    timeout: float = field(default=120.0, metadata={"above": 0, "high": 86400})
+    retries: int = at_least(0, 4)
+    seed: int = at_least(0, 123)
+
+    def check(self) -> Iterable[str]:
+        if self.kind == "none":
+            return
+        if not self.model:
+            yield f"judge.model: missing; judge={self.kind} needs judge.model=NAME"
+        if any(sign in (self.url or "") for sign in "@?#"):
+            yield "judge.url: holds more than an address; leave name, password and query out, for it is written down"
+        if not _is_address(self.url or ""):
+            yield f"judge.url: {self.url!r}, expected the address of a server, such as http://localhost:11434"
+        if self.mode == "pairwise" and self.prompt == "published":
+            yield "judge.prompt: the published runs compared no pairs; judge.mode=pairwise goes with strict"
+
+
 @dataclass
 class EvaluateConfig:
     data: DataConfig
@@ -175,6 +214,7 @@ class EvaluateConfig:
     seed: int = at_least(0, 123)
     device: str = one_of("auto", "cpu", "cuda", "mps")
     precision: str = one_of("auto", "32", "bf16-mixed", "16-mixed")
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
 
     def check(self) -> Iterable[str]:
         if self.checkpoint is not None and self.out is None:

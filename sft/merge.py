@@ -77,6 +77,8 @@ def _checked(value: Any, limits: typing.Mapping[str, Any], key: str) -> Any:
             raise InputError(f"{key}: {number} is not a finite number")
         if "low" in limits and number < limits["low"]:
             raise InputError(f"{key}: {number} is out of range, expected at least {limits['low']}")
+        if "high" in limits and number > limits["high"]:
+            raise InputError(f"{key}: {number} is out of range, expected at most {limits['high']}")
         if "above" in limits and number <= limits["above"]:
             raise InputError(f"{key}: {number} is out of range, expected more than {limits['above']}")
         if "below" in limits and number >= limits["below"]:
