@@ -16,7 +16,6 @@ from sft.data.sources import Record
 from sft.evaluation.client import NoReplyError, one_line
 from sft.evaluation.judge import Judge, Reply, Request
 from sft.evaluation.lines import LineFile
-from sft.evaluation.metrics import exact_match
 from sft.evaluation.ollama import Ollama
 from sft.evaluation.openai import OpenAI
 from sft.evaluation.rubric import Pair, Prompt, Question, is_refusal, pair_prompt, score_prompt
@@ -109,10 +108,10 @@ def _settle(judge: Judge, asked: Sequence[Asked], file: LineFile[Settled], name:
     waiting = sorted((case for case in cases if not case.known(file)), key=lambda case: judge.size(case.request))
     pool = ThreadPoolExecutor(judge.config.concurrency)
     try:
-        futures = {pool.submit(_judged, judge, case, file.kind): case for case in waiting}
+        futures = [pool.submit(_judge, judge, case, file) for case in waiting]
         with tqdm(total=len(cases), initial=len(cases) - len(waiting), desc=name, unit="judgement") as bar:
             for future in as_completed(futures):
-                futures[future].keep(file, future.result())
+                future.result()
                 bar.update()
     finally:
         pool.shutdown(cancel_futures=True)
@@ -133,6 +132,11 @@ def _cases(judge: Judge, asked: Sequence[Asked]) -> tuple[list[str], list[_Case[
 
 def _hash(parts: list[Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _judge(judge: Judge, case: _Case[Settled], file: LineFile[Settled]) -> None:
+    """Kept by the thread that asked, so that those under way are all that can be lost."""
+    case.keep(file, _judged(judge, case, file.kind))
 
 
 def _judged(judge: Judge, case: _Case[Settled], kind: type[Settled]) -> Settled:
@@ -165,8 +169,8 @@ def audit_questions(records: Sequence[Record], count: int, seed: int) -> list[Qu
     questions = []
     for number in sorted(random.Random(seed).sample(numbers, min(count, len(numbers)))):
         record = records[number - 1]
-        others = (other.output for other in [*records[number:], *records[: number - 1]] if other.output.strip())
-        other = next((text for text in others if not exact_match(text, record.output)), None)
+        others = [other.output for other in [*records[number:], *records[: number - 1]]]
+        other = next((text for text in others if text.strip() not in ("", record.output.strip())), None)
         answers = {"expected": record.output, "empty": "", "other": other}
         questions += [
             Question(number, target, record.instruction, record.input, record.output, answer)

@@ -6,6 +6,7 @@ found again. Of a key's lines the last counts.
 
 import json
 import os
+import threading
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
@@ -30,6 +31,7 @@ class LineFile(Generic[Entry]):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock = threading.Lock()
         try:
             lines = _whole_lines(path) if path.exists() else []
         except OSError as error:
@@ -44,14 +46,14 @@ class LineFile(Generic[Entry]):
             raise InputError(f"{self.path}: line {number} is no {self.noun}; delete the line, or the file") from error
 
     def add(self, key: str, entry: Entry, **labels: Any) -> None:
-        """Keep a result: when this returns, it is on the disk.
+        """Keep a result: when this returns, it is on the disk. Threads may call it at once.
 
         Args:
             labels: for who reads the file; the line holds them after its key.
         """
         line = json.dumps({"key": key} | labels | asdict(entry), ensure_ascii=False) + "\n"
         try:
-            with self.path.open("ab") as file:
+            with self._lock, self.path.open("ab") as file:
                 file.write(line.encode())
                 file.flush()
                 os.fsync(file.fileno())

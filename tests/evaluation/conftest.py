@@ -3,13 +3,14 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiktoken
 import torch
+from judge_server import Site, serving
 
 from sft.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig
 from sft.gpt2.checkpoint import Pretrained, load_pretrained, save_pretrained
@@ -61,3 +62,25 @@ def run_folder(tmp_path: Path, data: Path, make_checkpoint: Callable[..., Path])
     }
     (run / "summary.json").write_text(json.dumps(summary))
     return run
+
+
+@pytest.fixture
+def ollama() -> Iterator[Site]:
+    """An Ollama server with llama3."""
+    with serving(Site()) as site:
+        yield site
+
+
+@pytest.fixture
+def openai() -> Iterator[Site]:
+    """A server of OpenAI's kind with one model, "mine"."""
+    with serving(Site("openai", models={"mine": ""})) as site:
+        yield site
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that a client would have made, in seconds; none is made."""
+    made: list[float] = []
+    monkeypatch.setattr("sft.evaluation.client.sleep", made.append)
+    return made
