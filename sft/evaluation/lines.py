@@ -4,6 +4,7 @@ Each line has a `key`, a hash of all that decides its result, so it is used agai
 found again. Of a key's lines the last counts.
 """
 
+import errno
 import json
 import os
 import threading
@@ -53,16 +54,27 @@ class LineFile(Generic[Entry]):
         """
         line = json.dumps({"key": key} | labels | asdict(entry), ensure_ascii=False) + "\n"
         try:
-            with self._lock, self.path.open("ab") as file:
-                file.write(line.encode())
-                file.flush()
-                os.fsync(file.fileno())
+            with self._lock:
+                _append(self.path, line.encode())
         except OSError as error:
             raise InputError(
                 f"{self.path}: cannot be written ({error.strerror}); what stood there before is kept, so make room "
                 "and run the same command again"
             ) from error
         self.by_key[key] = entry
+
+
+def _append(path: Path, line: bytes) -> None:
+    """The whole line or, on a full disk, nothing of it, since another one may follow."""
+    with path.open("ab", buffering=0) as file:
+        end = file.tell()
+        try:
+            if file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except OSError:
+            os.truncate(path, end)
+            raise
 
 
 def _whole_lines(path: Path) -> list[bytes]:

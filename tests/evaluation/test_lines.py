@@ -1,6 +1,8 @@
 """Files of results: what a file may hold, and which of its lines count. The rest is shown with answers.jsonl."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,22 @@ def test_a_line_that_is_no_judgement_is_named(values: dict[str, object], tmp_pat
     (tmp_path / "scores.jsonl").write_text(json.dumps({"key": "k"} | values | more) + "\n")
     with pytest.raises(InputError, match=r"scores\.jsonl: line 1 is no judgement; delete the line, or the file"):
         ScoreFile(tmp_path / "scores.jsonl")
+
+
+def test_of_a_line_that_was_not_written_nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    file = ScoreFile(tmp_path / "scores.jsonl")
+    file.add("k", Verdict("scored", 85, ""), record=1)
+    before = file.path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(InputError, match=r"scores\.jsonl: cannot be written \(No space left on device\)"):
+            file.add("other", Verdict("scored", 0, ""), record=2)
+    assert file.path.read_bytes() == before
+    file.add("third", Verdict("scored", 1, ""), record=3)
+    assert list(ScoreFile(file.path).by_key) == list(file.by_key) == ["k", "third"]
 
 
 def test_choices(tmp_path: Path) -> None:
