@@ -60,9 +60,8 @@ def test_a_name_without_a_tag_is_the_latest(given: str, there: str, found: bool,
     if found:
         assert met(ollama, model=given).identity["model"] == there
     else:
-        assert f"is not on {ollama.url} (there: {there}); get it by `ollama pull {given}`" in refused(
-            ollama, model=given
-        )
+        line = refused(ollama, model=given)
+        assert f"is not on {ollama.url} (there: {there}); get it by `ollama pull {given}`" in line
 
 
 def test_a_model_that_is_not_there(ollama: Site) -> None:
@@ -117,8 +116,8 @@ def test_a_model_is_pulled(ollama: Site, capfd: pytest.CaptureFixture[str]) -> N
 def test_a_pull_that_fails(ollama: Site) -> None:
     ollama.layers = [{"status": "pulling manifest"}, {"error": "pull model manifest: file does not exist"}]
     assert refused(ollama, model="phi4", pull=True) == (
-        f"judge.pull: {ollama.url} cannot pull phi4:latest (pull model manifest: file does not exist); is this its name "
-        "on ollama.com?"
+        f"judge.pull: {ollama.url} cannot pull phi4:latest (pull model manifest: file does not exist); is this its "
+        "name on ollama.com?"
     )
     ollama.layers = [{"status": "pulling manifest"}]  # and then the connection ends
     assert "phi4:latest is not on" in refused(ollama, model="phi4", pull=True)
@@ -187,7 +186,7 @@ def test_a_prompt_that_cannot_fit_is_not_sent(ollama: Site, tmp_path: Path) -> N
 
 
 def test_a_prompt_that_was_cut_is_no_judgement(ollama: Site, tmp_path: Path) -> None:
-    ollama.tokens = lambda text: 3 * len(text)  # of no tokenizer that we know
+    ollama.tokens = lambda text: 5 * len(text)  # of no tokenizer that we know
     [verdict] = judge_all(met(ollama), [QUESTION], tmp_path / "scores.jsonl")
     assert (verdict.status, verdict.score) == ("refused", None)
     assert verdict.reason == "the prompt may have been cut: 4096 tokens of 4096"
