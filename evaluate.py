@@ -10,7 +10,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 
 from sft.cli import job, log_to, run, versions
-from sft.config import PROMPTS, EvaluateConfig, InputError, from_hydra
+from sft.config import PROMPTS, EvaluateConfig, InputError
+from sft.merge import from_hydra
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
@@ -35,6 +36,8 @@ def check_given(config: EvaluateConfig, given: list[str]) -> None:
             raise InputError(f"{key}: two evaluations that exist are compared as they are; leave it out")
         if config.checkpoint is None and (key == "revision" or key.split(".")[0] == "data"):
             raise InputError(f"{key}: a run is evaluated on its own data and base; other data goes with checkpoint=")
+        if config.judge.kind == "none" and key.startswith("judge."):
+            raise InputError(f"{key}: would not be read without a judge; add judge=ollama or judge=openai")
 
 
 def evaluate(config: EvaluateConfig, given: list[str]) -> None:

@@ -12,7 +12,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 
 from sft.cli import job, log_to, on_devices, run, versions, world_size
-from sft.config import PROMPTS, TrainConfig, from_hydra
+from sft.config import PROMPTS, TrainConfig
+from sft.merge import from_hydra
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, Trainer

@@ -1,17 +1,15 @@
-"""Every choice a user can make, as dataclasses, and the one way from Hydra's config into them.
+"""Every choice a user can make, as dataclasses.
 
 What each choice means, with its unit, is written beside its default in `conf/`. This file adds the type, the range and
-the options, and knows nothing of torch, so a mistake is answered at once.
+the options, and knows nothing of torch, so a mistake is answered at once. `sft/merge.py` is the way from Hydra's config
+into these dataclasses.
 """
 
 import os
-import types
-import typing
 from collections.abc import Iterable
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from typing import Any, TypeVar
-
-T = TypeVar("T")
+from dataclasses import MISSING, dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
 
 
 class InputError(Exception):
@@ -169,6 +167,44 @@ class GenerateConfig:
             yield f"generate.temperature: {self.temperature} is too near to 0 for fp32; 0 takes the likeliest token"
 
 
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of an IPv6 address, or a port, that is none
+        return False
+
+
+@dataclass
+class JudgeConfig:
+    kind: str = "none"
+    model: str | None = None
+    url: str | None = None
+    pull: bool = False
+    context: int | None = at_least(1024, None)
+    schema: bool = True
+    prompt: str = one_of("strict", "published")
+    mode: str = one_of("score", "pairwise")
+    audit: int = at_least(0, 20)
+    min_coverage: float = field(default=0.9, metadata={"low": 0, "high": 1})
+    concurrency: int = field(default=4, metadata={"low": 1, "high": 256})
+    timeout: float = field(default=120.0, metadata={"above": 0, "high": 86400})
+    retries: int = at_least(0, 4)
+    seed: int = at_least(0, 123)
+
+    def check(self) -> Iterable[str]:
+        if self.kind == "none":
+            return
+        if not self.model:
+            yield f"judge.model: missing; judge={self.kind} needs judge.model=NAME"
+        if any(sign in (self.url or "") for sign in "@?#"):
+            yield "judge.url: holds more than an address; leave name, password and query out, for it is written down"
+        if not _is_address(self.url or ""):
+            yield f"judge.url: {self.url!r}, expected the address of a server, such as http://localhost:11434"
+        if self.mode == "pairwise" and self.prompt == "published":
+            yield "judge.prompt: the published runs compared no pairs; judge.mode=pairwise goes with strict"
+
+
 @dataclass
 class EvaluateConfig:
     data: DataConfig
@@ -185,6 +221,7 @@ class EvaluateConfig:
     seed: int = at_least(0, 123)
     device: str = one_of("auto", "cpu", "cuda", "mps")
     precision: str = one_of("auto", "32", "bf16-mixed", "16-mixed")
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
 
     def check(self) -> Iterable[str]:
         if self.checkpoint is not None and self.out is None:
@@ -193,77 +230,3 @@ class EvaluateConfig:
             yield "out: only for checkpoint= and compare=; a run is evaluated in its own folder"
         if self.compare is not None and len(self.compare) != 2:
             yield f"compare: {len(self.compare)} runs, expected two: compare=[FOLDER,FOLDER]"
-
-
-def from_hydra(kind: type[T], composed: Any) -> T:
-    """The dataclass of `kind` that a composed DictConfig describes.
-
-    Raises:
-        InputError: a key that is not there or not known, a value of the wrong type or out of its range; by key.
-    """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        if missing := sorted(OmegaConf.missing_keys(composed)):
-            raise InputError(f"{missing[0]}: missing; give it on the command line as {missing[0]}=...")
-        return from_dict(kind, OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
-    except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None)
-        raise InputError(f"{key or 'config'}: {str(error).splitlines()[0]}") from error
-
-
-def from_dict(kind: type[T], values: dict[str, Any], where: str = "") -> T:
-    """The dataclass of `kind` that plain values describe; the errors are those of `from_hydra`."""
-    known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
-    if unknown := [key for key in values if key not in known]:
-        raise InputError(f"{where}{unknown[0]}: unknown key; known here: {', '.join(known)}")
-    hints = typing.get_type_hints(kind)
-    arguments: dict[str, Any] = {}
-    for name, item in known.items():
-        key = where + name
-        if name in values and is_dataclass(hints[name]):
-            if not isinstance(values[name], dict):
-                raise InputError(f"{key}: found {values[name]!r}, expected a group of keys")
-            arguments[name] = from_dict(hints[name], values[name], key + ".")
-        elif name in values:
-            arguments[name] = _checked(_typed(values[name], hints[name], key), item.metadata, key)
-        elif item.default is MISSING and item.default_factory is MISSING:
-            raise InputError(f"{key}: missing; give it on the command line as {key}=...")
-    config = kind(**arguments)
-    for problem in getattr(config, "check", list)():
-        raise InputError(problem)
-    return config
-
-
-def _typed(value: Any, hint: Any, key: str) -> Any:
-    """The value as its field's type; of all conversions, only those that lose nothing (8 -> 8.0, 32 -> "32")."""
-    if isinstance(hint, types.UnionType):  # X | None
-        return None if value is None else _typed(value, typing.get_args(hint)[0], key)
-    if typing.get_origin(hint) is list and isinstance(value, list):
-        return [_typed(item, typing.get_args(hint)[0], key) for item in value]
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(min(max(value, -(2**1023)), 2**1023))  # a longer number is no double
-    if hint is str and isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, typing.get_origin(hint) or hint) or (hint is int and isinstance(value, bool)):
-        names = {int: "a whole number", float: "a number", str: "text (in quotes)", bool: "true or false"}
-        raise InputError(f"{key}: found {value!r}, expected {names.get(hint, 'a list, as in [a,b]')}")
-    return value
-
-
-def _checked(value: Any, limits: typing.Mapping[str, Any], key: str) -> Any:
-    if value is None:
-        return None
-    if "options" in limits and value not in limits["options"]:
-        raise InputError(f"{key}: unknown value {value!r}; expected one of {', '.join(limits['options'])}")
-    for number in value if isinstance(value, list) else [value]:
-        if isinstance(number, float) and not abs(number) < float("inf"):
-            raise InputError(f"{key}: {number} is not a finite number")
-        if "low" in limits and number < limits["low"]:
-            raise InputError(f"{key}: {number} is out of range, expected at least {limits['low']}")
-        if "above" in limits and number <= limits["above"]:
-            raise InputError(f"{key}: {number} is out of range, expected more than {limits['above']}")
-        if "below" in limits and number >= limits["below"]:
-            raise InputError(f"{key}: {number} is out of range, expected less than {limits['below']}")
-    return value

@@ -16,7 +16,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from sft import cli
-from sft.config import EvaluateConfig, InputError, TrainConfig, from_hydra
+from sft.config import EvaluateConfig, InputError, TrainConfig
+from sft.merge import from_hydra
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"

@@ -17,16 +17,16 @@ from sft.config import (
     EvaluateConfig,
     GenerateConfig,
     InputError,
+    JudgeConfig,
     ModelConfig,
     OptimConfig,
     TrainConfig,
-    from_dict,
-    from_hydra,
 )
+from sft.merge import from_dict, from_hydra
 
 CONF = Path(__file__).parents[1] / "conf"
 KINDS: dict[str, type] = {"train": TrainConfig, "evaluate": EvaluateConfig}
-CONFIGS = (ModelConfig, DataConfig, OptimConfig, EvalConfig, TrainConfig, GenerateConfig, EvaluateConfig)
+CONFIGS = (ModelConfig, DataConfig, OptimConfig, EvalConfig, TrainConfig, GenerateConfig, EvaluateConfig, JudgeConfig)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -88,6 +88,17 @@ def test_the_published_defaults() -> None:
     evaluated = from_hydra(EvaluateConfig, compose("evaluate"))
     assert (evaluated.run, evaluated.split, evaluated.batch_size) == ("outputs/latest", "test", 16)
     assert dataclasses.astuple(evaluated.generate) == (256, 0.0, None)
+    assert evaluated.judge.kind == "none"
+
+
+def test_the_judges_defaults() -> None:
+    ollama = from_hydra(EvaluateConfig, compose("evaluate", ["judge=ollama"])).judge
+    assert (ollama.kind, ollama.model, ollama.url) == ("ollama", "llama3", "http://localhost:11434")
+    openai = from_hydra(EvaluateConfig, compose("evaluate", ["judge=openai", "judge.model=mine"])).judge
+    assert (openai.kind, openai.model, openai.url) == ("openai", "mine", "http://localhost:8000/v1")
+    for config in (ollama, openai):
+        assert config == dataclasses.replace(JudgeConfig(), kind=config.kind, model=config.model, url=config.url)
+    assert (ollama.audit, ollama.min_coverage, ollama.retries, ollama.seed) == (20, 0.9, 4, 123)
 
 
 def settings(path: Path) -> dict[str, str]:
@@ -106,20 +117,24 @@ def settings(path: Path) -> dict[str, str]:
     return found
 
 
-FILES = {"train": CONF / "train.yaml", "evaluate": CONF / "evaluate.yaml", "data": CONF / "data" / "common.yaml"}
+FILES = {name: CONF / f"{name}.yaml" for name in KINDS} | {
+    name: CONF / name / "common.yaml" for name in ("data", "judge")
+}
+GROUPS = {"data": DataConfig, "judge": JudgeConfig}
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_key_has_its_comment(name: str) -> None:
     found = settings(FILES[name])
-    expected = {key for key in keys(KINDS.get(name, DataConfig)) if not key.startswith("data.")}
+    expected = {key for key in keys((KINDS | GROUPS)[name]) if not key.startswith(("data.", "judge."))}
     assert found.keys() == expected
     assert [key for key, rest in found.items() if not re.search(r" # \S", rest)] == []
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_comments_list_the_options(kind: type) -> None:
-    file = {EvaluateConfig: "evaluate", GenerateConfig: "evaluate", DataConfig: "data"}.get(kind, "train")
+    files = {EvaluateConfig: "evaluate", GenerateConfig: "evaluate", DataConfig: "data", JudgeConfig: "judge"}
+    file = files.get(kind, "train")
     group = {ModelConfig: "model.", OptimConfig: "optim.", EvalConfig: "eval.", GenerateConfig: "generate."}
     comments = settings(FILES[file])
     for item in dataclasses.fields(kind):
@@ -136,7 +151,7 @@ def test_every_number_has_its_range() -> None:
 
 
 def test_a_data_set_says_in_its_first_line_what_it_is() -> None:
-    for folder in ("data", "model", "experiment"):
+    for folder in ("data", "model", "experiment", "judge"):
         for path in (CONF / folder).glob("*.yaml"):
             lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
             assert re.match(r"# \S", lines[0]), path
@@ -226,6 +241,16 @@ def test_numbers_out_of_range(key: str, value: str, expected: str) -> None:
         ("generate.max_new_tokens", "0", "at least 1"),
         ("generate.temperature", "-0.5", "at least 0"),
         ("generate.top_k", "0", "at least 1"),
+        ("judge.audit", "-1", "at least 0"),
+        ("judge.min_coverage", "-0.1", "at least 0"),
+        ("judge.min_coverage", "1.1", "at most 1"),
+        ("judge.concurrency", "0", "at least 1"),
+        ("judge.concurrency", "257", "at most 256"),
+        ("judge.timeout", "0", "more than 0"),
+        ("judge.timeout", "1e6", "at most 86400"),
+        ("judge.retries", "-1", "at least 0"),
+        ("judge.context", "512", "at least 1024"),
+        ("judge.seed", "-1", "at least 0"),
     ],
 )
 def test_numbers_out_of_range_in_evaluate(key: str, value: str, expected: str) -> None:
@@ -314,10 +339,30 @@ def test_what_is_refused(overrides: str, line: str) -> None:
         ("split=dev", "split: unknown value 'dev'; expected one of test, validation, train"),
         ("+generate.top_p=1", "generate.top_p: unknown key; known here: max_new_tokens, temperature, top_k"),
         ("+model.dropout=0", "model: unknown key; known here: "),
+        ("+judge.temperature=1", "judge.temperature: unknown key; known here: kind, model, url, "),
+        ("judge.mode=pairs", "judge.mode: unknown value 'pairs'; expected one of score, pairwise"),
+        ("judge.prompt=book", "judge.prompt: unknown value 'book'; expected one of strict, published"),
+        ("judge=openai", "judge.model: missing; judge=openai needs judge.model=NAME"),
+        ("judge=ollama judge.model=null", "judge.model: missing; judge=ollama needs judge.model=NAME"),
+        ("judge=ollama judge.url=null", "judge.url: None, expected the address of a server, such as http://localhost"),
+        ("judge=ollama judge.url=localhost:11434", "judge.url: 'localhost:11434', expected the address of a server"),
+        ("judge=ollama judge.url=http://", "judge.url: 'http://', expected the address of a server"),
+        ("judge=ollama judge.url=http://h:port", "judge.url: 'http://h:port', expected the address of a server"),
+        ("judge=ollama judge.url=http://me:secret@host", "judge.url: holds more than an address; leave name, password"),
+        (
+            "judge=ollama 'judge.url=\"http://host/v1?key=secret\"'",
+            "judge.url: holds more than an address; leave name,",
+        ),
+        (
+            "judge=ollama judge.mode=pairwise judge.prompt=published",
+            "judge.prompt: the published runs compared no pairs",
+        ),
     ],
 )
 def test_what_is_refused_in_evaluate(overrides: str, line: str) -> None:
-    assert refused("evaluate", *overrides.split()).startswith(line)
+    found = refused("evaluate", *(override.strip("'") for override in overrides.split()))
+    assert found.startswith(line)
+    assert "secret" not in found
 
 
 def test_a_config_survives_the_trip_through_plain_values() -> None:

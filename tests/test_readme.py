@@ -14,8 +14,9 @@ from hydra.core.global_hydra import GlobalHydra
 import evaluate
 import train
 from sft.cli import on_devices
-from sft.config import EvaluateConfig, TrainConfig, from_hydra
+from sft.config import EvaluateConfig, TrainConfig
 from sft.data import sources
+from sft.merge import from_hydra
 from sft.training.resume import resumed_config
 
 ROOT = Path(__file__).parents[1]

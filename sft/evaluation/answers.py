@@ -6,15 +6,13 @@ of all that decides the answer, so a line is used again exactly where the model 
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from tqdm import tqdm
 
-from sft.config import InputError
+from sft.evaluation.lines import LineFile
 from sft.gpt2.checkpoint import Pretrained
 from sft.gpt2.generate import Sampling, complete, row_seeds
 from sft.gpt2.model import GPT
@@ -46,51 +44,11 @@ class Decoding:
         return settings | ({"top_k": self.top_k, "seed": row_seed} if self.temperature > 0 else {})
 
 
-class AnswerFile:
-    """The answers there are, by key.
+class AnswerFile(LineFile[Answer]):
+    """`answers.jsonl`: the answers there are, by key."""
 
-    Raises:
-        InputError: the file cannot be read or written, or a line of it, other than a torn last one, is no answer.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            lines = _whole_lines(path) if path.exists() else []
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-        self.answers = dict(self._parse(line, number) for number, line in enumerate(lines, 1))
-
-    def _parse(self, line: bytes, number: int) -> tuple[str, Answer]:
-        try:
-            values = json.loads(line)
-            return values.pop("key"), Answer(**values)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InputError(f"{self.path}: line {number} is no answer; delete the line, or the file") from error
-
-    def add(self, key: str, answer: Answer) -> None:
-        """Keep an answer: when this returns, it is on the disk."""
-        line = json.dumps({"key": key} | asdict(answer), ensure_ascii=False) + "\n"
-        try:
-            with self.path.open("ab") as file:
-                file.write(line.encode())
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise InputError(
-                f"{self.path}: cannot be written ({error.strerror}); what was answered before is kept, so make room "
-                "and run the same command again"
-            ) from error
-        self.answers[key] = answer
-
-
-def _whole_lines(path: Path) -> list[bytes]:
-    """The lines of a file, after cutting off a last one that was not written to its end."""
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        os.truncate(path, len(whole))
-    return whole.split(b"\n")[:-1]
+    kind = Answer
+    noun = "answer"
 
 
 def answer_keys(prompts: Sequence[Sequence[int]], weights: str, decoding: Decoding) -> list[str]:
@@ -126,7 +84,7 @@ def answer_all(
     """
     tokenizer = checkpoint.tokenizer
     keys, seeds = answer_keys(prompts, checkpoint.sha256, decoding), row_seeds(decoding.seed, len(prompts))
-    rows = list({key: row for row, key in enumerate(keys) if key not in file.answers}.values())
+    rows = list({key: row for row, key in enumerate(keys) if key not in file.by_key}.values())
     answers = complete(
         model,
         [prompts[row] for row in rows],
@@ -141,4 +99,4 @@ def answer_all(
             text = decode(tokenizer, answer.tokens)
             file.add(keys[rows[answer.index]], Answer(text, len(answer.tokens), answer.finish_reason))
             bar.update()
-    return [file.answers[key] for key in keys]
+    return [file.by_key[key] for key in keys]

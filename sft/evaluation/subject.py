@@ -9,11 +9,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from sft.config import PROMPTS, DataConfig, EvaluateConfig, InputError, TrainConfig, from_dict
+from sft.config import PROMPTS, DataConfig, EvaluateConfig, InputError, TrainConfig
 from sft.data.dataset import split_records
 from sft.data.records import Record
 from sft.data.sources import Source, load_source
 from sft.gpt2.checkpoint import Pretrained, load_pretrained
+from sft.merge import from_dict
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from sft.config import InputError, TrainConfig, from_dict
+from sft.config import InputError, TrainConfig
+from sft.merge import from_dict
 
 CHANGEABLE = {"epochs", "max_steps", "device", "data.workers", "resume"}
 

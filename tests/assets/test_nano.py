@@ -14,9 +14,10 @@ import train
 from sft.assets import world
 from sft.assets.facts import all_facts
 from sft.assets.world import Record, documents, records
-from sft.config import DataConfig, EvaluateConfig, GenerateConfig, TrainConfig, from_dict
+from sft.config import DataConfig, EvaluateConfig, GenerateConfig, TrainConfig
 from sft.data.sources import load_source
 from sft.gpt2.checkpoint import EMBEDDED, load_pretrained
+from sft.merge import from_dict
 
 CONFIG = {
     "model": {"checkpoint": "gpt2-nano"},

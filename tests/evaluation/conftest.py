@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from sft.evaluation.report import write_report
 from sft.gpt2.checkpoint import Pretrained, load_pretrained, save_pretrained
 from sft.gpt2.model import GPT, GPTConfig
 from tests.evaluation import made_up
+from tests.evaluation.judge_server import Site, serving
 from tests.evaluation.reading import Seen
 
 TEMPLATE = "Q: {{ instruction }} {{ input }}\nA: "
@@ -79,3 +80,25 @@ def write(tmp_path: Path) -> Callable[..., tuple[Seen, str]]:
         return Seen(page), (tmp_path / "report.md").read_text(encoding="utf-8")
 
     return with_changes
+
+
+@pytest.fixture
+def ollama() -> Iterator[Site]:
+    """An Ollama server with llama3."""
+    with serving(Site()) as site:
+        yield site
+
+
+@pytest.fixture
+def openai() -> Iterator[Site]:
+    """A server of OpenAI's kind with one model, "mine"."""
+    with serving(Site("openai", models={"mine": ""})) as site:
+        yield site
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that a client would have made, in seconds; none is made."""
+    made: list[float] = []
+    monkeypatch.setattr("sft.evaluation.client.sleep", made.append)
+    return made

@@ -132,7 +132,7 @@ def test_a_torn_last_line_is_cut_off_wherever_it_was_torn(pretrained: Pretrained
     last = content.rstrip(b"\n").rfind(b"\n") + 1
     for end in range(last, len(content), 7):
         path.write_bytes(content[:end])
-        assert len(AnswerFile(path).answers) == len(PROMPTS) - 1
+        assert len(AnswerFile(path).by_key) == len(PROMPTS) - 1
         assert path.read_bytes() == content[:last]
     assert ask(pretrained, path) == whole
     assert path.read_bytes() == content
@@ -157,7 +157,7 @@ def test_a_full_disk_leaves_the_answers_before(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError, match=r"answers\.jsonl: cannot be written \(No space left.*run the same command"):
         file.add("second", Answer("two", 1, "stop"))
-    assert AnswerFile(file.path).answers["first"] == Answer("one", 1, "stop")
+    assert AnswerFile(file.path).by_key["first"] == Answer("one", 1, "stop")
 
 
 def test_a_folder_in_place_of_the_file(tmp_path: Path) -> None:

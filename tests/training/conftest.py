@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import train
-from sft.config import TrainConfig, from_dict
+from sft.config import TrainConfig
+from sft.merge import from_dict
 
 WORDS = [
     "the",
