@@ -1,6 +1,7 @@
 """Answer held-out instructions and measure the answers: `python evaluate.py --help`."""
 
 import dataclasses
+import json
 import logging
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 
-from sft.cli import job, log_to, run, versions
+from sft.cli import job, log_to, on_devices, run, versions
 from sft.config import PROMPTS, EvaluateConfig, InputError
 from sft.merge import from_hydra
 
@@ -42,16 +43,18 @@ def check_given(config: EvaluateConfig, given: list[str]) -> None:
 
 def evaluate(config: EvaluateConfig, given: list[str]) -> None:
     """The evaluation, from a model's folder to its numbers; all that can be refused is refused before any answer."""
-    from sft.evaluation.answers import AnswerFile, Decoding
+    from sft.evaluation.answers import AnswerFile, Decoding, answer_share, gather, unanswered
     from sft.evaluation.duplicates import duplicates
     from sft.evaluation.exam import noisiest, prepare, take
-    from sft.evaluation.results import examples_text, responses, rows_of
+    from sft.evaluation.judgement import judge_answers
+    from sft.evaluation.judging import connect
+    from sft.evaluation.results import rows_of
     from sft.evaluation.subject import subject_of_checkpoint, subject_of_run
-    from sft.evaluation.summary import summarise, table
-    from sft.files import make_folder, write_json, write_json_lines
+    from sft.evaluation.summary import summarise
+    from sft.files import make_folder
     from sft.gpt2.device import keep_freed_memory, pick_device, pick_precision
 
-    device = pick_device(config.device)
+    device = pick_device(config.device, config.devices)
     precision = pick_precision(config.precision, device)
     decoding = Decoding(**dataclasses.asdict(config.generate), seed=config.seed, precision=precision)
     keep_freed_memory()
@@ -68,6 +71,9 @@ def evaluate(config: EvaluateConfig, given: list[str]) -> None:
         name: prepare(name, checkpoint, records, subject.template, subject.data, config.split, looked_at.get(name, []))
         for name, checkpoint in subject.models.items()
     }
+    if config.judge.mode == "pairwise" and subject.alone:
+        raise InputError(f"judge.mode: pairwise compares with the base, but {subject.alone}")
+    judge = connect(config.judge)
     make_folder(subject.folder)
     file = AnswerFile(subject.folder / "answers.jsonl")
     log_to(subject.folder / "evaluate.log")
@@ -76,12 +82,18 @@ def evaluate(config: EvaluateConfig, given: list[str]) -> None:
     if subject.alone:
         log.info(f"no base beside it: {subject.alone}")
 
+    gather(file)
+    for name, exam in exams.items() if config.devices > 1 else ():
+        asked = unanswered(exam.prompts, exam.checkpoint.sha256, decoding, file)
+        model = (exam.checkpoint.source, exam.checkpoint.revision, device)
+        on_devices(config.devices, answer_share, *model, asked, decoding, file.path, config.batch_size, name)
+        gather(file)
     results = {name: take(exam, device, precision, decoding, file, config.batch_size) for name, exam in exams.items()}
     rows = rows_of(records, results, duplicates(records, training if config.split != "train" else []))
-    summary = {"split": config.split} | summarise(rows, results)
+    judged = judge_answers(judge, rows, records, subject.folder) if judge else None
+    summary = {"split": config.split, "judge": judged} | summarise(rows, results)
     summary |= {
         "no_base": subject.alone,
-        "judge": None,
         "noisiest_training_records": noisiest(exams["tuned"], results["tuned"], training),
         "template": subject.template,
         "decoding": dataclasses.asdict(decoding),
@@ -91,11 +103,32 @@ def evaluate(config: EvaluateConfig, given: list[str]) -> None:
         "versions": versions(),
         "config": dataclasses.asdict(dataclasses.replace(config, data=subject.data)),
     }
-    write_json(subject.folder / "responses.json", responses(rows))
-    write_json_lines(subject.folder / "records.jsonl", rows)
-    write_json(subject.folder / "summary.json", summary)
-    log.info(f"\n{examples_text(rows)}\n\n{table(summary)}\n")
-    log.info(f"all answers: {subject.folder / 'responses.json'}\nall numbers: {subject.folder / 'summary.json'}")
+    present(subject.folder, subject.run, rows, summary)
+
+
+def present(folder: Path, run: Path | None, rows: list[dict[str, Any]], summary: dict[str, Any]) -> None:
+    """Write the evaluation's files, with the curves of the run if there was one, and the main numbers on the terminal.
+
+    Raises:
+        InputError: a file cannot be written; or a judge was asked and judged nothing.
+    """
+    from sft.evaluation.judgement import check_judged
+    from sft.evaluation.report import write_report
+    from sft.evaluation.results import examples_text, responses
+    from sft.evaluation.summary import table
+    from sft.files import read_numbers, write_json, write_json_lines
+
+    write_json(folder / "responses.json", responses(rows))
+    write_json_lines(folder / "records.jsonl", rows)
+    write_json(folder / "summary.json", summary)
+    metrics = read_numbers(run / "metrics.csv") if run and (run / "metrics.csv").exists() else None
+    past = json.loads((run / "summary.json").read_text(encoding="utf-8")) if run else None
+    write_report(folder, summary, rows, past, metrics)
+    logging.getLogger("sft").info(
+        f"\n{examples_text(rows)}\n\n{table(summary)}\n\nto look at: {folder / 'report.html'}\n"
+        f"all answers: {folder / 'responses.json'}\nall numbers: {folder / 'summary.json'}"
+    )
+    check_judged(summary, folder)
 
 
 def compare_runs(runs: list[str], out: str | None) -> None:

@@ -220,6 +220,7 @@ class EvaluateConfig:
     batch_size: int = at_least(1, 16)
     seed: int = at_least(0, 123)
     device: str = one_of("auto", "cpu", "cuda", "mps")
+    devices: int = at_least(1, 1)
     precision: str = one_of("auto", "32", "bf16-mixed", "16-mixed")
     judge: JudgeConfig = field(default_factory=JudgeConfig)
 

@@ -1,5 +1,6 @@
 """Files that are whole or not there at all, and errors that name them."""
 
+import csv
 import json
 import math
 import os
@@ -65,6 +66,16 @@ def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
         for row in rows:
             line = json.dumps(finite(row), ensure_ascii=False, allow_nan=False) + "\n"
             file.write(line.encode(errors="replace"))
+
+
+def read_numbers(path: Path) -> list[dict[str, float]]:
+    """The rows of a CSV file of numbers, without their empty cells."""
+    with path.open(newline="") as file:
+        return [{key: _number(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def _number(text: str) -> float:
+    return int(text) if text.isdigit() else float(text)
 
 
 def finite(value: Any) -> Any:

@@ -6,14 +6,18 @@ of all that decides the answer, so a line is used again exactly where the model 
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import tiktoken
 from tqdm import tqdm
 
 from sft.evaluation.lines import LineFile
-from sft.gpt2.checkpoint import Pretrained
+from sft.evaluation.loss import DTYPES
+from sft.gpt2.checkpoint import Pretrained, load_pretrained
 from sft.gpt2.generate import Sampling, complete, row_seeds
 from sft.gpt2.model import GPT
 from sft.gpt2.tokenizer import decode
@@ -63,40 +67,100 @@ def answer_keys(prompts: Sequence[Sequence[int]], weights: str, decoding: Decodi
     return [hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest() for part in parts]
 
 
-def answer_all(
+class Asked(NamedTuple):
+    """A prompt that waits for its answer."""
+
+    key: str
+    prompt: Sequence[int]
+    seed: int
+
+
+def unanswered(
+    prompts: Sequence[Sequence[int]], weights: str, decoding: Decoding, file: LineFile[Answer]
+) -> list[Asked]:
+    """The prompts whose answer is not in the file, equal ones once."""
+    keys, seeds = answer_keys(prompts, weights, decoding), row_seeds(decoding.seed, len(prompts))
+    asked = {one.key: one for one in map(Asked, keys, prompts, seeds)}
+    return [one for key, one in asked.items() if key not in file.by_key]
+
+
+def answer(
     model: GPT,
-    checkpoint: Pretrained,
-    prompts: Sequence[Sequence[int]],
+    tokenizer: tiktoken.Encoding,
+    asked: Sequence[Asked],
     decoding: Decoding,
-    file: AnswerFile,
-    batch_size: int = 16,
-    name: str = "answers",
-) -> list[Answer]:
-    """The answer to each prompt, from the file if it is there, else from the model and then into the file.
+    file: LineFile[Answer],
+    batch_size: int,
+    name: str,
+) -> None:
+    """Put the answers into the file.
 
     A sampled answer is drawn from its row's own seed, so it is the same whatever stands beside it and wherever an
     interrupted evaluation went on. In bf16 and fp16, sums are rounded differently in different company, and two nearly
     equal choices may change places.
 
     Args:
-        model: the checkpoint's, on its device and in its precision.
         name: of the progress bar.
     """
-    tokenizer = checkpoint.tokenizer
-    keys, seeds = answer_keys(prompts, checkpoint.sha256, decoding), row_seeds(decoding.seed, len(prompts))
-    rows = list({key: row for row, key in enumerate(keys) if key not in file.by_key}.values())
-    answers = complete(
+    completions = complete(
         model,
-        [prompts[row] for row in rows],
+        [one.prompt for one in asked],
         decoding.max_new_tokens,
         Sampling(decoding.temperature, decoding.top_k),
         tokenizer.eot_token,
-        [seeds[row] for row in rows],
+        [one.seed for one in asked],
         slots=batch_size,
     )
-    with tqdm(total=len(set(keys)), initial=len(set(keys)) - len(rows), desc=name, unit="answer") as bar:
-        for answer in answers:
-            text = decode(tokenizer, answer.tokens)
-            file.add(keys[rows[answer.index]], Answer(text, len(answer.tokens), answer.finish_reason))
-            bar.update()
-    return [file.by_key[key] for key in keys]
+    for found in tqdm(completions, total=len(asked), desc=name, unit="answer", disable=not asked):
+        text = decode(tokenizer, found.tokens)
+        file.add(asked[found.index].key, Answer(text, len(found.tokens), found.finish_reason))
+
+
+def answer_all(
+    model: GPT,
+    checkpoint: Pretrained,
+    prompts: Sequence[Sequence[int]],
+    decoding: Decoding,
+    file: LineFile[Answer],
+    batch_size: int = 16,
+    name: str = "answers",
+) -> list[Answer]:
+    """The answer to each prompt, from the file if it is there, else from the model and then into the file.
+
+    Args:
+        model: the checkpoint's, on its device and in its precision.
+    """
+    asked = unanswered(prompts, checkpoint.sha256, decoding, file)
+    answer(model, checkpoint.tokenizer, asked, decoding, file, batch_size, name)
+    return [file.by_key[key] for key in answer_keys(prompts, checkpoint.sha256, decoding)]
+
+
+# Several processes: each writes a file of its own, so that none can spoil another's line
+
+
+def answer_share(
+    source: str,
+    revision: str | None,
+    device: str,
+    asked: Sequence[Asked],
+    decoding: Decoding,
+    path: Path,
+    batch_size: int,
+    name: str,
+) -> None:
+    """This process's share of the answers, by the rank that its launcher gave it, into a file beside `path`."""
+    rank, processes = int(os.environ["LOCAL_RANK"]), int(os.environ["WORLD_SIZE"])
+    device = f"cuda:{rank}" if device == "cuda" else device
+    mine = asked[rank::processes]
+    checkpoint = load_pretrained(source, revision, dtype=DTYPES[decoding.precision], device=device)
+    file = AnswerFile(path.with_suffix(f".{rank}.jsonl"))
+    answer(checkpoint.model.eval(), checkpoint.tokenizer, mine, decoding, file, batch_size, f"{name}, process {rank}")
+
+
+def gather(file: AnswerFile) -> None:
+    """Take over what processes, also those of an evaluation that was killed, have left beside the file."""
+    for path in sorted(file.path.parent.glob(f"{file.path.stem}.*.jsonl")):
+        for key, found in AnswerFile(path).by_key.items():
+            if key not in file.by_key:
+                file.add(key, found)
+        path.unlink()

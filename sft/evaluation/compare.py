@@ -65,7 +65,7 @@ def compare(first: Evaluation, second: Evaluation) -> dict[str, Any]:
 
 def _identity(judge: dict[str, Any] | None) -> dict[str, Any] | None:
     """What makes a judge the same judge."""
-    return judge and judge["identity"]
+    return judge and {key: judge.get(key) for key in ("kind", "model", "digest", "prompt", "options")}
 
 
 def _check_same_records(first: Evaluation, second: Evaluation) -> None:

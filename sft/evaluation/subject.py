@@ -27,6 +27,7 @@ class Subject:
     source: Source
     template: str
     folder: Path  # of the answers
+    run: Path | None  # that made the tuned model
 
     def records(self, split: str, limit: int | None) -> list[Record]:
         """The first `limit` records of a split, in file order."""
@@ -62,7 +63,7 @@ def subject_of_run(folder: str | None) -> Subject:
             f"model with checkpoint={run / 'model'} data=... out=FOLDER"
         )
     data, template = past.config.data, _template(tuned, past.config.data)
-    return Subject({"tuned": tuned, "base": base}, None, data, source, template, run / "evaluation")
+    return Subject({"tuned": tuned, "base": base}, None, data, source, template, run / "evaluation", run)
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def subject_of_checkpoint(config: EvaluateConfig) -> Subject:
     tuned = look_at(config.checkpoint, config.revision)
     base, alone = _base_of(tuned)
     models = {"tuned": tuned} | ({"base": base} if base else {})
-    return Subject(models, alone, config.data, source, _template(tuned, config.data), folder)
+    return Subject(models, alone, config.data, source, _template(tuned, config.data), folder, None)
 
 
 def _base_of(tuned: Pretrained) -> tuple[Pretrained | None, str | None]:

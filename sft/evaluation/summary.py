@@ -77,8 +77,10 @@ def _range(interval: tuple[float, float] | None) -> str:
 
 def _remarks(summary: dict[str, Any]) -> list[str]:
     """What must be known beside the means: differences that are noise, records that training has seen."""
-    compared = summary["tuned_against_base"] or {}
+    compared, judge = summary["tuned_against_base"] or {}, summary["judge"] or {}
     remarks = [found["verdict"] for found in compared.values() if found["p_value"] >= 0.05]
+    remarks += [part["verdict"] for part in (judge.get("audit"), judge.get("pairwise")) if part and "verdict" in part]
+    remarks += [judge["warning"]] if judge.get("warning") else []
     seen = summary["duplicates"]
     if number := seen["exact"] + seen["near"]:
         remarks.append(

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 
 from sft.config import EvalConfig
 from sft.data.datamodule import InstructionData
-from sft.files import writing
+from sft.files import read_numbers, writing
 from sft.training.module import InstructionTuner
 
 COLUMNS = (
@@ -28,16 +28,6 @@ COLUMNS = (
 Row = dict[str, float]
 
 
-def read_metrics(path: Path) -> list[Row]:
-    """The rows of a `metrics.csv`, without their empty cells."""
-    with path.open(newline="") as file:
-        return [{key: _number(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
-
-
-def _number(text: str) -> float:
-    return int(text) if text.isdigit() else float(text)
-
-
 @dataclass
 class MetricsFile:
     """`metrics.csv`: one row per optimizer step, row 0 for what is measured before the first."""
@@ -47,7 +37,7 @@ class MetricsFile:
 
     def resume(self, step: int) -> None:
         """Go on after `step`: later rows, of steps that are done anew, are cut; 0: begin."""
-        before = read_metrics(self.path) if step and self.path.exists() else []
+        before = read_numbers(self.path) if step and self.path.exists() else []
         self.rows = [row for row in before if row["step"] <= step]
         self._write(self.rows, "w")
 

@@ -7,7 +7,7 @@ import pytest
 from sft.config import InputError
 from sft.evaluation.compare import compare, comparison_text, read_evaluation
 
-JUDGE = {"identity": {"kind": "ollama", "model": "llama3:latest"}, "coverage": 1.0}
+JUDGE = {"kind": "ollama", "model": "llama3:latest", "coverage": 1.0}
 
 
 def write(folder: Path, exact: list[float], judge: Any = None, asked: str = "Say", **settings: Any) -> str:
@@ -48,7 +48,7 @@ def test_noise_is_called_noise_and_other_settings_are_named(tmp_path: Path) -> N
 
 
 def test_scores_of_two_judges_are_not_compared(tmp_path: Path) -> None:
-    other = {"identity": {"kind": "ollama", "model": "phi3:latest"}}
+    other = {"kind": "ollama", "model": "phi3:latest"}
     first, second = write(tmp_path / "a", [1.0, 0.5], JUDGE), write(tmp_path / "b", [0.0, 0.5], other)
     found = compare(read_evaluation(first), read_evaluation(second))
     assert "score" not in found["differences"]

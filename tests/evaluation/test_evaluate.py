@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from sft.evaluation.metrics import METRICS, score
+from tests.evaluation.judge_server import Site
 
 DOOR = Path(__file__).parents[2] / "evaluate.py"
 CHEAP = ["device=cpu", "precision=32"]
@@ -94,6 +95,8 @@ def test_a_run(run_folder: Path, data: Path, tmp_path: Path) -> None:
         "answers.jsonl",
         "evaluate.log",
         "records.jsonl",
+        "report.html",
+        "report.md",
         "responses.json",
         "summary.json",
     ]
@@ -118,6 +121,81 @@ def test_killed_and_called_again(run_folder: Path, tmp_path: Path, call: Callabl
     answers.unlink()
     call(f"run={run_folder}")
     assert (run_folder / "evaluation" / "responses.json").read_text() == interrupted
+
+
+def test_several_processes_answer_each_record_once(run_folder: Path, tmp_path: Path, call: Callable[..., None]) -> None:
+    folder = run_folder / "evaluation"
+    call(f"run={run_folder}", "generate.max_new_tokens=12")
+    alone = read(folder / "responses.json")
+    lines = (folder / "answers.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "answers.jsonl").write_bytes(b"".join(lines[:3]))
+    (folder / "answers.1.jsonl").write_bytes(lines[3] + b'{"torn')  # of a process that was killed
+    call(f"run={run_folder}", "generate.max_new_tokens=12", "devices=2")
+    assert read(folder / "responses.json") == alone
+    again = (folder / "answers.jsonl").read_bytes().splitlines(keepends=True)
+    assert sorted(again) == sorted(lines)
+    assert again[:4] == lines[:4]
+    assert not list(folder.glob("answers.*.jsonl"))
+
+
+def judged(run: Path, ollama: Site, *more: str) -> list[str]:
+    return [
+        f"run={run}",
+        "generate.max_new_tokens=5",
+        "judge=ollama",
+        f"judge.url={ollama.url}",
+        "judge.retries=0",
+        *more,
+    ]
+
+
+def test_a_judge(run_folder: Path, call: Callable[..., None], ollama: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    call(*judged(run_folder, ollama, "judge.audit=4"))
+    summary = read(run_folder / "evaluation" / "summary.json")
+    rows = [json.loads(line) for line in (run_folder / "evaluation" / "records.jsonl").read_text().splitlines()]
+    scores = [row["tuned"]["score"] for row in rows]
+    assert summary["tuned"]["judge"]["mean"] == pytest.approx(sum(scores) / 10)
+    assert summary["tuned"]["judge"]["status"] == {"scored": 10}
+    assert summary["tuned_against_base"]["score"]["records"] == 10
+    assert set(summary["score_by_category"]) == {"odd", "even"}
+    judge = summary["judge"]
+    assert (judge["kind"], judge["model"], judge["coverage"], judge["warning"]) == ("ollama", "llama3:latest", 1, None)
+    assert judge["audit"]["records"] == 4
+    assert judge["audit"]["means"]["expected"] == 100
+    assert judge["audit"]["means"]["empty"] == 0
+    assert judge["audit"]["auc"] == 1
+    assert "can tell right from wrong" in capsys.readouterr().out
+    assert "can tell right from wrong" in (run_folder / "evaluation" / "report.html").read_text()
+    asked = len(ollama.chats)
+    call(*judged(run_folder, ollama, "judge.audit=4"))
+    assert len(ollama.chats) == asked
+    assert read(run_folder / "evaluation" / "summary.json")["tuned"]["judge"] == summary["tuned"]["judge"]
+
+
+def test_a_judge_of_pairs(run_folder: Path, call: Callable[..., None], ollama: Site) -> None:
+    call(*judged(run_folder, ollama, "judge.mode=pairwise"))
+    summary = read(run_folder / "evaluation" / "summary.json")
+    pairwise = summary["judge"]["pairwise"]
+    assert (pairwise["wins"], pairwise["ties"], pairwise["losses"], pairwise["unjudged"]) == (0, 10, 0, 0)
+    assert "within noise" in pairwise["verdict"]
+    assert summary["tuned"]["judge"] is None
+
+
+def test_nothing_judged_is_no_success(
+    run_folder: Path, call: Callable[..., None], ollama: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.evaluation.judge_server.grade", lambda messages: "no number here")
+    with pytest.raises(SystemExit, match=r"error: judge: none of the answers has been judged \(unparsed 10\)"):
+        call(*judged(run_folder, ollama))
+    summary = read(run_folder / "evaluation" / "summary.json")
+    assert summary["tuned"]["judge"]["mean"] is None
+    assert summary["judge"]["warning"].startswith("only 0% of the answers could be judged")
+
+
+def test_a_judge_that_is_not_there_is_told_before_any_answer(run_folder: Path, call: Callable[..., None]) -> None:
+    with pytest.raises(SystemExit, match=r"error: judge\.url: no Ollama server at .*:9 .*`ollama serve`"):
+        call(f"run={run_folder}", "judge=ollama", "judge.url=http://127.0.0.1:9")
+    assert not (run_folder / "evaluation").exists()
 
 
 def test_a_limit_leaves_just_these_records(run_folder: Path, call: Callable[..., None]) -> None:

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from sft.config import InputError, TrainConfig
+from sft.files import read_numbers
 from sft.gpt2.checkpoint import load_pretrained, save_pretrained
 from sft.gpt2.model import GPT
-from sft.training.metrics import read_metrics
 from sft.training.resume import resumed_config
 
 Config = Callable[..., TrainConfig]
@@ -31,7 +31,7 @@ def equal(left: Any, right: Any) -> bool:
 
 
 def losses(folder: Path) -> list[dict[str, float]]:
-    rows = read_metrics(folder / "metrics.csv")
+    rows = read_numbers(folder / "metrics.csv")
     return [{key: value for key, value in row.items() if key != "tokens_per_sec"} for row in rows]
 
 
@@ -48,7 +48,7 @@ def test_resumed_is_uninterrupted(
     whole = run(config(**common), "whole")
 
     folder = run(config(**common, max_steps=halt), "parts")
-    assert read_metrics(folder / "metrics.csv")[-1]["step"] == halt
+    assert read_numbers(folder / "metrics.csv")[-1]["step"] == halt
     given = dataclasses.replace(config(**common), resume=str(folder))
     resumed = resumed_config(given, ["resume=parts", "max_steps=-1"])
     assert resumed.max_steps == -1

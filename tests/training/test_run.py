@@ -15,9 +15,9 @@ from sft.cli import on_devices
 from sft.config import PROMPTS, InputError, TrainConfig
 from sft.data.dataset import encode_splits, split_records
 from sft.data.sources import load_source
+from sft.files import read_numbers
 from sft.gpt2.checkpoint import load_pretrained, save_pretrained
 from sft.gpt2.model import GPT, GPTConfig
-from sft.training.metrics import read_metrics
 
 Config = Callable[..., TrainConfig]
 Run = Callable[..., Path]
@@ -54,7 +54,7 @@ def test_the_folder_is_complete_and_its_numbers_are_right(config: Config, run: R
     assert names == expected
     assert Path("outputs/latest").resolve() == folder
 
-    rows = read_metrics(folder / "metrics.csv")
+    rows = read_numbers(folder / "metrics.csv")
     assert [row["step"] for row in rows] == list(range(23))  # 42 records in batches of 4: 11 steps an epoch
     assert rows[0].keys() == {"step", "epoch", "tokens_seen", "train/eval_loss", "val/loss"}
     assert [row["lr"] for row in rows[1:6]] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3])
@@ -77,14 +77,14 @@ def test_the_folder_is_complete_and_its_numbers_are_right(config: Config, run: R
 
 def test_the_first_loss_is_the_untouched_models(config: Config, run: Run, checkpoint: Path) -> None:
     settings = config(eval__batches=100, max_steps=1)
-    rows = read_metrics(run(settings) / "metrics.csv")
+    rows = read_numbers(run(settings) / "metrics.csv")
     assert rows[0]["val/loss"] == pytest.approx(validation_loss(checkpoint, settings), abs=1e-5)
 
 
 def test_model_keeps_the_best_weights_not_the_last(config: Config, run: Run) -> None:
     settings = config(optim__lr=0.5, epochs=3)  # so fast that the validation loss gets worse
     folder = run(settings)
-    full = [row["val/full_loss"] for row in read_metrics(folder / "metrics.csv") if "val/full_loss" in row]
+    full = [row["val/full_loss"] for row in read_numbers(folder / "metrics.csv") if "val/full_loss" in row]
     assert len(full) == 3
     assert full[-1] > min(full)
     assert validation_loss(folder / "model", settings) == pytest.approx(min(full), rel=1e-5)
@@ -162,7 +162,7 @@ def test_a_full_disk_in_a_process_of_its_own_is_one_line(config: Config, tmp_pat
 
 def test_what_is_said_to_come_after_comes_after_the_last_step(config: Config, run: Run) -> None:
     folder = run(config(eval__every=5, max_steps=7))
-    rows = read_metrics(folder / "metrics.csv")
+    rows = read_numbers(folder / "metrics.csv")
     assert [row["step"] for row in rows if "val/loss" in row] == [0, 5, 7]
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["losses"]["val/loss"]["last"] == rows[7]["val/loss"]
@@ -178,7 +178,7 @@ def test_compiled_layers_train_as_others_do(config: Config, run: Run, tmp_path: 
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
         plain, compiled = (run(config(**settings, compile=on), str(on)) for on in (False, True))
     assert torch._dynamo.utils.counters["frames"]["ok"] > 0
-    for one, other in zip(*(read_metrics(folder / "metrics.csv") for folder in (plain, compiled)), strict=True):
+    for one, other in zip(*(read_numbers(folder / "metrics.csv") for folder in (plain, compiled)), strict=True):
         assert other["tokens_seen"] == one["tokens_seen"]
         assert [other[key] for key in one if "loss" in key] == pytest.approx(
             [one[key] for key in one if "loss" in key], abs=1e-5
