@@ -189,7 +189,7 @@ class JudgeConfig:
     min_coverage: float = field(default=0.9, metadata={"low": 0, "high": 1})
     concurrency: int = field(default=4, metadata={"low": 1, "high": 256})
     timeout: float = field(default=120.0, metadata={"above": 0, "high": 86400})
-    retries: int = at_least(0, 4)
+    retries: int = field(default=4, metadata={"low": 0, "high": 100})
     seed: int = at_least(0, 123)
 
     def check(self) -> Iterable[str]:

@@ -249,6 +249,7 @@ def test_numbers_out_of_range(key: str, value: str, expected: str) -> None:
         ("judge.timeout", "0", "more than 0"),
         ("judge.timeout", "1e6", "at most 86400"),
         ("judge.retries", "-1", "at least 0"),
+        ("judge.retries", "101", "at most 100"),
         ("judge.context", "512", "at least 1024"),
         ("judge.seed", "-1", "at least 0"),
     ],

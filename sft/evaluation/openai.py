@@ -47,7 +47,7 @@ class OpenAI(Judge):
         return body
 
     def stop_if_hopeless(self, error: NoReplyError) -> None:
-        if error.code in (400, 422) and "response_format" in str(error):
+        if error.code is not None and "response_format" in str(error):  # 400 mostly; of llama-cpp-python, 500
             raise InputError(f"judge.schema: {self.client.url}: {error}; add judge.schema=false") from error
         super().stop_if_hopeless(error)
 

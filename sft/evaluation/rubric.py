@@ -164,9 +164,12 @@ def _reason(values: dict[str, Any]) -> str:
 
 
 def _object(reply: str) -> dict[str, Any]:
-    """The JSON object that a reply is; an empty one if it is anything else, or if a key stands there twice."""
+    """The JSON object that a reply is; an empty one if it is anything else, or if a key stands there twice.
+
+    Models break lines within a reason, which JSON proper forbids and `strict=False` allows.
+    """
     try:
-        values = json.loads(reply, object_pairs_hook=_no_key_twice)
+        values = json.loads(reply, object_pairs_hook=_no_key_twice, strict=False)
     except (ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}

@@ -145,12 +145,15 @@ def test_an_address_without_v1(openai: Site, tmp_path: Path) -> None:
         judge_all(judge, QUESTIONS, tmp_path / "scores.jsonl")
 
 
-def test_a_server_without_schemas(openai: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("code", [400, 422, 500])
+def test_a_server_without_schemas(
+    code: int, openai: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pauses: list[float]
+) -> None:
     said = {"error": {"message": "Unknown parameter: 'response_format'.", "type": "invalid_request_error"}}
     reply = {"choices": [{"message": {"role": "assistant", "content": '{"reason": "", "score": 5}'}}]}
 
     def chat(handler: Any, body: dict[str, Any]) -> None:
-        handler.send(*((400, said) if "response_format" in body else (200, reply)))
+        handler.send(*((code, said) if "response_format" in body else (200, reply)))
 
     monkeypatch.setattr("tests.evaluation.judge_server.Handler.chat", chat)
     with pytest.raises(InputError, match=r"judge.schema: .*Unknown parameter.*; add judge.schema=false"):

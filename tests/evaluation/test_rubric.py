@@ -142,6 +142,7 @@ def test_the_published_wording() -> None:
         (' \n{"score":0,"reason":""}\n', 0),
         ('{"reason": "all of it", "score": 100}', 100),
         ('{"score": 1}', 1),
+        ('{"reason": "in two\n\tlines", "score": 85}', 85),
         ("85", 85),
         (" 0\n", 0),
         ("100", 100),
