@@ -7,7 +7,8 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from statistics import mean, median
+from statistics import fmean as mean
+from statistics import median
 from typing import Any
 
 from sft.evaluation.metrics import METRICS
@@ -70,7 +71,7 @@ def _interval(rows: Sequence[Row], model: str, metric: str) -> tuple[float, floa
     if metric == "loss":
         rows = [row for row in rows if row[model]["loss_tokens"]]
         weights = _values(rows, model, "loss_tokens")
-    return interval(_values(rows, model, metric), weights)
+    return interval(_values(rows, model, metric), weights, shares=metric in METRICS)
 
 
 def differences(first: Sequence[Row], second: Sequence[Row], names: tuple[str, str]) -> dict[str, dict[str, Any]]:

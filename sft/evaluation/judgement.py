@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import mean
+from statistics import fmean as mean
 from typing import Any
 
 from sft.config import InputError

@@ -57,7 +57,8 @@ def losses(model: GPT, examples: Examples, batch_size: int, precision: Precision
         InputError: a loss is not finite.
     """
     found: list[list[float]] = []
-    for start in tqdm(range(0, len(examples), batch_size), desc=name, unit="batch", leave=False):
+    starts = range(0, len(examples), batch_size)
+    for start in tqdm(starts, desc=name, unit="batch", leave=False, disable=not starts):
         rows = range(start, min(start + batch_size, len(examples)))
         found += _of_rows(model, examples, rows, precision)
     if not np.isfinite(found).all():

@@ -41,12 +41,19 @@ class Difference:
         return self.p_value >= 1 - LEVEL
 
 
-def interval(values: Sequence[float] | Numbers, weights: Sequence[float] | Numbers | None = None) -> Interval | None:
-    """The 95% interval of a mean over records, weighted if `weights` are given; None for no records."""
+def interval(
+    values: Sequence[float] | Numbers, weights: Sequence[float] | Numbers | None = None, shares: bool = False
+) -> Interval | None:
+    """The 95% interval of a mean over records; None for no records.
+
+    Args:
+        weights: of the records in the mean, such as their numbers of tokens.
+        shares: the values lie between 0 and 1, so that a mean of 0 or of 1 is not certain even if all are alike.
+    """
     numbers = np.asarray(values, dtype=np.float64)
     if not len(numbers):
         return None
-    if weights is None and np.isin(numbers, (0, 1)).all():
+    if shares and np.isin(numbers, (0, 1)).all():
         found = stats.binomtest(int(numbers.sum()), len(numbers)).proportion_ci(LEVEL, method="wilson")
         return float(found.low), float(found.high)
     if (numbers == numbers[0]).all():

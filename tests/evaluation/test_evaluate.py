@@ -181,10 +181,8 @@ def test_a_judge_of_pairs(run_folder: Path, call: Callable[..., None], ollama: S
     assert summary["tuned"]["judge"] is None
 
 
-def test_nothing_judged_is_no_success(
-    run_folder: Path, call: Callable[..., None], ollama: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tests.evaluation.judge_server.grade", lambda messages: "no number here")
+def test_nothing_judged_is_no_success(run_folder: Path, call: Callable[..., None], ollama: Site) -> None:
+    ollama.judge = lambda messages: "no number here"
     with pytest.raises(SystemExit, match=r"error: judge: none of the answers has been judged \(unparsed 10\)"):
         call(*judged(run_folder, ollama))
     summary = read(run_folder / "evaluation" / "summary.json")

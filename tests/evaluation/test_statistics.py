@@ -9,10 +9,10 @@ from sft.evaluation.statistics import NOISE, auc, difference, interval, rank_cor
 
 
 def test_the_interval_of_a_share_is_wilsons_and_says_something_of_none_too() -> None:
-    low, high = interval([0.0] * 162) or (1, 0)
+    low, high = interval([0.0] * 162, shares=True) or (1, 0)
     z = 1.959964
     assert (low, high) == pytest.approx((0, z * z / (162 + z * z)), abs=1e-6)
-    low, high = interval([1.0] * 5 + [0.0] * 5) or (1, 0)
+    low, high = interval([1.0] * 5 + [0.0] * 5, shares=True) or (1, 0)
     half = z / (1 + z * z / 10) * (0.25 / 10 + z * z / 400) ** 0.5
     assert (low, high) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-6)
 
