@@ -12,7 +12,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 
 from sft.cli import job, log_to, on_devices, run, versions, world_size
-from sft.config import PROMPTS, TrainConfig
+from sft.config import PROMPTS, EvaluateConfig, GenerateConfig, TrainConfig
 from sft.merge import from_hydra
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ def main(composed: Any) -> None:
 
             config = resumed_config(config, list(HydraConfig.get().overrides.task))
         on_devices(config.devices, fit, config, folder)
+        if config.evaluate and os.environ.get("RANK", "0") == "0":
+            evaluate_run(config, folder)
 
 
 def fit(config: TrainConfig, folder: Path) -> None:
@@ -119,6 +121,25 @@ def fit(config: TrainConfig, folder: Path) -> None:
             "checkpoint": {"source": base.source, "revision": base.revision, "sha256": base.sha256},
         },
     )
+
+
+def evaluate_run(config: TrainConfig, folder: Path) -> None:
+    """What evaluate.py would do with this run."""
+    from evaluate import evaluate
+
+    alone = "LOCAL_RANK" in os.environ  # torchrun's other processes have ended
+    settings = EvaluateConfig(
+        config.data,
+        GenerateConfig(),
+        run=str(folder),
+        split=config.eval.split,
+        seed=config.seed,
+        device=config.device,
+        devices=1 if alone else config.devices,
+        precision=config.precision,
+        judge=config.judge,
+    )
+    evaluate(settings, [])
 
 
 def make_trainer(

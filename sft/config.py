@@ -125,46 +125,8 @@ class EvalConfig:
     every: int = at_least(0, 5)
     batches: int = at_least(1, 5)
     sample: bool = True
-
-
-@dataclass
-class TrainConfig:
-    model: ModelConfig
-    data: DataConfig
-    optim: OptimConfig
-    eval: EvalConfig
-    device: str = one_of("auto", "cpu", "cuda", "mps")
-    devices: int = at_least(1, 1)
-    strategy: str = one_of("auto", "ddp")
-    precision: str = one_of("auto", "32", "bf16-mixed", "16-mixed")
-    batch_size: int = at_least(1, 8)
-    accumulate: int = at_least(1, 1)
-    epochs: int = at_least(1, 2)
-    max_steps: int = at_least(-1, -1)
-    seed: int = at_least(0, 123)
-    compile: bool = False
-    resume: str | None = None
-
-    def check(self) -> Iterable[str]:
-        if self.data.split[0] == 0:
-            yield "data.split: a share of 0 for train leaves nothing to learn"
-        if self.max_steps == 0:
-            yield "max_steps: 0 would train nothing; expected a number from 1 up, or -1 for no limit"
-        if self.device == "cpu" and self.precision == "16-mixed":
-            yield "precision: 16-mixed needs a GPU; on the CPU use bf16-mixed or 32"
-        if self.device == "mps" and self.devices > 1:
-            yield f"devices: {self.devices}, but device=mps is one device"
-
-
-@dataclass
-class GenerateConfig:
-    max_new_tokens: int = at_least(1, 256)
-    temperature: float = at_least(0, 0.0)
-    top_k: int | None = at_least(1, None)
-
-    def check(self) -> Iterable[str]:
-        if 0 < self.temperature < 1e-4:
-            yield f"generate.temperature: {self.temperature} is too near to 0 for fp32; 0 takes the likeliest token"
+    split: str = one_of("validation", "test")
+    rank: str = one_of("validation_loss", "loss", "score", "exact_match", "token_f1", "rouge_l", "chrf")
 
 
 def _is_address(url: str) -> bool:
@@ -203,6 +165,54 @@ class JudgeConfig:
             yield f"judge.url: {self.url!r}, expected the address of a server, such as http://localhost:11434"
         if self.mode == "pairwise" and self.prompt == "published":
             yield "judge.prompt: the published runs compared no pairs; judge.mode=pairwise goes with strict"
+
+
+@dataclass
+class TrainConfig:
+    model: ModelConfig
+    data: DataConfig
+    optim: OptimConfig
+    eval: EvalConfig
+    device: str = one_of("auto", "cpu", "cuda", "mps")
+    devices: int = at_least(1, 1)
+    strategy: str = one_of("auto", "ddp")
+    precision: str = one_of("auto", "32", "bf16-mixed", "16-mixed")
+    batch_size: int = at_least(1, 8)
+    accumulate: int = at_least(1, 1)
+    epochs: int = at_least(1, 2)
+    max_steps: int = at_least(-1, -1)
+    seed: int = at_least(0, 123)
+    compile: bool = False
+    evaluate: bool = False
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    resume: str | None = None
+
+    def check(self) -> Iterable[str]:
+        if self.judge.kind != "none" and not self.evaluate:
+            yield f"judge: {self.judge.kind} would not be asked without evaluate=true"
+        if self.eval.rank != "validation_loss" and not self.evaluate:
+            yield f"eval.rank: there is no {self.eval.rank} without evaluate=true"
+        if self.eval.rank == "score" and self.judge.kind == "none":
+            yield "eval.rank: there is no score without a judge; add judge=ollama or judge=openai"
+        if self.data.split[0] == 0:
+            yield "data.split: a share of 0 for train leaves nothing to learn"
+        if self.max_steps == 0:
+            yield "max_steps: 0 would train nothing; expected a number from 1 up, or -1 for no limit"
+        if self.device == "cpu" and self.precision == "16-mixed":
+            yield "precision: 16-mixed needs a GPU; on the CPU use bf16-mixed or 32"
+        if self.device == "mps" and self.devices > 1:
+            yield f"devices: {self.devices}, but device=mps is one device"
+
+
+@dataclass
+class GenerateConfig:
+    max_new_tokens: int = at_least(1, 256)
+    temperature: float = at_least(0, 0.0)
+    top_k: int | None = at_least(1, None)
+
+    def check(self) -> Iterable[str]:
+        if 0 < self.temperature < 1e-4:
+            yield f"generate.temperature: {self.temperature} is too near to 0 for fp32; 0 takes the likeliest token"
 
 
 @dataclass

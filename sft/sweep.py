@@ -8,10 +8,10 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from sft.config import InputError
 from sft.files import writing
+
+LOWER_IS_BETTER = ("validation_loss", "loss")
 
 
 class SweepTable(Callback):
@@ -21,37 +21,53 @@ class SweepTable(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         try:  # Hydra would make a warning of an error
-            rows = _rows(folder)
+            rank = config.eval.rank
+            rows = _rows(folder, rank)
             if rows:
                 _write(rows, folder / "results.csv")
-                print(f"\n{_table(rows)}\n\n{folder / 'results.csv'}")
-        except (OSError, ValueError, InputError, OmegaConfBaseException) as error:
-            sys.exit(f"error: {folder}: no table of the sweep could be made ({error})")
+                print(f"\n{_table(rows, rank)}\n\n{folder / 'results.csv'}")
+        except Exception as error:
+            sys.exit(f"error: {folder}: no table of the sweep could be made ({error!r})")
         if failed := [row for row in rows if row["status"] != "finished"]:
             sys.exit(f"error: {len(failed)} of {len(rows)} jobs failed; their messages are above")
 
 
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    """A row for each folder that Hydra made for a job, the lowest validation loss first."""
+def _rows(folder: Path, rank: str) -> list[dict[str, Any]]:
+    """A row for each folder that Hydra made for a job, the best by the number `rank` first."""
     jobs = [path.parents[1] for path in sorted(folder.glob("**/.hydra/overrides.yaml"))]
     overrides = [list(OmegaConf.load(job / ".hydra" / "overrides.yaml")) for job in jobs]
     common = set(overrides[0]).intersection(*overrides) if len(jobs) > 1 else set()
     settings = [" ".join(item for item in job if item not in common) for job in overrides]
-    rows = [_row(str(job.relative_to(folder)), job, text) for job, text in zip(jobs, settings, strict=True)]
-    return sorted(rows, key=lambda row: (row["validation_loss"] is None, row["validation_loss"], len(row["job"])))
+    rows = [_row(str(job.relative_to(folder)), job, text, rank) for job, text in zip(jobs, settings, strict=True)]
+    sign = 1 if rank in LOWER_IS_BETTER else -1
+    return sorted(rows, key=lambda row: (row[rank] is None, sign * (row[rank] or 0), len(row["job"])))
 
 
-def _row(name: str, job: Path, settings: str) -> dict[str, Any]:
-    path = job / "summary.json"
-    summary = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return {
+def _row(name: str, job: Path, settings: str, rank: str) -> dict[str, Any]:
+    summary, evaluation = _read(job / "summary.json"), _read(job / "evaluation" / "summary.json")
+    row = {
         "job": name,
         "settings": settings,
-        "status": "finished" if summary else "failed",
+        "status": "finished" if summary and (evaluation or not summary["config"]["evaluate"]) else "failed",
         "validation_loss": summary.get("best_validation_loss"),
         "train_loss": summary.get("losses", {}).get("train/eval_loss", {}).get("last"),
         "seconds": summary.get("seconds"),
     }
+    return row if rank == "validation_loss" else row | _measured(evaluation.get("tuned", {}), rank)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _measured(tuned: dict[str, Any], rank: str) -> dict[str, Any]:
+    """A number of the evaluation, and its 95% interval."""
+    if rank == "score":
+        judge = tuned.get("judge") or {}
+        value, interval = judge.get("mean"), judge.get("interval")
+    else:
+        value, interval = tuned.get(rank), tuned.get("intervals", {}).get(rank)
+    return {rank: value} | dict(zip(("low", "high"), interval or (None, None), strict=True))
 
 
 def _write(rows: list[dict[str, Any]], path: Path) -> None:
@@ -61,13 +77,11 @@ def _write(rows: list[dict[str, Any]], path: Path) -> None:
         writer.writerows(rows)
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
-    def cell(value: float | None) -> str:
-        return "-" if value is None else f"{value:.4f}"
-
-    lines = [f"{'job':>4} {'status':>9} {'validation':>11} {'train':>9} {'seconds':>8}  settings"]
+def _table(rows: list[dict[str, Any]], rank: str) -> str:
+    chosen = () if rank == "validation_loss" else (rank, "low", "high")
+    columns = ("validation_loss", "train_loss", *chosen, "seconds")
+    lines = [f"{'job':>4} {'status':>9}" + "".join(f"{name:>16}" for name in columns) + "  settings"]
     for row in rows:
-        seconds = "-" if row["seconds"] is None else f"{row['seconds']:.0f}"
-        losses = f"{cell(row['validation_loss']):>11} {cell(row['train_loss']):>9}"
-        lines.append(f"{row['job']:>4} {row['status']:>9} {losses} {seconds:>8}  {row['settings']}")
+        cells = "".join(f"{'-' if row[name] is None else f'{row[name]:.4g}':>16}" for name in columns)
+        lines.append(f"{row['job']:>4} {row['status']:>9}{cells}  {row['settings']}")
     return "\n".join(lines)

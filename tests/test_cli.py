@@ -1,5 +1,6 @@
 """The command line: every combination composes, and a mistake is one line."""
 
+import csv
 import errno
 import itertools
 import json
@@ -231,7 +232,7 @@ def test_in_a_sweep_the_other_jobs_run(
     def fit(config: TrainConfig, folder: Path) -> None:
         if config.seed == 2:
             raise error
-        (folder / "summary.json").write_text('{"seconds": 1}')
+        (folder / "summary.json").write_text('{"seconds": 1, "config": {"evaluate": false}}')
         done.append(config.seed)
 
     monkeypatch.setattr(train, "fit", fit)
@@ -243,6 +244,28 @@ def test_in_a_sweep_the_other_jobs_run(
         "error: job 2: seed: -3 is out of range, expected at least 0",
     ]
     assert ("Traceback" in said) is traceback
+
+
+def test_a_sweep_ranks_its_evaluated_jobs(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., None]
+) -> None:
+    """Also where the jobs' folders have names of the user's, and something else lies beside them."""
+    (tmp_path / "sweep" / "7").mkdir(parents=True)
+    tiny = (f"model.checkpoint={checkpoint}", "model.allow_untrained=true", "max_steps=1", "eval.sample=false")
+    folders = ("hydra.sweep.dir=sweep", "hydra.sweep.subdir=lr-${optim.lr}")
+    small = ("data.sample=40", "eval.every=0", "device=cpu", "precision=32", "batch_size=32")
+    rank = ("evaluate=true", "eval.rank=loss")
+    # a learning rate at which the loss is no number
+    message = line(command, "-m", "optim.lr=1e-9,1e-2,1e30", *tiny, *folders, *small, *rank, "max_steps=2")
+    assert message == "1 of 3 jobs failed; their messages are above"
+    rows = list(csv.DictReader((tmp_path / "sweep" / "results.csv").open()))
+    assert [row["job"] for row in rows] == ["lr-0.01", "lr-1e-09", "lr-1e+30"]
+    assert [row["status"] for row in rows] == ["finished", "finished", "failed"]
+    assert float(rows[0]["low"]) < float(rows[0]["loss"]) < float(rows[0]["high"])
+    assert float(rows[0]["loss"]) < float(rows[1]["loss"])
+    assert rows[2]["loss"] == ""
+    evaluation = json.loads((tmp_path / "sweep" / "lr-0.01" / "evaluation" / "summary.json").read_text())
+    assert (evaluation["split"], evaluation["tuned"]["loss"]) == ("validation", float(rows[0]["loss"]))
 
 
 # The log
