@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from sft.evaluation.metrics import METRICS
-from sft.evaluation.statistics import difference, interval, rank_correlation, sentence
+from sft.evaluation.statistics import difference, interval, rank_correlation, verdict
 
 Row = dict[str, Any]
 COMPARED = (*METRICS, "loss", "score")
@@ -75,11 +75,11 @@ def _interval(rows: Sequence[Row], model: str, metric: str) -> tuple[float, floa
 
 
 def differences(first: Sequence[Row], second: Sequence[Row], names: tuple[str, str]) -> dict[str, dict[str, Any]]:
-    """How two models differ on the same records, metric by metric, with a sentence that says what it means.
+    """How two models differ on the same records, metric by metric, with what it means in words.
 
     Args:
         first, second: what each model did on each record, record by record: the parts of rows under a model's name.
-        names: what the sentences call the models.
+        names: what the words call the models.
 
     Losses are left out if the models' tokenizers cut the expected answers differently, scores if there are none.
     """
@@ -92,8 +92,7 @@ def differences(first: Sequence[Row], second: Sequence[Row], names: tuple[str, s
         lower = metric in LOWER_IS_BETTER
         apart = difference([one[metric] for one, _ in pairs], [other[metric] for _, other in pairs], weights, lower)
         if apart is not None:
-            verdict = sentence(metric.replace("_", " "), apart, *names, lower)
-            found[metric] = {"records": len(pairs)} | asdict(apart) | {"verdict": verdict}
+            found[metric] = {"records": len(pairs)} | asdict(apart) | {"verdict": verdict(apart, *names, lower)}
     return found
 
 

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 INK, LINE, TUNED, BASE, VALIDATION, BEST = (f"#00000{n}" for n in range(1, 7))  # to be told apart, not to be seen
 ON_THE_PAGE = {
@@ -61,7 +61,10 @@ def loss_curves(metrics: Sequence[dict[str, float | None]]) -> Markup | None:
         for key, label, style in CURVES:
             if points[key]:
                 axes.plot(*zip(*points[key], strict=True), label=label, **style)
-        axes.set_ylim(0, None)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
         axes.legend()
         last = [f"{label} {points[key][-1][1]:.3f}" for key, label, _ in CURVES if points[key]]
         return _svg(figure, "losses", f"Loss curves over the training; they end at: {', '.join(last)}")

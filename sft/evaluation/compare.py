@@ -90,7 +90,8 @@ def comparison_text(found: dict[str, Any]) -> str:
             span = f"{low:+.3f} to {high:+.3f}"
             name = metric.replace("_", " ")
             lines.append(f"{name:16}{one['difference']:>+11.3f}{span:>20}{one['p_value']:>8.2g}{counts:>16}")
-    lines += ["", *(one["verdict"] for one in found["differences"].values()), *_remarks(found)]
+    said = [f"{metric.replace('_', ' ')}: {one['verdict']}" for metric, one in found["differences"].items()]
+    lines += ["", *said, *_remarks(found)]
     return "\n".join(lines)
 
 

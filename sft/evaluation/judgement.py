@@ -12,7 +12,7 @@ from sft.evaluation.aggregate import Row
 from sft.evaluation.judge import Judge
 from sft.evaluation.judging import audit_questions, judge_all, judge_pairs
 from sft.evaluation.rubric import Pair, Question
-from sft.evaluation.statistics import NOISE, auc, difference
+from sft.evaluation.statistics import auc, difference, verdict
 from sft.evaluation.verdicts import PairVerdict, Verdict
 
 
@@ -31,10 +31,10 @@ def _scores(judge: Judge, rows: list[Row], records: Sequence[Record], folder: Pa
     questions = [_question(row, name) for row in rows for name in models]
     audit = audit_questions(records, judge.config.audit, judge.config.seed)
     verdicts = judge_all(judge, questions + audit, folder / "scores.jsonl")
-    for question, verdict in zip(questions, verdicts, strict=False):
+    for question, found in zip(questions, verdicts, strict=False):
         row = rows[question.record - 1]
-        row[question.target] |= {key: asdict(verdict)[key] for key in ("status", "score", "reason")}
-    scored = [verdict.score is not None for verdict in verdicts[: len(questions)]]
+        row[question.target] |= {key: asdict(found)[key] for key in ("status", "score", "reason")}
+    scored = [found.score is not None for found in verdicts[: len(questions)]]
     audited = zip(audit, verdicts[len(questions) :], strict=True)
     return {**_coverage(judge, scored), "audit": _audit(list(audited)) if audit else None}
 
@@ -51,7 +51,7 @@ def _coverage(judge: Judge, judged: Sequence[bool]) -> dict[str, Any]:
 
 def _audit(found: list[tuple[Question, Verdict]]) -> dict[str, Any]:
     """Can this judge tell the expected answer from none and from another record's?"""
-    scored = [(question.target, verdict.score) for question, verdict in found if verdict.score is not None]
+    scored = [(question.target, given.score) for question, given in found if given.score is not None]
     scores = {name: [score for target, score in scored if target == name] for name in ("expected", "empty", "other")}
     area = auc(scores["expected"], scores["empty"] + scores["other"])
     return {
@@ -77,9 +77,9 @@ def _pairs(judge: Judge, rows: list[Row], folder: Path) -> dict[str, Any]:
         for row in rows
     ]
     verdicts = judge_pairs(judge, pairs, folder / "pairs.jsonl")
-    for row, verdict in zip(rows, verdicts, strict=True):
-        row["pair"] = {"winner": verdict.winner, "reason": verdict.reason}
-    judged = [verdict for verdict in verdicts if verdict.winner is not None]
+    for row, one in zip(rows, verdicts, strict=True):
+        row["pair"] = {"winner": one.winner, "reason": one.reason}
+    judged = [one for one in verdicts if one.winner is not None]
     found = _pairwise(judged) if judged else {}
     return {**_coverage(judge, [one.winner is not None for one in verdicts])} | {
         "pairwise": {"unjudged": len(verdicts) - len(judged)} | found
@@ -94,13 +94,11 @@ def _pairwise(judged: Sequence[PairVerdict]) -> dict[str, Any]:
     assert apart is not None
     orders = [(one.tuned_first, one.base_first) for one in judged]
     first, second = orders.count(("tuned", "base")), orders.count(("base", "tuned"))
-    better = "the tuned model" if apart.difference > 0 else "the base"
-    told = f"{apart.wins} won, {apart.ties} tied, {apart.losses} lost, p = {apart.p_value:.2g}"
     return asdict(apart) | {
         "position_bias": (first + second) / len(judged),
         "first_preferred": first,
         "second_preferred": second,
-        "verdict": f"side by side: {NOISE if apart.within_noise else better + ' is better'} ({told})",
+        "verdict": f"side by side, {verdict(apart, 'tuned', 'base')}",
     }
 
 

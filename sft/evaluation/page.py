@@ -54,7 +54,7 @@ def contents(summary: Json, rows: list[Json], run: Json | None, metrics: list[Js
         "name": _name(summary),
         "models": [name for name in MODELS if summary.get(name)],
         "headline": lines,
-        "verdict": next((line["against"]["verdict"] for line in lines if line["against"].get("verdict")), None),
+        "verdict": next(map(_lead, (line for line in lines if line["against"].get("verdict"))), None),
         "further": list(_further(summary)),
         "losses": loss_curves(metrics),
         "scores": histogram({name: _values(rows, name, shown.key) for name in MODELS}, shown.top or 1, shown.label),
@@ -88,6 +88,11 @@ def headline(summary: Json) -> list[Json]:
             against = _dict(summary, "tuned_against_base", measure.key)
             lines.append({"measure": measure, **models, "top": top, "against": against})
     return lines
+
+
+def _lead(line: Json) -> str:
+    """The most telling difference in a sentence."""
+    return f"By {line['measure'].label}, {line['against']['verdict']}."
 
 
 def _mean(model: Json, key: str) -> Json | None:

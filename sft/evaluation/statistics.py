@@ -125,14 +125,12 @@ def _p_value(apart: Numbers) -> float:
     return float(found.pvalue)
 
 
-def sentence(name: str, found: Difference, first: str, second: str, lower: bool = False) -> str:
-    """A difference in words."""
-    low, high = found.interval
-    numbers = f"{found.difference:+.3f}, 95% interval {low:+.3f} to {high:+.3f}, p = {found.p_value:.2g}"
+def verdict(found: Difference, first: str, second: str, lower: bool = False) -> str:
+    """What a difference, of the model called `first` minus the one called `second`, comes to in words."""
     if found.within_noise:
-        return f"{name}: {NOISE} ({numbers})"
-    better = first if (found.difference < 0) == lower else second
-    return f"{name}: {better} is better ({first} minus {second}: {numbers})"
+        return NOISE
+    better, worse = (first, second) if (found.difference < 0) == lower else (second, first)
+    return f"{better} is better than {worse}"
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:

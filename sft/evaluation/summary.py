@@ -6,6 +6,7 @@ from typing import Any
 from sft.evaluation.aggregate import Row, by_category, differences, numbers, without_duplicates, worst
 from sft.evaluation.exam import Result
 from sft.evaluation.metrics import METRICS
+from sft.evaluation.statistics import NOISE
 
 LOSS_IS = (
     "nats per token, a mean over the tokens of all expected answers with their end tokens, prompts left out; "
@@ -78,7 +79,8 @@ def _range(interval: tuple[float, float] | None) -> str:
 def _remarks(summary: dict[str, Any]) -> list[str]:
     """What must be known beside the means: differences that are noise, records that training has seen."""
     compared, judge = summary["tuned_against_base"] or {}, summary["judge"] or {}
-    remarks = [found["verdict"] for found in compared.values() if found["p_value"] >= 0.05]
+    noise = [metric.replace("_", " ") for metric, found in compared.items() if found["verdict"] == NOISE]
+    remarks = [f"{NOISE}: {', '.join(noise)}"] if noise else []
     remarks += [part["verdict"] for part in (judge.get("audit"), judge.get("pairwise")) if part and "verdict" in part]
     remarks += [judge["warning"]] if judge.get("warning") else []
     seen = summary["duplicates"]

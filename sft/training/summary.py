@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from sft.files import writing
 from sft.training.metrics import Metrics, Row
@@ -45,8 +46,9 @@ def plot_losses(rows: list[Row], folder: Path) -> None:
         if points:
             axes.plot(*zip(*points, strict=True), label=label, **style)
     axes.set(xlabel="epochs", ylabel="loss (nats per token)", yscale="log")
-    for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        axis(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "1235" else "")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.legend(frameon=False)
     last = max(rows, key=lambda row: row["step"])
     tokens_per_epoch = last["tokens_seen"] / last["epoch"] if last["epoch"] else 1.0

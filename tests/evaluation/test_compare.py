@@ -34,8 +34,9 @@ def test_two_runs(tmp_path: Path) -> None:
     assert score["difference"] == pytest.approx(50 * 0.75)
     assert exact["p_value"] < 0.01
     text = comparison_text(found)
-    assert "exact match: the first is better (the first minus the second: +0.750" in text
-    assert "loss: the first is better (the first minus the second: -0.750" in text
+    assert "exact match: the first is better than the second" in text
+    assert "loss: the first is better than the second" in text
+    assert "+0.750" in text
     assert "17/1/2" in text
     assert "note" not in text
 

@@ -92,7 +92,7 @@ def test_markdown(write: Callable[..., tuple[Seen, str]]) -> None:
     _, markdown = write()
     title, *_ = lines = markdown.splitlines()
     assert title == "# gpt2-medium, before and after tuning: 60 records of the test split"
-    assert "**the tuned model's score differs from its base's by 62.29**" in lines
+    assert "**By judge's score, the tuned model's score differs from its base's by 62.29.**" in lines
     assert "**Take care.** only 87% of the answers were scored, fewer than judge.min\\_coverage=0.9" in lines
     assert "| | base | tuned | difference | |" in lines
     [score] = [line for line in lines if line.startswith("| judge's score")]

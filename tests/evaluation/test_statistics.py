@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from sft.evaluation.statistics import NOISE, auc, difference, interval, rank_correlation, sentence
+from sft.evaluation.statistics import NOISE, auc, difference, interval, rank_correlation, verdict
 
 
 def test_the_interval_of_a_share_is_wilsons_and_says_something_of_none_too() -> None:
@@ -70,11 +70,9 @@ def test_what_is_said_of_a_difference() -> None:
     noise = difference([1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 1.0, 0.0])
     assert clear
     assert noise
-    assert sentence("exact match", clear, "tuned", "base").startswith(
-        "exact match: tuned is better (tuned minus base: +0.9"
-    )
-    assert sentence("loss", clear, "tuned", "base", lower=True).startswith("loss: base is better")
-    assert sentence("exact match", noise, "A", "B").startswith(f"exact match: {NOISE} (+0.000, 95% interval ")
+    assert verdict(clear, "tuned", "base") == "tuned is better than base"
+    assert verdict(clear, "tuned", "base", lower=True) == "base is better than tuned"
+    assert verdict(noise, "A", "B") == NOISE == "the difference is within noise"
 
 
 def test_ten_thousand_records_stay_within_memory() -> None:

@@ -148,13 +148,19 @@ def break_loss_of_rank_1(config: TrainConfig, folder: Path) -> None:
     train.fit(config, folder)
 
 
-def test_the_records_of_a_bad_loss_are_named_whichever_rank_had_them(config: Config, tmp_path: Path) -> None:
+def test_the_records_of_a_bad_loss_are_named_whichever_rank_had_them(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     settings = config(devices=2, data__shuffle=False, eval__every=0)
     with pytest.raises(InputError, match=r"on training records \[5, 6, 7, 8\] \(counted from 1\)"):
         on_devices(2, break_loss_of_rank_1, settings, tmp_path)
 
 
-def test_a_full_disk_in_a_process_of_its_own_is_one_line(config: Config, tmp_path: Path) -> None:
+def test_a_full_disk_in_a_process_of_its_own_is_one_line(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "metrics.csv").symlink_to("/dev/full")
     with pytest.raises(InputError, match=r"metrics\.csv: cannot be written \(No space left on device\)"):
         on_devices(2, train.fit, config(devices=2), tmp_path)
