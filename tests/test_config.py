@@ -117,9 +117,7 @@ def settings(path: Path) -> dict[str, str]:
     return found
 
 
-FILES = {name: CONF / f"{name}.yaml" for name in KINDS} | {
-    name: CONF / name / "common.yaml" for name in ("data", "judge")
-}
+FILES = {name: CONF / f"{name}.yaml" for name in KINDS} | {name: CONF / f"{name}.yaml" for name in ("data", "judge")}
 GROUPS = {"data": DataConfig, "judge": JudgeConfig}
 
 
@@ -307,7 +305,6 @@ def test_numbers_out_of_range_in_evaluate(key: str, value: str, expected: str) -
             "data.source=web",
             "data.url: missing; data=web would be downloaded from there",
         ),
-        ("data=common", "data.source: missing; give it on the command line as data.source=..."),
         ("data=json", "data.path: missing; data=json needs data.path=FILE, a JSON array or JSON Lines"),
         ("data=json data.path=", "data.path: missing; data=json needs data.path=FILE, a JSON array or JSON Lines"),
         ("data.path=/x.json", "data.path: '/x.json' would not be read by data=nano; use data=json"),

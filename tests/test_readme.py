@@ -18,6 +18,7 @@ from sft.config import EvaluateConfig, TrainConfig
 from sft.data import sources
 from sft.merge import from_hydra
 from sft.training.resume import resumed_config
+from tests.evaluation.judge_server import Site, serving
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -61,6 +62,8 @@ def test_make_targets_exist_and_call_the_doors() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"`make (\w+)`", README) + [command[1] for command in COMMANDS if command[0] == "make"]:
         assert re.search(rf"^{target}:.*##", makefile, re.M), target
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert [line.split()[0] for line in listed.splitlines()] == re.findall(r"^([a-z-]+):.*##", makefile, re.M)
     assert "$(BIN)/python train.py" in makefile
     assert "$(BIN)/python evaluate.py" in makefile
 
@@ -78,8 +81,7 @@ def test_python_commands(place: Path, checkpoint: Path) -> None:
         given = {argument.split("=")[0] for argument in arguments}
         added = [item for item in small if item.split("=")[0] not in given]
         if script == "evaluate.py":
-            asked = config("evaluate", EvaluateConfig, [*arguments, *added, "generate.max_new_tokens=3"])
-            evaluate.evaluate(asked, sorted(given))
+            evaluated(arguments, [*added, "generate.max_new_tokens=3"])
         elif "-m" in arguments:
             sweep(arguments, [*tiny, *added, "max_steps=2", "data=json", "data.path=mine.json"], place)
         else:
@@ -92,6 +94,20 @@ def test_python_commands(place: Path, checkpoint: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             on_devices(asked.devices, train.fit, asked, folder)
             assert json.loads((folder / "summary.json").read_text())["steps"] == (3 if asked.resume else 2)
+
+
+def evaluated(arguments: list[str], added: list[str]) -> None:
+    asked = config("evaluate", EvaluateConfig, [*arguments, *added])
+    if asked.compare:
+        for run in asked.compare:
+            Path(run).symlink_to("latest")
+        evaluate.compare_runs(asked.compare, asked.out)
+        return
+    with serving(Site(asked.judge.kind, models={"llama3:latest": "1", "mine": ""})) as site:
+        if asked.judge.kind != "none":
+            asked.judge.url = site.url
+        evaluate.evaluate(asked, sorted({argument.split("=")[0] for argument in arguments}))
+        assert bool(site.chats) == (asked.judge.kind != "none")
 
 
 def sweep(arguments: list[str], added: list[str], place: Path) -> None:

@@ -14,7 +14,8 @@ from tests.evaluation.reading import Seen, assert_table
 def test_all_that_there_is_to_see(write: Callable[..., tuple[Seen, str]]) -> None:
     seen, _ = write(metrics=made_up.metrics())
     for words in (
-        "gpt2-medium, before and after tuning By judge's score, the tuned model's score differs from its base's by 62.29.",
+        "gpt2-medium, before and after tuning By judge's score, the tuned model's score differs from its base's by "
+        "62.29.",
         "60 records of the test split, judged by llama3:latest, after 346 training steps.",
         "Take care. only 87% of the answers were scored",
         "judge's score from 0 to 100 18.7 17.4 to 19.8 81.0 75.3 to 85.9 +62.3 56.1 to 68.5",
