@@ -106,8 +106,6 @@ def log_to(path: Path) -> None:
     log.propagate = False
     for library in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    for handler in logging.getLogger().handlers:  # Hydra's, for its own messages; other libraries have their own too
-        handler.addFilter(logging.Filter("hydra"))
     warnings.filterwarnings("ignore", module="lightning")  # advice on workers and resuming that does not apply here
     if os.environ.get("RANK", "0") != "0":
         log.addHandler(logging.NullHandler())

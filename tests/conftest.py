@@ -74,7 +74,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer: tiktoken.Enc
 
 
 @pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """`python train.py *arguments` in this process, in an empty folder; it ends as the command does, by SystemExit."""
     from hydra.core.global_hydra import GlobalHydra
 
@@ -91,9 +91,15 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         monkeypatch.setattr(sys, "argv", ["train.py", "--config-path", str(ROOT / "conf"), *arguments])
         cli.run(train.main)
 
-    logs = [logging.getLogger(name) for name in ("sft", "lightning.pytorch")]
+    return call
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[None]:
+    """What a run does to the logs ends with the test that made it."""
+    logs = [logging.getLogger(name) for name in ("sft", "lightning.pytorch", "lightning.fabric", "hydra")]
     before = [(log.handlers[:], log.level, log.propagate) for log in logs]
-    yield call
+    yield
     for log, (handlers, level, propagate) in zip(logs, before, strict=True):
         log.handlers[:], log.propagate = handlers, propagate
         log.setLevel(level)
