@@ -1,11 +1,15 @@
 """Answer held-out instructions and measure the answers: `python evaluate.py --help`."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import logging
+import os
 import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -13,6 +17,12 @@ from hydra.core.hydra_config import HydraConfig
 from sft.cli import job, log_to, on_devices, run, versions
 from sft.config import PROMPTS, EvaluateConfig, InputError
 from sft.merge import from_hydra
+
+if TYPE_CHECKING:
+    from sft.evaluation.exam import Exam
+    from sft.evaluation.judge import Judge
+    from sft.evaluation.subject import Subject
+    from sft.gpt2.device import Precision
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
@@ -22,6 +32,8 @@ def main(composed: Any) -> None:
         config = from_hydra(EvaluateConfig, composed)
         given = [override.lstrip("+~").split("=")[0] for override in HydraConfig.get().overrides.task]
         check_given(config, given)
+        if "LOCAL_RANK" in os.environ:
+            raise InputError("torchrun: evaluate.py starts its processes itself; call it with python and devices=N")
         if config.compare is None:
             evaluate(config, given)
         else:
@@ -43,45 +55,60 @@ def check_given(config: EvaluateConfig, given: list[str]) -> None:
 
 def evaluate(config: EvaluateConfig, given: list[str]) -> None:
     """The evaluation, from a model's folder to its numbers; all that can be refused is refused before any answer."""
-    from sft.evaluation.answers import AnswerFile, Decoding, answer_share, gather, unanswered
-    from sft.evaluation.duplicates import duplicates
-    from sft.evaluation.exam import noisiest, prepare, take
-    from sft.evaluation.judgement import judge_answers
+    from sft.evaluation.exam import prepare
     from sft.evaluation.judging import connect
-    from sft.evaluation.results import rows_of
     from sft.evaluation.subject import subject_of_checkpoint, subject_of_run
-    from sft.evaluation.summary import summarise
-    from sft.files import make_folder
-    from sft.gpt2.device import keep_freed_memory, pick_device, pick_precision
+    from sft.files import alone_in, make_folder
+    from sft.gpt2.device import pick_device, pick_precision
 
     device = pick_device(config.device, config.devices)
     precision = pick_precision(config.precision, device)
-    decoding = Decoding(**dataclasses.asdict(config.generate), seed=config.seed, precision=precision)
-    keep_freed_memory()
-
     subject = subject_of_run(config.run) if config.checkpoint is None else subject_of_checkpoint(config)
     if "data.prompt" in given and subject.template != PROMPTS[config.data.prompt]:
         raise InputError(
             f"data.prompt: {config.checkpoint} was tuned with another template, which it keeps; leave it out"
         )
     records = subject.records(config.split, config.limit)
-    training = subject.records("train", None) if subject.data.split[0] else []
-    looked_at = {"tuned": training[: config.train_records]}
+    trained_on = {"tuned": subject.training()[: config.train_records]}
     exams = {
-        name: prepare(name, checkpoint, records, subject.template, subject.data, config.split, looked_at.get(name, []))
+        name: prepare(name, checkpoint, records, subject.template, subject.data, config.split, trained_on.get(name, []))
         for name, checkpoint in subject.models.items()
     }
     if config.judge.mode == "pairwise" and subject.alone:
         raise InputError(f"judge.mode: pairwise compares with the base, but {subject.alone}")
     judge = connect(config.judge)
     make_folder(subject.folder)
-    file = AnswerFile(subject.folder / "answers.jsonl")
     log_to(subject.folder / "evaluate.log")
     log = logging.getLogger("sft")
     log.info(f"{len(records)} records of the {config.split} split, for {subject.models['tuned'].source}")
     if subject.alone:
         log.info(f"no base beside it: {subject.alone}")
+    with alone_in(subject.folder):
+        measure(config, subject, exams, judge, device, precision)
 
+
+def measure(
+    config: EvaluateConfig,
+    subject: Subject,
+    exams: dict[str, Exam],
+    judge: Judge | None,
+    device: str,
+    precision: Precision,
+) -> None:
+    """Answers, losses, scores; and the files that hold them."""
+    from sft.evaluation.answers import AnswerFile, Decoding, answer_share, gather, unanswered
+    from sft.evaluation.duplicates import duplicates
+    from sft.evaluation.exam import noisiest, take
+    from sft.evaluation.judgement import judge_answers
+    from sft.evaluation.results import rows_of
+    from sft.evaluation.summary import summarise
+    from sft.gpt2.device import keep_freed_memory
+
+    began = time.perf_counter()
+    decoding = Decoding(**dataclasses.asdict(config.generate), seed=config.seed, precision=precision)
+    keep_freed_memory()
+
+    file = AnswerFile(subject.folder / "answers.jsonl")
     gather(file)
     for name, exam in exams.items() if config.devices > 1 else ():
         asked = unanswered(exam.prompts, exam.checkpoint.sha256, decoding, file)
@@ -89,17 +116,21 @@ def evaluate(config: EvaluateConfig, given: list[str]) -> None:
         on_devices(config.devices, answer_share, *model, asked, decoding, file.path, config.batch_size, name)
         gather(file)
     results = {name: take(exam, device, precision, decoding, file, config.batch_size) for name, exam in exams.items()}
-    rows = rows_of(records, results, duplicates(records, training if config.split != "train" else []))
+
+    records, seen = exams["tuned"].records, subject.seen(config.split)
+    rows = rows_of(records, results, duplicates(records, seen or []))
     judged = judge_answers(judge, rows, records, subject.folder) if judge else None
-    summary = {"split": config.split, "judge": judged} | summarise(rows, results)
+    summary = {"split": config.split, "judge": judged} | summarise(rows, results, seen is not None)
     summary |= {
         "no_base": subject.alone,
-        "noisiest_training_records": noisiest(exams["tuned"], results["tuned"], training),
+        "noisiest_training_records": noisiest(exams["tuned"], results["tuned"]),
+        "training_records": {"looked_at": len(exams["tuned"].training), "of": len(subject.training())},
+        "seconds": round(time.perf_counter() - began, 2),
         "template": subject.template,
         "decoding": dataclasses.asdict(decoding),
         "device": device,
         "precision": precision,
-        "data": {"path": str(subject.source.path), "sha256": subject.source.sha256},
+        "data": {"path": str(subject.source.path), "sha256": subject.source.sha256, "splits": subject.sizes()},
         "versions": versions(),
         "config": dataclasses.asdict(dataclasses.replace(config, data=subject.data)),
     }

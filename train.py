@@ -31,6 +31,10 @@ def main(composed: Any) -> None:
             from sft.training.resume import resumed_config
 
             config = resumed_config(config, list(HydraConfig.get().overrides.task))
+        if config.evaluate:
+            from sft.evaluation.judging import connect
+
+            connect(config.judge)  # a judge that is not there is told before hours of training
         on_devices(config.devices, fit, config, folder)
         if config.evaluate and os.environ.get("RANK", "0") == "0":
             evaluate_run(config, folder)

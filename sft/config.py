@@ -163,6 +163,8 @@ class JudgeConfig:
             yield "judge.url: holds more than an address; leave name, password and query out, for it is written down"
         if not _is_address(self.url or ""):
             yield f"judge.url: {self.url!r}, expected the address of a server, such as http://localhost:11434"
+        if self.kind != "ollama" and (self.pull or self.context):
+            yield f"judge.{'pull' if self.pull else 'context'}: only an Ollama server reads it; leave it out"
         if self.mode == "pairwise" and self.prompt == "published":
             yield "judge.prompt: the published runs compared no pairs; judge.mode=pairwise goes with strict"
 

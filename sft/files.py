@@ -5,9 +5,11 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from filelock import FileLock, Timeout
 
 from sft.config import InputError
 
@@ -39,6 +41,23 @@ def replaced(path: Path) -> Iterator[IO[bytes]]:
         except BaseException:
             fresh.unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a folder meanwhile.
+
+    Raises:
+        InputError: another is at work there.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(folder / ".lock", blocking=False))
+        except Timeout:
+            raise InputError(f"{folder}: another evaluation is at work there; wait for it, or end it") from None
+        except (OSError, NotImplementedError):  # a file system without locks
+            pass
+        yield
 
 
 def make_folder(folder: Path) -> None:

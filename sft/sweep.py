@@ -48,12 +48,20 @@ def _row(name: str, job: Path, settings: str, rank: str) -> dict[str, Any]:
     row = {
         "job": name,
         "settings": settings,
-        "status": "finished" if summary and (evaluation or not summary["config"]["evaluate"]) else "failed",
+        "status": "finished" if summary and _is_evaluated(summary, evaluation) else "failed",
         "validation_loss": summary.get("best_validation_loss"),
         "train_loss": summary.get("losses", {}).get("train/eval_loss", {}).get("last"),
         "seconds": summary.get("seconds"),
     }
     return row if rank == "validation_loss" else row | _measured(evaluation.get("tuned", {}), rank)
+
+
+def _is_evaluated(summary: dict[str, Any], evaluation: dict[str, Any]) -> bool:
+    """Whether an evaluation was not asked for, or has come to numbers."""
+    if not summary["config"]["evaluate"]:
+        return True
+    judge = evaluation.get("judge")
+    return bool(evaluation) and (judge is None or judge["coverage"]["tuned"] > 0)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def by_category(rows: Sequence[Row], models: Sequence[str], metric: str) -> dict
 
 
 def without_duplicates(rows: Sequence[Row], models: Sequence[str]) -> dict[str, Any]:
-    """How many records training has seen, and the models' means over the others."""
+    """How many records another split holds too, and the models' means over the others."""
     kinds = Counter(row["duplicate"] for row in rows)
     others = [row for row in rows if row["duplicate"] is None]
     means = {

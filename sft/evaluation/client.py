@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import requests
+from urllib3.exceptions import HTTPError
 
 T = TypeVar("T")
 # Seconds: the most for a connection, the least for a line of a stream, the pauses before a request is sent again.
@@ -84,9 +85,9 @@ class Client:
             NoReplyError: it does not, or it breaks off.
         """
         with self._open("POST", path, body, max(self.timeout, LINE)) as response:
-            if response.status_code != 200:
-                _check_code(response.status_code, self._text(response.content))
             try:
+                if response.status_code != 200:
+                    _check_code(response.status_code, self._text(response.content))
                 for line in response.iter_lines():
                     values = json.loads(self._text(line) or "{}")
                     if values.get("error"):
@@ -114,6 +115,8 @@ class Client:
             raise self._late() from error
         except requests.RequestException as error:
             raise NoReplyError(f"no connection: {error}", passing=True) from error
+        except (ValueError, HTTPError) as error:
+            raise NoReplyError(f"not an address: {error}") from error
 
     def _pieces(self, response: requests.Response, deadline: float) -> Iterator[bytes]:
         try:

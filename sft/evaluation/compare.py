@@ -36,9 +36,15 @@ def read_evaluation(run: str) -> Evaluation:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         lines = (folder / "records.jsonl").read_text(encoding="utf-8").split("\n")
         rows = [json.loads(line) for line in lines if line]
+        for row in rows:
+            _question(row), [row["tuned"][key] for key in (*COMPARED, "loss_tokens")]
         return Evaluation(run, {key: summary[key] for key in ("split", "judge", "decoding", "template")}, rows)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: not an evaluation as evaluate.py writes it ({error!r}); do it again") from error
+
+
+def _question(row: Row) -> list[str]:
+    return [row[key] for key in ("instruction", "input", "output")]
 
 
 def compare(first: Evaluation, second: Evaluation) -> dict[str, Any]:
@@ -65,11 +71,15 @@ def compare(first: Evaluation, second: Evaluation) -> dict[str, Any]:
 
 def _identity(judge: dict[str, Any] | None) -> dict[str, Any] | None:
     """What makes a judge the same judge."""
-    return judge and {key: judge.get(key) for key in ("kind", "model", "digest", "prompt", "options")}
+    if judge is None:
+        return None
+    told = ("kind", "model", "digest", "prompt", "options", "mode")
+    where = {} if judge.get("digest") else {"url": judge.get("url")}  # elsewhere, the same name may be another model's
+    return {key: judge.get(key) for key in told} | where
 
 
 def _check_same_records(first: Evaluation, second: Evaluation) -> None:
-    asked = [[[row[key] for key in ("instruction", "input", "output")] for row in one.rows] for one in (first, second)]
+    asked = [list(map(_question, one.rows)) for one in (first, second)]
     if asked[0] != asked[1]:
         pairs = enumerate(zip(*asked, strict=False), 1)
         apart = next((number for number, (one, other) in pairs if one != other), min(map(len, asked)) + 1)
@@ -85,9 +95,8 @@ def comparison_text(found: dict[str, Any]) -> str:
     lines.append(f"{found['records']:>5} records   {'difference':>11}{'95% interval':>20}{'p':>8}{'win/tie/loss':>16}")
     for metric in COMPARED:
         if (one := found["differences"].get(metric)) is not None:
-            low, high = one["interval"]
             counts = f"{one['wins']}/{one['ties']}/{one['losses']}"
-            span = f"{low:+.3f} to {high:+.3f}"
+            span = " to ".join(f"{end:+.3f}" for end in one["interval"] or ())
             name = metric.replace("_", " ")
             lines.append(f"{name:16}{one['difference']:>+11.3f}{span:>20}{one['p_value']:>8.2g}{counts:>16}")
     said = [f"{metric.replace('_', ' ')}: {one['verdict']}" for metric, one in found["differences"].items()]

@@ -1,4 +1,4 @@
-"""Records that are asked about what training has already shown."""
+"""Records whose question stands in another split too."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from sft.data.records import Record
 
 
-def duplicates(records: Iterable[Record], training: Iterable[Record]) -> list[str | None]:
-    """For each record whether a training record asks the same: `exact`, `near` (equal but for case, punctuation and
+def duplicates(records: Iterable[Record], others: Iterable[Record]) -> list[str | None]:
+    """For each record whether one of the others asks the same: `exact`, `near` (equal but for case, punctuation and
     spaces), or None."""
-    training = list(training)
-    exact, near = set(map(_question, training)), set(map(_plain, training))
+    others = list(others)
+    exact, near = set(map(_question, others)), set(map(_plain, others))
     return ["exact" if _question(record) in exact else "near" if _plain(record) in near else None for record in records]
 
 

@@ -28,7 +28,8 @@ class Exam:
     records: list[Record]
     prompts: list[list[int]]
     examples: Examples
-    training: Examples  # records it was trained on, whose losses are taken; may be none
+    training: list[Record]  # the model was trained on; its losses on them are taken
+    training_examples: Examples
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,9 @@ def prepare(
             )
     parts = {split: records, "training": list(training)}
     splits = encode_splits(parts, template, tokenizer, data.max_length, context, data.mask_prompt)
-    return Exam(name, checkpoint, records, prompts, splits[split].examples, splits["training"].examples)
+    return Exam(
+        name, checkpoint, records, prompts, splits[split].examples, parts["training"], splits["training"].examples
+    )
 
 
 def take(
@@ -92,21 +95,21 @@ def take(
     checkpoint = exam.checkpoint
     model = load_pretrained(checkpoint.source, checkpoint.revision, device=device).model.eval()
     found = losses(model, exam.examples, batch_size, precision, f"{exam.name} loss")
-    training = losses(model, exam.training, batch_size, precision, f"{exam.name} loss on training records")
+    training = losses(model, exam.training_examples, batch_size, precision, f"{exam.name} loss on training records")
     model.to(DTYPES[precision])
     answers = answer_all(model, checkpoint, exam.prompts, decoding, file, batch_size, f"{exam.name} answers")
     scores = _scores(answers, exam.records)
     return Result(checkpoint, exam.examples, found, training, answers, scores, time.perf_counter() - began)
 
 
-def noisiest(exam: Exam, result: Result, training: list[Record], count: int = 20) -> list[dict[str, Any]]:
+def noisiest(exam: Exam, result: Result, count: int = 20) -> list[dict[str, Any]]:
     """The training records with the highest loss per token of their answer, in nats, the highest first; `record` is
     the number in the split, from 1. Wrong and unusual answers are found here."""
     means = result.training.answer_sums / np.maximum(result.training.answer_tokens, 1)
     rows = np.argsort(-means, kind="stable")[:count]
-    numbers = exam.training.records[rows].tolist()
+    numbers = exam.training_examples.records[rows].tolist()
     return [
-        {"record": number + 1, "loss": loss, **asdict(training[number])}
+        {"record": number + 1, "loss": loss, **asdict(exam.training[number])}
         for number, loss in zip(numbers, means[rows].tolist(), strict=True)
     ]
 

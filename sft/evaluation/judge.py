@@ -41,6 +41,7 @@ class Judge(ABC):
         assert config.url is not None
         assert config.model is not None
         self.config, self.model = config, config.model
+        self.silent = 0  # questions in a row that had no reply
         self.client = Client(config.url, config.timeout, config.retries, key)
         self.identity: dict[str, Any] = {
             "kind": config.kind,

@@ -12,7 +12,7 @@ from sft.evaluation.aggregate import Row
 from sft.evaluation.judge import Judge
 from sft.evaluation.judging import audit_questions, judge_all, judge_pairs
 from sft.evaluation.rubric import Pair, Question
-from sft.evaluation.statistics import auc, difference, verdict
+from sft.evaluation.statistics import RELIABLE, auc, difference, verdict
 from sft.evaluation.verdicts import PairVerdict, Verdict
 
 
@@ -22,31 +22,33 @@ def judge_answers(judge: Judge, rows: list[Row], records: Sequence[Record], fold
     Returns:
         What the summary says of the judge.
     """
-    found = _pairs(judge, rows, folder) if judge.config.mode == "pairwise" else _scores(judge, rows, records, folder)
-    return judge.identity | {"audit": None, "pairwise": None} | found
+    questions = audit_questions(records, judge.config.audit, judge.config.seed)
+    verdicts = judge_all(judge, questions, folder / "scores.jsonl", "audit of the judge") if questions else []
+    audit = _audit(list(zip(questions, verdicts, strict=True))) if questions else None
+    found = _pairs(judge, rows, folder) if judge.config.mode == "pairwise" else _scores(judge, rows, folder)
+    return judge.identity | {"audit": audit, "pairwise": None} | found
 
 
-def _scores(judge: Judge, rows: list[Row], records: Sequence[Record], folder: Path) -> dict[str, Any]:
+def _scores(judge: Judge, rows: list[Row], folder: Path) -> dict[str, Any]:
     models = [name for name in ("tuned", "base") if rows[0][name]]
     questions = [_question(row, name) for row in rows for name in models]
-    audit = audit_questions(records, judge.config.audit, judge.config.seed)
-    verdicts = judge_all(judge, questions + audit, folder / "scores.jsonl")
-    for question, found in zip(questions, verdicts, strict=False):
+    verdicts = judge_all(judge, questions, folder / "scores.jsonl")
+    for question, found in zip(questions, verdicts, strict=True):
         row = rows[question.record - 1]
         row[question.target] |= {key: asdict(found)[key] for key in ("status", "score", "reason")}
-    scored = [found.score is not None for found in verdicts[: len(questions)]]
-    audited = zip(audit, verdicts[len(questions) :], strict=True)
-    return {**_coverage(judge, scored), "audit": _audit(list(audited)) if audit else None}
+    return _coverage(judge, {name: [row[name]["score"] is not None for row in rows] for name in models})
 
 
 def _question(row: Row, model: str) -> Question:
     return Question(row["record"], model, row["instruction"], row["input"], row["output"], row[model]["text"])
 
 
-def _coverage(judge: Judge, judged: Sequence[bool]) -> dict[str, Any]:
-    share, needed = mean(judged), judge.config.min_coverage
-    warning = f"only {share:.0%} of the answers could be judged, less than judge.min_coverage={needed:g}"
-    return {"coverage": share, "warning": warning if share < needed else None}
+def _coverage(judge: Judge, judged: dict[str, list[bool]]) -> dict[str, Any]:
+    """The share of the answers that were judged, of each model, and a warning if one is too low."""
+    shares, needed = {name: mean(found) for name, found in judged.items()}, judge.config.min_coverage
+    name, share = min(shares.items(), key=lambda item: item[1])
+    warning = f"Only {share:.0%} of the {name} answers could be judged, less than judge.min_coverage={needed:g}"
+    return {"coverage": shares, "warning": warning if share < needed else None}
 
 
 def _audit(found: list[tuple[Question, Verdict]]) -> dict[str, Any]:
@@ -55,7 +57,7 @@ def _audit(found: list[tuple[Question, Verdict]]) -> dict[str, Any]:
     scores = {name: [score for target, score in scored if target == name] for name in ("expected", "empty", "other")}
     area = auc(scores["expected"], scores["empty"] + scores["other"])
     return {
-        "records": len({question.record for question, _ in found}),
+        "records": len(scores["expected"]),
         "means": {target: mean(values) if values else None for target, values in scores.items()},
         "auc": area,
         "verdict": _trust(area),
@@ -65,10 +67,10 @@ def _audit(found: list[tuple[Question, Verdict]]) -> dict[str, Any]:
 def _trust(area: float | None) -> str:
     if area is None:
         return "The judge could not be tested: it scored too few of the answers whose worth is known."
-    told = f"it puts an expected answer above a wrong or empty one in {area:.0%} of the cases."
+    told = f"an expected answer gets more than a wrong or an empty one in {area:.0%} of the cases, ties counting half."
     if area >= 0.95:
         return f"This judge can tell right from wrong: {told}"
-    return f"Do not rely on this judge: {told}" if area < 0.8 else f"This judge makes mistakes: {told}"
+    return f"Do not rely on this judge: {told}" if area < RELIABLE else f"This judge makes mistakes: {told}"
 
 
 def _pairs(judge: Judge, rows: list[Row], folder: Path) -> dict[str, Any]:
@@ -78,12 +80,11 @@ def _pairs(judge: Judge, rows: list[Row], folder: Path) -> dict[str, Any]:
     ]
     verdicts = judge_pairs(judge, pairs, folder / "pairs.jsonl")
     for row, one in zip(rows, verdicts, strict=True):
-        row["pair"] = {"winner": one.winner, "reason": one.reason}
+        row["tuned"]["reason"] = f"{one.winner or 'not judged'}: {one.reason}"
     judged = [one for one in verdicts if one.winner is not None]
     found = _pairwise(judged) if judged else {}
-    return {**_coverage(judge, [one.winner is not None for one in verdicts])} | {
-        "pairwise": {"unjudged": len(verdicts) - len(judged)} | found
-    }
+    coverage = _coverage(judge, {"tuned": [one.winner is not None for one in verdicts]})
+    return coverage | {"pairwise": {"unjudged": len(verdicts) - len(judged)} | found}
 
 
 def _pairwise(judged: Sequence[PairVerdict]) -> dict[str, Any]:
@@ -94,21 +95,23 @@ def _pairwise(judged: Sequence[PairVerdict]) -> dict[str, Any]:
     assert apart is not None
     orders = [(one.tuned_first, one.base_first) for one in judged]
     first, second = orders.count(("tuned", "base")), orders.count(("base", "tuned"))
+    bias = (first + second) / len(judged)
+    counts = f"{apart.wins} won, {apart.ties} tied, {apart.losses} lost; in {bias:.0%} the place in the prompt decided"
     return asdict(apart) | {
-        "position_bias": (first + second) / len(judged),
+        "position_bias": bias,
         "first_preferred": first,
         "second_preferred": second,
-        "verdict": f"side by side, {verdict(apart, 'tuned', 'base')}",
+        "verdict": f"Side by side, {verdict(apart, 'tuned', 'base')} ({counts}).",
     }
 
 
 def check_judged(summary: dict[str, Any], folder: Path) -> None:
-    """Raises InputError if a judge was asked and judged nothing."""
+    """Raises InputError if a judge was asked and judged no answer of the tuned model."""
     judge, tuned = summary["judge"], summary["tuned"]["judge"]
-    if judge is None or judge["coverage"] > 0:
+    if judge is None or judge["coverage"]["tuned"] > 0:
         return
     status = f" ({', '.join(f'{name} {count}' for name, count in tuned['status'].items())})" if tuned else ""
     raise InputError(
-        f"judge: none of the answers has been judged{status}; why stands in {folder}, in scores.jsonl or pairs.jsonl; "
-        "those that ended in timeout or error are asked again by the same command"
+        f"judge: none of the tuned model's answers has been judged{status}; why stands in {folder}, in scores.jsonl or "
+        "pairs.jsonl; those that ended in timeout or error are asked again by the same command"
     )

@@ -21,6 +21,7 @@ from sft.evaluation.openai import OpenAI
 from sft.evaluation.rubric import Pair, Prompt, Question, is_refusal, pair_prompt, score_prompt
 from sft.evaluation.verdicts import FINAL, Choice, PairFile, PairVerdict, ScoreFile, Verdict
 
+PATIENCE = 8  # questions in a row without a reply, each asked several times, after which a judge is left alone
 JUDGES: dict[str, Any] = {"ollama": Ollama, "openai": OpenAI}
 
 
@@ -124,7 +125,7 @@ def _cases(judge: Judge, asked: Sequence[Asked]) -> tuple[list[str], list[_Case[
     cases: dict[str, _Case[Any]] = {}
     for labels, prompt in asked:
         request = judge.request(prompt.messages, prompt.schema)
-        content = _hash([labels["record"], judge.who, request])
+        content = _hash([labels["record"], judge.who, request, prompt.unasked])
         keys.append(_hash([content, labels]))
         cases.setdefault(content, _Case(prompt, request, {})).lines[keys[-1]] = labels
     return keys, list(cases.values())
@@ -144,11 +145,15 @@ def _judged(judge: Judge, case: _Case[Settled], kind: type[Settled]) -> Settled:
     prompt = case.prompt
     if prompt.unasked:
         return kind("scored", *prompt.unasked)
+    if judge.silent >= PATIENCE:
+        return kind("error", None, f"not asked: {PATIENCE} questions before this one had no reply")
     try:
         reply, found = _asked(judge, case)
         if not found:
             reply, found = _asked(judge, case)
+        judge.silent = 0
     except NoReplyError as error:
+        judge.silent += error.passing
         return kind(error.status, None, str(error))
     if found:
         return kind("scored", *found, reply.done_reason, reply.prompt_tokens, reply.reply_tokens)

@@ -55,7 +55,7 @@ class LineFile(Generic[Entry]):
         line = json.dumps({"key": key} | labels | asdict(entry), ensure_ascii=False) + "\n"
         try:
             with self._lock:
-                _append(self.path, line.encode())
+                _append(self.path, line.encode(errors="replace"))
         except OSError as error:
             raise InputError(
                 f"{self.path}: cannot be written ({error.strerror}); what stood there before is kept, so make room "

@@ -9,8 +9,6 @@ Every number lies between 0 and 1.
 """
 
 import re
-from collections import defaultdict
-from collections.abc import Sequence
 
 from torch import Tensor
 from torchmetrics.functional.text import chrf_score, rouge_score, squad
@@ -65,17 +63,3 @@ def chrf(answer: str, expected: str) -> float:
     value = chrf_score([answer], [[expected]], n_char_order=order, n_word_order=0)
     assert isinstance(value, Tensor)  # it is a tuple with return_sentence_level_score=True
     return float(value)
-
-
-def mean(scores: Sequence[Scores]) -> Scores:
-    """The mean of each metric over the records."""
-    return {name: round(sum(row[name] for row in scores) / len(scores), 6) for name in METRICS}
-
-
-def exact_by_category(scores: Sequence[Scores], categories: Sequence[str | None]) -> Scores:
-    """The share of exact matches in each category; records without one are left out."""
-    rows = defaultdict(list)
-    for row, category in zip(scores, categories, strict=True):
-        if category is not None:
-            rows[category].append(row["exact_match"])
-    return {category: round(sum(values) / len(values), 6) for category, values in sorted(rows.items())}

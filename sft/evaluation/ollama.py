@@ -1,6 +1,5 @@
 """The judge on an Ollama server (github.com/ollama/ollama, docs/api.md)."""
 
-import re
 from typing import Any, ClassVar
 
 from tqdm import tqdm
@@ -89,9 +88,8 @@ class Ollama(Judge):
         } | ({"format": schema} if schema and self.config.schema else {})
 
     def _tokens(self, messages: Messages) -> int:
-        """No less than prompt and reply take with any tokenizer: two letters or spaces are a token, else a byte is."""
-        contents = [message["content"].encode() for message in messages]
-        return sum(len(re.sub(rb"[A-Za-z ]{2}", b".", content)) for content in contents) + self.TEMPLATE + self.REPLY
+        """No less than prompt and reply take with any tokenizer: no token is shorter than a byte."""
+        return sum(len(message["content"].encode()) for message in messages) + self.TEMPLATE + self.REPLY
 
     def size(self, request: Request) -> int:
         return int(request["options"]["num_ctx"])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.evaluation.charts import histogram, loss_curves
+from sft.evaluation.statistics import RELIABLE
 
 Json = dict[str, Any]
 MODELS = ("base", "tuned")
@@ -54,7 +55,7 @@ def contents(summary: Json, rows: list[Json], run: Json | None, metrics: list[Js
         "name": _name(summary),
         "models": [name for name in MODELS if summary.get(name)],
         "headline": lines,
-        "verdict": next(map(_lead, (line for line in lines if line["against"].get("verdict"))), None),
+        "verdict": next(map(_lead, (line for line in lines if _may_lead(line, summary))), None),
         "further": list(_further(summary)),
         "losses": loss_curves(metrics),
         "scores": histogram({name: _values(rows, name, shown.key) for name in MODELS}, shown.top or 1, shown.label),
@@ -88,6 +89,13 @@ def headline(summary: Json) -> list[Json]:
             against = _dict(summary, "tuned_against_base", measure.key)
             lines.append({"measure": measure, **models, "top": top, "against": against})
     return lines
+
+
+def _may_lead(line: Json, summary: Json) -> bool:
+    """Whether a difference was taken; and, of scores, by a judge who can be relied on."""
+    judge, audit = _dict(summary, "judge"), _dict(summary, "judge", "audit")
+    doubtful = bool(judge.get("warning")) or (bool(audit) and (audit.get("auc") or 0) < RELIABLE)
+    return bool(line["against"].get("verdict")) and not (line["measure"].key == "score" and doubtful)
 
 
 def _lead(line: Json) -> str:

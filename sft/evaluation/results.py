@@ -1,9 +1,10 @@
 """What an evaluation found: a row for each record, in plain values, and a few lines to read.
 
 A row holds `record` (its number in the split, from 1), `category`, `instruction`, `input`, `output`, `duplicate`
-(`exact` or `near` if training has seen the question), and under each model's name, `tuned` and `base` (null if there is
-none): `text`, `tokens` and `finish_reason` of its answer, the metrics of that answer, `loss` (nats per token of the
-expected answer) and `loss_tokens` (their number), and the judge's `status`, `score` and `reason` (null without one).
+(`exact` or `near` if train or validation holds the question too), and under each model's name, `tuned` and `base` (null
+if there is none): `text`, `tokens` and `finish_reason` of its answer, the metrics of that answer, `loss` (nats per
+token of the expected answer) and `loss_tokens` (their number), and the judge's `status`, `score` and `reason` (null
+without one).
 """
 
 import textwrap

@@ -126,7 +126,8 @@ def pair_prompt(pair: Pair, first: str, seed: int) -> Prompt[str]:
     )
     answers = [_between(mark, f"answer {name}", text) for mark, name, text in zip(marks, "AB", (a, b), strict=True)]
     parts = [*_task(pair), *answers, "Which answer is better, A or B, or is it a tie?"]
-    return Prompt(_messages(system, parts), WINNER, read_winner)
+    same = ("tie", "the two answers are the same") if a == b else None
+    return Prompt(_messages(system, parts), WINNER, read_winner, same)
 
 
 def _task(asked: Question | Pair) -> list[str]:

@@ -18,6 +18,7 @@ Interval = tuple[float, float]
 LEVEL = 0.95  # of every interval
 RESAMPLES = 9_999
 CELLS = 4_000_000  # drawn at a time, which bounds the memory
+RELIABLE = 0.8  # the AUC that a judge's scores of right and wrong answers must reach
 NOISE = "the difference is within noise"
 
 
@@ -30,7 +31,7 @@ class Difference:
     """
 
     difference: float
-    interval: Interval
+    interval: Interval | None  # None: of a single record
     p_value: float
     wins: int  # records on which the first model is better
     ties: int
@@ -44,14 +45,14 @@ class Difference:
 def interval(
     values: Sequence[float] | Numbers, weights: Sequence[float] | Numbers | None = None, shares: bool = False
 ) -> Interval | None:
-    """The 95% interval of a mean over records; None for no records.
+    """The 95% interval of a mean over records; None for fewer than two.
 
     Args:
         weights: of the records in the mean, such as their numbers of tokens.
         shares: the values lie between 0 and 1, so that a mean of 0 or of 1 is not certain even if all are alike.
     """
     numbers = np.asarray(values, dtype=np.float64)
-    if not len(numbers):
+    if len(numbers) < 2:
         return None
     if shares and np.isin(numbers, (0, 1)).all():
         found = stats.binomtest(int(numbers.sum()), len(numbers)).proportion_ci(LEVEL, method="wilson")
@@ -96,11 +97,10 @@ def difference(
         return None
     apart = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     weighing = np.ones_like(apart) if weights is None else np.asarray(weights, dtype=np.float64)
-    low, high = _bootstrap(apart, weighing) if (apart != apart[0]).any() else (float(apart[0]), float(apart[0]))
     better = -apart if lower else apart
     return Difference(
         difference=float((apart * weighing).sum() / weighing.sum()),
-        interval=(low, high),
+        interval=interval(apart, weighing),
         p_value=_p_value(apart * weighing),
         wins=int((better > 0).sum()),
         ties=int((better == 0).sum()),

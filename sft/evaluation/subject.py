@@ -36,6 +36,22 @@ class Subject:
             raise InputError(f"split: data.split = {self.data.split} leaves no record for {split}; choose another")
         return records[:limit]
 
+    def sizes(self) -> dict[str, dict[str, int]]:
+        """The records of each split."""
+        parts = split_records(self.source.records, self.data.split)
+        return {name: {"records": len(part)} for name, part in parts.items()}
+
+    def training(self) -> list[Record]:
+        """The records that the tuned model was trained on, as far as that is known."""
+        return self.records("train", None) if self.run else []
+
+    def seen(self, split: str) -> list[Record] | None:
+        """The records of the other splits that had a part in making the tuned model: it learned from those of train,
+        and its best weights were chosen by those of validation. None: not known."""
+        parts = split_records(self.source.records, self.data.split)
+        others = [parts[name] for name in ("train", "validation") if name != split]
+        return [record for part in others for record in part] if self.run else None
+
 
 def subject_of_run(folder: str | None) -> Subject:
     """The model that a run of train.py left, beside the one it began with, and its data.

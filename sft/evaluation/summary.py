@@ -14,8 +14,12 @@ LOSS_IS = (
 )
 
 
-def summarise(rows: Sequence[Row], results: dict[str, Result]) -> dict[str, Any]:
-    """The numbers of the models, `tuned` and `base` (null if there is none), and of the difference between them."""
+def summarise(rows: Sequence[Row], results: dict[str, Result], seen_known: bool) -> dict[str, Any]:
+    """The numbers of the models, `tuned` and `base` (null if there is none), and of the difference between them.
+
+    Args:
+        seen_known: it is known which records had a part in making the model.
+    """
     models = list(results)
     means = {name: _of_model(result) | numbers(rows, name) for name, result in results.items()}
     return {
@@ -26,9 +30,8 @@ def summarise(rows: Sequence[Row], results: dict[str, Result]) -> dict[str, Any]
         "tuned_against_base": _against_base(rows) if "base" in results else None,
         "exact_match_by_category": by_category(rows, models, "exact_match"),
         "score_by_category": by_category(rows, models, "score"),
-        "duplicates": without_duplicates(rows, models),
+        "duplicates": without_duplicates(rows, models) if seen_known else None,
         "worst": worst(rows, "tuned"),
-        "seconds": sum(result.seconds for result in results.values()),
     }
 
 
@@ -83,10 +86,13 @@ def _remarks(summary: dict[str, Any]) -> list[str]:
     remarks = [f"{NOISE}: {', '.join(noise)}"] if noise else []
     remarks += [part["verdict"] for part in (judge.get("audit"), judge.get("pairwise")) if part and "verdict" in part]
     remarks += [judge["warning"]] if judge.get("warning") else []
-    seen = summary["duplicates"]
+    status = [(summary[name]["judge"] or {}).get("status", {}) for name in ("tuned", "base") if summary[name]]
+    if waiting := sum(counts.get("timeout", 0) + counts.get("error", 0) for counts in status):
+        remarks.append(f"{waiting} answers have no score yet, as the judge gave no reply; the same command asks again")
+    seen = summary["duplicates"] or {"exact": 0, "near": 0}
     if number := seen["exact"] + seen["near"]:
         remarks.append(
-            f"{number} of the records are asked in training too ({seen['near']} of them in nearly the same words); "
-            "summary.json gives the means without them"
+            f"{number} of the records stand in train or validation too ({seen['near']} of them in nearly the same "
+            "words); summary.json gives the means without them"
         )
     return ["", *remarks] if remarks else []

@@ -69,6 +69,14 @@ def test_what_is_no_evaluation_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has not been evaluated; first: python evaluate\.py run="):
         read_evaluation(str(tmp_path))
     broken = Path(write(tmp_path / "a", [1.0]))
-    (broken / "evaluation" / "records.jsonl").write_text("{\n")
-    with pytest.raises(InputError, match=r"not an evaluation as evaluate\.py writes it"):
-        read_evaluation(str(broken))
+    for content in ("{\n", '{"record": 1}\n', "[1]\n"):
+        (broken / "evaluation" / "records.jsonl").write_text(content)
+        with pytest.raises(InputError, match=r"not an evaluation as evaluate\.py writes it"):
+            read_evaluation(str(broken))
+
+
+def test_one_record_proves_nothing(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "a", [1.0]), write(tmp_path / "b", [0.0])
+    found = compare(read_evaluation(first), read_evaluation(second))
+    assert found["differences"]["exact_match"]["interval"] is None
+    assert "exact match: the difference is within noise" in comparison_text(found)

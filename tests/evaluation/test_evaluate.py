@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from sft.evaluation.metrics import METRICS, score
+from sft.files import alone_in
 from tests.evaluation.judge_server import Site
 
 DOOR = Path(__file__).parents[2] / "evaluate.py"
@@ -92,6 +93,7 @@ def test_a_run(run_folder: Path, data: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "data.json", "outputs", "run"]
     assert sorted(path.name for path in run_folder.iterdir()) == ["evaluation", "model", "summary.json"]
     assert sorted(path.name for path in (run_folder / "evaluation").iterdir()) == [
+        ".lock",
         "answers.jsonl",
         "evaluate.log",
         "records.jsonl",
@@ -159,7 +161,8 @@ def test_a_judge(run_folder: Path, call: Callable[..., None], ollama: Site, caps
     assert summary["tuned_against_base"]["score"]["records"] == 10
     assert set(summary["score_by_category"]) == {"odd", "even"}
     judge = summary["judge"]
-    assert (judge["kind"], judge["model"], judge["coverage"], judge["warning"]) == ("ollama", "llama3:latest", 1, None)
+    assert (judge["kind"], judge["model"], judge["warning"]) == ("ollama", "llama3:latest", None)
+    assert judge["coverage"] == {"tuned": 1, "base": 1}
     assert judge["audit"]["records"] == 4
     assert judge["audit"]["means"]["expected"] == 100
     assert judge["audit"]["means"]["empty"] == 0
@@ -183,17 +186,41 @@ def test_a_judge_of_pairs(run_folder: Path, call: Callable[..., None], ollama: S
 
 def test_nothing_judged_is_no_success(run_folder: Path, call: Callable[..., None], ollama: Site) -> None:
     ollama.judge = lambda messages: "no number here"
-    with pytest.raises(SystemExit, match=r"error: judge: none of the answers has been judged \(unparsed 10\)"):
+    with pytest.raises(SystemExit, match=r"none of the tuned model's answers has been judged \(unparsed 10\)"):
         call(*judged(run_folder, ollama))
     summary = read(run_folder / "evaluation" / "summary.json")
     assert summary["tuned"]["judge"]["mean"] is None
-    assert summary["judge"]["warning"].startswith("only 0% of the answers could be judged")
+    assert summary["judge"]["warning"].startswith("Only 0% of the tuned answers could be judged")
 
 
 def test_a_judge_that_is_not_there_is_told_before_any_answer(run_folder: Path, call: Callable[..., None]) -> None:
     with pytest.raises(SystemExit, match=r"error: judge\.url: no Ollama server at .*:9 .*`ollama serve`"):
         call(f"run={run_folder}", "judge=ollama", "judge.url=http://127.0.0.1:9")
     assert not (run_folder / "evaluation").exists()
+
+
+def test_two_evaluations_of_one_run_do_not_meet(run_folder: Path, call: Callable[..., None]) -> None:
+    (run_folder / "evaluation").mkdir()
+    with alone_in(run_folder / "evaluation"), pytest.raises(SystemExit, match="another evaluation is at work there"):
+        call(f"run={run_folder}")
+
+
+def test_torchrun_is_not_for_evaluation(call: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(SystemExit, match=r"torchrun: evaluate\.py starts its processes itself"):
+        call("run=somewhere")
+
+
+def test_what_a_foreign_model_has_seen_is_not_known(run_folder: Path, data: Path, call: Callable[..., None]) -> None:
+    call(f"checkpoint={run_folder / 'model'}", "data=json", f"data.path={data}", "out=theirs", "limit=3")
+    summary = read(Path("theirs/summary.json"))
+    assert summary["duplicates"] is None
+    assert summary["noisiest_training_records"] == []
+    assert summary["data"]["splits"]["train"] == {"records": 17}
+    call(f"run={run_folder}", "limit=3", "split=train", "train_records=4")
+    summary = read(run_folder / "evaluation" / "summary.json")
+    assert {row["record"] for row in summary["noisiest_training_records"]} == {1, 2, 3, 4}
+    assert summary["training_records"] == {"looked_at": 4, "of": 8}
 
 
 def test_a_limit_leaves_just_these_records(run_folder: Path, call: Callable[..., None]) -> None:

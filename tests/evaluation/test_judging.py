@@ -400,3 +400,46 @@ def test_verdicts_have_a_score_if_and_only_if_they_are_scored() -> None:
     for status, score in [("scored", None), ("error", 5), ("good", 5), ("scored", 101), ("scored", True)]:
         with pytest.raises(ValueError, match="no verdict"):
             Verdict(status, score, "")
+
+
+def test_the_audits_empty_answer_is_asked_and_a_models_is_not(ollama: Site, tmp_path: Path) -> None:
+    """In the published wording, whose rule gives no answer 0 without asking."""
+    ollama.judge = lambda messages: "50"
+    judge = met(ollama, prompt="published")
+    questions = [Question(1, target, "Add.", "", "2", "") for target in ("tuned", "empty")]
+    for order in (questions, questions[::-1]):
+        verdicts = judge_all(judge, order, tmp_path / f"{order[0].target}.jsonl")
+        assert {question.target: verdict.score for question, verdict in zip(order, verdicts, strict=True)} == {
+            "tuned": 0,
+            "empty": 50,
+        }
+
+
+def test_two_equal_answers_are_a_tie_without_asking(ollama: Site, tmp_path: Path) -> None:
+    ollama.judge = lambda messages: '{"reason": "", "winner": "A"}'
+    pairs = [Pair(1, "Add.", "", "2", "2", "2"), Pair(2, "Add.", "", "3", "3", "4")]
+    verdicts = judge_pairs(met(ollama), pairs, tmp_path / "pairs.jsonl")
+    assert [verdict.winner for verdict in verdicts] == ["tie", "tie"]
+    assert len(ollama.chats) == 2
+
+
+def test_half_a_character_from_the_server_is_kept_as_a_question_mark(ollama: Site, tmp_path: Path) -> None:
+    ollama.judge = lambda messages: '{"reason": "\\ud800", "score": 7}'
+    for _ in range(2):
+        [verdict] = judge_all(met(ollama), [Question(1, "tuned", "Add.", "", "2", "2")], tmp_path / "scores.jsonl")
+        assert verdict.score == 7
+
+
+def test_a_judge_that_is_gone_is_not_waited_for_at_every_question(
+    ollama: Site, tmp_path: Path, pauses: list[float]
+) -> None:
+    ollama.fault = "closed"
+    judge = met(ollama, concurrency=1, retries=2)
+    questions = [Question(number, "tuned", "Add.", "", "2", "2") for number in range(40)]
+    verdicts = judge_all(judge, questions, tmp_path / "scores.jsonl")
+    assert [verdict.status for verdict in verdicts] == ["error"] * 40
+    assert len(ollama.chats) == 8 * 3
+    assert verdicts[-1].reason.startswith("not asked: 8 questions")
+    ollama.fault = None
+    verdicts = judge_all(met(ollama), questions, tmp_path / "scores.jsonl")
+    assert [verdict.status for verdict in verdicts] == ["scored"] * 40

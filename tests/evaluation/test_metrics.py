@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from torchmetrics.functional.text import rouge_score
 
-from sft.evaluation.metrics import METRICS, chrf, exact_by_category, exact_match, mean, score
+from sft.evaluation.metrics import METRICS, chrf, exact_match, score
 
 
 @pytest.mark.parametrize(
@@ -80,10 +80,3 @@ def test_nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     score("The cat sat. It slept.", "The cat sat. It ate.")
     assert "nltk" not in sys.modules
-
-
-def test_means() -> None:
-    scores = [dict.fromkeys(METRICS, value) for value in (1.0, 0.0, 0.0, 1.0)]
-    assert mean(scores) == dict.fromkeys(METRICS, 0.5)
-    assert exact_by_category(scores, ["b", "b", None, "a"]) == {"a": 1.0, "b": 0.5}
-    assert exact_by_category(scores, [None] * 4) == {}

@@ -14,8 +14,8 @@ from tests.evaluation.reading import Seen, assert_table
 def test_all_that_there_is_to_see(write: Callable[..., tuple[Seen, str]]) -> None:
     seen, _ = write(metrics=made_up.metrics())
     for words in (
-        "gpt2-medium, before and after tuning By judge's score, the tuned model's score differs from its base's by "
-        "62.29.",
+        "gpt2-medium, before and after tuning By exact match, the tuned model's exact_match differs from its base's by "
+        "0.80.",
         "60 records of the test split, judged by llama3:latest, after 346 training steps.",
         "Take care. only 87% of the answers were scored",
         "judge's score from 0 to 100 18.7 17.4 to 19.8 81.0 75.3 to 85.9 +62.3 56.1 to 68.5",
@@ -128,3 +128,20 @@ def test_no_number_is_finite(write: Callable[..., tuple[Seen, str]]) -> None:
     seen, markdown = write(rows, nothing(made_up.RUN), metrics, **summary)
     assert "nan" not in seen.text + markdown
     assert "Loss in training" not in seen.text
+
+
+@pytest.mark.parametrize(
+    ("judge", "leads"),
+    [
+        ({"warning": None}, "By judge's score, the tuned"),
+        ({"warning": "Only 60%"}, "By exact match, the tuned"),
+        ({"warning": None, "audit": {"records": 20, "means": {}, "auc": 0.6, "verdict": "no"}}, "By exact match, the"),
+        ({"warning": None, "audit": {"records": 0, "means": {}, "auc": None, "verdict": "no"}}, "By exact match, the"),
+        ({"warning": None, "audit": None}, "By judge's score, the tuned"),
+    ],
+)
+def test_a_judge_leads_only_if_it_can_be_relied_on(
+    write: Callable[..., tuple[Seen, str]], judge: dict[str, object], leads: str
+) -> None:
+    seen, _ = write(judge=made_up.JUDGE | judge)
+    assert f"before and after tuning {leads}" in seen.text

@@ -92,14 +92,14 @@ def test_markdown(write: Callable[..., tuple[Seen, str]]) -> None:
     _, markdown = write()
     title, *_ = lines = markdown.splitlines()
     assert title == "# gpt2-medium, before and after tuning: 60 records of the test split"
-    assert "**By judge's score, the tuned model's score differs from its base's by 62.29.**" in lines
+    assert "**By exact match, the tuned model's exact\\_match differs from its base's by 0.80.**" in lines
     assert "**Take care.** only 87% of the answers were scored, fewer than judge.min\\_coverage=0.9" in lines
     assert "| | base | tuned | difference | |" in lines
     [score] = [line for line in lines if line.startswith("| judge's score")]
     assert score.startswith(
         "| judge's score | 18.7 (17.4 to 19.8) | 81.0 (75.3 to 85.9) | +62.3 (56.1 to 68.5) | the tuned"
     )
-    assert "Duplicates of training records: 1 exact, 1 near." in lines
+    assert "Records that stand in the training or validation split too: 1 exact, 1 near." in lines
     assert_table(markdown, columns=5)
 
 
