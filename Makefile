@@ -15,7 +15,7 @@ evaluate: .venv/ready  ## answer the held-out instructions with the newest run a
 	$(BIN)/python evaluate.py $(ARGS)
 
 test: lint  ## lint, types, tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-browser: .venv/browser  ## the report in a browser: wants the system's chromium (apt-get install chromium)
 	$(BIN)/python -m pytest tests/browser $(ARGS)

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 
 import evaluate
 import train
@@ -75,7 +74,6 @@ def test_the_embedded_model_is_small_and_has_its_own_end_token() -> None:
 
 def test_before_it_rambles_and_after_it_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    torch.set_num_threads(2)
     run = tmp_path / "run"
     run.mkdir()
     train.fit(from_dict(TrainConfig, CONFIG), run)
@@ -84,7 +82,6 @@ def test_before_it_rambles_and_after_it_answers(tmp_path: Path, monkeypatch: pyt
 
     config = EvaluateConfig(DataConfig(), GenerateConfig(max_new_tokens=64), run=str(run), device="cpu")
     evaluate.evaluate(config, [])
-    torch.set_num_threads(1)
     measured = json.loads((run / "evaluation" / "summary.json").read_text())
     assert measured["records"] == 162
     assert measured["tuned"]["exact_match"] >= 0.6
