@@ -75,12 +75,20 @@ class Cache:
         self.keys[layer, slots, :, positions] = k
         self.values[layer, slots, :, positions] = v
         keys, values = self.keys[layer, :n, :, :seen], self.values[layer, :n, :, :seen]
-        return F.scaled_dot_product_attention(q.unsqueeze(2), keys, values, attn_mask=mask).squeeze(2)
+        attend = attend_plainly if q.device.type == "mps" else F.scaled_dot_product_attention
+        return attend(q.unsqueeze(2), keys, values, mask).squeeze(2)
 
     def move(self, source: int, target: int) -> None:
         if self.keys.numel():
             self.keys[:, target] = self.keys[:, source]
             self.values[:, target] = self.values[:, source]
+
+
+def attend_plainly(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """Attention written out, (n, nh, 1, hs) to (n, nh, seen, hs): on MPS, masks of four dimensions give NaN in torch's
+    own (pytorch#167515)."""
+    scores = (q @ keys.transpose(-1, -2)).float() / q.shape[-1] ** 0.5  # (n, nh, 1, seen)
+    return scores.masked_fill(~mask, -torch.inf).softmax(-1).to(values.dtype) @ values
 
 
 @dataclass

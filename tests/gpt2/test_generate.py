@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sft import load_pretrained
-from sft.gpt2.generate import Decoder, Sampling, complete, generate
+from sft.gpt2.generate import Decoder, Sampling, attend_plainly, complete, generate
 from sft.gpt2.model import GPT, GPTConfig
 
 PROMPTS = [[5], [7, 8, 9, 10, 11, 12, 13], [300, 2, 300], list(range(40)), [1, 2]]
@@ -150,3 +150,12 @@ def test_rows_come_and_go_between_steps(model):
 def test_a_prompt_must_leave_room(model):
     with pytest.raises(ValueError, match="a prompt of 8 tokens: expected 1 to 7"):
         Decoder(model, slots=1, size=8).add([1] * 8)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+def test_attention_written_out_is_torchs_own(dtype: torch.dtype, tolerance: float) -> None:
+    torch.manual_seed(0)
+    q, keys, values = (torch.randn(3, 2, length, 8, dtype=dtype) for length in (1, 9, 9))
+    mask = (torch.arange(9) < torch.tensor([[9], [4], [1]]))[:, None, None]
+    expected = torch.nn.functional.scaled_dot_product_attention(q, keys, values, mask)
+    torch.testing.assert_close(attend_plainly(q, keys, values, mask), expected, atol=tolerance, rtol=0)
