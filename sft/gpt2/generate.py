@@ -4,7 +4,7 @@
 prompts; `generate` is the plain function around both.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
@@ -75,7 +75,7 @@ class Cache:
         self.keys[layer, slots, :, positions] = k
         self.values[layer, slots, :, positions] = v
         keys, values = self.keys[layer, :n, :, :seen], self.values[layer, :n, :, :seen]
-        attend = attend_plainly if q.device.type == "mps" else F.scaled_dot_product_attention
+        attend: Callable[..., Tensor] = attend_plainly if q.device.type == "mps" else F.scaled_dot_product_attention
         return attend(q.unsqueeze(2), keys, values, mask).squeeze(2)
 
     def move(self, source: int, target: int) -> None:
