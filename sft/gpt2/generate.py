@@ -88,7 +88,8 @@ def attend_plainly(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Ten
     """Attention written out, (n, nh, 1, hs) to (n, nh, seen, hs): on MPS, masks of four dimensions give NaN in torch's
     own (pytorch#167515)."""
     scores = (q @ keys.transpose(-1, -2)).float() / q.shape[-1] ** 0.5  # (n, nh, 1, seen)
-    return scores.masked_fill(~mask, -torch.inf).softmax(-1).to(values.dtype) @ values
+    shares = scores.masked_fill(~mask, -torch.inf).softmax(-1).to(values.dtype)
+    return torch.matmul(shares, values)
 
 
 @dataclass
