@@ -58,7 +58,7 @@ def evaluate(config: EvaluateConfig, given: list[str]) -> None:
     from sft.evaluation.exam import prepare
     from sft.evaluation.judging import connect
     from sft.evaluation.subject import subject_of_checkpoint, subject_of_run
-    from sft.files import alone_in, make_folder
+    from sft.files import locked, make_folder
     from sft.gpt2.device import pick_device, pick_precision
 
     device = pick_device(config.device, config.devices)
@@ -83,7 +83,8 @@ def evaluate(config: EvaluateConfig, given: list[str]) -> None:
     log.info(f"{len(records)} records of the {config.split} split, for {subject.models['tuned'].source}")
     if subject.alone:
         log.info(f"no base beside it: {subject.alone}")
-    with alone_in(subject.folder):
+    busy = f"{subject.folder}: another evaluation is at work there; wait for it, or end it"
+    with locked(subject.folder / ".lock", refuse=busy):
         measure(config, subject, exams, judge, device, precision)
 
 

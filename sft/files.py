@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,8 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from sft.config import InputError
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -44,19 +47,23 @@ def replaced(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keeps other processes out of a folder meanwhile.
+def locked(path: Path, refuse: str | None = None) -> Iterator[None]:
+    """One process at a time, by a lock file; the others wait, or are refused with that message.
+
+    Some places have no locks: a folder that cannot be written gives an OSError, a system or file system without
+    flock(2) filelock's NotImplementedError. There all go on at once, so what is done here must be safe without it too.
 
     Raises:
-        InputError: another is at work there.
+        InputError: another process is at work here, and `refuse` is given.
     """
     with ExitStack() as stack:
         try:
-            stack.enter_context(FileLock(folder / ".lock", blocking=False))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(path, timeout=-1 if refuse is None else 0))
         except Timeout:
-            raise InputError(f"{folder}: another evaluation is at work there; wait for it, or end it") from None
-        except (OSError, NotImplementedError):  # a file system without locks
-            pass
+            raise InputError(refuse or "") from None
+        except (OSError, NotImplementedError) as error:  # no locks here, see above
+            log.debug(f"{path}: {error}")
         yield
 
 

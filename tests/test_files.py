@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sft.config import InputError
-from sft.files import make_folder, write_json
+from sft.files import locked, make_folder, write_json
 
 
 def test_what_is_no_number_is_null(tmp_path: Path) -> None:
@@ -34,3 +34,25 @@ def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be made a folder"):
         make_folder(tmp_path / "file" / "folder")
+
+
+def test_a_lock_refuses_another_and_is_free_again(tmp_path: Path) -> None:
+    with locked(tmp_path / "lock"), pytest.raises(InputError, match="busy"), locked(tmp_path / "lock", refuse="busy"):
+        raise AssertionError("two at once")
+    with locked(tmp_path / "lock", refuse="busy"):
+        pass
+
+
+def test_where_there_are_no_locks_all_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    done = []
+    with locked(tmp_path / "file" / "lock", refuse="busy"):
+        done.append("in no folder")
+
+    def none(path: Path, timeout: float) -> None:
+        raise NotImplementedError("no flock here")  # as filelock does on a file system without flock(2)
+
+    monkeypatch.setattr("sft.files.FileLock", none)
+    with locked(tmp_path / "lock", refuse="busy"):
+        done.append("without flock")
+    assert done == ["in no folder", "without flock"]

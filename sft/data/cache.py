@@ -2,18 +2,19 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+
+from sft.files import locked
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def cached(name: str, make: Callable[[], Arrays]) -> Arrays:
     kept, the arrays stay in memory.
     """
     path = cache_folder() / f"tokens-{VERSION}" / f"{name}.safetensors"
-    with _locked(path):
+    with locked(path.with_name(f"{path.name}.lock")):  # without locks each makes it, and whole files take turns
         found = _mapped(path)
         return _kept(make(), path) if found is None else found
 
@@ -51,18 +52,6 @@ def _mapped(path: Path) -> Arrays | None:
     except (OSError, SafetensorError) as error:
         log.info(f"{path}: cannot be used ({error}); it is made again")
         return None
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process at a time; all at once where the file system has no locks, as whole files are put in place anyway."""
-    with ExitStack() as stack:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(FileLock(f"{path}.lock"))
-        except (OSError, NotImplementedError) as error:
-            log.debug(f"{path}.lock: {error}")
-        yield
 
 
 def _kept(arrays: Arrays, path: Path) -> Arrays:

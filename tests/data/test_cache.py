@@ -135,10 +135,10 @@ def test_a_place_where_nothing_can_be_written(folder: Path, make: Maker, caplog:
 
 
 def test_without_locks(folder: Path, make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(path: str) -> None:
-        raise NotImplementedError("no flock here")
+    def none(path: Path, timeout: float) -> None:
+        raise NotImplementedError("no flock here")  # as filelock does on a file system without flock(2)
 
-    monkeypatch.setattr(cache, "FileLock", none)
+    monkeypatch.setattr("sft.files.FileLock", none)
     assert same(cached("a", make))
     assert kept(folder) == ["a.safetensors"]
 

@@ -16,7 +16,31 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
+
+from sft.config import InputError, JudgeConfig
+from sft.evaluation.judging import connect
+
 BUSY = {"error": "server busy, please try again.  maximum pending requests exceeded"}
+
+
+MODELS = {"ollama": "llama3", "openai": "mine"}
+
+
+def met(site: "Site", **choices: Any) -> Any:
+    """The judge on a server, after the look at it."""
+    choices = {"model": MODELS[site.kind], "url": site.url, "timeout": 5.0, "concurrency": 2} | choices
+    judge = connect(JudgeConfig(site.kind, **choices))
+    assert judge is not None
+    return judge
+
+
+def refused(site: "Site", **choices: Any) -> str:
+    """What is said, in one line, when there is none."""
+    with pytest.raises(InputError) as error:
+        met(site, **choices)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 def shown(messages: list[dict[str, str]]) -> tuple[str, str]:

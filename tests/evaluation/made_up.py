@@ -93,6 +93,7 @@ def summary(rows: list[Json]) -> Json:
         "noisiest_training_records": [
             {"record": 17, "loss": 5.125, "instruction": "Name a colour.", "input": "", "output": "Seven."}
         ],
+        "training_records": {"looked_at": 100, "of": 935},
         "template": "### Instruction:\n{{ instruction }}\n\n### Response:\n",
         "decoding": {"max_new_tokens": 256, "temperature": 0.0, "top_k": None, "seed": 123, "precision": "bf16-mixed"},
         "device": "cpu",

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from sft.evaluation.metrics import METRICS, score
-from sft.files import alone_in
+from sft.files import locked
 from tests.evaluation.judge_server import Site
 
 DOOR = Path(__file__).parents[2] / "evaluate.py"
@@ -201,7 +201,10 @@ def test_a_judge_that_is_not_there_is_told_before_any_answer(run_folder: Path, c
 
 def test_two_evaluations_of_one_run_do_not_meet(run_folder: Path, call: Callable[..., None]) -> None:
     (run_folder / "evaluation").mkdir()
-    with alone_in(run_folder / "evaluation"), pytest.raises(SystemExit, match="another evaluation is at work there"):
+    with (
+        locked(run_folder / "evaluation" / ".lock"),
+        pytest.raises(SystemExit, match="another evaluation is at work there"),
+    ):
         call(f"run={run_folder}")
 
 

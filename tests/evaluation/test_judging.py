@@ -17,22 +17,13 @@ import pytest
 
 from sft.config import InputError, JudgeConfig
 from sft.data.records import Record
-from sft.evaluation.judge import Judge
 from sft.evaluation.judging import audit_questions, connect, judge_all, judge_pairs
 from sft.evaluation.rubric import Pair, Question
 from sft.evaluation.verdicts import PairVerdict, Verdict
-from tests.evaluation.judge_server import Site, serving, shown
+from tests.evaluation.judge_server import MODELS, Site, met, serving, shown
 
-MODELS = {"ollama": "llama3", "openai": "mine"}
 QUESTIONS = [Question(n, "tuned", f"Count to {n}.", "", f"{n}!", "x" * n) for n in range(1, 7)]
 BAD = QUESTIONS[2]  # the one that meets the faults
-
-
-def met(site: Site, **choices: Any) -> Judge:
-    choices = {"model": MODELS[site.kind], "url": site.url, "timeout": 5.0, "concurrency": 2} | choices
-    judge = connect(JudgeConfig(site.kind, **choices))
-    assert judge is not None
-    return judge
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

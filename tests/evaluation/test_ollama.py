@@ -5,26 +5,12 @@ from typing import Any
 
 import pytest
 
-from sft.config import InputError, JudgeConfig
-from sft.evaluation.judging import connect, judge_all
+from sft.evaluation.judging import judge_all
 from sft.evaluation.ollama import Ollama
 from sft.evaluation.rubric import SCORE, Question
-from tests.evaluation.judge_server import Site, serving
+from tests.evaluation.judge_server import Site, met, refused, serving
 
 QUESTION = Question(1, "tuned", "Name the capital.", "France", "Paris.", "It is Paris.")
-
-
-def met(site: Site, **choices: Any) -> Ollama:
-    judge = connect(JudgeConfig("ollama", **({"model": "llama3", "url": site.url, "timeout": 5.0} | choices)))
-    assert isinstance(judge, Ollama)
-    return judge
-
-
-def refused(site: Site, **choices: Any) -> str:
-    with pytest.raises(InputError) as error:
-        met(site, **choices)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def test_who_judges(ollama: Site) -> None:
@@ -84,7 +70,7 @@ def test_no_server(ollama: Site, pauses: list[float]) -> None:
 
 
 def test_another_server(ollama: Site, openai: Site) -> None:
-    assert "no Ollama server at" in refused(openai)
+    assert "no Ollama server at" in refused(ollama, url=openai.url)
     assert "(HTTP 404: 404 page not found)" in refused(ollama, url=ollama.url + "/api")
 
 

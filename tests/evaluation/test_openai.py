@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from sft.config import InputError, JudgeConfig
-from sft.evaluation.judging import connect, judge_all
-from sft.evaluation.openai import OpenAI
+from sft.config import InputError
+from sft.evaluation.judging import judge_all
 from sft.evaluation.rubric import SCORE, Question
-from tests.evaluation.judge_server import Site, serving
+from tests.evaluation.judge_server import Site, met, refused, serving
 
 KEY = "sk-proj-0123456789abcdef"
 QUESTIONS = [Question(n, "tuned", "Name the capital.", "France", "Paris.", "It is Paris" + "." * n) for n in range(3)]
@@ -20,19 +19,6 @@ QUESTIONS = [Question(n, "tuned", "Name the capital.", "France", "Paris.", "It i
 @pytest.fixture(autouse=True)
 def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-
-
-def met(site: Site, **choices: Any) -> OpenAI:
-    judge = connect(JudgeConfig("openai", **({"model": "mine", "url": site.url, "timeout": 5.0} | choices)))
-    assert isinstance(judge, OpenAI)
-    return judge
-
-
-def refused(site: Site, **choices: Any) -> str:
-    with pytest.raises(InputError) as error:
-        met(site, **choices)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def test_who_judges(openai: Site) -> None:
