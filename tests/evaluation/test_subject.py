@@ -143,3 +143,12 @@ def test_max_length_above_the_context(run_folder: Path) -> None:
     model, data = look_at(run_folder / "model"), DataConfig(max_length=65)
     with pytest.raises(InputError, match=r"data\.max_length: 65 is more than the model's context of 64"):
         prepare("tuned", model, [Record("a", "", "b")], "{{ instruction }}", data, "test")
+
+
+def test_what_had_a_part_in_making_a_model(run_folder: Path) -> None:
+    """Of 20 records, 8 are for training, 10 for the test and 2 for validation, by which the best weights are chosen."""
+    subject = subject_of_run(str(run_folder))
+    seen = {split: [record.output for record in subject.seen(split) or []] for split in ("train", "test", "validation")}
+    train, validation = [str(n + 1) for n in range(8)], ["19", "20"]
+    assert seen == {"train": validation, "test": train + validation, "validation": train}
+    assert [record.output for record in subject.training()] == train
