@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -17,6 +17,7 @@ from sft.merge import from_hydra
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, Trainer
+    from lightning.pytorch.loggers import Logger
 
     from sft.gpt2.device import Precision
     from sft.training.metrics import Metrics
@@ -49,9 +50,10 @@ def fit(config: TrainConfig, folder: Path) -> None:
     from sft.gpt2.checkpoint import load_pretrained, save_pretrained
     from sft.gpt2.device import keep_freed_memory, pick_device, pick_precision
     from sft.training.callbacks import EmptyCache, RunFolder, SampleAnswer, SanityGate
+    from sft.training.loggers import Tracking, make_logger
     from sft.training.metrics import Metrics, MetricsFile, Progress
     from sft.training.module import InstructionTuner
-    from sft.training.resume import past_steps
+    from sft.training.resume import Past, past_of
 
     log_to(folder / "train.log")
     log = logging.getLogger("sft")
@@ -66,10 +68,6 @@ def fit(config: TrainConfig, folder: Path) -> None:
     context = base.model.config.n_positions
     max_length, mask_prompt = config.data.max_length, config.data.mask_prompt
     splits = load_splits(source, parts, template, base.tokenizer, max_length, context, mask_prompt)
-    numbers = overview(splits)
-    log.info(overview_text(numbers))
-    log.info(f"one example, with what is learned in ⟦ ⟧:\n{example_text(splits['train'], base.tokenizer)}")
-
     data = InstructionData(
         splits,
         config.batch_size,
@@ -83,10 +81,16 @@ def fit(config: TrainConfig, folder: Path) -> None:
     steps = data.plan(world_size(config.devices)).steps * config.epochs
     steps = steps if config.max_steps == -1 else min(steps, config.max_steps)
     made_of = {"data": source.sha256, "weights": base.sha256}
-    done = past_steps(folder, made_of) if config.resume else 0
+    past = past_of(folder, made_of) if config.resume else Past()
+    done = past.steps
     if done >= steps and (folder / "summary.json").exists():
         log.info(f"{folder}: all {done} steps are done; to go on, raise epochs= or max_steps=")
         return
+    logger = make_logger(config.logger, folder, past.tracked.get(config.logger))
+
+    numbers = overview(splits)
+    log.info(overview_text(numbers))
+    log.info(f"one example, with what is learned in ⟦ ⟧:\n{example_text(splits['train'], base.tokenizer)}")
     resumed = f", resumed at step {done + 1}" if done else ""
     log.info(f"{world_size(config.devices)} × {device}, {precision}, {steps} steps{resumed}")
     module = InstructionTuner(base.model, config.optim, steps, config.accumulate, config.seed)
@@ -99,12 +103,13 @@ def fit(config: TrainConfig, folder: Path) -> None:
     metrics = Metrics(config.eval, MetricsFile(folder / "metrics.csv"))
     gate = SanityGate(config.eval.batches, config.model.allow_untrained)
     run_folder = RunFolder(folder, config, made_of, save_model, latest=Path("outputs/latest"))
-    callbacks: list[Callback] = [Progress(), gate, metrics, run_folder]
+    tracking = Tracking(config, metrics.file, lambda: run_folder.best)
+    callbacks: list[Callback] = [Progress(), gate, metrics, run_folder, tracking]
     if config.eval.sample:
         callbacks.append(SampleAnswer(template, base.tokenizer, config.compile))
     if device == "mps":
         callbacks.append(EmptyCache())
-    trainer = make_trainer(config, folder, device, precision, callbacks, stop_at=steps if done >= steps else -1)
+    trainer = make_trainer(config, device, precision, callbacks, logger, stop_at=steps if done >= steps else -1)
     if trainer.is_global_zero:
         metrics.file.resume(done)
     trainer.fit(module, data, ckpt_path=folder / "checkpoints" / "last.ckpt" if config.resume else None)
@@ -147,7 +152,12 @@ def evaluate_run(config: TrainConfig, folder: Path) -> None:
 
 
 def make_trainer(
-    config: TrainConfig, folder: Path, device: str, precision: Precision, callbacks: list[Callback], stop_at: int
+    config: TrainConfig,
+    device: str,
+    precision: Precision,
+    callbacks: list[Callback],
+    logger: Logger | Literal[False],
+    stop_at: int,
 ) -> Trainer:
     """Lightning's trainer, without what the callbacks do better.
 
@@ -156,7 +166,6 @@ def make_trainer(
             would leave out the last validation.
     """
     from lightning.pytorch import Trainer
-    from lightning.pytorch.loggers import TensorBoardLogger
 
     from sft.training.callbacks import SyncedCheckpointIO
 
@@ -170,7 +179,7 @@ def make_trainer(
         max_steps=stop_at,
         accumulate_grad_batches=config.accumulate,
         gradient_clip_val=config.optim.grad_clip,
-        logger=TensorBoardLogger(folder, name="", version="tensorboard"),
+        logger=logger,
         callbacks=callbacks,
         plugins=[SyncedCheckpointIO()],
         reload_dataloaders_every_n_epochs=1,
