@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -16,10 +16,8 @@ from sft.config import PROMPTS, EvaluateConfig, GenerateConfig, TrainConfig
 from sft.merge import from_hydra
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Callback, Trainer
-    from lightning.pytorch.loggers import Logger
+    from lightning.pytorch import Callback
 
-    from sft.gpt2.device import Precision
     from sft.training.metrics import Metrics
 
 
@@ -54,6 +52,7 @@ def fit(config: TrainConfig, folder: Path) -> None:
     from sft.training.metrics import Metrics, MetricsFile, Progress
     from sft.training.module import InstructionTuner
     from sft.training.resume import Past, past_of
+    from sft.training.trainer import make_trainer
 
     log_to(folder / "train.log")
     log = logging.getLogger("sft")
@@ -109,7 +108,8 @@ def fit(config: TrainConfig, folder: Path) -> None:
         callbacks.append(SampleAnswer(template, base.tokenizer, config.compile))
     if device == "mps":
         callbacks.append(EmptyCache())
-    trainer = make_trainer(config, device, precision, callbacks, logger, stop_at=steps if done >= steps else -1)
+    stop_at = steps if done >= steps else -1
+    trainer = make_trainer(config, world_size(config.devices), device, precision, callbacks, logger, stop_at)
     if trainer.is_global_zero:
         metrics.file.resume(done)
     trainer.fit(module, data, ckpt_path=folder / "checkpoints" / "last.ckpt" if config.resume else None)
@@ -149,46 +149,6 @@ def evaluate_run(config: TrainConfig, folder: Path) -> None:
         judge=config.judge,
     )
     evaluate(settings, [])
-
-
-def make_trainer(
-    config: TrainConfig,
-    device: str,
-    precision: Precision,
-    callbacks: list[Callback],
-    logger: Logger | Literal[False],
-    stop_at: int,
-) -> Trainer:
-    """Lightning's trainer, without what the callbacks do better.
-
-    Args:
-        stop_at: do not train on from this step, -1: no limit. Otherwise the callbacks end the run, since Lightning
-            would leave out the last validation.
-    """
-    from lightning.pytorch import Trainer
-
-    from sft.training.callbacks import SyncedCheckpointIO
-
-    return Trainer(
-        accelerator=device,
-        devices=config.devices,
-        num_nodes=world_size(config.devices) // config.devices,
-        strategy="ddp" if world_size(config.devices) > 1 else config.strategy,
-        precision=precision,
-        max_epochs=config.epochs,
-        max_steps=stop_at,
-        accumulate_grad_batches=config.accumulate,
-        gradient_clip_val=config.optim.grad_clip,
-        logger=logger,
-        callbacks=callbacks,
-        plugins=[SyncedCheckpointIO()],
-        reload_dataloaders_every_n_epochs=1,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-    )
 
 
 def summarise_run(config: TrainConfig, folder: Path, metrics: Metrics, facts: dict[str, Any]) -> None:
