@@ -48,6 +48,7 @@ def fit(config: TrainConfig, folder: Path) -> None:
     from sft.gpt2.checkpoint import load_pretrained, save_pretrained
     from sft.gpt2.device import keep_freed_memory, pick_device, pick_precision
     from sft.training.callbacks import EmptyCache, RunFolder, SampleAnswer, SanityGate
+    from sft.training.interruption import Interruption
     from sft.training.loggers import Tracking, make_logger
     from sft.training.metrics import Metrics, MetricsFile, Progress
     from sft.training.module import InstructionTuner
@@ -101,9 +102,10 @@ def fit(config: TrainConfig, folder: Path) -> None:
 
     metrics = Metrics(config.eval, MetricsFile(folder / "metrics.csv"))
     gate = SanityGate(config.eval.batches, config.model.allow_untrained)
-    run_folder = RunFolder(folder, config, made_of, save_model, latest=Path("outputs/latest"))
+    interruption = Interruption()
+    run_folder = RunFolder(folder, config, made_of, save_model, interruption, latest=Path("outputs/latest"))
     tracking = Tracking(config, metrics.file, lambda: run_folder.best)
-    callbacks: list[Callback] = [Progress(), gate, metrics, run_folder, tracking]
+    callbacks: list[Callback] = [interruption, Progress(), gate, metrics, run_folder, tracking]
     if config.eval.sample:
         callbacks.append(SampleAnswer(template, base.tokenizer, config.compile))
     if device == "mps":
@@ -112,7 +114,7 @@ def fit(config: TrainConfig, folder: Path) -> None:
     trainer = make_trainer(config, world_size(config.devices), device, precision, callbacks, logger, stop_at)
     if trainer.is_global_zero:
         metrics.file.resume(done)
-    trainer.fit(module, data, ckpt_path=folder / "checkpoints" / "last.ckpt" if config.resume else None)
+    trainer.fit(module, data, ckpt_path=past.checkpoint)
     if not trainer.is_global_zero:
         return
     if not (folder / "model").exists():  # of a run that was cut off between its last step and its end

@@ -170,6 +170,12 @@ class JudgeConfig:
 
 
 @dataclass
+class CheckpointConfig:
+    every: int | None = at_least(1, None)
+    minutes: float | None = above(0, None)
+
+
+@dataclass
 class TrainConfig:
     model: ModelConfig
     data: DataConfig
@@ -188,6 +194,7 @@ class TrainConfig:
     compile: bool = False
     evaluate: bool = False
     judge: JudgeConfig = field(default_factory=JudgeConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     resume: str | None = None
 
     def check(self) -> Iterable[str]:

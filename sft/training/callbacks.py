@@ -4,6 +4,8 @@ import dataclasses
 import logging
 import math
 import os
+import signal
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,16 +13,16 @@ from typing import Any
 
 import tiktoken
 import torch
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from sft.config import InputError, TrainConfig
 from sft.data.datamodule import InstructionData
 from sft.data.prompt import render
-from sft.files import make_folder, replaced
 from sft.gpt2.generate import complete
 from sft.gpt2.tokenizer import decode
+from sft.training.checkpoints import last
+from sft.training.interruption import Interruption
 from sft.training.metrics import epochs_done, has_validation, stepped
 from sft.training.module import InstructionTuner
 
@@ -75,11 +77,18 @@ class RunFolder(Callback):
     """
 
     def __init__(
-        self, folder: Path, config: TrainConfig, made_of: dict[str, str], save_model: Callable[[], None], latest: Path
+        self,
+        folder: Path,
+        config: TrainConfig,
+        made_of: dict[str, str],
+        save_model: Callable[[], None],
+        interruption: Interruption,
+        latest: Path,
     ) -> None:
         self.folder, self.config, self.made_of = folder, config, made_of
-        self.save_model, self.latest = save_model, latest
+        self.save_model, self.interruption, self.latest = save_model, interruption, latest
         self.best = float("inf")  # validation loss, in nats
+        self._saved = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
@@ -91,6 +100,13 @@ class RunFolder(Callback):
         if trainer.is_global_zero:
             (self.folder / "summary.json").unlink(missing_ok=True)  # of a run that is now going on
             point(self.latest, self.folder)
+        assert isinstance(pl_module, InstructionTuner)
+        pl_module.wishes = lambda: [float(trainer.is_global_zero and self._is_due()), *self.interruption.wishes()]
+        self._saved = time.monotonic()
+
+    def _is_due(self) -> bool:
+        minutes = self.config.checkpoint.minutes
+        return minutes is not None and time.monotonic() - self._saved >= 60 * minutes
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = dataclasses.asdict(self.config)
@@ -101,10 +117,25 @@ class RunFolder(Callback):
     ) -> None:
         """The last of `max_steps` may lie inside an epoch: stop there. Lightning goes on with the validation."""
         assert isinstance(pl_module, InstructionTuner)
-        if stepped(trainer, batch_idx) and trainer.global_step >= pl_module.total_steps:
+        if not stepped(trainer, batch_idx):
+            return
+        due, *asked = pl_module.agreed
+        every = self.config.checkpoint.every
+        if trainer.global_step >= pl_module.total_steps:
             trainer.should_stop = True
             if not has_validation(trainer):
                 self._save_inside_epoch(trainer)
+        elif due or any(asked) or (every and trainer.global_step % every == 0):
+            self._save_inside_epoch(trainer)
+            if any(asked) and not _at_epoch_end(trainer):
+                self._leave(trainer, asked)
+
+    def _leave(self, trainer: Trainer, asked: list[float]) -> None:
+        """All ranks together, after a checkpoint."""
+        number = signal.SIGINT if asked[0] else signal.SIGTERM
+        where = os.path.relpath(self.folder)
+        log.info(f"{number.name}: stopped after step {trainer.global_step}; python train.py resume={where} goes on")
+        self.interruption.leave(number)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, InstructionTuner)
@@ -119,6 +150,8 @@ class RunFolder(Callback):
         log.info(f"epoch {epochs_done(trainer):g}: validation loss " + ("-" if math.isnan(loss) else f"{loss:.4f}"))
         if _at_epoch_end(trainer):
             self._save(trainer)
+        if any(pl_module.agreed[1:]) and trainer.global_step < pl_module.total_steps:
+            self._leave(trainer, pl_module.agreed[1:])
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.best == float("inf"):
@@ -130,7 +163,8 @@ class RunFolder(Callback):
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
-        trainer.save_checkpoint(self.folder / "checkpoints" / "last.ckpt")
+        trainer.save_checkpoint(last(self.folder))
+        self._saved = time.monotonic()
 
     def _save_model(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:
@@ -151,23 +185,6 @@ def point(link: Path, folder: Path) -> None:
     fresh = link.with_name(f".{link.name}-{os.getpid()}")
     fresh.symlink_to(os.path.relpath(folder.resolve(), link.parent.resolve()), target_is_directory=True)
     os.replace(fresh, link)
-
-
-class SyncedCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it once it is on the disk, so that the old one stands until the
-    new one is whole; reads plain tensors and numbers only, never a pickled object."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        path = Path(path)
-        make_folder(path.parent)
-        try:
-            with replaced(path) as file:
-                torch.save(checkpoint, file)
-        except RuntimeError as error:  # torch's word for a full disk
-            raise InputError(f"{path}: cannot be written ({error})") from error
-
-    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
-        return dict(torch.load(path, map_location=map_location, weights_only=True))
 
 
 class SampleAnswer(Callback):

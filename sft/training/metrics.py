@@ -56,8 +56,8 @@ class MetricsFile:
 class Metrics(Callback):
     """Takes the losses as `eval` says and writes a row for every optimizer step.
 
-    A row is complete when the step's looks at the losses have been taken; the last step of an epoch waits for the pass
-    over the validation split.
+    A row is complete when the step's looks at the losses have been taken; a step with a pass over the validation split
+    behind it waits for that. So a row is written before the checkpoint of its step.
     """
 
     def __init__(self, config: EvalConfig, file: MetricsFile) -> None:
@@ -81,7 +81,6 @@ class Metrics(Callback):
         self._finish_row(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._finish_row(trainer)
         if self._started == 0:
             self._started = time.perf_counter()
 
@@ -107,12 +106,14 @@ class Metrics(Callback):
         pl_module.log_dict(shown, prog_bar=True, logger=False)
         if self.config.every and (step % self.config.every == 0 or step == pl_module.total_steps):
             self.row |= self._look(trainer, pl_module)
+        if not (
+            has_validation(trainer) and (batch_idx + 1 == trainer.num_training_batches or step == pl_module.total_steps)
+        ):
+            self._finish_row(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, InstructionTuner)
         self.row["val/full_loss"] = pl_module.validation_loss
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._finish_row(trainer)
 
     def _look(self, trainer: Trainer, pl_module: LightningModule) -> Row:

@@ -1,6 +1,6 @@
 """The LightningModule: one optimizer step, and the losses measured around it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -33,6 +33,8 @@ class InstructionTuner(LightningModule):
         self.step_loss = float("nan")  # of the last optimizer step, before its update
         self.step_lr = 0.0
         self.validation_loss = float("nan")  # of the last pass over the validation split
+        self.wishes: Callable[[], list[float]] = list  # what this rank wants the others to know at the next step
+        self.agreed: list[float] = []  # the sums of all ranks' wishes
         self._sums: list[Tensor] = []  # of the losses of each micro-batch in the current step, (1,)
         self._records: list[Tensor] = []
         self._validation: list[Tensor] = []
@@ -51,7 +53,9 @@ class InstructionTuner(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         total = torch.stack(self._sums).sum()
-        self.step_loss = float(self.trainer.strategy.reduce(total, reduce_op="sum")) / self._targets
+        mine = torch.stack([total, *map(total.new_tensor, self.wishes())])
+        total_loss, *self.agreed = self.trainer.strategy.reduce(mine, reduce_op="sum").tolist()
+        self.step_loss = total_loss / self._targets
         self.step_lr = optimizer.param_groups[0]["lr"]
         if not self._is_finite(optimizer):
             self._refuse_step()

@@ -1,44 +1,22 @@
 """Going on with a run: its own config and its last checkpoint."""
 
 import dataclasses
-import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sft.config import InputError, TrainConfig
 from sft.merge import from_dict
+from sft.training.checkpoints import read_newest
 
 CHANGEABLE = {"epochs", "max_steps", "device", "data.workers", "logger", "resume"}
-
-
-def last_checkpoint(folder: Path) -> Path:
-    """The resumable checkpoint of a run.
-
-    Raises:
-        InputError: there is none.
-    """
-    path = folder / "checkpoints" / "last.ckpt"
-    if not path.is_file():
-        raise InputError(f"resume: {path} is not there; resume= wants the folder of a run that reached a checkpoint")
-    return path
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return {key: content[key] for key in ("config", "made_of", "global_step", "tracked")}
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not a checkpoint of a run, or damaged ({reason})") from error
 
 
 @dataclass(frozen=True)
 class Past:
     """What a run's last checkpoint knows of the run, beside its state; the defaults are those of a new run."""
 
+    checkpoint: Path | None = None  # to go on from
     steps: int = 0  # of the optimizer
     tracked: dict[str, str] = field(default_factory=dict)  # the run's name in each tracker that keeps one
 
@@ -50,16 +28,16 @@ def past_of(folder: Path, made_of: dict[str, str]) -> Past:
         made_of: hashes of the data and the weights that there are now.
 
     Raises:
-        InputError: the run began with others.
+        InputError: there is no checkpoint, or the run began with others.
     """
-    past = _load(last_checkpoint(folder))
+    path, past = read_newest(folder)
     for name, sha256 in made_of.items():
         if past["made_of"][name] != sha256:
             raise InputError(
                 f"resume: the {name} changed since {folder} began (sha256 {past['made_of'][name][:12]}…, now "
                 f"{sha256[:12]}…); bring the old file back, or start a new run"
             )
-    return Past(past["global_step"], past["tracked"])
+    return Past(path, past["global_step"], past["tracked"])
 
 
 def resumed_config(given: TrainConfig, overrides: list[str]) -> TrainConfig:
@@ -69,7 +47,7 @@ def resumed_config(given: TrainConfig, overrides: list[str]) -> TrainConfig:
         InputError: no checkpoint, or an override that would make it another run, by key.
     """
     assert given.resume is not None
-    saved = _load(last_checkpoint(Path(given.resume)))["config"]
+    saved = read_newest(Path(given.resume))[1]["config"]
     old, new = _flat(saved), _flat(dataclasses.asdict(given))
     for override in overrides:
         name = override.split("=")[0].lstrip("+~")

@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import Logger
 
 from sft.config import TrainConfig
 from sft.gpt2.device import Precision
-from sft.training.callbacks import SyncedCheckpointIO
+from sft.training.checkpoints import CheckpointFiles
 
 
 def make_trainer(
@@ -43,7 +43,7 @@ def make_trainer(
         gradient_clip_val=config.optim.grad_clip,
         logger=logger,
         callbacks=callbacks,
-        plugins=[SyncedCheckpointIO()],
+        plugins=[CheckpointFiles()],
         reload_dataloaders_every_n_epochs=1,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,

@@ -131,9 +131,9 @@ def test_what_is_no_run_is_refused(config: Config, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sft.training.callbacks import SyncedCheckpointIO
+    from sft.training.checkpoints import CheckpointFiles
 
-    io, path = SyncedCheckpointIO(), tmp_path / "checkpoints" / "last.ckpt"
+    io, path = CheckpointFiles(), tmp_path / "checkpoints" / "last.ckpt"
     io.save_checkpoint({"weights": torch.ones(3)}, path)
 
     def full(*_: Any) -> None:
@@ -143,4 +143,4 @@ def test_a_full_disk_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(InputError, match=r"last\.ckpt: cannot be written .*No space left"):
         io.save_checkpoint({"weights": torch.zeros(3)}, path)
     assert torch.equal(io.load_checkpoint(path)["weights"], torch.ones(3))
-    assert [item.name for item in path.parent.iterdir()] == ["last.ckpt"]
+    assert sorted(item.name for item in path.parent.iterdir()) == ["last.ckpt", "last.ckpt.sha256"]

@@ -1,0 +1,126 @@
+"""The resumable checkpoints of a run: `checkpoints/last.ckpt` and, from the save before it, `last-1.ckpt`.
+
+Each has its SHA-256 beside it, as sha256sum(1) writes it. Whenever the machine stops, one of the two is whole.
+"""
+
+import hashlib
+import logging
+import os
+import pickle
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+from sft.config import InputError
+from sft.files import make_folder, replaced, write_text
+
+log = logging.getLogger(__name__)
+NEEDED = ("config", "made_of", "global_step", "tracked")
+
+
+def last(folder: Path) -> Path:
+    """Where a run's newest checkpoint lies."""
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def _before(path: Path) -> Path:
+    return path.with_stem(f"{path.stem}-1")
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def read_newest(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The newest whole checkpoint of a run, and what it says of the run beside its state.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = last(folder)
+    try:
+        return path, _read(path)
+    except InputError as error:
+        if not _before(path).exists():
+            raise
+        found = _read(_before(path))
+        log.warning(f"{error}; going on from {_before(path).name}, the one before it")
+        return _before(path), found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"resume: {path} is not there; resume= wants the folder of a run that reached a checkpoint")
+    try:
+        if _beside(path).exists():
+            _check_hash(path)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return {key: content[key] for key in NEEDED}
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: not a checkpoint of a run, or damaged ({reason})") from error
+
+
+def _check_hash(path: Path) -> None:
+    expected = _beside(path).read_text(encoding="utf-8", errors="replace").partition(" ")[0]
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise ValueError(f"sha256 {found[:12]}…, expected {expected[:12]}…")
+
+
+class _Hashing:
+    """A file for torch.save, which only writes to it, that hashes what it is given."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.sha256 = file, hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.sha256.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, has the one that stood there step aside, and moves the new one in once it
+    is on the disk; reads plain tensors and numbers only, never a pickled object."""
+
+    def __init__(self) -> None:
+        self.read: Path | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Raises InputError if it cannot be written, as on a full disk; what stood there stays."""
+        path = Path(path)
+        make_folder(path.parent)
+        try:
+            with replaced(path) as file:
+                hashing = _Hashing(file)
+                torch.save(checkpoint, hashing)  # type: ignore[arg-type]
+                file.flush()
+                os.fsync(file.fileno())
+                self._step_aside(path)
+                _write_hash(path, hashing.sha256.hexdigest())
+        except RuntimeError as error:  # torch's word for a full disk
+            raise InputError(f"{path}: cannot be written ({error})") from error
+        self.read = None
+
+    def _step_aside(self, path: Path) -> None:
+        """In an order that leaves one of the two whole, with its own hash, wherever it is cut off. One that could not
+        be read must not take the place of the one that was read in its stead."""
+        aside = _before(path)
+        if path.exists() and self.read != aside:
+            if _beside(path).exists():
+                _write_hash(aside, _beside(path).read_text(encoding="utf-8").partition(" ")[0])
+            os.replace(path, aside)
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+        self.read = Path(path)
+        return dict(torch.load(path, map_location=map_location, weights_only=True))
+
+
+def _write_hash(path: Path, sha256: str) -> None:
+    write_text(_beside(path), f"{sha256}  {path.name}\n")
