@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
-from sft.cli import job, log_to, on_devices, run, versions, world_size
-from sft.config import PROMPTS, EvaluateConfig, GenerateConfig, TrainConfig
+from sft.cli import has_checkpoint, job, log_to, on_devices, run, versions, world_size
+from sft.config import PROMPTS, EvaluateConfig, GenerateConfig, InputError, TrainConfig
 from sft.merge import from_hydra
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def main(composed: Any) -> None:
     """Check the config, find the run's folder, train."""
     with job():
         config, folder = from_hydra(TrainConfig, composed), Path(HydraConfig.get().runtime.output_dir)
+        config.resume = which_run(config.resume, folder)
         if config.resume is not None:
             from sft.training.resume import resumed_config
 
@@ -37,6 +39,22 @@ def main(composed: Any) -> None:
         on_devices(config.devices, fit, config, folder)
         if config.evaluate and os.environ.get("RANK", "0") == "0":
             evaluate_run(config, folder)
+
+
+def which_run(resume: str | None, folder: Path) -> str | None:
+    """The run that `resume=` names. `auto` is for jobs that may be started again: it goes on with the run in their
+    folder, if one was begun there.
+
+    Raises:
+        InputError: `auto` without a folder that stays the same.
+    """
+    if resume != "auto":
+        return "outputs/latest" if resume == "latest" else resume
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    key = "hydra.sweep.dir=" if sweep else "hydra.run.dir="
+    if not any(override.startswith(key) for override in HydraConfig.get().overrides.hydra):
+        raise InputError(f"resume: auto looks into the run's folder; give one, {key}FOLDER")
+    return str(folder) if has_checkpoint(folder) else None
 
 
 def fit(config: TrainConfig, folder: Path) -> None:
@@ -53,7 +71,7 @@ def fit(config: TrainConfig, folder: Path) -> None:
     from sft.training.metrics import Metrics, MetricsFile, Progress
     from sft.training.module import InstructionTuner
     from sft.training.resume import Past, past_of
-    from sft.training.trainer import make_trainer
+    from sft.training.trainer import make_trainer, memory_needed
 
     log_to(folder / "train.log")
     log = logging.getLogger("sft")
@@ -86,14 +104,14 @@ def fit(config: TrainConfig, folder: Path) -> None:
     if done >= steps and (folder / "summary.json").exists():
         log.info(f"{folder}: all {done} steps are done; to go on, raise epochs= or max_steps=")
         return
-    logger = make_logger(config.logger, folder, past.tracked.get(config.logger))
+    logger = make_logger(config.logger, folder, past)
 
     numbers = overview(splits)
     log.info(overview_text(numbers))
     log.info(f"one example, with what is learned in ⟦ ⟧:\n{example_text(splits['train'], base.tokenizer)}")
     resumed = f", resumed at step {done + 1}" if done else ""
     log.info(f"{world_size(config.devices)} × {device}, {precision}, {steps} steps{resumed}")
-    module = InstructionTuner(base.model, config.optim, steps, config.accumulate, config.seed)
+    module = InstructionTuner(base.model, config.optim, steps, config.accumulate, config.seed, config.on_nonfinite)
     if config.compile:
         base.model.compile_layers()
 
@@ -114,7 +132,8 @@ def fit(config: TrainConfig, folder: Path) -> None:
     trainer = make_trainer(config, world_size(config.devices), device, precision, callbacks, logger, stop_at)
     if trainer.is_global_zero:
         metrics.file.resume(done)
-    trainer.fit(module, data, ckpt_path=past.checkpoint)
+    with memory_needed(module):
+        trainer.fit(module, data, ckpt_path=past.checkpoint)
     if not trainer.is_global_zero:
         return
     if not (folder / "model").exists():  # of a run that was cut off between its last step and its end

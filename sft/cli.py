@@ -1,16 +1,19 @@
 """What the entry points share: errors in one line, the log, processes for several devices, the run's folder."""
 
+from __future__ import annotations
+
 import builtins
 import logging
 import os
 import platform
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
@@ -21,6 +24,9 @@ from tqdm import tqdm
 
 from sft.config import InputError
 from sft.files import writing
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 # Asked for by the user; run() sets HYDRA_FULL_ERROR for Hydra's sake, which processes started from here inherit.
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0") and not os.environ.get("SFT_ONE_LINE")
@@ -39,6 +45,8 @@ def run(main: Callable[[], Any]) -> None:
     os.environ |= {"HYDRA_FULL_ERROR": "1", "SFT_ONE_LINE": "1"}
     try:
         main()
+    except KeyboardInterrupt:
+        sys.exit(130)
     except (HydraException, OmegaConfBaseException, OSError) as error:  # OSError: the run's folder cannot be made
         sys.exit(f"error: {_one_line(error)}")
     except ValueError as error:
@@ -125,6 +133,7 @@ def on_devices(devices: int, function: Callable[..., None], *arguments: Any) -> 
     if devices == 1 or "LOCAL_RANK" in os.environ:
         function(*arguments)
         return
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -133,14 +142,30 @@ def on_devices(devices: int, function: Callable[..., None], *arguments: Any) -> 
     config = LaunchConfig(1, 1, devices, run_id="sft", rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0)
     try:
         elastic_launch(config, function)(*arguments)
+    except SignalException as error:  # handed on to the processes, which have ended
+        sys.exit(128 + error.sigval)
     except ChildFailedError as error:
-        _, failure = error.get_first_failure()
-        told = failure.message if isinstance(failure.message, str) else failure.message["message"]
-        name, _, message = told.partition(": ")
-        kind = getattr(builtins, name, None)
-        if name == "InputError" or (isinstance(kind, type) and issubclass(kind, OSError)):
-            raise InputError(message) from error
-        raise
+        _raise_first(error, devices)
+
+
+def _raise_first(error: ChildFailedError, devices: int) -> NoReturn:
+    """What ended the first process that failed."""
+    rank, failure = error.get_first_failure()
+    if failure.exitcode in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        sys.exit(failure.exitcode)
+    if failure.exitcode < 0:
+        raise InputError(
+            f"process {rank} of {devices} was killed ({failure.signal_name()}), perhaps for want of memory; resume= "
+            "goes on from the last checkpoint"
+        )
+    told = failure.message if isinstance(failure.message, str) else failure.message["message"]
+    name, _, message = told.partition(": ")
+    kind = getattr(builtins, name, None)
+    if name == "InputError" or (isinstance(kind, type) and issubclass(kind, OSError)):
+        raise InputError(message) from error
+    if not isinstance(failure.message, str):
+        print(failure.message["extraInfo"]["py_callstack"], file=sys.stderr)
+    raise RuntimeError(f"process {rank} of {devices}: {told}") from None
 
 
 def _check_torchrun(devices: int) -> None:
@@ -161,14 +186,24 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
+def has_checkpoint(folder: Path) -> bool:
+    return any((folder / "checkpoints").glob("last*.ckpt"))
+
+
+def to_resume(resume: str | None) -> Path | None:
+    """The folder of the run that `resume=` names, if it holds a checkpoint; `auto` names none by itself."""
+    folder = Path("outputs/latest" if resume == "latest" else resume or "")
+    return folder.resolve() if resume not in (None, "auto") and has_checkpoint(folder) else None
+
+
 def run_folder(resume: str | None, fresh: str) -> str:
     """The folder of a run: the one to resume, if it holds a checkpoint, or a fresh one."""
-    return str(Path(resume).resolve()) if resume and (Path(resume) / "checkpoints").is_dir() else fresh
+    return str(to_resume(resume) or fresh)
 
 
 def hydra_folder(resume: str | None) -> str | None:
     """Where Hydra keeps the composed config in the run folder; nowhere in a resumed one, which has its own."""
-    return None if resume and (Path(resume) / "checkpoints").is_dir() else ".hydra"
+    return None if to_resume(resume) else ".hydra"
 
 
 OmegaConf.register_new_resolver("run_dir", run_folder)

@@ -190,6 +190,7 @@ class TrainConfig:
     epochs: int = at_least(1, 2)
     max_steps: int = at_least(-1, -1)
     seed: int = at_least(0, 123)
+    on_nonfinite: str = one_of("stop", "skip")
     logger: str = one_of("tensorboard", "csv", "wandb", "mlflow", "none")
     compile: bool = False
     evaluate: bool = False

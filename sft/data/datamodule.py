@@ -1,5 +1,6 @@
 """The LightningDataModule: the plan's micro-batches, in order, from wherever the trainer stands."""
 
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -38,6 +39,13 @@ class From(Sampler[int]):
 
     def __len__(self) -> int:
         return self.length
+
+
+def _leave_signals(worker: int) -> None:
+    """A signal to all processes is for the training process alone, which still wants batches up to the step's end; a
+    worker ends with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class InstructionData(LightningDataModule):
@@ -93,7 +101,13 @@ class InstructionData(LightningDataModule):
 
     def _loader(self, split: str, plan: list[MicroBatch], done: int) -> DataLoader[Batch]:
         batches = PlannedBatches(self.splits[split].examples, plan, self.multiple)
-        return DataLoader(batches, batch_size=None, sampler=From(done, len(batches)), num_workers=self.workers)
+        return DataLoader(
+            batches,
+            batch_size=None,
+            sampler=From(done, len(batches)),
+            num_workers=self.workers,
+            worker_init_fn=_leave_signals,
+        )
 
     def first_batches(self, split: str, count: int, mask_prompt: bool | None = None) -> list[Batch]:
         """The first `count` batches of a split in file order, the same on every rank."""

@@ -16,20 +16,21 @@ from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoa
 from lightning.pytorch.utilities import rank_zero_only
 
 from sft.config import InputError, TrainConfig
-from sft.training.metrics import MetricsFile
+from sft.training.metrics import MetricsFile, scalars
+from sft.training.resume import Past
 
 log = logging.getLogger(__name__)
 PROJECT = "sft"  # of all runs, in a tracker that sorts by project or experiment
 
 
-def make_logger(kind: str, folder: Path, run_id: str | None) -> Logger | Literal[False]:
+def make_logger(kind: str, folder: Path, past: Past) -> Logger | Literal[False]:
     """The tracker of a run; False for none.
 
     Weights & Biases and MLflow read their own environment variables (WANDB_MODE, WANDB_PROJECT, MLFLOW_TRACKING_URI,
     MLFLOW_EXPERIMENT_NAME, and their keys); without an address MLflow keeps its runs in `outputs/mlflow.db`.
 
     Args:
-        run_id: under which a resumed run was tracked before.
+        past: of a resumed run; what was tracked of later steps, which are now done anew, is cut.
 
     Raises:
         InputError: the tracker is not installed, or does not answer.
@@ -37,10 +38,12 @@ def make_logger(kind: str, folder: Path, run_id: str | None) -> Logger | Literal
     if kind == "none":
         return False
     if kind == "tensorboard":
-        return TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False)
+        return TensorBoardLogger(
+            folder, name="", version="tensorboard", default_hp_metric=False, purge_step=past.steps + 1
+        )
     if kind == "csv":
         return CSVLogger(folder, name="", version="csv")
-    return RemoteLogger(kind, _wandb if kind == "wandb" else _mlflow, folder, run_id)
+    return RemoteLogger(kind, _wandb if kind == "wandb" else _mlflow, folder, past.tracked.get(kind))
 
 
 def _wandb(folder: Path, run_id: str | None) -> WandbLogger:
@@ -125,7 +128,10 @@ class Tracking(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for logger in trainer.loggers:
-            if not trainer.global_step and not isinstance(logger, TensorBoardLogger):
+            if isinstance(logger, CSVLogger) and trainer.global_step:  # Lightning's begins its file anew
+                for row in self.metrics.rows:
+                    logger.log_metrics(scalars(row), int(row["step"]))
+            if isinstance(logger, CSVLogger) or not (trainer.global_step or isinstance(logger, TensorBoardLogger)):
                 logger.log_hyperparams(self.settings)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

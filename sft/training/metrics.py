@@ -131,10 +131,14 @@ class Metrics(Callback):
             return
         if trainer.is_global_zero:
             self.file.append(self.row)
-            scalars = {key: value for key, value in self.row.items() if key != "step"}
             for logger in trainer.loggers:
-                logger.log_metrics(scalars, int(self.row["step"]))
+                logger.log_metrics(scalars(self.row), int(self.row["step"]))
         self.row = {}
+
+
+def scalars(row: Row) -> dict[str, Any]:
+    """What a tracker is given of a row, beside its step."""
+    return {key: value for key, value in row.items() if key != "step"}
 
 
 def epochs_done(trainer: Trainer) -> float:

@@ -1,6 +1,9 @@
 """The LightningModule: one optimizer step, and the losses measured around it."""
 
+import logging
+from collections import deque
 from collections.abc import Callable, Iterable
+from statistics import fmean, pstdev
 from typing import Any
 
 import torch
@@ -11,6 +14,9 @@ from sft.config import InputError, OptimConfig
 from sft.data.dataset import Batch
 from sft.gpt2.model import GPT
 from sft.training.optim import adamw, schedule
+
+log = logging.getLogger(__name__)
+MOST_SKIPPED = 5
 
 
 class InstructionTuner(LightningModule):
@@ -23,18 +29,30 @@ class InstructionTuner(LightningModule):
     Args:
         total_steps: optimizer steps of the whole run, for the learning rate's course.
         accumulate: micro-batches of a step on each rank.
+        on_nonfinite: `stop` at a loss or gradient that is no number, or `skip` the step; MOST_SKIPPED in a row stop.
         seed: of dropout, which is drawn anew for each (seed, epoch, micro-batch, rank).
     """
 
-    def __init__(self, model: GPT, optim: OptimConfig, total_steps: int, accumulate: int = 1, seed: int = 0) -> None:
+    def __init__(
+        self,
+        model: GPT,
+        optim: OptimConfig,
+        total_steps: int,
+        accumulate: int = 1,
+        seed: int = 0,
+        on_nonfinite: str = "stop",
+    ) -> None:
         super().__init__()
         self.model, self.optim = model, optim
         self.total_steps, self.accumulate, self.seed = total_steps, accumulate, seed
+        self.on_nonfinite, self.skipped = on_nonfinite, 0  # steps in a row
+        self._recent: deque[float] = deque(maxlen=50)  # losses
         self.step_loss = float("nan")  # of the last optimizer step, before its update
         self.step_lr = 0.0
         self.validation_loss = float("nan")  # of the last pass over the validation split
         self.wishes: Callable[[], list[float]] = list  # what this rank wants the others to know at the next step
         self.agreed: list[float] = []  # the sums of all ranks' wishes
+        self.batch_shape: tuple[int, ...] = (0, 0)  # (B, T) of the micro-batch at hand
         self._sums: list[Tensor] = []  # of the losses of each micro-batch in the current step, (1,)
         self._records: list[Tensor] = []
         self._validation: list[Tensor] = []
@@ -49,7 +67,7 @@ class InstructionTuner(LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         place = (self.seed, self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(hash(place) % 2**63)
-        self._targets = batch.step_targets
+        self._targets, self.batch_shape = batch.step_targets, tuple(batch.input_ids.shape)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         total = torch.stack(self._sums).sum()
@@ -57,8 +75,11 @@ class InstructionTuner(LightningModule):
         total_loss, *self.agreed = self.trainer.strategy.reduce(mine, reduce_op="sum").tolist()
         self.step_loss = total_loss / self._targets
         self.step_lr = optimizer.param_groups[0]["lr"]
-        if not self._is_finite(optimizer):
-            self._refuse_step()
+        if self._is_finite(optimizer):
+            self._watch()
+            self.skipped = 0
+        else:
+            self._refuse_step(optimizer)
         self._sums, self._records = [], []
 
     def configure_gradient_clipping(
@@ -79,17 +100,36 @@ class InstructionTuner(LightningModule):
         norm = torch.nn.utils.get_total_norm(gradients)
         return self.step_loss < float("inf") and bool(norm < float("inf"))
 
-    def _refuse_step(self) -> None:
+    def _refuse_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Raises InputError; or has the optimizer skip the step, by taking the gradients away."""
         micro_batches = zip(self._sums, self._records, strict=True)
         mine = [(bool(total.isfinite()), records.tolist()) for total, records in micro_batches]
         everyones = [found for rank in self._gathered(mine) for found in rank]
         suspects = [records for finite, records in everyones if not finite] or [records for _, records in everyones]
         numbers = sorted(record + 1 for records in suspects for record in records if record >= 0)
-        raise InputError(
+        what = (
             f"step {self.trainer.global_step + 1}: loss {self.step_loss} or its gradient is not finite, on training "
-            f"records {numbers} (counted from 1); the weights are as before the step; lower optim.lr, set "
-            "optim.grad_clip=1, or use precision=32"
+            f"records {numbers} (counted from 1)"
         )
+        self.skipped += 1
+        if self.on_nonfinite == "stop" or self.skipped == MOST_SKIPPED:
+            raise InputError(
+                f"{what}; the weights are as before the step; lower optim.lr, set optim.grad_clip=1, or use "
+                "precision=32"
+            )
+        log.warning(f"{what}; skipped")
+        optimizer.zero_grad(set_to_none=True)
+
+    def _watch(self) -> None:
+        """Warn of a loss that stands out from those of the steps before it."""
+        if len(self._recent) == self._recent.maxlen:
+            mean, spread = fmean(self._recent), pstdev(self._recent)
+            if self.step_loss > mean + 6 * spread:
+                log.warning(
+                    f"step {self.trainer.global_step + 1}: loss {self.step_loss:.3f}, far from the {mean:.3f} ± "
+                    f"{spread:.3f} of the {len(self._recent)} steps before it"
+                )
+        self._recent.append(self.step_loss)
 
     def _gathered(self, mine: Any) -> list[Any]:
         """What every rank has; all ranks must ask."""

@@ -2,14 +2,18 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
+import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 
-from sft.config import TrainConfig
+from sft.config import InputError, TrainConfig
 from sft.gpt2.device import Precision
 from sft.training.checkpoints import CheckpointFiles
+from sft.training.module import InstructionTuner
 
 
 def make_trainer(
@@ -51,3 +55,17 @@ def make_trainer(
         enable_checkpointing=False,
         enable_model_summary=False,
     )
+
+
+@contextmanager
+def memory_needed(module: InstructionTuner) -> Iterator[None]:
+    """Around training: a GPU without enough memory becomes an InputError that says what can be done."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        rows, length = module.batch_shape
+        raise InputError(
+            f"batch_size: the GPU's memory does not hold a batch of {rows} records of up to {length} tokens "
+            f"({str(error).partition('. ')[0]}); lower batch_size and raise accumulate, which trains the same, or set "
+            "data.max_length"
+        ) from error

@@ -16,6 +16,7 @@ from sft.config import InputError, TrainConfig
 from sft.files import read_numbers
 from sft.training import loggers
 from sft.training.loggers import RemoteLogger
+from sft.training.resume import Past
 
 Config = Callable[..., TrainConfig]
 Run = Callable[..., Path]
@@ -119,4 +120,4 @@ def test_a_resumed_run_keeps_its_name(config: Config, run: Run, monkeypatch: pyt
     run(config(logger="mlflow", max_steps=3, resume=str(folder)))
     run(config(logger="none", max_steps=4, resume=str(folder)))
     assert names == [None, "far"]
-    assert isinstance(loggers.make_logger("mlflow", folder, None), RemoteLogger)
+    assert isinstance(loggers.make_logger("mlflow", folder, Past()), RemoteLogger)
