@@ -23,7 +23,7 @@ class Interruption(Callback):
         self._noted = 0.0
         self._parent = os.getppid()
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, self._note)
             signal.signal(signal.SIGTERM, self._note)

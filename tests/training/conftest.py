@@ -60,7 +60,7 @@ def config(checkpoint: Path, records_file: Path) -> Callable[..., TrainConfig]:
         }
         for key, value in changes.items():
             group, _, name = key.rpartition("__")
-            (values[group] if group else values)[name] = value
+            (values.setdefault(group, {}) if group else values)[name] = value
         return from_dict(TrainConfig, values)
 
     return make

@@ -1,0 +1,102 @@
+"""Runs in processes of their own, which can be killed. They are forked from a server that has imported all there is to
+import, so that one begins in a fraction of a second."""
+
+import dataclasses
+import multiprocessing
+import os
+import socket
+import sys
+from functools import cache
+from itertools import count
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sft.config import TrainConfig
+from sft.training.module import InstructionTuner
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["tests.training.processes", "train", "lightning.pytorch", "sft.training.trainer"])
+
+_STARTED: list[BaseProcess] = []
+
+
+@cache
+def _serve() -> None:
+    """Start the server; it finds modules where this process does."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+    forkserver.ensure_running()
+    del os.environ["PYTHONPATH"]
+    if before is not None:
+        os.environ["PYTHONPATH"] = before
+
+
+def begin(
+    config: TrainConfig, folder: Path, ranks: int = 1, told: tuple[int, ...] = (), number: int = 0
+) -> list[BaseProcess]:
+    """Train, in as many processes, as torchrun would start them.
+
+    Args:
+        told: the ranks that get the signal `number` in the middle of their fourth batch.
+    """
+    _serve()
+    folder.mkdir(exist_ok=True)
+    config, port, started = dataclasses.replace(config, devices=ranks), free_port(), []
+    for rank in range(ranks):
+        environment = {"LOCAL_RANK": rank, "RANK": rank, "LOCAL_WORLD_SIZE": ranks, "WORLD_SIZE": ranks}
+        environment |= {"GROUP_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
+        given = {name: str(value) for name, value in environment.items()} if ranks > 1 else {}
+        process = _CONTEXT.Process(
+            target=_fit, args=(config, folder, given, os.getcwd(), number if rank in told else 0)
+        )
+        process.start()
+        started.append(process)
+    _STARTED.extend(started)
+    return started
+
+
+def end_all() -> None:
+    """Kill what a failed test has left behind."""
+    for process in _STARTED:
+        process.kill()
+    _STARTED.clear()
+
+
+def train(config: TrainConfig, folder: Path, ranks: int = 1, timeout: float = 60) -> None:
+    """Train to the end."""
+    for process in begin(config, folder, ranks):
+        process.join(timeout)
+        assert process.exitcode == 0
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+def _fit(config: TrainConfig, folder: Path, environment: dict[str, str], place: str, number: int) -> None:
+    import train
+
+    multiprocessing.set_start_method("fork", force=True)  # of data workers, as in the command
+    os.environ |= environment
+    os.chdir(place)
+    torch.set_num_threads(1)
+    if number:
+        _signal_in_batch(4, number)
+    train.fit(config, folder)
+
+
+def _signal_in_batch(batch: int, number: int) -> None:
+    step, seen = InstructionTuner.training_step, count(1)
+
+    def training_step(self: InstructionTuner, *arguments: Any) -> torch.Tensor:
+        if next(seen) == batch:
+            os.kill(os.getpid(), number)
+        return step(self, *arguments)
+
+    InstructionTuner.training_step = training_step  # type: ignore[method-assign]
