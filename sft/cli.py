@@ -139,6 +139,7 @@ def on_devices(devices: int, function: Callable[..., None], *arguments: Any) -> 
 
     for chatty in ("torch.distributed.elastic", "torch.multiprocessing"):  # they repeat what is raised below
         logging.getLogger(chatty).setLevel(logging.CRITICAL)
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")  # of a process that was killed
     config = LaunchConfig(1, 1, devices, run_id="sft", rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0)
     try:
         elastic_launch(config, function)(*arguments)

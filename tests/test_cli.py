@@ -122,9 +122,17 @@ def test_a_run_has_a_new_folder_or_the_one_it_resumes(tmp_path: Path) -> None:
     assert cli.run_folder(str(tmp_path), "fresh") == cli.run_folder(str(tmp_path / "no"), "fresh") == "fresh"
     assert cli.hydra_folder(None) == cli.hydra_folder(str(tmp_path)) == ".hydra"
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / ".last.ckpt.part").touch()  # killed while it wrote its first
+    assert cli.run_folder(str(tmp_path / "run"), "fresh") == "fresh"
+    (tmp_path / "run" / "checkpoints" / "last-1.ckpt").touch()
     (tmp_path / "latest").symlink_to("run")
     assert cli.run_folder(str(tmp_path / "latest"), "fresh") == str(tmp_path / "run")
     assert cli.hydra_folder(str(tmp_path / "run")) is None
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "latest").symlink_to("../run")
+    assert cli.run_folder("latest", "fresh") == str(tmp_path / "run")
+    (tmp_path / "auto").symlink_to("run")
+    assert cli.run_folder("auto", "fresh") == "fresh"
 
 
 # One line
@@ -172,8 +180,9 @@ def test_the_folders_of_refused_runs(command: Callable[..., None]) -> None:
     assert re.fullmatch(r"outputs/\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d-gpt2-medium", str(folder))
     assert {path.name for path in folder.rglob("*")} == {".hydra", "config.yaml", "hydra.yaml", "overrides.yaml"}
     Path("run/checkpoints").mkdir(parents=True)
+    Path("run/checkpoints/last.ckpt").touch()
     line(command, "resume=run")
-    assert [*Path("run").rglob("*")] == [Path("run/checkpoints")]
+    assert {*Path("run").rglob("*")} == {Path("run/checkpoints"), Path("run/checkpoints/last.ckpt")}
     assert [*Path("outputs").glob("*/*")] == [folder]
 
 
@@ -375,3 +384,45 @@ def test_help_names_every_choice() -> None:
         assert re.search(rf"\b{name}\b", text), name
     assert "batch_size: 8" in text
     assert "$" not in text.partition("Settings")[0]
+
+
+# resume=
+
+
+def test_auto_begins_and_goes_on_and_latest_is_the_newest(
+    command: Callable[..., None], checkpoint: Path, tmp_path: Path
+) -> None:
+    records = [{"instruction": f"Say {i}.", "output": "ok"} for i in range(40)]
+    (tmp_path / "mine.json").write_text(json.dumps(records))
+    tiny = [f"model.checkpoint={checkpoint}", "model.allow_untrained=true", "eval.every=0", "eval.sample=false"]
+    tiny += ["data=json", "data.path=mine.json", "device=cpu", "precision=32", "logger=none"]
+    assert line(command, *tiny, "resume=auto") == (
+        "resume: auto looks into the run's folder; give one, hydra.run.dir=FOLDER"
+    )
+    for steps in (2, 3):
+        command(*tiny, "resume=auto", "hydra.run.dir=run", f"max_steps={steps}")
+        assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == steps
+    command("resume=latest", "max_steps=4")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 4
+    assert not (tmp_path / "outputs" / "sweeps").exists()
+    assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["latest"]
+
+
+def test_a_sweep_started_again_does_what_is_left(
+    command: Callable[..., None], checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.json").write_text(json.dumps([{"instruction": f"Say {i}.", "output": "ok"} for i in range(40)]))
+    sweep = [f"model.checkpoint={checkpoint}", "model.allow_untrained=true", "eval.every=0", "eval.sample=false"]
+    sweep += ["data=json", "data.path=mine.json", "device=cpu", "precision=32", "logger=none", "max_steps=2"]
+    sweep += ["optim.lr=1e-4,1e-3", "resume=auto", "hydra.sweep.dir=sweep", "-m"]
+    command(*sweep)
+    done = [(tmp_path / "sweep" / job / "summary.json").stat().st_mtime_ns for job in "01"]
+    (tmp_path / "sweep" / "1" / "summary.json").unlink()  # as if the second had been killed at its end
+    command(*sweep)
+    assert (tmp_path / "sweep" / "0" / "summary.json").stat().st_mtime_ns == done[0]
+    assert (tmp_path / "sweep" / "1" / "summary.json").stat().st_mtime_ns > done[1]
+    rows = list(csv.DictReader((tmp_path / "sweep" / "results.csv").open()))
+    assert sorted((row["settings"], row["status"]) for row in rows) == [
+        ("optim.lr=0.0001", "finished"),
+        ("optim.lr=0.001", "finished"),
+    ]

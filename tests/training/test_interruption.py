@@ -4,6 +4,8 @@ import dataclasses
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,11 +15,13 @@ import torch
 
 from sft.config import TrainConfig
 from sft.training.checkpoints import last, read_newest
+from sft.training.interruption import Interruption
 from sft.training.resume import resumed_config
 from tests.training.processes import begin, end_all, train
 from tests.training.test_resume import equal, losses
 
 Config = Callable[..., TrainConfig]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -45,10 +49,14 @@ def log_of(folder: Path) -> str:
 
 def check_the_same(folder: Path, whole: Path) -> None:
     """Weights, optimizer, schedule and logged losses, bit for bit."""
+    check_weights(folder, whole)
+    assert losses(folder) == losses(whole)
+
+
+def check_weights(folder: Path, whole: Path) -> None:
     ends = [torch.load(last(path), weights_only=True) for path in (folder, whole)]
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
         assert equal(ends[0][key], ends[1][key]), key
-    assert losses(folder) == losses(whole)
 
 
 @pytest.mark.parametrize(("ranks", "told"), [(1, (0,)), (2, (1,)), (2, (0, 1))])
@@ -82,6 +90,27 @@ def test_a_second_ctrl_c_leaves_at_once(config: Config, tmp_path: Path) -> None:
     assert process.exitcode == 130
 
 
+@pytest.mark.parametrize(  # stop: steps of one micro-batch; an epoch has 11
+    ("workers", "stop", "accumulate"), [(0, 11, 1), (2, 11, 4), (0, 5, 4), (2, 5, 1)]
+)
+def test_two_ranks_resumed_are_uninterrupted(
+    config: Config, tmp_path: Path, workers: int, stop: int, accumulate: int
+) -> None:
+    common = {"model__dropout": 0.2, "batch_size": 2, "accumulate": accumulate, "data__workers": workers}
+    stop = stop if accumulate == 1 else {11: 3, 5: 1}[stop]
+    settings = config(**common, epochs=2)
+    train(settings, tmp_path / "whole", ranks=2)
+    folder = tmp_path / "parts"
+    train(config(**common, epochs=2, max_steps=stop), folder, ranks=2)
+    assert read_newest(folder)[1]["global_step"] == stop
+    train(dataclasses.replace(settings, resume=str(folder)), folder, ranks=2)
+    check_weights(folder, tmp_path / "whole")
+    whole = {row["step"]: row for row in losses(tmp_path / "whole")}
+    for row in losses(folder):  # that of the halt has looks that the other run did not take
+        assert row.items() >= whole[row["step"]].items()
+    assert len(losses(folder)) == len(whole)
+
+
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_killed_again_and_again(config: Config, tmp_path: Path, ranks: int) -> None:
     """kill -9 at random moments, with a checkpoint at every step, so that many are being written."""
@@ -98,3 +127,52 @@ def test_killed_again_and_again(config: Config, tmp_path: Path, ranks: int) -> N
     train(resumed(settings, folder), folder, ranks)
     train(settings, tmp_path / "whole", ranks)
     check_the_same(folder, tmp_path / "whole")
+
+
+def test_a_rank_without_its_launcher_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    interruption = Interruption()
+    assert interruption.wishes() == [0, 0]
+    monkeypatch.setattr("os.getppid", lambda: 1)
+    assert interruption.wishes() == [0, 1]
+
+
+class Launched:
+    """`python train.py` on two processes, on the tiny model, in a folder that stays the same."""
+
+    def __init__(self, checkpoint: Path, records: Path) -> None:
+        settings = [f"model.checkpoint={checkpoint}", "model.allow_untrained=true", "eval.every=0", "eval.sample=false"]
+        settings += ["data=json", f"data.path={records}", "device=cpu", "devices=2", "precision=32", "batch_size=1"]
+        settings += ["epochs=400", "max_steps=2000", "resume=auto", "hydra.run.dir=run"]
+        command = [sys.executable, str(ROOT / "train.py"), *settings]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        self.folder = Path("run")
+
+    def ranks(self) -> list[int]:
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [pid for pid in map(int, children) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    def end(self) -> tuple[int, str]:
+        """The exit code and the last line of what was said, 60 seconds from now at the latest."""
+        _, said = self.process.communicate(timeout=60)
+        return self.process.returncode, said.replace("\r", "\n").strip().splitlines()[-1]
+
+
+def test_through_the_launcher(checkpoint: Path, records_file: Path) -> None:
+    """A signal to the launcher alone; then a rank that dies."""
+    run = Launched(checkpoint, records_file)
+    wait_for_rows(run.folder, 3)
+    run.process.terminate()
+    assert run.end()[0] == 143
+    steps = read_newest(run.folder)[1]["global_step"]
+    assert "SIGTERM: stopped after step" in log_of(run.folder)
+
+    run = Launched(checkpoint, records_file)
+    wait_for_rows(run.folder, steps + 4)
+    assert f"resumed at step {steps + 1}" in log_of(run.folder)
+    ranks = run.ranks()
+    assert len(ranks) == 2
+    os.kill(ranks[1], signal.SIGKILL)
+    code, said = run.end()
+    assert code == 1
+    assert said.startswith("error: process 1 of 2 was killed (SIGKILL), perhaps for want of memory; resume= goes on")
+    assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)

@@ -15,6 +15,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from sft.config import InputError, TrainConfig
 from sft.files import read_numbers
 from sft.training import loggers
+from sft.training.checkpoints import last, read_newest
 from sft.training.loggers import RemoteLogger
 from sft.training.resume import Past
 
@@ -78,6 +79,22 @@ def test_lightnings_csv(config: Config, run: Run) -> None:
         theirs = list(csv.DictReader(file))
     assert [float(row["train/loss"]) for row in theirs if row["train/loss"]] == [row["train/loss"] for row in ours[1:]]
     assert "lr: 0.001" in (folder / "csv" / "hparams.yaml").read_text()
+
+
+@pytest.mark.parametrize("kind", ["csv", "tensorboard"])
+def test_a_resumed_run_is_tracked_as_one(config: Config, run: Run, kind: str) -> None:
+    """What was tracked of steps that are done anew is there once."""
+    folder = run(config(logger=kind, max_steps=4, checkpoint__every=2))
+    last(folder).unlink()
+    assert read_newest(folder)[1]["global_step"] == 2
+    run(config(logger=kind, max_steps=6, resume=str(folder)))
+    if kind == "csv":
+        with (folder / "csv" / "metrics.csv").open(newline="") as file:
+            steps = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
+    else:
+        events = EventAccumulator(str(folder / "tensorboard")).Reload()
+        steps = [event.step for event in events.Scalars("train/loss")]
+    assert steps == [1, 2, 3, 4, 5, 6]
 
 
 def test_none(config: Config, run: Run) -> None:

@@ -1,9 +1,11 @@
 """A run, from records to the folder that it leaves."""
 
+import dataclasses
 import json
 import math
 import os
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from sft.data.sources import load_source
 from sft.files import read_numbers
 from sft.gpt2.checkpoint import load_pretrained, save_pretrained
 from sft.gpt2.model import GPT, GPTConfig
+from sft.training.checkpoints import CheckpointFiles
+from sft.training.module import InstructionTuner
 
 Config = Callable[..., TrainConfig]
 Run = Callable[..., Path]
@@ -126,6 +130,84 @@ def test_a_loss_that_is_no_number_stops_before_the_step(
         run(settings)  # every logit row holds a NaN, as the head is the embedding
     assert "records [1, 2, 3, 4] (counted from 1)" in str(error.value)
     assert not (tmp_path / "run" / "model").exists()
+
+
+def break_losses(monkeypatch: pytest.MonkeyPatch, steps: set[int], factor: float) -> None:
+    """Training losses of these steps, counted from 1, are so many times as high."""
+    honest, taken = InstructionTuner.training_step, count(1)
+
+    def broken(self: InstructionTuner, *arguments: Any) -> torch.Tensor:
+        by = factor if next(taken) in steps else 1.0
+        total = honest(self, *arguments) * by
+        self._sums[-1] *= by
+        return total
+
+    monkeypatch.setattr(InstructionTuner, "training_step", broken)
+
+
+def test_a_step_without_a_number_can_be_skipped(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config(max_steps=6, on_nonfinite="skip", eval__every=0, data__shuffle=False)
+    before = torch.load(run(dataclasses.replace(settings, max_steps=2)) / "checkpoints/last.ckpt", weights_only=True)
+    break_losses(monkeypatch, {3}, math.nan)
+    three = torch.load(run(dataclasses.replace(settings, max_steps=3)) / "checkpoints/last.ckpt", weights_only=True)
+    assert all(torch.equal(three["state_dict"][key], value) for key, value in before["state_dict"].items())
+    assert three["global_step"] == 3
+    break_losses(monkeypatch, {3}, math.nan)
+    folder = run(settings, "on")
+    text = (folder / "train.log").read_text()
+    assert "step 3: loss nan or its gradient is not finite, on training records [9, 10, 11, 12] (counted" in text
+    rows = read_numbers(folder / "metrics.csv")
+    assert [row["step"] for row in rows if not math.isfinite(row["train/loss"])] == [3]
+    assert json.loads((folder / "summary.json").read_text())["best_validation_loss"] < 6
+
+
+def test_five_skipped_steps_in_a_row_end_the_run(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_losses(monkeypatch, {1, 2, 3, 4, *range(6, 99)}, math.nan)
+    with pytest.raises(InputError, match=r"^step 10: loss nan"):
+        run(config(on_nonfinite="skip", eval__every=0))
+
+
+def test_a_loss_far_from_the_others_is_told(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_losses(monkeypatch, {55}, 1e3)
+    folder = run(config(batch_size=2, epochs=3, max_steps=60, eval__every=0, optim__lr=1e-6))
+    warnings = [line for line in (folder / "train.log").read_text().splitlines() if "far from the" in line]
+    assert len(warnings) == 1
+    assert "step 55: loss " in warnings[0]
+    assert "of the 50 steps before it" in warnings[0]
+
+
+def test_too_little_memory_on_the_gpu(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …")
+
+    monkeypatch.setattr(InstructionTuner, "training_step", full)
+    told = (
+        r"^batch_size: the GPU's memory does not hold a batch of 4 records of up to \d+ tokens \(CUDA out of memory\); "
+        "lower batch_size and raise accumulate"
+    )
+    with pytest.raises(InputError, match=told):
+        run(config())
+
+
+@pytest.mark.parametrize(
+    ("every", "minutes", "expected"), [(2, None, [2, 4]), (None, 1e-9, [1, 2, 3, 4]), (3, None, [3])]
+)
+def test_checkpoints_by_steps_and_minutes(
+    config: Config, run: Run, monkeypatch: pytest.MonkeyPatch, every: int, minutes: float, expected: list[int]
+) -> None:
+    saved = []
+    honest = CheckpointFiles.save_checkpoint
+
+    def save(self: CheckpointFiles, checkpoint: dict[str, Any], *arguments: Any, **more: Any) -> None:
+        saved.append(checkpoint["global_step"])
+        rows = read_numbers(Path("run/metrics.csv"))
+        assert rows[-1]["step"] == saved[-1]  # a run that dies now has the row when it goes on
+        honest(self, checkpoint, *arguments, **more)
+
+    monkeypatch.setattr(CheckpointFiles, "save_checkpoint", save)
+    settings = {"checkpoint__every": every, "checkpoint__minutes": minutes, "data__split": [0.33, 0.33, 0.34]}
+    run(config(**settings, epochs=1))
+    assert saved == [*expected, 5]  # and at the epoch's end
 
 
 def test_two_runs_of_one_seed_are_the_same_run(config: Config, run: Run) -> None:
