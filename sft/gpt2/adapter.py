@@ -9,7 +9,6 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
 from typing import Any
 
 import torch
@@ -29,12 +28,6 @@ READ = {"peft_type", "base_model_name_or_path", "revision", "r", "lora_alpha", "
 UNREAD = {"task_type", "auto_mapping", "peft_version", "inference_mode", "lora_dropout", "fan_in_fan_out"}
 UNREAD |= {"megatron_core", "qalora_group_size", "eva_config"}  # of training, or of what is not asked for
 STARTS = (True, False, "gaussian", "orthogonal", "eva", "mica")  # init_lora_weights that leave the base as it is
-NEEDED: dict[str, tuple[type | UnionType, str]] = {
-    "base_model_name_or_path": (str, "the base's name"),
-    "r": (int, "a whole number"),
-    "lora_alpha": (int | float, "a number"),
-    "target_modules": (list, "a list of layers' names"),
-}
 
 
 @dataclass(frozen=True)
@@ -107,18 +100,21 @@ def read_adapter_config(path: Path, content: dict[str, Any]) -> AdapterConfig:
         plain = value in STARTS if key == "init_lora_weights" else value in (None, False, {}, [], "none")
         if not plain and key not in READ | UNREAD:
             raise InputError(f"{path}: {key}: {value!r} is not implemented")
-    for key, (kind, words) in NEEDED.items():
-        if not isinstance(content.get(key), kind) or isinstance(content[key], bool) or content[key] == 0:
-            raise InputError(f"{path}: {key}: expected {words}, found {content.get(key)!r}")
-    rank = content["r"]
-    return AdapterConfig(
-        path,
-        content["base_model_name_or_path"],
-        content.get("revision"),
-        rank,
-        content["lora_alpha"] / (rank**0.5 if content.get("use_rslora") else rank),
-        content["target_modules"],
-    )
+    rank, alpha = content.get("r"), content.get("lora_alpha")
+    base, revision = content.get("base_model_name_or_path"), content.get("revision")
+    targets = content.get("target_modules")
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+        raise InputError(f"{path}: r: expected a whole number from 1 up, found {rank!r}")
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not 0 < alpha < float("inf"):
+        raise InputError(f"{path}: lora_alpha: expected a number above 0, found {alpha!r}")
+    if not isinstance(targets, list) or not all(isinstance(name, str) for name in targets):
+        raise InputError(f"{path}: target_modules: expected a list of layers' names, found {targets!r}")
+    if not isinstance(base, str):
+        raise InputError(f"{path}: base_model_name_or_path: expected the base's name, found {base!r}")
+    if not isinstance(revision, str | None):
+        raise InputError(f"{path}: revision: expected a commit, a tag or a branch, found {revision!r}")
+    scale = alpha / (rank**0.5 if content.get("use_rslora") else rank)
+    return AdapterConfig(path, base, revision, rank, scale, targets)
 
 
 def read_adapter(config: AdapterConfig, base: GPTConfig, base_sha256: str) -> Adapter:
