@@ -66,7 +66,8 @@ def write_adapter(model: GPT, config: LoraConfig, folder: Path, base: str, revis
         base, revision, sha256: where the model's weights come from, and their hash.
     """
     tensors = {_key(name): tensor.detach() for name, tensor in model.named_parameters() if is_adapter(name)}
-    weights.write(tensors, folder / ADAPTER_WEIGHTS, torch.float32, base_sha256=sha256)
+    shapes = {key: tensor.shape for key, tensor in tensors.items()}
+    weights.write(shapes, tensors.values(), folder / ADAPTER_WEIGHTS, torch.float32, base_sha256=sha256)
     content = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

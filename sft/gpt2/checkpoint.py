@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -49,6 +49,7 @@ class Pretrained:
     source: str  # the folder, or the hub's repository
     revision: str | None  # commit of the repository; None for a folder
     sha256: str  # of the weights' file; of several, of the lines "<sha256>  <name>"
+    read: weights.Read = field(repr=False)  # a tensor from the files, by name, wherever the model is
     adapter: AdapterConfig | None = None  # the folder was an adapter's, which is merged into the model
 
 
@@ -85,15 +86,16 @@ def load_pretrained(
     files = weights.files(home)
     sha256 = weights.sha256(files)
     adapter = read_adapter(tuned, config, sha256) if tuned else None
-    change = adapter.added if adapter else None
+    read = weights.reader(files, config, adapter.added if adapter else None)
     return Pretrained(
-        model=weights.load(files, config, dtype, torch.device(device), linear_dtype, change),
+        model=weights.load(config, read, dtype, torch.device(device), linear_dtype),
         tokenizer=tokenizer,
         prompt=_prompt(folder) or _prompt(home),
         base=base or _text(raw, "_name_or_path", home / CONFIG) or None,
         source=source,
         revision=revision,
         sha256=adapter.sha256 if adapter else sha256,
+        read=read,
         adapter=tuned,
     )
 
@@ -105,6 +107,7 @@ def save_pretrained(
     prompt: str | None = None,
     base: str | None = None,
     dtype: torch.dtype | None = None,
+    read: weights.Read | None = None,
 ) -> None:
     """Write a folder that `load_pretrained`, and transformers' AutoModelForCausalLM and AutoTokenizer, load.
 
@@ -114,6 +117,7 @@ def save_pretrained(
         prompt: the template that the model was tuned with, as text.
         base: what it was tuned from.
         dtype: of the file; None: the model's.
+        read: gives the model's tensors, by name, where the model is on the meta device and has none.
 
     Raises:
         InputError: the folder holds something else, or cannot be written.
@@ -125,7 +129,7 @@ def save_pretrained(
     end = tokenizer.eot_token
     config = replace(model.config, eos_token_id=end).to_hf() | {"dtype": str(dtype).removeprefix("torch.")}
     with _written_beside(Path(folder)) as beside:
-        weights.save(model, beside / WEIGHTS, dtype)
+        weights.save(model, beside / WEIGHTS, dtype, read)
         save_tokenizer(tokenizer, beside)
         _write_json(beside / CONFIG, config | ({"_name_or_path": base} if base else {}))
         _write_json(beside / TOKENIZER_CONFIG, _tokenizer_config(model.config.n_positions, prompt))
@@ -144,13 +148,14 @@ def save_adapter(tuned: Pretrained, config: LoraConfig, folder: str | Path, prom
 
 
 def merge_adapter(adapter: str | Path, folder: str | Path) -> None:
-    """Write an adapter's base with the adapter merged into it as a checkpoint of its own, in fp32.
+    """Write an adapter's base with the adapter merged into it as a checkpoint of its own, in fp32, one tensor after the
+    other.
 
     Raises:
         InputError: what `load_pretrained` and `save_pretrained` raise.
     """
-    merged = load_pretrained(adapter)
-    save_pretrained(merged.model, folder, merged.tokenizer, merged.prompt, merged.base)
+    merged = load_pretrained(adapter, device="meta")
+    save_pretrained(merged.model, folder, merged.tokenizer, merged.prompt, merged.base, read=merged.read)
 
 
 def _tokenizer_config(context: int, prompt: str | None) -> dict[str, Any]:

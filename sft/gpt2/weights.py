@@ -7,8 +7,9 @@ its linear layers ("Conv1D", as in the released TensorFlow code) keep a matrix a
 
 import hashlib
 import json
+import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from sft.gpt2.model import GPT, GPTConfig
 PREFIX, HEAD = "transformer.", "lm_head.weight"
 MASK = re.compile(r"h\.\d+\.attn\.(masked_)?bias")  # constants of transformers' attention, in older files
 CONV1D = re.compile(r"h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
+Read = Callable[[str], Tensor]  # a tensor, as the model has it, by its name
 FLOATS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
@@ -86,54 +88,73 @@ def skeleton(config: GPTConfig) -> GPT:
         return GPT(config)
 
 
-def load(
-    paths: list[Path],
-    config: GPTConfig,
-    dtype: torch.dtype,
-    device: torch.device,
-    linear_dtype: torch.dtype | None = None,
-    change: Callable[[str, Tensor], Tensor] | None = None,
-) -> GPT:
-    """A model with the weights of these files. Memory stays near the model's own: the largest tensors come first.
+def reader(paths: list[Path], config: GPTConfig, change: Callable[[str, Tensor], Tensor] | None = None) -> Read:
+    """These files' tensors, one at a time.
 
     Args:
-        linear_dtype: of the linear layers' matrices; None: `dtype`, as all else.
-        change: what becomes of each tensor, by its name, before it takes its type.
+        change: what becomes of each tensor, by its name.
 
     Raises:
         InputError: a file is damaged, or its tensors are not exactly the model's, by name, shape and type.
     """
-    model = skeleton(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    stored = _match(paths, expected)
-    state = {}
-    for name in sorted(stored, key=lambda name: -model.get_parameter(name).numel()):
-        own = linear_dtype if linear_dtype and CONV1D.fullmatch(name) else dtype
-        state[name] = torch.empty(expected[name], dtype=own, device=device)
+    stored = _match(paths, {name: tuple(tensor.shape) for name, tensor in skeleton(config).state_dict().items()})
+
+    def read(name: str) -> Tensor:
         tensor = _turn(name, stored[name].read())
-        state[name].copy_(change(name, tensor) if change else tensor)
+        return change(name, tensor) if change else tensor
+
+    return read
+
+
+def load(
+    config: GPTConfig,
+    read: Read,
+    dtype: torch.dtype,
+    device: torch.device,
+    linear_dtype: torch.dtype | None = None,
+) -> GPT:
+    """A model with the tensors that `read` gives. Memory stays near the model's own: the largest come first.
+
+    Args:
+        linear_dtype: of the linear layers' matrices; None: `dtype`, as all else.
+    """
+    model = skeleton(config)
+    state = {}
+    for name, parameter in sorted(model.named_parameters(), key=lambda item: -item[1].numel()):
+        own = linear_dtype if linear_dtype and CONV1D.fullmatch(name) else dtype
+        state[name] = torch.empty(parameter.shape, dtype=own, device=device)
+        if device.type != "meta":
+            state[name].copy_(read(name))
     model.load_state_dict(state, assign=True)
     return model
 
 
-def save(model: GPT, path: Path, dtype: torch.dtype) -> None:
-    """Write the model as transformers' GPT2LMHeadModel would; the head is the embedding and is not written twice."""
-    write({PREFIX + name: _turn(name, tensor.detach()) for name, tensor in model.state_dict().items()}, path, dtype)
+def save(model: GPT, path: Path, dtype: torch.dtype, read: Read | None = None) -> None:
+    """Write the model as transformers' GPT2LMHeadModel would; the head is the embedding and is not written twice.
+
+    Args:
+        read: gives the tensors, instead of the model, which may then be on the meta device.
+    """
+    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    shapes = {PREFIX + name: _turn(name, tensor).shape for name, tensor in state.items()}
+    write(shapes, (_turn(name, read(name) if read else tensor) for name, tensor in state.items()), path, dtype)
 
 
-def write(tensors: dict[str, Tensor], path: Path, dtype: torch.dtype, **metadata: str) -> None:
+def write(
+    shapes: Mapping[str, Sequence[int]], tensors: Iterable[Tensor], path: Path, dtype: torch.dtype, **metadata: str
+) -> None:
     """A safetensors file, a tensor at a time: safetensors' own way wants them all contiguous and in their type at once,
     which can be as much memory again as the model takes."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"} | metadata}
     end = 0
-    for key, tensor in tensors.items():
-        begin, end = end, end + tensor.numel() * dtype.itemsize
-        header[key] = {"dtype": FLOATS[dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    for key, shape in shapes.items():
+        begin, end = end, end + math.prod(shape) * dtype.itemsize
+        header[key] = {"dtype": FLOATS[dtype], "shape": list(shape), "data_offsets": [begin, end]}
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)  # so that the numbers are aligned
     with path.open("wb") as file:
         file.write(len(head).to_bytes(8, "little") + head)
-        for tensor in tensors.values():
+        for tensor in tensors:
             file.write(tensor.to("cpu", dtype).contiguous().view(torch.uint8).numpy().data)
 
 

@@ -103,7 +103,7 @@ def test_two_ranks_with_a_narrow_base(config: Config, tmp_path: Path, monkeypatc
     one, two = losses(tmp_path / "1"), losses(tmp_path / "2")
     assert one[-1]["val/loss"] < one[0]["val/loss"] - 0.05
     for left, right in zip(one, two, strict=True):
-        assert left == pytest.approx(right, abs=2e-3)
+        assert left == pytest.approx(right, abs=5e-3)
 
 
 def test_an_adapter_is_no_base_for_another(config: Config, run: Run) -> None:
