@@ -3,8 +3,8 @@
 python -m tests.benchmarks.lora_memory      (`make bench-lora` does the same; it wants 13 GB on the disk)
 
 The peak is of the whole process, from its start to the merged `model/` that it leaves. Beside it stands what a GPU
-would hold at once, computed: all parameters in their types, 12 bytes for the gradient and AdamW's two means of each that
-is trained, and every tensor that the backward pass of the step's batch keeps.
+would hold, computed: all parameters in their types, 12 bytes for the gradient and AdamW's two means of each that is
+trained, and every tensor that the backward pass of the step's batch keeps; to which CUDA adds its own half GiB or so.
 """
 
 import argparse
