@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sft.gpt2.checkpoint import load_pretrained, save_pretrained
+    from sft.gpt2.checkpoint import load_pretrained, merge_adapter, save_pretrained
     from sft.gpt2.generate import generate
 
-__all__ = ["generate", "load_pretrained", "save_pretrained"]
+__all__ = ["generate", "load_pretrained", "merge_adapter", "save_pretrained"]
 
 
 def __getattr__(name: str) -> Any:  # PEP 562: torch is imported when a name is used, not by `import sft`

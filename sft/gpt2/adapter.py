@@ -51,12 +51,12 @@ class Adapter:
     sha256: str  # of all that it makes: of the base, and of the adapter's two files
 
     def added(self, name: str, tensor: Tensor) -> Tensor:
-        """A tensor of the base with what the adapter adds to it."""
+        """A tensor of the base, with what the adapter adds to it; the sum is in fp32."""
         layer, _, kind = name.rpartition(".")
         if kind != "weight" or layer not in self.pairs:
             return tensor
         A, B = self.pairs[layer]
-        return tensor.float() + self.scale * (B.float() @ A.float())  # (out, in)
+        return tensor + self.scale * (B.float() @ A.float())  # (out, in)
 
 
 def write_adapter(model: GPT, config: LoraConfig, folder: Path, base: str, revision: str | None, sha256: str) -> None:

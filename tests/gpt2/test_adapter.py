@@ -95,6 +95,16 @@ def test_small_changes_outlive_a_narrow_type(base, tmp_path):
         assert torch.equal(tensor, exact[name].bfloat16())
 
 
+@torch.no_grad()
+def test_a_base_kept_in_bf16_is_widened_first(base, tmp_path):
+    loaded = load_pretrained(base)
+    save_pretrained(loaded.model, tmp_path / "narrow", loaded.tokenizer, dtype=torch.bfloat16)
+    config = LoraConfig()
+    adapted = tuned(tmp_path / "narrow", config)
+    save_adapter(adapted, config, tmp_path / "adapter")
+    same(load_pretrained(tmp_path / "adapter").model(IDS), adapted.model.eval()(IDS))
+
+
 def test_the_hash_knows_both_files_and_the_base(base, folder):
     before = load_pretrained(folder)
     assert before.sha256 != load_pretrained(base).sha256

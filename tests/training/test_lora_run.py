@@ -37,11 +37,17 @@ def losses(folder: Path) -> list[dict[str, float]]:
     return [{key: value for key, value in row.items() if "loss" in key or key == "lr"} for row in rows]
 
 
-@torch.no_grad()
-def test_the_folder(config: Config, run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained: list[GPT] = []
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[GPT]:
+    """The models that runs give an adapter to, as they are in memory."""
+    models: list[GPT] = []
     add = lora.add_lora
-    monkeypatch.setattr(lora, "add_lora", lambda model, *rest: (add(model, *rest), trained.append(model)))
+    monkeypatch.setattr(lora, "add_lora", lambda model, *rest: (add(model, *rest), models.append(model)))
+    return models
+
+
+@torch.no_grad()
+def test_the_folder(config: Config, run: Run, checkpoint: Path, trained: list[GPT]) -> None:
     folder = run(config(lora=LORA, epochs=1, optim__lr=0.01, optim__weight_decay=0.5))
 
     base = load_pretrained(checkpoint).model
@@ -65,6 +71,20 @@ def test_the_folder(config: Config, run: Run, checkpoint: Path, monkeypatch: pyt
         "tuned": str(folder / "model"),
         "base": str(checkpoint),
     }
+
+
+@torch.no_grad()
+def test_a_narrow_base_is_merged_as_it_is_stored(
+    config: Config, run: Run, checkpoint: Path, trained: list[GPT]
+) -> None:
+    """In bf16 only the copy in memory is rounded, as autocast would: `model/` begins with the base's own numbers."""
+    folder = run(config(lora=LORA | {"targets": ["c_fc"]}, max_steps=2, precision="bf16-mixed"))
+    assert trained[0].h[0].attn.c_attn.weight.dtype == torch.bfloat16
+    assert trained[0].h[0].mlp.c_fc.lora_B.dtype == torch.float32
+    base, merged = load_pretrained(checkpoint).model.h[0], load_pretrained(folder / "model").model.h[0]
+    assert torch.equal(merged.attn.c_attn.weight, base.attn.c_attn.weight)
+    layer = trained[0].h[0].mlp.c_fc
+    assert torch.equal(merged.mlp.c_fc.weight, base.mlp.c_fc.weight + layer.scale * (layer.lora_B @ layer.lora_A))
 
 
 def test_the_best_adapter_is_kept_not_the_last(config: Config, run: Run) -> None:

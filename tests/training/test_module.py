@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from sft.cli import on_devices
-from sft.config import PROMPTS, OptimConfig, TrainConfig
+from sft.config import PROMPTS, LoraConfig, OptimConfig, TrainConfig
 from sft.data.datamodule import InstructionData
 from sft.data.dataset import encode_splits, split_records
 from sft.data.sources import load_source
@@ -137,6 +137,14 @@ def test_matrices_decay_and_vectors_do_not(checkpoint: Path) -> None:
     assert plain["weight_decay"] == 0.0
     assert {p.dim() for p in plain["params"]} == {1}
     assert len(decayed["params"]) + len(plain["params"]) == len(list(model.parameters()))
+
+
+def test_what_is_frozen_has_no_optimizer(checkpoint: Path) -> None:
+    model = load_pretrained(checkpoint).model
+    add_lora(model, LoraConfig())
+    decayed, plain = adamw(model, OptimConfig()).param_groups
+    assert len(decayed["params"]) == 2 * 2 * 4
+    assert plain["params"] == []
 
 
 @pytest.mark.parametrize(
