@@ -17,10 +17,10 @@ from torch import Tensor
 
 from sft.config import InputError, LoraConfig
 from sft.gpt2 import weights
+from sft.gpt2.hub import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from sft.gpt2.lora import is_adapter
 from sft.gpt2.model import GPT, GPTConfig
 
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # before the names of transformers' GPT2LMHeadModel
 
 # Keys of adapter_config.json. What is in neither, and asks for something, adds more than the product of two matrices.

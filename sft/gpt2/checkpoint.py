@@ -21,15 +21,17 @@ from safetensors import SafetensorError
 
 from sft.config import InputError, LoraConfig
 from sft.gpt2 import hub, weights
-from sft.gpt2.adapter import (
+from sft.gpt2.adapter import AdapterConfig, read_adapter, read_adapter_config, write_adapter
+from sft.gpt2.hub import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
-    AdapterConfig,
-    read_adapter,
-    read_adapter_config,
-    write_adapter,
+    CONFIG,
+    INDEX,
+    MERGES,
+    TOKENIZER_CONFIG,
+    VOCAB,
+    WEIGHTS,
 )
-from sft.gpt2.hub import CONFIG, INDEX, MERGES, TOKENIZER_CONFIG, VOCAB, WEIGHTS
 from sft.gpt2.model import GPT, GPTConfig
 from sft.gpt2.tokenizer import END, load_tokenizer, save_tokenizer
 
