@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import GPT2LMHeadModel
 
 import train
 from sft.cli import on_devices
@@ -81,6 +83,8 @@ def test_a_narrow_base_is_merged_as_it_is_stored(
     folder = run(config(lora=LORA | {"targets": ["c_fc"]}, max_steps=2, precision="bf16-mixed"))
     assert trained[0].h[0].attn.c_attn.weight.dtype == torch.bfloat16
     assert trained[0].h[0].mlp.c_fc.lora_B.dtype == torch.float32
+    theirs = PeftModel.from_pretrained(GPT2LMHeadModel.from_pretrained(checkpoint).eval(), folder / "adapter")
+    torch.testing.assert_close(theirs(IDS).logits, load_pretrained(folder / "model").model(IDS), atol=1e-5, rtol=0)
     base, merged = load_pretrained(checkpoint).model.h[0], load_pretrained(folder / "model").model.h[0]
     assert torch.equal(merged.attn.c_attn.weight, base.attn.c_attn.weight)
     layer = trained[0].h[0].mlp.c_fc
