@@ -50,7 +50,7 @@ class Pretrained:
     base: str | None  # what it was tuned from, as its config.json or adapter_config.json says
     source: str  # the folder, or the hub's repository
     revision: str | None  # commit of the repository; None for a folder
-    sha256: str  # of the weights' file; of several, of the lines "<sha256>  <name>"
+    sha256: str  # of the weights' file; of several, of the lines "<sha256>  <name>"; of an adapter, with its base
     read: weights.Read = field(repr=False)  # a tensor from the files, by name, wherever the model is
     adapter: AdapterConfig | None = None  # the folder was an adapter's, which is merged into the model
 
@@ -70,8 +70,8 @@ def load_pretrained(
             a released GPT-2 (`gpt2`, `gpt2-medium`, `gpt2-large`, `gpt2-xl`), which comes at a pinned commit.
         revision: the repository's branch, tag or commit.
         dtype: of the parameters, whatever the file's.
-        linear_dtype: of the linear layers' matrices; None: `dtype`.
         dropout: the probability, for training; what config.json says is not used.
+        linear_dtype: of the linear layers' matrices; None: `dtype`.
 
     Raises:
         InputError: the files cannot be had, are damaged, or are not a GPT-2's.
@@ -92,7 +92,7 @@ def load_pretrained(
     return Pretrained(
         model=weights.load(config, read, dtype, torch.device(device), linear_dtype),
         tokenizer=tokenizer,
-        prompt=_prompt(folder) or _prompt(home),
+        prompt=_prompt(folder if (folder / TOKENIZER_CONFIG).exists() else home),
         base=base or _text(raw, "_name_or_path", home / CONFIG) or None,
         source=source,
         revision=revision,

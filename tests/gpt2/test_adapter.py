@@ -105,6 +105,14 @@ def test_a_base_kept_in_bf16_is_widened_first(base, tmp_path):
     same(load_pretrained(tmp_path / "adapter").model(IDS), adapted.model.eval()(IDS))
 
 
+def test_the_prompt_is_the_adapters_and_where_it_has_no_tokenizer_the_bases(checkpoint, tmp_path):
+    config = LoraConfig()
+    save_adapter(tuned(checkpoint, config), config, tmp_path / "adapter", prompt=None)
+    assert load_pretrained(tmp_path / "adapter").prompt is None
+    (tmp_path / "adapter" / "tokenizer_config.json").unlink()
+    assert load_pretrained(tmp_path / "adapter").prompt == "Q: {instruction}\nA: "
+
+
 def test_the_hash_knows_both_files_and_the_base(base, folder):
     before = load_pretrained(folder)
     assert before.sha256 != load_pretrained(base).sha256
