@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help train evaluate test test-browser screenshot lint bench bench-lora nano clean
+.PHONY: help train evaluate test test-browser test-tracking screenshot lint bench bench-lora nano clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -19,6 +19,9 @@ test: lint  ## lint, types, tests
 
 test-browser: .venv/browser  ## the report in a browser: wants the system's chromium (apt-get install chromium)
 	$(BIN)/python -m pytest tests/browser $(ARGS)
+
+test-tracking: .venv/tracking  ## logger=wandb and logger=mlflow with the packages themselves
+	$(BIN)/python -m pytest tests/tracking $(ARGS)
 
 screenshot: .venv/browser  ## .github/report.png: the newest run's report in the system's chromium
 	$(BIN)/python -m tests.browser.screenshot outputs/latest/evaluation/report.html .github/report.png
@@ -51,4 +54,8 @@ clean:  ## remove what was made here, but not outputs/
 
 .venv/browser: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable .[browser]
+	touch $@
+
+.venv/tracking: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable .[mlflow,wandb]
 	touch $@

@@ -16,10 +16,9 @@ from sft.config import PROMPTS, EvaluateConfig, GenerateConfig, InputError, Lora
 from sft.merge import from_hydra
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Callback, Trainer
+    from lightning.pytorch import Callback
 
     from sft.gpt2.checkpoint import Pretrained
-    from sft.gpt2.device import Precision
     from sft.training.metrics import Metrics
 
 
@@ -58,9 +57,11 @@ def fit(config: TrainConfig, folder: Path) -> None:
     from sft.gpt2.checkpoint import load_pretrained, merge_adapter, save_adapter, save_pretrained
     from sft.gpt2.device import DTYPES, keep_freed_memory, pick_device, pick_precision
     from sft.training.callbacks import EmptyCache, RunFolder, SampleAnswer, SanityGate
+    from sft.training.loggers import Tracking, make_logger
     from sft.training.metrics import Metrics, MetricsFile, Progress
     from sft.training.module import InstructionTuner
-    from sft.training.resume import past_steps
+    from sft.training.resume import Past, past_of
+    from sft.training.trainer import make_trainer
 
     log_to(folder / "train.log")
     log = logging.getLogger("sft")
@@ -81,10 +82,6 @@ def fit(config: TrainConfig, folder: Path) -> None:
     context = base.model.config.n_positions
     max_length, mask_prompt = config.data.max_length, config.data.mask_prompt
     splits = load_splits(source, parts, template, base.tokenizer, max_length, context, mask_prompt)
-    numbers = overview(splits)
-    log.info(overview_text(numbers))
-    log.info(f"one example, with what is learned in ⟦ ⟧:\n{example_text(splits['train'], base.tokenizer)}")
-
     data = InstructionData(
         splits,
         config.batch_size,
@@ -98,10 +95,16 @@ def fit(config: TrainConfig, folder: Path) -> None:
     steps = data.plan(world_size(config.devices)).steps * config.epochs
     steps = steps if config.max_steps == -1 else min(steps, config.max_steps)
     made_of = {"data": source.sha256, "weights": base.sha256}
-    done = past_steps(folder, made_of) if config.resume else 0
+    past = past_of(folder, made_of) if config.resume else Past()
+    done = past.steps
     if done >= steps and (folder / "summary.json").exists():
         log.info(f"{folder}: all {done} steps are done; to go on, raise epochs= or max_steps=")
         return
+    logger = make_logger(config.logger, folder, past.tracked.get(config.logger))
+
+    numbers = overview(splits)
+    log.info(overview_text(numbers))
+    log.info(f"one example, with what is learned in ⟦ ⟧:\n{example_text(splits['train'], base.tokenizer)}")
     resumed = f", resumed at step {done + 1}" if done else ""
     log.info(f"{world_size(config.devices)} × {device}, {precision}, {steps} steps{resumed}")
     if lora:
@@ -120,12 +123,14 @@ def fit(config: TrainConfig, folder: Path) -> None:
     metrics = Metrics(config.eval, MetricsFile(folder / "metrics.csv"))
     gate = SanityGate(config.eval.batches, config.model.allow_untrained)
     run_folder = RunFolder(folder, config, made_of, save_model, latest=Path("outputs/latest"))
-    callbacks: list[Callback] = [Progress(), gate, metrics, run_folder]
+    tracking = Tracking(config, metrics.file, lambda: run_folder.best)
+    callbacks: list[Callback] = [Progress(), gate, metrics, run_folder, tracking]
     if config.eval.sample:
         callbacks.append(SampleAnswer(template, base.tokenizer, config.compile))
     if device == "mps":
         callbacks.append(EmptyCache())
-    trainer = make_trainer(config, folder, device, precision, callbacks, stop_at=steps if done >= steps else -1)
+    stop_at = steps if done >= steps else -1
+    trainer = make_trainer(config, world_size(config.devices), device, precision, callbacks, logger, stop_at)
     if trainer.is_global_zero:
         metrics.file.resume(done)
     trainer.fit(module, data, ckpt_path=folder / "checkpoints" / "last.ckpt" if config.resume else None)
@@ -184,42 +189,6 @@ def evaluate_run(config: TrainConfig, folder: Path) -> None:
         judge=config.judge,
     )
     evaluate(settings, [])
-
-
-def make_trainer(
-    config: TrainConfig, folder: Path, device: str, precision: Precision, callbacks: list[Callback], stop_at: int
-) -> Trainer:
-    """Lightning's trainer, without what the callbacks do better.
-
-    Args:
-        stop_at: do not train on from this step, -1: no limit. Otherwise the callbacks end the run, since Lightning
-            would leave out the last validation.
-    """
-    from lightning.pytorch import Trainer
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-    from sft.training.callbacks import SyncedCheckpointIO
-
-    return Trainer(
-        accelerator=device,
-        devices=config.devices,
-        num_nodes=world_size(config.devices) // config.devices,
-        strategy="ddp" if world_size(config.devices) > 1 else config.strategy,
-        precision=precision,
-        max_epochs=config.epochs,
-        max_steps=stop_at,
-        accumulate_grad_batches=config.accumulate,
-        gradient_clip_val=config.optim.grad_clip,
-        logger=TensorBoardLogger(folder, name="", version="tensorboard"),
-        callbacks=callbacks,
-        plugins=[SyncedCheckpointIO()],
-        reload_dataloaders_every_n_epochs=1,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-    )
 
 
 def summarise_run(config: TrainConfig, folder: Path, metrics: Metrics, facts: dict[str, Any]) -> None:

@@ -1,21 +1,18 @@
-"""Fine-tune GPT-2 to follow instructions. For notebooks: `load_pretrained`, `generate`, `save_pretrained`."""
+"""Fine-tune GPT-2 to follow instructions. For notebooks: load, train on a list of dicts, ask, measure, save."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sft.gpt2.checkpoint import load_pretrained, merge_adapter, save_pretrained
     from sft.gpt2.generate import generate
+    from sft.notebook import answer, evaluate, finetune
 
-__all__ = ["generate", "load_pretrained", "merge_adapter", "save_pretrained"]
+__all__ = ["answer", "evaluate", "finetune", "generate", "load_pretrained", "merge_adapter", "save_pretrained"]
 
 
 def __getattr__(name: str) -> Any:  # PEP 562: torch is imported when a name is used, not by `import sft`
-    if name == "generate":
-        from sft.gpt2.generate import generate
-
-        return generate
-    if name in __all__:
-        from sft.gpt2 import checkpoint
-
-        return getattr(checkpoint, name)
+    for module in ("sft.gpt2.checkpoint", "sft.gpt2.generate", "sft.notebook") if name in __all__ else ():
+        if hasattr(found := import_module(module), name):
+            return getattr(found, name)
     raise AttributeError(f"module 'sft' has no attribute {name!r}")

@@ -6,7 +6,6 @@ import os
 import platform
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -104,9 +103,6 @@ def log_to(path: Path) -> None:
     log.handlers.clear()
     log.setLevel(logging.INFO)
     log.propagate = False
-    for library in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(library).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning")  # advice on workers and resuming that does not apply here
     if os.environ.get("RANK", "0") != "0":
         log.addHandler(logging.NullHandler())
         return

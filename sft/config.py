@@ -204,6 +204,7 @@ class TrainConfig:
     epochs: int = at_least(1, 2)
     max_steps: int = at_least(-1, -1)
     seed: int = at_least(0, 123)
+    logger: str = one_of("tensorboard", "csv", "wandb", "mlflow", "none")
     compile: bool = False
     evaluate: bool = False
     judge: JudgeConfig = field(default_factory=JudgeConfig)

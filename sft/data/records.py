@@ -34,7 +34,7 @@ def stream_records(file: BinaryIO, path: Path | str) -> Iterator[Record]:
     text, number = TextIOWrapper(file, "utf-8-sig", newline="\n"), 0
     try:
         for item in _items(text):
-            record = _record(item, path, number + 1)
+            record = checked_record(item, path, number + 1)
             yield record
             number += 1
         if not number:
@@ -111,7 +111,7 @@ def parse_records(content: bytes, path: Path | str) -> list[Record]:
         raise InputError(f"{path}: {_kind(items)} instead of an array of records")
     if not items:
         raise InputError(f"{path}: an empty array, expected at least one record")
-    return [_record(item, path, number) for number, item in enumerate(items, 1)]
+    return [checked_record(item, path, number) for number, item in enumerate(items, 1)]
 
 
 def _parse(text: str, path: Path | str, line: int = 0) -> Any:
@@ -133,7 +133,8 @@ def _parse_lines(text: str, path: Path | str) -> Any:
     return items[0] if len(items) == 1 and not {"instruction", "output"} & items[0].keys() else items
 
 
-def _record(item: Any, path: Path | str, number: int) -> Record:
+def checked_record(item: Any, path: Path | str, number: int) -> Record:
+    """A parsed object as a record; raises InputError, which names it by `path` and its number from 1."""
     where = f"{path}: record {number}"
     if not isinstance(item, dict):
         raise InputError(f"{where}: {_kind(item)} instead of an object with instruction, input and output")

@@ -1,7 +1,7 @@
 """One model's part of an evaluation: the records in its tokens, its losses on them, its answers and their scores."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from sft.evaluation.loss import Losses, losses
 from sft.evaluation.metrics import Scores, score
 from sft.gpt2.checkpoint import Pretrained, load_pretrained
 from sft.gpt2.device import DTYPES, Precision
+from sft.gpt2.model import GPT
 
 
 @dataclass(frozen=True)
@@ -91,15 +92,26 @@ def take(
     Losses are taken as training takes them: fp32 weights, lower precisions by autocast. Then the weights themselves are
     converted for decoding, whose time goes into reading all of them for every token.
     """
-    began = time.perf_counter()
     checkpoint = exam.checkpoint
     model = load_pretrained(checkpoint.source, checkpoint.revision, device=device).model.eval()
+
+    def answers() -> list[Answer]:
+        model.to(DTYPES[precision])
+        return answer_all(model, checkpoint, exam.prompts, decoding, file, batch_size, f"{exam.name} answers")
+
+    return examine(exam, model, precision, batch_size, answers)
+
+
+def examine(
+    exam: Exam, model: GPT, precision: Precision, batch_size: int, answers: Callable[[], list[Answer]]
+) -> Result:
+    """The losses of a model that is in memory, and the scores of the answers, which are asked for afterwards."""
+    began = time.perf_counter()
     found = losses(model, exam.examples, batch_size, precision, f"{exam.name} loss")
     training = losses(model, exam.training_examples, batch_size, precision, f"{exam.name} loss on training records")
-    model.to(DTYPES[precision])
-    answers = answer_all(model, checkpoint, exam.prompts, decoding, file, batch_size, f"{exam.name} answers")
-    scores = _scores(answers, exam.records)
-    return Result(checkpoint, exam.examples, found, training, answers, scores, time.perf_counter() - began)
+    said = answers()
+    scores = _scores(said, exam.records)
+    return Result(exam.checkpoint, exam.examples, found, training, said, scores, time.perf_counter() - began)
 
 
 def noisiest(exam: Exam, result: Result, count: int = 20) -> list[dict[str, Any]]:

@@ -32,6 +32,7 @@ from sft.gpt2.hub import (
     VOCAB,
     WEIGHTS,
 )
+from sft.gpt2.lora import is_adapter
 from sft.gpt2.model import GPT, GPTConfig
 from sft.gpt2.tokenizer import END, load_tokenizer, save_tokenizer
 
@@ -123,8 +124,10 @@ def save_pretrained(
 
     Raises:
         InputError: the folder holds something else, or cannot be written.
-        ValueError: the tokenizer has more tokens than the model.
+        ValueError: the tokenizer has more tokens than the model, or the model has adapters.
     """
+    if any(map(is_adapter, model.state_dict())):
+        raise ValueError("the model has adapters: save_adapter keeps them, and merge_adapter makes a model of them")
     if tokenizer.n_vocab > model.config.vocab_size:
         raise ValueError(f"{tokenizer.n_vocab} tokens do not fit the model's vocab_size {model.config.vocab_size}")
     dtype = dtype or model.wte.weight.dtype

@@ -13,6 +13,7 @@ import tiktoken
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from sft.config import InputError, TrainConfig
 from sft.data.datamodule import InstructionData
@@ -202,7 +203,8 @@ class SampleAnswer(Callback):
         text = decode(self.tokenizer, answer.tokens)
         log.info(f"{when}: {record.instruction} {record.input}".rstrip() + f"\n    answer: {text!r}")
         for logger in trainer.loggers:
-            logger.experiment.add_text("answer", f"{record.instruction}\n\n{text}", trainer.global_step)  # type: ignore[attr-defined]
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_text("answer", f"{record.instruction}\n\n{text}", trainer.global_step)
 
 
 class EmptyCache(Callback):

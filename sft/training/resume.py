@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from sft.config import InputError, TrainConfig
 from sft.merge import from_dict
 
-CHANGEABLE = {"epochs", "max_steps", "device", "data.workers", "resume"}
+CHANGEABLE = {"epochs", "max_steps", "device", "data.workers", "logger", "resume"}
 
 
 def last_checkpoint(folder: Path) -> Path:
@@ -28,14 +29,22 @@ def last_checkpoint(folder: Path) -> Path:
 def _load(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return {key: content[key] for key in ("config", "made_of", "global_step")}
+        return {key: content[key] for key in ("config", "made_of", "global_step", "tracked")}
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: not a checkpoint of a run, or damaged ({reason})") from error
 
 
-def past_steps(folder: Path, made_of: dict[str, str]) -> int:
-    """Optimizer steps behind a run's last checkpoint.
+@dataclass(frozen=True)
+class Past:
+    """What a run's last checkpoint knows of the run, beside its state; the defaults are those of a new run."""
+
+    steps: int = 0  # of the optimizer
+    tracked: dict[str, str] = field(default_factory=dict)  # the run's name in each tracker that keeps one
+
+
+def past_of(folder: Path, made_of: dict[str, str]) -> Past:
+    """The past of a run.
 
     Args:
         made_of: hashes of the data and the weights that there are now.
@@ -50,7 +59,7 @@ def past_steps(folder: Path, made_of: dict[str, str]) -> int:
                 f"resume: the {name} changed since {folder} began (sha256 {past['made_of'][name][:12]}…, now "
                 f"{sha256[:12]}…); bring the old file back, or start a new run"
             )
-    return int(past["global_step"])
+    return Past(past["global_step"], past["tracked"])
 
 
 def resumed_config(given: TrainConfig, overrides: list[str]) -> TrainConfig:

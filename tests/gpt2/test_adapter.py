@@ -122,6 +122,13 @@ def test_the_hash_knows_both_files_and_the_base(base, folder):
     assert after.model.h[0].attn.c_attn.weight.device.type == "meta"
 
 
+def test_an_adapted_model_is_not_saved_as_if_it_were_whole(base, tmp_path):
+    ours = tuned(base, LoraConfig())
+    with pytest.raises(ValueError, match="the model has adapters: save_adapter keeps them"):
+        save_pretrained(ours.model, tmp_path / "out", ours.tokenizer)
+    assert not (tmp_path / "out").exists()
+
+
 # The way in
 
 
