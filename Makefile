@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help train evaluate test test-browser test-tracking screenshot lint bench nano clean
+.PHONY: help train evaluate test test-browser test-tracking screenshot lint bench bench-lora nano clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ lint: .venv/ready  ## ruff (lint and format) and mypy
 
 bench: .venv/ready  ## training and answering speed on this machine
 	$(BIN)/python -m tests.benchmarks.speed $(ARGS)
+
+bench-lora: .venv/ready  ## memory of one LoRA step on the largest GPT-2's shape, 1558M
+	$(BIN)/python -m tests.benchmarks.lora_memory $(ARGS)
 
 nano: .venv/ready  ## remake the embedded model and data: text, pretraining (about half an hour), adoption
 	$(BIN)/python -m sft.assets.build text build/nano

@@ -13,12 +13,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from sft.cli import has_checkpoint, job, log_to, on_devices, run, versions, world_size
-from sft.config import PROMPTS, EvaluateConfig, GenerateConfig, InputError, TrainConfig
+from sft.config import PROMPTS, EvaluateConfig, GenerateConfig, InputError, LoraConfig, TrainConfig
 from sft.merge import from_hydra
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
 
+    from sft.gpt2.checkpoint import Pretrained
     from sft.training.metrics import Metrics
 
 
@@ -32,6 +33,7 @@ def main(composed: Any) -> None:
             from sft.training.resume import resumed_config
 
             config = resumed_config(config, list(HydraConfig.get().overrides.task))
+        check_given(config, list(HydraConfig.get().overrides.task))
         if config.evaluate:
             from sft.evaluation.judging import connect
 
@@ -57,14 +59,21 @@ def which_run(resume: str | None, folder: Path) -> str | None:
     return str(folder) if has_checkpoint(folder) else None
 
 
+def check_given(config: TrainConfig, overrides: list[str]) -> None:
+    """Raises InputError for a key that was given on the command line but would not be used."""
+    for key in (override.lstrip("+~").split("=")[0] for override in overrides):
+        if config.lora.kind == "none" and key.startswith("lora."):
+            raise InputError(f"{key}: would not be read without an adapter; add lora=default")
+
+
 def fit(config: TrainConfig, folder: Path) -> None:
     """The run, from records to the folder that holds all it gave; one process of it for each device."""
     from sft.data.datamodule import InstructionData
     from sft.data.dataset import load_splits, split_rows
     from sft.data.overview import example_text, overview, overview_text
     from sft.data.sources import load_source
-    from sft.gpt2.checkpoint import load_pretrained, save_pretrained
-    from sft.gpt2.device import keep_freed_memory, pick_device, pick_precision
+    from sft.gpt2.checkpoint import load_pretrained, merge_adapter, save_adapter, save_pretrained
+    from sft.gpt2.device import DTYPES, keep_freed_memory, pick_device, pick_precision
     from sft.training.callbacks import EmptyCache, RunFolder, SampleAnswer, SanityGate
     from sft.training.interruption import Interruption
     from sft.training.loggers import Tracking, make_logger
@@ -81,7 +90,13 @@ def fit(config: TrainConfig, folder: Path) -> None:
 
     source = load_source(config.data)
     parts = split_rows(len(source.chosen), config.data.split)
-    base = load_pretrained(config.model.checkpoint, config.model.revision, dropout=config.model.dropout)
+    lora = config.lora if config.lora.kind != "none" else None
+    base = load_pretrained(
+        config.model.checkpoint,
+        config.model.revision,
+        dropout=config.model.dropout,
+        linear_dtype=DTYPES[precision] if lora else None,  # as they are multiplied: training leaves them as they are
+    )
     template = PROMPTS[config.data.prompt]
     context = base.model.config.n_positions
     max_length, mask_prompt = config.data.max_length, config.data.mask_prompt
@@ -111,12 +126,18 @@ def fit(config: TrainConfig, folder: Path) -> None:
     log.info(f"one example, with what is learned in ⟦ ⟧:\n{example_text(splits['train'], base.tokenizer)}")
     resumed = f", resumed at step {done + 1}" if done else ""
     log.info(f"{world_size(config.devices)} × {device}, {precision}, {steps} steps{resumed}")
+    if lora:
+        adapt(base, lora, config.seed)
     module = InstructionTuner(base.model, config.optim, steps, config.accumulate, config.seed, config.on_nonfinite)
     if config.compile:
         base.model.compile_layers()
 
     def save_model() -> None:
-        save_pretrained(base.model, folder / "model", base.tokenizer, prompt=template or None, base=base.source)
+        if lora:
+            save_adapter(base, lora, folder / "adapter", prompt=template or None)
+            merge_adapter(folder / "adapter", folder / "model")
+        else:
+            save_pretrained(base.model, folder / "model", base.tokenizer, prompt=template or None, base=base.source)
 
     metrics = Metrics(config.eval, MetricsFile(folder / "metrics.csv"))
     gate = SanityGate(config.eval.batches, config.model.allow_untrained)
@@ -151,6 +172,25 @@ def fit(config: TrainConfig, folder: Path) -> None:
             "checkpoint": {"source": base.source, "revision": base.revision, "sha256": base.sha256},
         },
     )
+
+
+def adapt(base: Pretrained, config: LoraConfig, seed: int) -> None:
+    """Freeze the model and give it an adapter.
+
+    Raises:
+        InputError: it was loaded from an adapter, beside which no other can be kept.
+    """
+    from sft.gpt2.lora import add_lora
+
+    if base.adapter:
+        raise InputError(
+            f"model.checkpoint: {base.source} is an adapter, and a new one needs a whole model beside it; give the "
+            "model/ folder of its run"
+        )
+    add_lora(base.model, config, seed)
+    sizes = [(p.numel(), p.requires_grad) for p in base.model.parameters()]
+    trained, whole = sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
+    logging.getLogger("sft").info(f"LoRA: {trained:,} of {whole:,} parameters are trained")
 
 
 def evaluate_run(config: TrainConfig, folder: Path) -> None:

@@ -169,6 +169,26 @@ class JudgeConfig:
             yield "judge.prompt: the published runs compared no pairs; judge.mode=pairwise goes with strict"
 
 
+LORA_TARGETS = ("c_attn", "c_proj", "c_fc")  # c_proj: that of attention and that of the MLP
+
+
+@dataclass
+class LoraConfig:
+    kind: str = one_of("none", "default")
+    rank: int = at_least(1, 8)
+    alpha: float = above(0, 16.0)
+    dropout: float = field(default=0.0, metadata={"low": 0, "below": 1})
+    targets: list[str] = field(default_factory=lambda: list(LORA_TARGETS))
+
+    def check(self) -> Iterable[str]:
+        known = ", ".join(LORA_TARGETS)
+        if not self.targets:
+            yield f"lora.targets: none; expected some of {known}"
+        for name in self.targets:
+            if name not in LORA_TARGETS:
+                yield f"lora.targets: unknown value {name!r}; expected some of {known}"
+
+
 @dataclass
 class CheckpointConfig:
     every: int | None = at_least(1, None)
@@ -196,6 +216,7 @@ class TrainConfig:
     evaluate: bool = False
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     resume: str | None = None
 
     def check(self) -> Iterable[str]:

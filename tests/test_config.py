@@ -18,6 +18,7 @@ from sft.config import (
     GenerateConfig,
     InputError,
     JudgeConfig,
+    LoraConfig,
     ModelConfig,
     OptimConfig,
     TrainConfig,
@@ -26,7 +27,17 @@ from sft.merge import from_dict, from_hydra
 
 CONF = Path(__file__).parents[1] / "conf"
 KINDS: dict[str, type] = {"train": TrainConfig, "evaluate": EvaluateConfig}
-CONFIGS = (ModelConfig, DataConfig, OptimConfig, EvalConfig, TrainConfig, GenerateConfig, EvaluateConfig, JudgeConfig)
+CONFIGS = (
+    ModelConfig,
+    DataConfig,
+    OptimConfig,
+    EvalConfig,
+    TrainConfig,
+    GenerateConfig,
+    EvaluateConfig,
+    JudgeConfig,
+    LoraConfig,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -101,6 +112,17 @@ def test_the_judges_defaults() -> None:
     assert (ollama.audit, ollama.min_coverage, ollama.retries, ollama.seed) == (20, 0.9, 4, 123)
 
 
+def test_the_adapters_defaults() -> None:
+    plain = from_hydra(TrainConfig, compose("train"))
+    assert plain.lora == LoraConfig("none", 8, 16.0, 0.0, ["c_attn", "c_proj", "c_fc"])
+    assert from_hydra(TrainConfig, compose("train", ["lora=default"])).lora == dataclasses.replace(
+        plain.lora, kind="default"
+    )
+    recipe = from_hydra(TrainConfig, compose("train", ["experiment=lora", "model=gpt2-xl", "lora.rank=4"]))
+    assert (recipe.lora.kind, recipe.lora.rank, recipe.optim.lr) == ("default", 4, 1e-3)
+    assert recipe.model.checkpoint == "openai-community/gpt2-xl"
+
+
 def settings(path: Path) -> dict[str, str]:
     """The lines of a file that give a key a value, by key, up to Hydra's own part."""
     lines = path.read_text(encoding="utf-8").partition("\nhydra:")[0].splitlines()
@@ -117,21 +139,25 @@ def settings(path: Path) -> dict[str, str]:
     return found
 
 
-FILES = {name: CONF / f"{name}.yaml" for name in KINDS} | {name: CONF / f"{name}.yaml" for name in ("data", "judge")}
-GROUPS = {"data": DataConfig, "judge": JudgeConfig}
+FILES = {name: CONF / f"{name}.yaml" for name in KINDS} | {
+    name: CONF / f"{name}.yaml" for name in ("data", "judge", "lora")
+}
+GROUPS = {"data": DataConfig, "judge": JudgeConfig, "lora": LoraConfig}
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_key_has_its_comment(name: str) -> None:
     found = settings(FILES[name])
-    expected = {key for key in keys((KINDS | GROUPS)[name]) if not key.startswith(("data.", "judge."))}
+    expected = {key for key in keys((KINDS | GROUPS)[name]) if not key.startswith(("data.", "judge.", "lora."))}
     assert found.keys() == expected
     assert [key for key, rest in found.items() if not re.search(r" # \S", rest)] == []
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_comments_list_the_options(kind: type) -> None:
-    files = {EvaluateConfig: "evaluate", GenerateConfig: "evaluate", DataConfig: "data", JudgeConfig: "judge"}
+    files = {EvaluateConfig: "evaluate", GenerateConfig: "evaluate", DataConfig: "data", JudgeConfig: "judge"} | {
+        LoraConfig: "lora"
+    }
     file = files.get(kind, "train")
     group = {ModelConfig: "model.", OptimConfig: "optim.", EvalConfig: "eval.", GenerateConfig: "generate."}
     comments = settings(FILES[file])
@@ -149,7 +175,7 @@ def test_every_number_has_its_range() -> None:
 
 
 def test_a_data_set_says_in_its_first_line_what_it_is() -> None:
-    for folder in ("data", "model", "experiment", "judge"):
+    for folder in ("data", "model", "experiment", "judge", "lora"):
         for path in (CONF / folder).glob("*.yaml"):
             lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
             assert re.match(r"# \S", lines[0]), path
@@ -218,6 +244,10 @@ RANGES = [  # key, values out of its range, what is expected instead
     ("data.workers", ("-1",), "at least 0"),
     ("data.split", ("[1.1,-0.1,0]",), "at least 0"),
     ("eval.every", ("-1",), "at least 0"),
+    ("lora.rank", ("0", "-1"), "at least 1"),
+    ("lora.alpha", ("0", "-16"), "more than 0"),
+    ("lora.dropout", ("-0.1",), "at least 0"),
+    ("lora.dropout", ("1",), "less than 1"),
     ("eval.batches", ("0",), "at least 1"),
 ]
 
@@ -295,6 +325,13 @@ def test_numbers_out_of_range_in_evaluate(key: str, value: str, expected: str) -
         ("device=mps devices=2", "devices: 2, but device=mps is one device"),
         ("device=gpu", "device: unknown value 'gpu'; expected one of auto, cpu, cuda, mps"),
         ("precision=16", "precision: unknown value '16'; expected one of auto, 32, bf16-mixed, 16-mixed"),
+        (
+            "lora=default lora.targets=[c_attn,q_proj]",
+            "lora.targets: unknown value 'q_proj'; expected some of c_attn, c_proj, c_fc",
+        ),
+        ("lora=default lora.targets=[]", "lora.targets: none; expected some of c_attn, c_proj, c_fc"),
+        ("lora=default lora.targets=c_fc", "lora.targets: found 'c_fc', expected a list, as in [a,b]"),
+        ("lora=default lora.kind=ia3", "lora.kind: unknown value 'ia3'; expected one of none, default"),
         ("strategy=fsdp", "strategy: unknown value 'fsdp'; expected one of auto, ddp"),
         ("optim.schedule=linear", "optim.schedule: unknown value 'linear'; expected one of constant, cosine"),
         (

@@ -133,7 +133,7 @@ def _base_of(tuned: Pretrained) -> tuple[Pretrained | None, str | None]:
     if tuned.base is None:
         return None, f"{tuned.source} does not name its base"
     try:
-        base = look_at(tuned.base)
+        base = look_at(tuned.base, tuned.adapter.revision if tuned.adapter else None)
     except InputError as error:
         return None, f"its base cannot be loaded: {error}"
     same = base.sha256 == tuned.sha256

@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,15 +19,26 @@ import tiktoken
 import torch
 from safetensors import SafetensorError
 
-from sft.config import InputError
+from sft.config import InputError, LoraConfig
 from sft.gpt2 import hub, weights
-from sft.gpt2.hub import CONFIG, INDEX, MERGES, TOKENIZER_CONFIG, VOCAB, WEIGHTS
+from sft.gpt2.adapter import AdapterConfig, read_adapter, read_adapter_config, write_adapter
+from sft.gpt2.hub import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    CONFIG,
+    INDEX,
+    MERGES,
+    TOKENIZER_CONFIG,
+    VOCAB,
+    WEIGHTS,
+)
+from sft.gpt2.lora import is_adapter
 from sft.gpt2.model import GPT, GPTConfig
 from sft.gpt2.tokenizer import END, load_tokenizer, save_tokenizer
 
 EMBEDDED = {"gpt2-nano": Path(__file__).parent.parent / "assets" / "gpt2-nano"}
 GENERATION_CONFIG = "generation_config.json"
-WRITTEN = {CONFIG, WEIGHTS, VOCAB, MERGES, TOKENIZER_CONFIG, GENERATION_CONFIG}
+WRITTEN = {CONFIG, WEIGHTS, VOCAB, MERGES, TOKENIZER_CONFIG, GENERATION_CONFIG, ADAPTER_CONFIG, ADAPTER_WEIGHTS}
 
 
 @dataclass
@@ -37,10 +48,12 @@ class Pretrained:
     model: GPT
     tokenizer: tiktoken.Encoding
     prompt: str | None  # the template that it was tuned with, as text; None: the folder names none
-    base: str | None  # what it was tuned from, as its config.json says
+    base: str | None  # what it was tuned from, as its config.json or adapter_config.json says
     source: str  # the folder, or the hub's repository
     revision: str | None  # commit of the repository; None for a folder
-    sha256: str  # of the weights' file; of several, of the lines "<sha256>  <name>"
+    sha256: str  # of the weights' file; of several, of the lines "<sha256>  <name>"; of an adapter, with its base
+    read: weights.Read = field(repr=False)  # a tensor from the files, by name, wherever the model is
+    adapter: AdapterConfig | None = None  # the folder was an adapter's, which is merged into the model
 
 
 def load_pretrained(
@@ -49,8 +62,9 @@ def load_pretrained(
     dtype: torch.dtype = torch.float32,
     dropout: float = 0.0,
     device: str | torch.device = "cpu",
+    linear_dtype: torch.dtype | None = None,
 ) -> Pretrained:
-    """Load a GPT-2.
+    """Load a GPT-2. An adapter comes merged into its base.
 
     Args:
         repo_or_folder: a folder; else `gpt2-nano`, the embedded model; else a repository of the hub (`owner/name`), or
@@ -58,29 +72,34 @@ def load_pretrained(
         revision: the repository's branch, tag or commit.
         dtype: of the parameters, whatever the file's.
         dropout: the probability, for training; what config.json says is not used.
+        linear_dtype: of the linear layers' matrices; None: `dtype`.
 
     Raises:
         InputError: the files cannot be had, are damaged, or are not a GPT-2's.
     """
     folder, source, revision = _locate(str(repo_or_folder), revision)
-    _check_files(folder)
-    raw = _read_json(folder / CONFIG)
-    config = _read_config(folder / CONFIG, raw, dropout)
-    tokenizer = load_tokenizer(folder)
+    tuned = _read_adapter_config(folder)
+    home, base = _locate_base(tuned) if tuned else (folder, None)
+    _check_files(home)
+    raw = _read_json(home / CONFIG)
+    config = _read_config(home / CONFIG, raw, dropout)
+    tokenizer = load_tokenizer(home)
     if tokenizer.n_vocab > config.vocab_size:
-        raise InputError(
-            f"{folder / VOCAB}: {tokenizer.n_vocab} tokens, but {CONFIG} has vocab_size {config.vocab_size}"
-        )
-    tokenizer_config = _read_json(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).exists() else {}
-    files = weights.files(folder)
+        raise InputError(f"{home / VOCAB}: {tokenizer.n_vocab} tokens, but {CONFIG} has vocab_size {config.vocab_size}")
+    files = weights.files(home)
+    sha256 = weights.sha256(files)
+    adapter = read_adapter(tuned, config, sha256) if tuned else None
+    read = weights.reader(files, config, adapter.added if adapter else None)
     return Pretrained(
-        model=weights.load(files, config, dtype, torch.device(device)),
+        model=weights.load(config, read, dtype, torch.device(device), linear_dtype),
         tokenizer=tokenizer,
-        prompt=_text(tokenizer_config, "sft_prompt", folder / TOKENIZER_CONFIG),
-        base=_text(raw, "_name_or_path", folder / CONFIG) or None,
+        prompt=_prompt(folder if (folder / TOKENIZER_CONFIG).exists() else home),
+        base=base or _text(raw, "_name_or_path", home / CONFIG) or None,
         source=source,
         revision=revision,
-        sha256=weights.sha256(files),
+        sha256=adapter.sha256 if adapter else sha256,
+        read=read,
+        adapter=tuned,
     )
 
 
@@ -91,6 +110,7 @@ def save_pretrained(
     prompt: str | None = None,
     base: str | None = None,
     dtype: torch.dtype | None = None,
+    read: weights.Read | None = None,
 ) -> None:
     """Write a folder that `load_pretrained`, and transformers' AutoModelForCausalLM and AutoTokenizer, load.
 
@@ -100,23 +120,47 @@ def save_pretrained(
         prompt: the template that the model was tuned with, as text.
         base: what it was tuned from.
         dtype: of the file; None: the model's.
+        read: gives the model's tensors, by name, where the model is on the meta device and has none.
 
     Raises:
         InputError: the folder holds something else, or cannot be written.
-        ValueError: the tokenizer has more tokens than the model.
+        ValueError: the tokenizer has more tokens than the model, or the model has adapters.
     """
+    if any(map(is_adapter, model.state_dict())):
+        raise ValueError("the model has adapters: save_adapter keeps them, and merge_adapter makes a model of them")
     if tokenizer.n_vocab > model.config.vocab_size:
         raise ValueError(f"{tokenizer.n_vocab} tokens do not fit the model's vocab_size {model.config.vocab_size}")
     dtype = dtype or model.wte.weight.dtype
     end = tokenizer.eot_token
     config = replace(model.config, eos_token_id=end).to_hf() | {"dtype": str(dtype).removeprefix("torch.")}
     with _written_beside(Path(folder)) as beside:
-        weights.save(model, beside / WEIGHTS, dtype)
+        weights.save(model, beside / WEIGHTS, dtype, read)
         save_tokenizer(tokenizer, beside)
         _write_json(beside / CONFIG, config | ({"_name_or_path": base} if base else {}))
         _write_json(beside / TOKENIZER_CONFIG, _tokenizer_config(model.config.n_positions, prompt))
         _write_json(beside / GENERATION_CONFIG, {"bos_token_id": end, "eos_token_id": end})
-        shutil.copymode(beside / CONFIG, beside / WEIGHTS)  # safetensors lets only the owner read it
+
+
+def save_adapter(tuned: Pretrained, config: LoraConfig, folder: str | Path, prompt: str | None = None) -> None:
+    """Write the adapters that `add_lora` gave a loaded model, as a folder that `load_pretrained` and PEFT load.
+
+    Args and errors are those of `save_pretrained`.
+    """
+    with _written_beside(Path(folder)) as beside:
+        write_adapter(tuned.model, config, beside, tuned.source, tuned.revision, tuned.sha256)
+        save_tokenizer(tuned.tokenizer, beside)
+        _write_json(beside / TOKENIZER_CONFIG, _tokenizer_config(tuned.model.config.n_positions, prompt))
+
+
+def merge_adapter(adapter: str | Path, folder: str | Path) -> None:
+    """Write an adapter's base with the adapter merged into it as a checkpoint of its own, in fp32, one tensor after the
+    other.
+
+    Raises:
+        InputError: what `load_pretrained` and `save_pretrained` raise.
+    """
+    merged = load_pretrained(adapter, device="meta")
+    save_pretrained(merged.model, folder, merged.tokenizer, merged.prompt, merged.base, read=merged.read)
 
 
 def _tokenizer_config(context: int, prompt: str | None) -> dict[str, Any]:
@@ -141,6 +185,23 @@ def _locate(name: str, revision: str | None) -> tuple[Path, str, str | None]:
         raise InputError(f"{name or repr(name)}: no such folder (here: {Path.cwd()})")
     folder, commit = hub.download(name, revision)
     return folder, hub.SHORT.get(name, name), commit
+
+
+def _read_adapter_config(folder: Path) -> AdapterConfig | None:
+    """None if the folder is no adapter's."""
+    path = folder / ADAPTER_CONFIG
+    return read_adapter_config(path, _read_json(path)) if path.exists() else None
+
+
+def _locate_base(adapter: AdapterConfig) -> tuple[Path, str]:
+    """The folder and the source of what an adapter was trained beside."""
+    try:
+        folder, source, _ = _locate(adapter.base, adapter.revision)
+    except InputError as error:
+        raise InputError(f"{adapter.path}: base_model_name_or_path: {error}") from error
+    if (folder / ADAPTER_CONFIG).exists():
+        raise InputError(f"{adapter.path}: base_model_name_or_path: {adapter.base} is an adapter too; merge that first")
+    return folder, source
 
 
 def _check_files(folder: Path) -> None:
@@ -176,6 +237,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InputError(f"{path}: expected a JSON object, found {type(found).__name__}")
     return found
+
+
+def _prompt(folder: Path) -> str | None:
+    path = folder / TOKENIZER_CONFIG
+    return _text(_read_json(path), "sft_prompt", path) if path.exists() else None
 
 
 def _text(found: dict[str, Any], key: str, path: Path) -> str | None:

@@ -25,6 +25,7 @@ from sft.config import InputError
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 VOCAB, MERGES, TOKENIZER_CONFIG = "vocab.json", "merges.txt", "tokenizer_config.json"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # instead of a whole model
 
 HASH = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
@@ -60,7 +61,13 @@ def download(repo: str, revision: str | None = None) -> tuple[Path, str]:
     """
     repo = SHORT.get(repo, repo)
     revision = revision or PINNED.get(repo, constants.DEFAULT_REVISION)
-    folder = fetch(repo, CONFIG, revision).parent
+    config = fetch_if_present(repo, CONFIG, revision)
+    adapter = None if config else fetch_if_present(repo, ADAPTER_CONFIG, revision)
+    if adapter:
+        fetch(repo, ADAPTER_WEIGHTS, adapter.parent.name)
+        fetch_if_present(repo, TOKENIZER_CONFIG, adapter.parent.name)
+        return adapter.parent, adapter.parent.name
+    folder = (config or fetch(repo, CONFIG, revision)).parent  # the latter says what is missing
     commit = folder.name
     for name in (VOCAB, MERGES):
         fetch(repo, name, commit)
@@ -91,10 +98,12 @@ def shards(index: Path) -> list[str]:
 
 def fetch_if_present(repo: str, name: str, revision: str) -> Path | None:
     """As `fetch`; None where the repository has no such file, which the cache remembers."""
-    if try_to_load_from_cache(repo, name, revision=revision) is _CACHED_NO_EXIST:
-        return None
     try:
+        if try_to_load_from_cache(repo, name, revision=revision) is _CACHED_NO_EXIST:
+            return None
         return fetch(repo, name, revision)
+    except HFValidationError as error:
+        raise InputError(_explain(error, repo, name, revision)) from error
     except InputError as error:
         if isinstance(error.__cause__, EntryNotFoundError) and not isinstance(error.__cause__, LocalEntryNotFoundError):
             return None

@@ -6,15 +6,16 @@ its linear layers ("Conv1D", as in the released TensorFlow code) keep a matrix a
 """
 
 import hashlib
+import json
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -26,7 +27,8 @@ from sft.gpt2.model import GPT, GPTConfig
 PREFIX, HEAD = "transformer.", "lm_head.weight"
 MASK = re.compile(r"h\.\d+\.attn\.(masked_)?bias")  # constants of transformers' attention, in older files
 CONV1D = re.compile(r"h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
-FLOATS = ("F32", "F16", "BF16")
+Read = Callable[[str], Tensor]  # a tensor, as the model has it, by its name
+FLOATS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 @dataclass(frozen=True)
@@ -80,31 +82,80 @@ def _file_sha256(path: Path) -> str:
     return blob.name if known else hub.digest(path)
 
 
-def load(paths: list[Path], config: GPTConfig, dtype: torch.dtype, device: torch.device) -> GPT:
-    """A model with the weights of these files. Memory stays near the model's own: the largest tensors come first.
+def skeleton(config: GPTConfig) -> GPT:
+    """A model without numbers, on torch's meta device."""
+    with torch.device("meta"), _Undrawn():
+        return GPT(config)
+
+
+def reader(paths: list[Path], config: GPTConfig, change: Callable[[str, Tensor], Tensor] | None = None) -> Read:
+    """These files' tensors, one at a time.
+
+    Args:
+        change: what becomes of each tensor, by its name.
 
     Raises:
         InputError: a file is damaged, or its tensors are not exactly the model's, by name, shape and type.
     """
-    with torch.device("meta"), _Undrawn():
-        model = GPT(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    stored = _match(paths, expected)
+    stored = _match(paths, {name: tuple(tensor.shape) for name, tensor in skeleton(config).state_dict().items()})
+
+    def read(name: str) -> Tensor:
+        tensor = _turn(name, stored[name].read())
+        return change(name, tensor) if change else tensor
+
+    return read
+
+
+def load(
+    config: GPTConfig,
+    read: Read,
+    dtype: torch.dtype,
+    device: torch.device,
+    linear_dtype: torch.dtype | None = None,
+) -> GPT:
+    """A model with the tensors that `read` gives. Memory stays near the model's own: the largest come first.
+
+    Args:
+        linear_dtype: of the linear layers' matrices; None: `dtype`, as all else.
+    """
+    model = skeleton(config)
     state = {}
-    for name in sorted(stored, key=lambda name: -model.get_parameter(name).numel()):
-        state[name] = torch.empty(expected[name], dtype=dtype, device=device)
-        state[name].copy_(_turn(name, stored[name].read()))
+    for name, parameter in sorted(model.named_parameters(), key=lambda item: -item[1].numel()):
+        own = linear_dtype if linear_dtype and CONV1D.fullmatch(name) else dtype
+        state[name] = torch.empty(parameter.shape, dtype=own, device=device)
+        if device.type != "meta":
+            state[name].copy_(read(name))
     model.load_state_dict(state, assign=True)
     return model
 
 
-def save(model: GPT, path: Path, dtype: torch.dtype) -> None:
-    """Write the model as transformers' GPT2LMHeadModel would; the head is the embedding and is not written twice."""
-    state = {
-        PREFIX + name: _turn(name, tensor.detach()).to("cpu", dtype).contiguous()
-        for name, tensor in model.state_dict().items()
-    }
-    save_file(state, path, metadata={"format": "pt"})
+def save(model: GPT, path: Path, dtype: torch.dtype, read: Read | None = None) -> None:
+    """Write the model as transformers' GPT2LMHeadModel would; the head is the embedding and is not written twice.
+
+    Args:
+        read: gives the tensors, instead of the model, which may then be on the meta device.
+    """
+    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    shapes = {PREFIX + name: _turn(name, tensor).shape for name, tensor in state.items()}
+    write(shapes, (_turn(name, read(name) if read else tensor) for name, tensor in state.items()), path, dtype)
+
+
+def write(
+    shapes: Mapping[str, Sequence[int]], tensors: Iterable[Tensor], path: Path, dtype: torch.dtype, **metadata: str
+) -> None:
+    """A safetensors file, a tensor at a time: safetensors' own way wants them all contiguous and in their type at once,
+    which can be as much memory again as the model takes."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"} | metadata}
+    end = 0
+    for key, shape in shapes.items():
+        begin, end = end, end + math.prod(shape) * dtype.itemsize
+        header[key] = {"dtype": FLOATS[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)  # so that the numbers are aligned
+    with path.open("wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        for tensor in tensors:
+            file.write(tensor.to("cpu", dtype).contiguous().view(torch.uint8).numpy().data)
 
 
 def _turn(name: str, tensor: Tensor) -> Tensor:
@@ -114,22 +165,27 @@ def _turn(name: str, tensor: Tensor) -> Tensor:
 
 def _match(paths: list[Path], expected: dict[str, tuple[int, ...]]) -> dict[str, Stored]:
     """The stored tensor of each of the model's names, after checking all."""
-    stored = _headers(paths)
+    stored = headers(paths)
     head = stored.pop(HEAD, None)
     stored = {name: tensor for name, tensor in stored.items() if not MASK.fullmatch(name)}
-    where = paths[0].parent
-    if missing := sorted(expected.keys() - stored.keys()):
-        raise InputError(f"{where}: no tensor {missing[0]!r} of shape {expected[missing[0]]}{_more(missing)}")
-    if extra := sorted(stored.keys() - expected.keys()):
-        raise InputError(f"{stored[extra[0]].path}: tensor {extra[0]!r} is not part of this model{_more(extra)}")
-    for name, tensor in stored.items():
-        _check_tensor(tensor, expected[name][::-1] if CONV1D.fullmatch(name) else expected[name])
+    turned = {name: shape[::-1] if CONV1D.fullmatch(name) else shape for name, shape in expected.items()}
+    check(stored, turned, paths[0].parent)
     if head:
         _check_tied(head, stored["wte.weight"])
     return stored
 
 
-def _headers(paths: Iterable[Path]) -> dict[str, Stored]:
+def check(stored: dict[str, Stored], expected: dict[str, tuple[int, ...]], where: Path) -> None:
+    """Raises InputError unless these are exactly the tensors expected, by name, shape and type."""
+    if missing := sorted(expected.keys() - stored.keys()):
+        raise InputError(f"{where}: no tensor {missing[0]!r} of shape {expected[missing[0]]}{_more(missing)}")
+    if extra := sorted(stored.keys() - expected.keys()):
+        raise InputError(f"{stored[extra[0]].path}: tensor {extra[0]!r} is not part of this model{_more(extra)}")
+    for name, tensor in stored.items():
+        _check_tensor(tensor, expected[name])
+
+
+def headers(paths: Iterable[Path]) -> dict[str, Stored]:
     """All tensors in the files, by the model's names."""
     found: dict[str, Stored] = {}
     for path in paths:
@@ -149,9 +205,9 @@ def _headers(paths: Iterable[Path]) -> dict[str, Stored]:
 def _check_tensor(tensor: Stored, shape: tuple[int, ...]) -> None:
     if tensor.shape != shape:
         raise InputError(f"{tensor.path}: tensor {tensor.key!r}: expected shape {shape}, found {tensor.shape}")
-    if tensor.dtype not in FLOATS:
+    if tensor.dtype not in FLOATS.values():
         raise InputError(
-            f"{tensor.path}: tensor {tensor.key!r}: expected one of {', '.join(FLOATS)}, found {tensor.dtype}"
+            f"{tensor.path}: tensor {tensor.key!r}: expected one of {', '.join(FLOATS.values())}, found {tensor.dtype}"
         )
 
 

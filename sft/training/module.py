@@ -166,6 +166,17 @@ class InstructionTuner(LightningModule):
         loss, count = self.trainer.strategy.reduce(total, reduce_op="sum").tolist()
         return float(loss / count) if count else float("nan")
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What is frozen comes from the base anew, and is not kept a second time."""
+        for name in self._frozen():
+            del checkpoint["state_dict"][name]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] |= self._frozen()
+
+    def _frozen(self) -> dict[str, Tensor]:
+        return {name: p.detach() for name, p in self.named_parameters() if not p.requires_grad}
+
     def configure_optimizers(self) -> Any:
         fused = self.trainer.precision_plugin.precision != "16-mixed"  # a fused step unscales behind grad_clip's back
         optimizer = adamw(self.model, self.optim, fused)

@@ -11,8 +11,9 @@ from sft.config import OptimConfig
 
 
 def adamw(model: nn.Module, config: OptimConfig, fused: bool = True) -> AdamW:
-    """AdamW (Loshchilov and Hutter, 2019) that decays matrices, and neither biases nor LayerNorms."""
-    parameters = list(model.parameters())
+    """AdamW (Loshchilov and Hutter, 2019) that decays matrices, and neither biases nor LayerNorms; what is frozen is
+    not its concern."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},

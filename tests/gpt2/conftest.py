@@ -7,6 +7,18 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from sft.gpt2.lora import is_adapter
+from sft.gpt2.model import GPT
+
+
+def shake(model: GPT, size: float = 0.1) -> None:
+    """Leave adapters as training might leave them."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if is_adapter(name):
+                parameter.add_(torch.randn_like(parameter), alpha=size)
+
 
 @pytest.fixture
 def hf_model() -> Callable[..., GPT2LMHeadModel]:

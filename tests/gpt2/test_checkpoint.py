@@ -221,7 +221,7 @@ def with_tensor(key, tensor):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("h.1.mlp.c_fc.weight"), r"no tensor 'h.1.mlp.c_fc.weight' of shape \(64, 16\)"),
+        (without("h.1.mlp.c_fc.weight"), r"no tensor 'h.1.mlp.c_fc.weight' of shape \(16, 64\)"),
         (without("h.1."), r"no tensor 'h.1.attn.c_attn.bias' of shape \(48,\), nor 11 more"),
         (without("wte"), r"no tensor 'wte.weight' of shape \(400, 16\)"),
         (with_tensor("transformer.h.2.ln_1.bias", torch.ones(16)), "tensor 'h.2.ln_1.bias' is not part of this model"),

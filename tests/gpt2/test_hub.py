@@ -20,8 +20,10 @@ from huggingface_hub import close_session, constants
 from safetensors.torch import load_file, save_file
 
 from sft import load_pretrained
-from sft.config import InputError
+from sft.config import InputError, LoraConfig
 from sft.gpt2 import hub
+from sft.gpt2.checkpoint import save_adapter
+from sft.gpt2.lora import add_lora
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OLD = "fedcba9876543210fedcba9876543210fedcba98"
@@ -223,6 +225,26 @@ def test_shards_are_fetched(fake, checkpoint, tmp_path):
     fake.asked.clear()
     assert load_pretrained(REPO, COMMIT).sha256 == loaded.sha256
     assert fake.asked == []
+
+
+def test_an_adapter_is_fetched_without_its_base(fake, checkpoint, tmp_path, monkeypatch):
+    base = load_pretrained(checkpoint)
+    add_lora(base.model, LoraConfig())
+    with torch.no_grad():
+        base.model.h[0].attn.c_attn.lora_B.fill_(0.1)
+    save_adapter(base, LoraConfig(), tmp_path / "adapter", prompt="{{ instruction }}")
+    fake.files = {path.name: path.read_bytes() for path in (tmp_path / "adapter").iterdir()}
+    expected = load_pretrained(tmp_path / "adapter")
+    for offline in (False, True):
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+        loaded = load_pretrained(REPO)
+        assert (loaded.source, loaded.revision, loaded.base) == (REPO, COMMIT, str(checkpoint))
+        assert (loaded.prompt, loaded.sha256) == (expected.prompt, expected.sha256)
+        assert torch.equal(loaded.model.h[0].attn.c_attn.weight, expected.model.h[0].attn.c_attn.weight)
+    del fake.files["adapter_model.safetensors"]
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    fake.commit = OLD
+    refused("someone/tiny: has no adapter_model.safetensors at revision")
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"])

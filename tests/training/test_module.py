@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 
 from sft.cli import on_devices
-from sft.config import PROMPTS, OptimConfig, TrainConfig
+from sft.config import PROMPTS, LoraConfig, OptimConfig, TrainConfig
 from sft.data.datamodule import InstructionData
 from sft.data.dataset import encode_splits, split_records
 from sft.data.sources import load_source
-from sft.gpt2.checkpoint import load_pretrained
+from sft.gpt2.checkpoint import Pretrained, load_pretrained
+from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT
 from sft.training.module import InstructionTuner
 from sft.training.optim import adamw, schedule
@@ -34,9 +35,16 @@ class SGDTuner(InstructionTuner):
         return torch.optim.SGD(self.model.parameters(), lr=0.1)
 
 
+def load(config: TrainConfig) -> Pretrained:
+    loaded = load_pretrained(config.model.checkpoint)
+    if config.lora.kind != "none":
+        add_lora(loaded.model, config.lora)
+    return loaded
+
+
 def train_sgd(config: TrainConfig, out: Path) -> None:
     """An epoch over 37 records with SGD; rank 0 keeps what came of it."""
-    base = load_pretrained(config.model.checkpoint)
+    base = load(config)
     parts = split_records(load_source(config.data).records[:43], config.data.split)  # 37 / 0 / 6
     splits = encode_splits(parts, PROMPTS["phi3"], base.tokenizer, None, 128, config.data.mask_prompt)
     data = InstructionData(splits, config.batch_size, config.accumulate, seed=5)
@@ -64,7 +72,7 @@ def one_big_batch(config: TrainConfig) -> tuple[dict[str, torch.Tensor], GPT, fl
     """The same in plain torch, 16 records a step: gradients and loss of the first step, weights after all."""
     from sft.data.plan import Plan
 
-    base = load_pretrained(config.model.checkpoint)
+    base = load(config)
     parts = split_records(load_source(config.data).records[:43], config.data.split)
     examples = encode_splits(parts, PROMPTS["phi3"], base.tokenizer, None, 128, config.data.mask_prompt)[
         "train"
@@ -81,21 +89,31 @@ def one_big_batch(config: TrainConfig) -> tuple[dict[str, torch.Tensor], GPT, fl
             first = float(loss)
         with torch.no_grad():
             for p in base.model.parameters():
-                p -= 0.1 * p.grad
+                if p.grad is not None:
+                    p -= 0.1 * p.grad
     return gradients, base.model, first
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "accumulate", "devices", "mask_prompt"),
-    [(16, 1, 1, False), (16, 1, 1, True), (4, 4, 1, False), (2, 8, 1, True), (8, 1, 2, False), (2, 4, 2, True)],
+    ("batch_size", "accumulate", "devices", "mask_prompt", "lora"),
+    [
+        (16, 1, 1, False, "none"),
+        (16, 1, 1, True, "none"),
+        (4, 4, 1, False, "none"),
+        (2, 8, 1, True, "none"),
+        (8, 1, 2, False, "none"),
+        (2, 4, 2, True, "none"),
+        (2, 4, 2, True, "default"),
+    ],
 )
 def test_any_division_of_a_step_is_one_big_batch(
-    config: Config, tmp_path: Path, batch_size: int, accumulate: int, devices: int, mask_prompt: bool
+    config: Config, tmp_path: Path, batch_size: int, accumulate: int, devices: int, mask_prompt: bool, lora: str
 ) -> None:
     settings = config(
         batch_size=batch_size,
         accumulate=accumulate,
         devices=devices,
+        lora={"kind": lora, "alpha": 80.0},  # so that SGD's steps are not too small to be seen
         data__mask_prompt=mask_prompt,
         data__split=[0.87, 0.0, 0.13],
     )
@@ -104,6 +122,7 @@ def test_any_division_of_a_step_is_one_big_batch(
     gradients, model, loss = one_big_batch(settings)
     assert kept["steps"] == 3  # 37 records: 16, 16 and 5
     assert kept["loss"] == pytest.approx(loss, abs=1e-6)
+    assert kept["gradients"].keys() == gradients.keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(kept["gradients"][name], gradient, atol=1e-6, rtol=0)
     for name, weight in model.state_dict().items():
@@ -118,6 +137,14 @@ def test_matrices_decay_and_vectors_do_not(checkpoint: Path) -> None:
     assert plain["weight_decay"] == 0.0
     assert {p.dim() for p in plain["params"]} == {1}
     assert len(decayed["params"]) + len(plain["params"]) == len(list(model.parameters()))
+
+
+def test_what_is_frozen_has_no_optimizer(checkpoint: Path) -> None:
+    model = load_pretrained(checkpoint).model
+    add_lora(model, LoraConfig())
+    decayed, plain = adamw(model, OptimConfig()).param_groups
+    assert len(decayed["params"]) == 2 * 2 * 4
+    assert plain["params"] == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,49 @@
+"""LoRA: a frozen model is tuned by low-rank matrices beside those of its linear layers.
+
+Reference: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021), section 4.1. A layer's W x becomes
+W x + alpha / r * B A x. A is (r, in), drawn at random, and B is (out, r), 0 at first: an adapter begins as nothing.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sft.config import LoraConfig
+from sft.gpt2.model import GPT
+
+
+class LoraLinear(nn.Module):
+    """A linear layer with an adapter. It keeps the layer's own parameters, under their names and in their type; those
+    of the adapter are in fp32, as an optimizer wants them."""
+
+    def __init__(self, linear: nn.Linear, config: LoraConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+        self.lora_A = nn.Parameter(torch.empty(config.rank, linear.in_features))
+        self.lora_B = nn.Parameter(torch.zeros(linear.out_features, config.rank))
+        self.dropout = nn.Dropout(config.dropout)
+        self.scale = config.alpha / config.rank
+        nn.init.kaiming_uniform_(self.lora_A, a=5**0.5, generator=generator)  # as the authors' code draws it
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, in) -> (N, out)
+        low = F.linear(self.dropout(x), self.lora_A)  # (N, r)
+        return F.linear(x, self.weight, self.bias) + self.scale * F.linear(low, self.lora_B)
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a parameter, known by its name, belongs to an adapter."""
+    return name.endswith((".lora_A", ".lora_B"))
+
+
+def add_lora(model: GPT, config: LoraConfig, seed: int = 0) -> None:
+    """Freeze a model on the CPU and give its target layers adapters, in place. Its logits stay what they were.
+
+    Args:
+        seed: of the matrices A.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    model.requires_grad_(False)
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, nn.Linear) and name in config.targets:
+                setattr(parent, name, LoraLinear(layer, config, generator))
