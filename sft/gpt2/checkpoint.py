@@ -1,6 +1,7 @@
 """Checkpoints are Hugging Face folders: a model's architecture, weights, tokenizer and prompt template.
 
-    config.json  model.safetensors  vocab.json  merges.txt  tokenizer_config.json  generation_config.json
+    config.json  model.safetensors  vocab.json  merges.txt  tokenizer.json  tokenizer_config.json
+    generation_config.json, and a README.md which whoever saves the model may put there
 
 `load_pretrained` reads one from a folder or from the hub, `save_pretrained` writes one that transformers reads too.
 """
@@ -26,8 +27,8 @@ from sft.gpt2.model import GPT, GPTConfig
 from sft.gpt2.tokenizer import END, load_tokenizer, save_tokenizer
 
 EMBEDDED = {"gpt2-nano": Path(__file__).parent.parent / "assets" / "gpt2-nano"}
-GENERATION_CONFIG = "generation_config.json"
-WRITTEN = {CONFIG, WEIGHTS, VOCAB, MERGES, TOKENIZER_CONFIG, GENERATION_CONFIG}
+GENERATION_CONFIG, TOKENIZER, CARD = "generation_config.json", "tokenizer.json", "README.md"
+WRITTEN = {CONFIG, WEIGHTS, VOCAB, MERGES, TOKENIZER, TOKENIZER_CONFIG, GENERATION_CONFIG, CARD}
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Pretrained:
     model: GPT
     tokenizer: tiktoken.Encoding
     prompt: str | None  # the template that it was tuned with, as text; None: the folder names none
+    chat_template: str | None  # the same for programs that know only messages, as text
     base: str | None  # what it was tuned from, as its config.json says
     source: str  # the folder, or the hub's repository
     revision: str | None  # commit of the repository; None for a folder
@@ -77,6 +79,7 @@ def load_pretrained(
         model=weights.load(files, config, dtype, torch.device(device)),
         tokenizer=tokenizer,
         prompt=_text(tokenizer_config, "sft_prompt", folder / TOKENIZER_CONFIG),
+        chat_template=_text(tokenizer_config, "chat_template", folder / TOKENIZER_CONFIG),
         base=_text(raw, "_name_or_path", folder / CONFIG) or None,
         source=source,
         revision=revision,
@@ -91,15 +94,17 @@ def save_pretrained(
     prompt: str | None = None,
     base: str | None = None,
     dtype: torch.dtype | None = None,
+    chat_template: str | None = None,
 ) -> None:
     """Write a folder that `load_pretrained`, and transformers' AutoModelForCausalLM and AutoTokenizer, load.
 
-    The folder appears whole or not at all; a checkpoint that stood there is replaced.
+    The folder appears whole or not at all; a checkpoint that stood there is replaced, but for its README.md.
 
     Args:
         prompt: the template that the model was tuned with, as text.
         base: what it was tuned from.
         dtype: of the file; None: the model's.
+        chat_template: the prompt as transformers' chat templates are.
 
     Raises:
         InputError: the folder holds something else, or cannot be written.
@@ -114,15 +119,16 @@ def save_pretrained(
         weights.save(model, beside / WEIGHTS, dtype)
         save_tokenizer(tokenizer, beside)
         _write_json(beside / CONFIG, config | ({"_name_or_path": base} if base else {}))
-        _write_json(beside / TOKENIZER_CONFIG, _tokenizer_config(model.config.n_positions, prompt))
+        _write_json(beside / TOKENIZER_CONFIG, _tokenizer_config(model.config.n_positions, prompt, chat_template))
         _write_json(beside / GENERATION_CONFIG, {"bos_token_id": end, "eos_token_id": end})
         shutil.copymode(beside / CONFIG, beside / WEIGHTS)  # safetensors lets only the owner read it
 
 
-def _tokenizer_config(context: int, prompt: str | None) -> dict[str, Any]:
+def _tokenizer_config(context: int, prompt: str | None, chat_template: str | None) -> dict[str, Any]:
     names = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END)
     known = {"tokenizer_class": "GPT2Tokenizer", "model_max_length": context, "add_prefix_space": False}
-    return names | known | ({} if prompt is None else {"sft_prompt": prompt})
+    texts = {"sft_prompt": prompt, "chat_template": chat_template}
+    return names | known | {key: text for key, text in texts.items() if text is not None}
 
 
 # Reading
@@ -201,6 +207,8 @@ def _written_beside(folder: Path) -> Iterator[Path]:
         _check_replaceable(folder)
         beside.mkdir(parents=True)
         yield beside
+        if (folder / CARD).exists():
+            shutil.copy(folder / CARD, beside / CARD)
         for path in beside.iterdir():
             _fsync(path)
         _replace(folder, beside)
