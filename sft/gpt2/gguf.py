@@ -1,6 +1,6 @@
 """GPT-2 as a GGUF file, which llama.cpp and the programs around it (Ollama, LM Studio) run.
 
-The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The names of tensors and keys for each architecture
+The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. An architecture's names of tensors and keys
 come from llama.cpp's own package `gguf`. Matrices are (out, in), as the model's own; the head is the embedding, which
 llama.cpp takes where the file has no `output.weight`.
 """

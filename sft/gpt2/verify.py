@@ -16,7 +16,8 @@ TOLERANCE = {"f32": 1e-4, "f16": 0.01, "bf16": 0.05, "q8_0": 0.05}
 @torch.no_grad()
 def logits(model: GPT, tokens: Sequence[int]) -> Tensor:
     """What comes after each token, (T, V) in fp32."""
-    return model.eval()(torch.tensor([tokens]))[0].float()
+    result: Tensor = model.eval()(torch.tensor([tokens]))[0].float()
+    return result
 
 
 def check_same(expected: Tensor, found: Tensor, dtype: str, where: object) -> float:
