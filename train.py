@@ -45,6 +45,7 @@ def fit(config: TrainConfig, folder: Path) -> None:
     from sft.data.datamodule import InstructionData
     from sft.data.dataset import load_splits, split_rows
     from sft.data.overview import example_text, overview, overview_text
+    from sft.data.prompt import chat_template
     from sft.data.sources import load_source
     from sft.gpt2.checkpoint import load_pretrained, save_pretrained
     from sft.gpt2.device import keep_freed_memory, pick_device, pick_precision
@@ -94,7 +95,8 @@ def fit(config: TrainConfig, folder: Path) -> None:
         base.model.compile_layers()
 
     def save_model() -> None:
-        save_pretrained(base.model, folder / "model", base.tokenizer, prompt=template or None, base=base.source)
+        chat = chat_template(template) if template else None
+        save_pretrained(base.model, folder / "model", base.tokenizer, template or None, base.source, chat_template=chat)
 
     metrics = Metrics(config.eval, MetricsFile(folder / "metrics.csv"))
     gate = SanityGate(config.eval.batches, config.model.allow_untrained)
@@ -183,7 +185,8 @@ def make_trainer(
 
 
 def summarise_run(config: TrainConfig, folder: Path, metrics: Metrics, facts: dict[str, Any]) -> None:
-    """Write the curves and `summary.json`, and say on the terminal what came of the run."""
+    """Write the curves, `summary.json` and the model's card, and say on the terminal what came of the run."""
+    from sft.card import write_card
     from sft.files import write_json
     from sft.training.summary import plot_losses, summarise, table
 
@@ -191,6 +194,7 @@ def summarise_run(config: TrainConfig, folder: Path, metrics: Metrics, facts: di
     summary |= {"seed": config.seed, "versions": versions(), "config": dataclasses.asdict(config)}
     plot_losses(metrics.file.rows, folder)
     write_json(folder / "summary.json", summary)
+    write_card(folder)
     where = os.path.relpath(folder)
     log = logging.getLogger("sft")
     log.info(f"\n{table(summary)}\n\nAll of it is in {where}. Next: python evaluate.py run={where}")
