@@ -139,8 +139,8 @@ def measure(
 
 
 def present(folder: Path, run: Path | None, rows: list[dict[str, Any]], summary: dict[str, Any]) -> None:
-    """Write the evaluation's files and the main numbers on the terminal. Of a run, the curves stand in them too, and the
-    scores in its model's card.
+    """Write the evaluation's files, with the curves of the run if there was one, and the main numbers on the terminal;
+    the run's model card gets them too.
 
     Raises:
         InputError: a file cannot be written; or a judge was asked and judged nothing.
