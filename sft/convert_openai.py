@@ -119,35 +119,36 @@ def read_model(release: Path, config: GPTConfig) -> GPT:
 
     from sft.gpt2.model import GPT
 
-    reader = _open(release)
-    stored: dict[str, list[int]] = reader.get_variable_to_shape_map()
     with torch.device("meta"):
         model = GPT(config)
+    expected = {variable_of(name): name for name in model.state_dict()}
+    stored = read_variables(release)
+    if missing := sorted(expected.keys() - stored.keys()):
+        raise InputError(f"{release}: the checkpoint has no variable {missing[0]!r}, which hparams.json asks for")
+    if extra := sorted(stored.keys() - expected.keys()):
+        raise InputError(f"{release}: variable {extra[0]!r} of the checkpoint is not part of a GPT-2")
     state = {}
-    for name, parameter in model.state_dict().items():
-        variable = variable_of(name)
-        if variable not in stored:
-            raise InputError(f"{release}: the checkpoint has no variable {variable!r}, which hparams.json asks for")
-        tensor = turned(name, torch.from_numpy(reader.get_tensor(variable)).float())
-        if tensor.shape != parameter.shape:
-            shapes = f"expected {tuple(parameter.shape)}, found {tuple(tensor.shape)}"
+    for variable, name in expected.items():
+        tensor, shape = turned(torch.from_numpy(stored[variable]).float()), model.get_parameter(name).shape
+        if tensor.shape != shape:
+            shapes = f"expected {tuple(shape)}, found {tuple(tensor.shape)}"
             raise InputError(f"{release}: variable {variable!r}, by hparams.json: {shapes}")
         state[name] = tensor.contiguous()
-    if extra := sorted(stored.keys() - set(map(variable_of, state))):
-        raise InputError(f"{release}: variable {extra[0]!r} of the checkpoint is not part of a GPT-2")
     model.load_state_dict(state, assign=True)
     return model
 
 
-def _open(release: Path) -> Any:
+def read_variables(release: Path) -> dict[str, Any]:
+    """The checkpoint's arrays by their names."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow would tell of the machine it runs on
     try:
         import tensorflow
     except ImportError as error:
-        raise InputError("TensorFlow is not installed, which reads the release: pip install .[openai]") from error
+        raise InputError("TensorFlow, which reads the release, is not installed: pip install .[openai]") from error
     try:
-        return tensorflow.train.load_checkpoint(str(release / "model.ckpt"))
-    except (tensorflow.errors.OpError, ValueError, RuntimeError) as error:
+        reader = tensorflow.train.load_checkpoint(str(release / "model.ckpt"))
+        return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    except (tensorflow.errors.OpError, IndexError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{release}/model.ckpt: TensorFlow cannot read it ({reason}); get the files again") from error
 
@@ -162,7 +163,7 @@ def variable_of(name: str) -> str:
     return f"model/{module.replace('.', '/')}/{'b' if kind == 'bias' else scale}"
 
 
-def turned(name: str, values: Tensor) -> Tensor:
+def turned(values: Tensor) -> Tensor:
     """A linear layer's matrix is stored as a convolution of width 1, (1, in, out); ours is (out, in)."""
     return values[0].t() if values.dim() == 3 else values
 

@@ -1,5 +1,5 @@
-"""A checkpoint that TensorFlow wrote, in the layout of OpenAI's release; outside the ordinary tests, because TensorFlow is
-large: `make test-openai`."""
+"""A checkpoint that TensorFlow wrote, in the layout of OpenAI's release; outside the ordinary tests, because TensorFlow
+is large: `make test-openai`."""
 
 import json
 import re
