@@ -129,7 +129,7 @@ def read_model(release: Path, config: GPTConfig) -> GPT:
         raise InputError(f"{release}: variable {extra[0]!r} of the checkpoint is not part of a GPT-2")
     state = {}
     for variable, name in expected.items():
-        tensor, shape = turned(torch.from_numpy(stored[variable]).float()), model.get_parameter(name).shape
+        tensor, shape = turned(torch.from_numpy(stored.pop(variable)).float()), model.get_parameter(name).shape
         if tensor.shape != shape:
             shapes = f"expected {tuple(shape)}, found {tuple(tensor.shape)}"
             raise InputError(f"{release}: variable {variable!r}, by hparams.json: {shapes}")

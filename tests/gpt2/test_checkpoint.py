@@ -347,6 +347,24 @@ def test_what_is_loaded_and_saved_is_the_same_again(checkpoint, tmp_path):
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
 
 
+def test_a_chat_template_goes_in_and_out(checkpoint, tmp_path):
+    loaded = load_pretrained(checkpoint)
+    assert loaded.chat_template is None
+    save_pretrained(loaded.model, tmp_path / "out", loaded.tokenizer, chat_template="{{ messages }}")
+    assert load_pretrained(tmp_path / "out").chat_template == "{{ messages }}"
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == "{{ messages }}"
+
+
+def test_a_model_card_stays_when_better_weights_come(folder):
+    (folder / "README.md").write_text("the card")
+    loaded = load_pretrained(folder)
+    with torch.no_grad():
+        loaded.model.wpe.weight.zero_()
+    save_pretrained(loaded.model, folder, loaded.tokenizer)
+    assert (folder / "README.md").read_text() == "the card"
+    assert not load_pretrained(folder).model.wpe.weight.any()
+
+
 def test_a_smaller_type_on_disk(checkpoint, tmp_path):
     loaded = load_pretrained(checkpoint)
     save_pretrained(loaded.model, tmp_path / "half", loaded.tokenizer, dtype=torch.float16)
