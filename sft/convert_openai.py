@@ -217,7 +217,7 @@ def fetch_rest(url: str, part: Path) -> None:
             size = int(response.headers.get("Content-Length", -1))
             bar = tqdm(total=have + size, initial=have, unit="B", unit_scale=True, desc=part.stem)
             with bar, part.open("ab" if have else "wb") as file:
-                for chunk in response.iter_content(1 << 20):
+                for chunk in response.iter_content(1 << 16):
                     bar.update(file.write(chunk))
                 file.flush()
                 os.fsync(file.fileno())

@@ -19,7 +19,7 @@ from sft.convert_openai import FILES, convert, download, fetch, variable_of
 from sft.gpt2 import hub
 from sft.gpt2.model import GPT, GPTConfig
 
-CONTENT = bytes(range(256)) * 40
+CONTENT = bytes(range(256)) * 4096  # 16 pieces of those that are written
 
 
 @dataclass
@@ -137,7 +137,7 @@ def test_a_part_that_is_too_long_is_begun_anew(store, tmp_path):
 
 
 def test_a_server_that_tells_no_size(store, tmp_path):
-    store.files["x"], store.sizes = CONTENT, False
+    store.files["x"], store.sizes, store.ranges = CONTENT, False, False
     with pytest.raises(InputError, match="the server does not tell the file's size"):
         fetch(f"{store.url}/x", tmp_path / "x")
 
