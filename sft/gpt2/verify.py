@@ -8,9 +8,9 @@ from torch import Tensor
 from sft.config import InputError
 from sft.gpt2.model import GPT
 
-# The largest distance from the original's logits, as a share of their spread. A tensor in the wrong place or turned the
-# wrong way gives about 1.
-TOLERANCE = {"f32": 1e-4, "f16": 0.01, "bf16": 0.05, "q8_0": 0.05}
+# The largest distance from the original's logits, as a share of their spread: some times what rounding gives in the
+# miniature. A tensor in the wrong place, or turned the wrong way, gives about 1.
+TOLERANCE = {"f32": 1e-4, "f16": 0.02, "bf16": 0.1, "q8_0": 0.1}
 
 
 @torch.no_grad()
@@ -26,8 +26,8 @@ def check_same(expected: Tensor, found: Tensor, dtype: str, where: object) -> fl
     Raises:
         InputError: it is more than that type's rounding explains.
     """
-    spread = (expected - expected.mean(-1, keepdim=True)).square().mean().sqrt()
-    distance = float((found - expected).square().mean().sqrt() / spread)
+    expected, found = (values - values.mean(-1, keepdim=True) for values in (expected, found))  # for softmax the same
+    distance = float((found - expected).square().mean().sqrt() / expected.square().mean().sqrt())
     if not distance <= TOLERANCE[dtype]:  # NaN is not
         raise InputError(
             f"{where}: read back, it is another model: its logits are {distance:.2g} of their spread away from the "
