@@ -39,7 +39,6 @@ def render(template: str, record: Record) -> str:
 
 _MARK = "\ue000"  # of the private use area, where no template has text
 _MESSAGE = "{% set instruction = (messages | selectattr('role', 'equalto', 'user') | list | last)['content'] %}"
-_DELIMITERS = ("block_begin", "block_end", "variable_begin", "variable_end")
 
 
 def around(template: str) -> tuple[str, str]:
@@ -90,14 +89,12 @@ def chat_template(template: str) -> str:
 
 
 def _tokens(template: str) -> Iterator[tuple[str, str]]:
-    """Jinja's tokens without its comments and without signs of what to strip, which is stripped already."""
+    """Jinja's tokens without its comments; white space that a template itself strips (`{%-`) is gone already."""
     raw = False
     try:
         for _, kind, text in SANDBOX.lex(template):
             if kind in ("raw_begin", "raw_end"):
                 raw = kind == "raw_begin"
-            elif kind in _DELIMITERS:
-                yield kind, text.strip().replace("-", " ").replace("+", " ")
             elif not kind.startswith("comment"):
                 yield "raw" if raw else kind, text
     except TemplateError as error:
