@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help train evaluate test test-browser test-tracking screenshot lint bench bench-lora nano clean
+.PHONY: help train evaluate test test-browser test-tracking test-gguf test-openai screenshot lint bench bench-lora nano clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -22,6 +22,12 @@ test-browser: .venv/browser  ## the report in a browser: wants the system's chro
 
 test-tracking: .venv/tracking  ## logger=wandb and logger=mlflow with the packages themselves
 	$(BIN)/python -m pytest tests/tracking $(ARGS)
+
+test-gguf: .venv/gguf  ## exported models in llama.cpp, which is compiled first, for some minutes
+	$(BIN)/python -m pytest tests/gguf $(ARGS)
+
+test-openai: .venv/openai  ## the import of a checkpoint that TensorFlow wrote
+	$(BIN)/python -m pytest tests/openai $(ARGS)
 
 screenshot: .venv/browser  ## .github/report.png: the newest run's report in the system's chromium
 	$(BIN)/python -m tests.browser.screenshot outputs/latest/evaluation/report.html .github/report.png
@@ -58,4 +64,12 @@ clean:  ## remove what was made here, but not outputs/
 
 .venv/tracking: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable .[mlflow,wandb]
+	touch $@
+
+.venv/gguf: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable .[gguf]
+	touch $@
+
+.venv/openai: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable .[openai]
 	touch $@

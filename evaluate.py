@@ -139,11 +139,13 @@ def measure(
 
 
 def present(folder: Path, run: Path | None, rows: list[dict[str, Any]], summary: dict[str, Any]) -> None:
-    """Write the evaluation's files, with the curves of the run if there was one, and the main numbers on the terminal.
+    """Write the evaluation's files, with the curves of the run if there was one, and the main numbers on the terminal;
+    the run's model card gets them too.
 
     Raises:
         InputError: a file cannot be written; or a judge was asked and judged nothing.
     """
+    from sft.card import write_card
     from sft.evaluation.judgement import check_judged
     from sft.evaluation.report import write_report
     from sft.evaluation.results import examples_text, responses
@@ -156,6 +158,8 @@ def present(folder: Path, run: Path | None, rows: list[dict[str, Any]], summary:
     metrics = read_numbers(run / "metrics.csv") if run and (run / "metrics.csv").exists() else None
     past = json.loads((run / "summary.json").read_text(encoding="utf-8")) if run else None
     write_report(folder, summary, rows, past, metrics)
+    if run:
+        write_card(run)
     logging.getLogger("sft").info(
         f"\n{examples_text(rows)}\n\n{table(summary)}\n\nto look at: {folder / 'report.html'}\n"
         f"all answers: {folder / 'responses.json'}\nall numbers: {folder / 'summary.json'}"

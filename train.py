@@ -71,6 +71,7 @@ def fit(config: TrainConfig, folder: Path) -> None:
     from sft.data.datamodule import InstructionData
     from sft.data.dataset import load_splits, split_rows
     from sft.data.overview import example_text, overview, overview_text
+    from sft.data.prompt import chat_template
     from sft.data.sources import load_source
     from sft.gpt2.checkpoint import load_pretrained, merge_adapter, save_adapter, save_pretrained
     from sft.gpt2.device import DTYPES, keep_freed_memory, pick_device, pick_precision
@@ -133,11 +134,13 @@ def fit(config: TrainConfig, folder: Path) -> None:
         base.model.compile_layers()
 
     def save_model() -> None:
+        chat = chat_template(template) if template else None
         if lora:
-            save_adapter(base, lora, folder / "adapter", prompt=template or None)
+            save_adapter(base, lora, folder / "adapter", template or None, chat)
             merge_adapter(folder / "adapter", folder / "model")
         else:
-            save_pretrained(base.model, folder / "model", base.tokenizer, prompt=template or None, base=base.source)
+            whole = (base.model, folder / "model", base.tokenizer)
+            save_pretrained(*whole, prompt=template or None, chat_template=chat, base=base.source)
 
     metrics = Metrics(config.eval, MetricsFile(folder / "metrics.csv"))
     gate = SanityGate(config.eval.batches, config.model.allow_untrained)
@@ -213,7 +216,8 @@ def evaluate_run(config: TrainConfig, folder: Path) -> None:
 
 
 def summarise_run(config: TrainConfig, folder: Path, metrics: Metrics, facts: dict[str, Any]) -> None:
-    """Write the curves and `summary.json`, and say on the terminal what came of the run."""
+    """Write the curves, `summary.json` and the model's card, and say on the terminal what came of the run."""
+    from sft.card import write_card
     from sft.files import write_json
     from sft.training.summary import plot_losses, summarise, table
 
@@ -221,6 +225,7 @@ def summarise_run(config: TrainConfig, folder: Path, metrics: Metrics, facts: di
     summary |= {"seed": config.seed, "versions": versions(), "config": dataclasses.asdict(config)}
     plot_losses(metrics.file.rows, folder)
     write_json(folder / "summary.json", summary)
+    write_card(folder)
     where = os.path.relpath(folder)
     log = logging.getLogger("sft")
     log.info(f"\n{table(summary)}\n\nAll of it is in {where}. Next: python evaluate.py run={where}")

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sft.gpt2.checkpoint import load_pretrained, merge_adapter, save_pretrained
     from sft.gpt2.generate import generate
-    from sft.notebook import answer, evaluate, finetune
+    from sft.notebook import answer, evaluate, finetune, save
 
-__all__ = ["answer", "evaluate", "finetune", "generate", "load_pretrained", "merge_adapter", "save_pretrained"]
+__all__ = ["answer", "evaluate", "finetune", "generate", "load_pretrained", "merge_adapter", "save", "save_pretrained"]
 
 
 def __getattr__(name: str) -> Any:  # PEP 562: torch is imported when a name is used, not by `import sft`

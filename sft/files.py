@@ -5,10 +5,12 @@ import json
 import logging
 import math
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
+from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
@@ -44,6 +46,67 @@ def replaced(path: Path) -> Iterator[IO[bytes]]:
         except BaseException:
             fresh.unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def replaced_folder(folder: Path, files: set[str], kept: str) -> Iterator[Path]:
+    """A new folder to write into, which takes the place of `folder` once it is whole and on the disk, or vanishes.
+
+    Args:
+        files: what `folder` may hold and lose.
+        kept: one of them that the new folder takes over.
+
+    Raises:
+        InputError: `folder` holds something else, or is none, or cannot be written.
+    """
+    folder = folder.expanduser().resolve()
+    beside = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}")
+    with writing(folder):
+        try:
+            _check_replaceable(folder, files)
+            beside.mkdir(parents=True)
+            yield beside
+            if (folder / kept).exists():
+                shutil.copy(folder / kept, beside / kept)
+            for path in beside.iterdir():
+                _fsync(path)
+            _replace(folder, beside)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def _check_replaceable(folder: Path, files: set[str]) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; expected a folder for the checkpoint")
+    other = sorted({path.name for path in folder.iterdir()} - files) if folder.exists() else []
+    if other:
+        raise InputError(
+            f"{folder}: holds other files ({', '.join(other[:4])}), which would be lost; give a new folder"
+        )
+
+
+def _replace(folder: Path, beside: Path) -> None:
+    """Put `beside` in the place of `folder`. A folder cannot be renamed onto another: the old one steps aside."""
+    aside = folder.with_name(f"{beside.name}.old")
+    if folder.exists():
+        folder.rename(aside)
+    try:
+        beside.rename(folder)
+    except OSError:
+        if aside.exists():
+            aside.rename(folder)
+        raise
+    _fsync(folder.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _fsync(path: Path) -> None:
+    """Have a file, or a folder's list of names, on the disk and not only in memory."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager

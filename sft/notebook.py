@@ -1,9 +1,10 @@
 """The same parts for a notebook: train on a list of dicts, ask, measure. A record is a dict as in the data files.
 
-Nothing is written; `save_pretrained` keeps a model. Checkpoints, metrics and several devices are train.py's.
+Nothing is written but by `save`. Checkpoints, metrics and several devices are train.py's.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -11,13 +12,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from sft.config import PROMPTS, DataConfig, TrainConfig
 from sft.data.datamodule import InstructionData
 from sft.data.dataset import encode_splits
-from sft.data.prompt import render
+from sft.data.prompt import chat_template, render
 from sft.data.records import Record, checked_record
 from sft.evaluation.aggregate import numbers
 from sft.evaluation.answers import Answer
 from sft.evaluation.exam import examine, prepare
 from sft.evaluation.results import rows_of
-from sft.gpt2.checkpoint import Pretrained
+from sft.gpt2.checkpoint import Pretrained, save_pretrained
 from sft.gpt2.device import pick_device, pick_precision
 from sft.gpt2.generate import Sampling, complete, row_seeds
 from sft.gpt2.tokenizer import decode
@@ -60,8 +61,14 @@ def finetune(
     losses = StepLosses()
     trainer = make_trainer(config, 1, device, pick_precision(precision, device), [Progress(), losses], logger=False)
     trainer.fit(module.train(), data)
-    gpt2.prompt = template or None
+    gpt2.prompt, gpt2.base = template or None, gpt2.source
     return losses.taken
+
+
+def save(gpt2: Pretrained, folder: str | Path) -> None:
+    """Keep a model with its prompt; the folder is as a run's `model/`, and errors are those of `save_pretrained`."""
+    chat = chat_template(gpt2.prompt) if gpt2.prompt else None
+    save_pretrained(gpt2.model, folder, gpt2.tokenizer, gpt2.prompt, gpt2.base, chat_template=chat)
 
 
 def answer(

@@ -19,7 +19,17 @@ ROOMS = {  # a room, and those below it
     "sft.evaluation": {"sft.gpt2", "sft.data"},
     "sft.assets": {"sft.gpt2", "sft.data"},
 }
-LIGHT = ("train.py", "evaluate.py", "sft/cli.py", "sft/config.py", "sft/files.py", "sft/merge.py", "sft/__init__.py")
+LIGHT = (
+    "train.py",
+    "evaluate.py",
+    "sft/export.py",
+    "sft/convert_openai.py",
+    "sft/cli.py",
+    "sft/config.py",
+    "sft/files.py",
+    "sft/merge.py",
+    "sft/__init__.py",
+)
 
 
 def module(name: str) -> str:

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 MODELS = ("gpt2-nano", "gpt2-small", "gpt2-medium", "gpt2-large", "gpt2-xl")
 DATA = ("nano", "instructions", "alpaca", "json")
-EXPERIMENTS = ("book", "alpaca-1k", "alpaca-52k", "masked", "phi3", "nano-base")
+EXPERIMENTS = ("book", "alpaca-1k", "alpaca-52k", "masked", "phi3", "lora", "nano-base")
 
 
 @pytest.fixture(autouse=True)

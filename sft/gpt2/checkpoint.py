@@ -1,25 +1,25 @@
 """Checkpoints are Hugging Face folders: a model's architecture, weights, tokenizer and prompt template.
 
-    config.json  model.safetensors  vocab.json  merges.txt  tokenizer_config.json  generation_config.json
+    config.json  model.safetensors  vocab.json  merges.txt  tokenizer.json  tokenizer_config.json
+    generation_config.json, and a README.md which whoever saves the model may put there
 
 `load_pretrained` reads one from a folder or from the hub, `save_pretrained` writes one that transformers reads too.
 """
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import tiktoken
 import torch
 from safetensors import SafetensorError
 
 from sft.config import InputError, LoraConfig
+from sft.files import replaced_folder
 from sft.gpt2 import hub, weights
 from sft.gpt2.adapter import AdapterConfig, read_adapter, read_adapter_config, write_adapter
 from sft.gpt2.hub import (
@@ -37,8 +37,9 @@ from sft.gpt2.model import GPT, GPTConfig
 from sft.gpt2.tokenizer import END, load_tokenizer, save_tokenizer
 
 EMBEDDED = {"gpt2-nano": Path(__file__).parent.parent / "assets" / "gpt2-nano"}
-GENERATION_CONFIG = "generation_config.json"
-WRITTEN = {CONFIG, WEIGHTS, VOCAB, MERGES, TOKENIZER_CONFIG, GENERATION_CONFIG, ADAPTER_CONFIG, ADAPTER_WEIGHTS}
+GENERATION_CONFIG, TOKENIZER, CARD = "generation_config.json", "tokenizer.json", "README.md"
+WRITTEN = {CONFIG, WEIGHTS, VOCAB, MERGES, TOKENIZER, TOKENIZER_CONFIG, GENERATION_CONFIG, CARD}
+WRITTEN |= {ADAPTER_CONFIG, ADAPTER_WEIGHTS}
 
 
 @dataclass
@@ -48,6 +49,7 @@ class Pretrained:
     model: GPT
     tokenizer: tiktoken.Encoding
     prompt: str | None  # the template that it was tuned with, as text; None: the folder names none
+    chat_template: str | None  # the same for programs that know only messages, as text
     base: str | None  # what it was tuned from, as its config.json or adapter_config.json says
     source: str  # the folder, or the hub's repository
     revision: str | None  # commit of the repository; None for a folder
@@ -90,10 +92,12 @@ def load_pretrained(
     sha256 = weights.sha256(files)
     adapter = read_adapter(tuned, config, sha256) if tuned else None
     read = weights.reader(files, config, adapter.added if adapter else None)
+    told = _read_tokenizer_config(folder) or _read_tokenizer_config(home)
     return Pretrained(
         model=weights.load(config, read, dtype, torch.device(device), linear_dtype),
         tokenizer=tokenizer,
-        prompt=_prompt(folder if (folder / TOKENIZER_CONFIG).exists() else home),
+        prompt=_text(told, "sft_prompt", home / TOKENIZER_CONFIG),
+        chat_template=_text(told, "chat_template", home / TOKENIZER_CONFIG),
         base=base or _text(raw, "_name_or_path", home / CONFIG) or None,
         source=source,
         revision=revision,
@@ -110,16 +114,18 @@ def save_pretrained(
     prompt: str | None = None,
     base: str | None = None,
     dtype: torch.dtype | None = None,
+    chat_template: str | None = None,
     read: weights.Read | None = None,
 ) -> None:
     """Write a folder that `load_pretrained`, and transformers' AutoModelForCausalLM and AutoTokenizer, load.
 
-    The folder appears whole or not at all; a checkpoint that stood there is replaced.
+    The folder appears whole or not at all; a checkpoint that stood there is replaced, but for its README.md.
 
     Args:
         prompt: the template that the model was tuned with, as text.
         base: what it was tuned from.
         dtype: of the file; None: the model's.
+        chat_template: the prompt as transformers' chat templates are.
         read: gives the model's tensors, by name, where the model is on the meta device and has none.
 
     Raises:
@@ -133,23 +139,29 @@ def save_pretrained(
     dtype = dtype or model.wte.weight.dtype
     end = tokenizer.eot_token
     config = replace(model.config, eos_token_id=end).to_hf() | {"dtype": str(dtype).removeprefix("torch.")}
-    with _written_beside(Path(folder)) as beside:
+    with _written(folder) as beside:
         weights.save(model, beside / WEIGHTS, dtype, read)
         save_tokenizer(tokenizer, beside)
         _write_json(beside / CONFIG, config | ({"_name_or_path": base} if base else {}))
-        _write_json(beside / TOKENIZER_CONFIG, _tokenizer_config(model.config.n_positions, prompt))
+        _write_json(beside / TOKENIZER_CONFIG, _tokenizer_config(model.config.n_positions, prompt, chat_template))
         _write_json(beside / GENERATION_CONFIG, {"bos_token_id": end, "eos_token_id": end})
 
 
-def save_adapter(tuned: Pretrained, config: LoraConfig, folder: str | Path, prompt: str | None = None) -> None:
+def save_adapter(
+    tuned: Pretrained,
+    config: LoraConfig,
+    folder: str | Path,
+    prompt: str | None = None,
+    chat_template: str | None = None,
+) -> None:
     """Write the adapters that `add_lora` gave a loaded model, as a folder that `load_pretrained` and PEFT load.
 
     Args and errors are those of `save_pretrained`.
     """
-    with _written_beside(Path(folder)) as beside:
+    with _written(folder) as beside:
         write_adapter(tuned.model, config, beside, tuned.source, tuned.revision, tuned.sha256)
         save_tokenizer(tuned.tokenizer, beside)
-        _write_json(beside / TOKENIZER_CONFIG, _tokenizer_config(tuned.model.config.n_positions, prompt))
+        _write_json(beside / TOKENIZER_CONFIG, _tokenizer_config(tuned.model.config.n_positions, prompt, chat_template))
 
 
 def merge_adapter(adapter: str | Path, folder: str | Path) -> None:
@@ -160,13 +172,15 @@ def merge_adapter(adapter: str | Path, folder: str | Path) -> None:
         InputError: what `load_pretrained` and `save_pretrained` raise.
     """
     merged = load_pretrained(adapter, device="meta")
-    save_pretrained(merged.model, folder, merged.tokenizer, merged.prompt, merged.base, read=merged.read)
+    whole, chat = (merged.model, folder, merged.tokenizer), merged.chat_template
+    save_pretrained(*whole, merged.prompt, merged.base, chat_template=chat, read=merged.read)
 
 
-def _tokenizer_config(context: int, prompt: str | None) -> dict[str, Any]:
+def _tokenizer_config(context: int, prompt: str | None, chat_template: str | None) -> dict[str, Any]:
     names = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END)
     known = {"tokenizer_class": "GPT2Tokenizer", "model_max_length": context, "add_prefix_space": False}
-    return names | known | ({} if prompt is None else {"sft_prompt": prompt})
+    texts = {"sft_prompt": prompt, "chat_template": chat_template}
+    return names | known | {key: text for key, text in texts.items() if text is not None}
 
 
 # Reading
@@ -239,9 +253,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _prompt(folder: Path) -> str | None:
+def _read_tokenizer_config(folder: Path) -> dict[str, Any]:
     path = folder / TOKENIZER_CONFIG
-    return _text(_read_json(path), "sft_prompt", path) if path.exists() else None
+    return _read_json(path) if path.exists() else {}
 
 
 def _text(found: dict[str, Any], key: str, path: Path) -> str | None:
@@ -259,53 +273,9 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _written_beside(folder: Path) -> Iterator[Path]:
-    """A new folder to write into, which takes the place of `folder` at the end, or vanishes if something fails."""
-    folder = folder.expanduser().resolve()
-    beside = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}")
+def _written(folder: str | Path) -> Iterator[Path]:
     try:
-        _check_replaceable(folder)
-        beside.mkdir(parents=True)
-        yield beside
-        for path in beside.iterdir():
-            _fsync(path)
-        _replace(folder, beside)
-    except (OSError, SafetensorError) as error:
+        with replaced_folder(Path(folder), WRITTEN, kept=CARD) as beside:
+            yield beside
+    except SafetensorError as error:
         raise InputError(f"{folder}: cannot be written ({error})") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def _check_replaceable(folder: Path) -> None:
-    """Raises InputError unless `folder` is absent, empty, or a checkpoint with nothing else in it."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file; expected a folder for the checkpoint")
-    other = sorted({path.name for path in folder.iterdir()} - WRITTEN) if folder.exists() else []
-    if other:
-        raise InputError(
-            f"{folder}: holds other files ({', '.join(other[:4])}), which would be lost; give a new folder"
-        )
-
-
-def _replace(folder: Path, beside: Path) -> None:
-    """Put `beside` in the place of `folder`. A folder cannot be renamed onto another: the old one steps aside."""
-    aside = folder.with_name(f"{beside.name}.old")
-    if folder.exists():
-        folder.rename(aside)
-    try:
-        beside.rename(folder)
-    except OSError:
-        if aside.exists():
-            aside.rename(folder)
-        raise
-    _fsync(folder.parent)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _fsync(path: Path) -> None:
-    """Have a file, or a folder's list of names, on the disk and not only in memory."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

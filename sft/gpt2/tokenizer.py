@@ -1,5 +1,7 @@
 """GPT-2's tokenizer: byte-level byte-pair encoding, read from and written to `vocab.json` and `merges.txt`.
 
+`tokenizer.json` is written beside them for transformers' tokenizers of today, and never read here.
+
 Text is cut into words by a pattern, and a word's bytes are joined, pair by pair, in the order in which training found
 the pairs (Sennrich et al., 2016; on bytes: Radford et al., 2019, 2.2). The two files spell bytes as printable letters.
 tiktoken needs no list of pairs: it joins the neighbours whose union has the lowest id, which is the same as long as
@@ -12,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import tiktoken
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from sft.config import InputError
 
@@ -53,14 +56,27 @@ def load_tokenizer(folder: Path) -> tiktoken.Encoding:
 
 
 def save_tokenizer(tokenizer: tiktoken.Encoding, folder: Path) -> None:
-    """Write `vocab.json` and `merges.txt`; for GPT-2's own tokenizer they are the released files, byte for byte."""
+    """Write `vocab.json` and `merges.txt`, which for GPT-2's own tokenizer are the released files, byte for byte; and
+    `tokenizer.json`, which says the same."""
+    vocab, merges = spelled(tokenizer)
+    lines = [f"{first} {second}\n" for first, second in merges]
+    (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(lines), encoding="utf-8", newline="\n")
+    whole = Tokenizer(models.BPE(vocab, merges))
+    whole.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    whole.decoder = decoders.ByteLevel()
+    whole.post_processor = processors.ByteLevel(trim_offsets=False)
+    whole.add_special_tokens([AddedToken(token, normalized=False) for token in tokenizer.special_tokens_set])
+    whole.save(str(folder / "tokenizer.json"))
+
+
+def spelled(tokenizer: tiktoken.Encoding) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """The tokens by id and the merges in their order, in the letters of GPT-2's files."""
     ranks, special = tokenizer._mergeable_ranks, tokenizer._special_tokens
     vocab = {_spell(token): id for token, id in ranks.items()} | special
-    vocab = dict(sorted(vocab.items(), key=lambda item: item[1]))
     pairs = (_last_pair(token, ranks) for token in sorted(ranks, key=ranks.__getitem__) if len(token) > 1)
-    merges = [f"{_spell(first)} {_spell(second)}\n" for first, second in pairs]
-    (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(merges), encoding="utf-8", newline="\n")
+    merges = [(_spell(first), _spell(second)) for first, second in pairs]
+    return dict(sorted(vocab.items(), key=lambda item: item[1])), merges
 
 
 def _bytes(token: str) -> bytes:

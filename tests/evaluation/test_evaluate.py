@@ -85,6 +85,9 @@ def test_a_run(run_folder: Path, data: Path, tmp_path: Path) -> None:
     assert summary["tuned"]["loss"] != summary["base"]["loss"]
     assert summary["exact_match_by_category"]["odd"]["records"] == 5
     assert (summary["records"], summary["device"], summary["precision"]) == (10, "cpu", "32-true")
+    card = (run_folder / "model" / "README.md").read_text()
+    assert f"| token F1 | {summary['base']['token_f1']:.3f} (" in card
+    assert "10 records of the test split" in card
 
     for word in ("Add 10 and 1.", "expected  11", "base", "tuned", "token f1", "perplexity", "evaluation/summary.json"):
         assert word in output

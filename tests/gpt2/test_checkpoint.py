@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sft import load_pretrained, save_pretrained
+from sft import files, load_pretrained, save_pretrained
 from sft.config import InputError
 from sft.gpt2 import checkpoint as checkpoints
 from sft.gpt2 import hub
@@ -347,6 +347,24 @@ def test_what_is_loaded_and_saved_is_the_same_again(checkpoint, tmp_path):
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
 
 
+def test_a_chat_template_goes_in_and_out(checkpoint, tmp_path):
+    loaded = load_pretrained(checkpoint)
+    assert loaded.chat_template is None
+    save_pretrained(loaded.model, tmp_path / "out", loaded.tokenizer, chat_template="{{ messages }}")
+    assert load_pretrained(tmp_path / "out").chat_template == "{{ messages }}"
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == "{{ messages }}"
+
+
+def test_a_model_card_stays_when_better_weights_come(folder):
+    (folder / "README.md").write_text("the card")
+    loaded = load_pretrained(folder)
+    with torch.no_grad():
+        loaded.model.wpe.weight.zero_()
+    save_pretrained(loaded.model, folder, loaded.tokenizer)
+    assert (folder / "README.md").read_text() == "the card"
+    assert not load_pretrained(folder).model.wpe.weight.any()
+
+
 def test_a_smaller_type_on_disk(checkpoint, tmp_path):
     loaded = load_pretrained(checkpoint)
     save_pretrained(loaded.model, tmp_path / "half", loaded.tokenizer, dtype=torch.float16)
@@ -379,15 +397,17 @@ def test_other_files_are_not_lost(folder):
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
-@pytest.mark.parametrize("failing", ["save_tokenizer", "_fsync", "_write_json"])
-def test_a_full_disk_leaves_the_old_checkpoint(folder, monkeypatch, failing):
+@pytest.mark.parametrize(
+    ("module", "failing"), [(checkpoints, "save_tokenizer"), (files, "_fsync"), (checkpoints, "_write_json")]
+)
+def test_a_full_disk_leaves_the_old_checkpoint(folder, monkeypatch, module, failing):
     def full(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     loaded = load_pretrained(folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr(checkpoints, failing, full)
-    with pytest.raises(InputError, match=r"tiny: cannot be written \(.*No space left on device\)"):
+    monkeypatch.setattr(module, failing, full)
+    with pytest.raises(InputError, match=r"tiny: cannot be written \(No space left on device\)"):
         save_pretrained(loaded.model, folder, loaded.tokenizer)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]

@@ -1,0 +1,174 @@
+"""A trained model as other programs take it: `python -m sft.export --help`."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sft.cli import command
+from sft.config import InputError
+
+if TYPE_CHECKING:
+    from sft.gpt2.checkpoint import Pretrained
+
+HF_FILES = ["*.json", "*.safetensors", "merges.txt", "README.md"]
+DTYPES = {"hf": ("f32", "f16", "bf16"), "gguf": ("f32", "f16", "bf16", "q8_0")}
+QUESTION = "Name the capital of France, and the days of the week."
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m sft.export",
+        description="Write a model as a Hugging Face folder or a GGUF file, read it back to see that it is the same, "
+        "and upload it if asked to.",
+        epilog="examples: python -m sft.export --format gguf --dtype q8_0    for llama.cpp and Ollama | "
+        "python -m sft.export outputs/latest --push you/your-model",
+    )
+    made.add_argument("run", nargs="?", default="outputs/latest", metavar="RUN", help="run or HF folder (%(default)s)")
+    made.add_argument("--format", choices=list(DTYPES), default="hf", help="Hugging Face folder, or GGUF file (hf)")
+    made.add_argument("--dtype", choices=DTYPES["gguf"], help="of the weights (hf: f32, gguf: f16)")
+    made.add_argument("--out", metavar="PATH", type=Path, help="what to write; default: RUN/model-DTYPE[.gguf]")
+    made.add_argument("--push", metavar="USER/NAME", help="upload it to this repository of the Hugging Face Hub")
+    return made
+
+
+def main() -> None:
+    """Read, write, verify, upload."""
+    given = parser().parse_args()
+    folder = find_model(given.run)
+    out: Path | None = given.out.expanduser() if given.out else None
+    if given.dtype and given.dtype not in DTYPES[given.format]:
+        raise InputError(f"--dtype: {given.dtype} is of GGUF alone; add --format gguf, or take f16")
+    if given.format == "gguf":
+        written, names = export_gguf(folder, given.dtype or "f16", out)
+    elif out or given.dtype:
+        written, names = export_hf(folder, given.dtype, out), HF_FILES
+    elif given.push:
+        written, names = folder, HF_FILES
+    else:
+        raise InputError(f"{folder}: is a Hugging Face folder already; give --dtype, --out, --push or --format gguf")
+    if given.push:
+        from sft.gpt2.upload import upload
+
+        print(f"uploaded: {upload(written, names, given.push)}")
+
+
+def find_model(run: str) -> Path:
+    """The model's folder of a run, or the folder itself.
+
+    Raises:
+        InputError: there is none.
+    """
+    folder = Path(run).expanduser()
+    found = folder / "model" if (folder / "model").is_dir() else folder
+    if not (found / "config.json").is_file():
+        raise InputError(f"{run}: neither a run with a model nor a Hugging Face folder; train first (python train.py)")
+    return found
+
+
+def export_hf(folder: Path, dtype: str | None, out: Path | None) -> Path:
+    """Write the model of a folder as another Hugging Face folder.
+
+    Raises:
+        InputError: it cannot be read or written, or is another model when it is read back.
+    """
+    import torch
+
+    from sft.gpt2.checkpoint import CARD, load_pretrained, save_pretrained
+    from sft.gpt2.verify import check_same, logits
+
+    source = load_pretrained(folder)
+    expected = logits(source.model, tokens_of(source))
+    types = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+    dtype = dtype or "f32"
+    out = out or folder.with_name(f"{folder.name}-{dtype}")
+    if out.resolve() == folder.resolve():
+        raise InputError(f"--out: {out} is the model to be exported; give another folder")
+    save_pretrained(source.model, out, source.tokenizer, source.prompt, source.base, types[dtype], source.chat_template)
+    try:
+        distance = check_same(expected, logits(load_pretrained(out).model, tokens_of(source)), dtype, out)
+    except InputError:
+        shutil.rmtree(out)
+        raise
+    if (folder / CARD).exists():
+        shutil.copy(folder / CARD, out / CARD)
+    tell(out, distance)
+    return out
+
+
+def export_gguf(folder: Path, dtype: str, out: Path | None) -> tuple[Path, list[str]]:
+    """Write the model of a folder as a GGUF file, and beside it a Modelfile, from which Ollama makes its own.
+
+    Returns:
+        The folder of both, and their names.
+
+    Raises:
+        InputError: as `export_hf`.
+    """
+    from sft.files import make_folder, replaced, write_text
+    from sft.gpt2.checkpoint import load_pretrained
+    from sft.gpt2.gguf import read_gguf, write_gguf
+    from sft.gpt2.verify import check_same, logits
+
+    source = load_pretrained(folder)
+    expected = logits(source.model, tokens_of(source))
+    out = out or folder.with_name(f"{folder.name}-{dtype}.gguf")
+    recipe = out.with_suffix(".Modelfile")
+    text = modelfile(source.prompt, out.name, source.model.config.n_positions)
+    make_folder(out.parent)
+    with replaced(out) as file:
+        part = Path(file.name)
+        write_gguf(source.model, source.tokenizer, part, dtype, title(folder), source.chat_template)
+        found = logits(read_gguf(part, source.model.config), tokens_of(source))
+        distance = check_same(expected, found, dtype, out)
+    write_text(recipe, text)
+    tell(out, distance)
+    print(f"for Ollama: ollama create NAME -f {recipe}")
+    return out.parent, [out.name, recipe.name]
+
+
+def modelfile(template: str | None, model: str, context: int) -> str:
+    """Ollama's recipe for a model (ollama.com, "Modelfile reference"); its templates are Go's, around `.Prompt`.
+
+    Args:
+        template: None: the model goes on with plain text.
+        model: the file that holds it.
+        context: the most tokens that it reads.
+    """
+    from sft.data.prompt import around
+
+    before, after = (_in_go(text) for text in (around(template) if template else ("", "")))
+    return (
+        f'FROM ./{model}\nTEMPLATE """{before}{{{{ .Prompt }}}}{after}"""\n'
+        f'PARAMETER stop "<|endoftext|>"\nPARAMETER num_ctx {context}\nPARAMETER temperature 0\n'
+    )
+
+
+def _in_go(text: str) -> str:
+    """Text that Go's templates and a Modelfile's quotes leave as it is."""
+    return text.replace("{{", '{{ "{{" }}').replace('"""', '{{ "\\"\\"\\"" }}')
+
+
+def tokens_of(source: Pretrained) -> list[int]:
+    """The prompt by which a model is compared with its copy."""
+    from sft.data.prompt import render
+    from sft.data.records import Record
+
+    text = render(source.prompt, Record(QUESTION, "", "")) if source.prompt else QUESTION
+    return source.tokenizer.encode_ordinary(text)[: source.model.config.n_positions]
+
+
+def title(folder: Path) -> str:
+    """A name for the model: its run's, or its folder's."""
+    whole = folder.resolve()
+    return whole.parent.name if whole.name == "model" else whole.name
+
+
+def tell(out: Path, distance: float) -> None:
+    print(f"{out}: written and read back; its logits are within {distance:.1e} of their spread of the original's")
+
+
+if __name__ == "__main__":
+    command(main)

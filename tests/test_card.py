@@ -1,0 +1,155 @@
+"""The model card says what the run and its evaluation found, and is none of other weights."""
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sft.card import card_text, write_card
+from sft.config import PROMPTS
+from sft.gpt2 import hub
+
+SUMMARY = {
+    "status": "finished",
+    "steps": 1346,
+    "epochs": 2.0,
+    "tokens_seen": 142532,
+    "seconds": 22.4,
+    "losses": {"train/eval_loss": {"first": 2.4711, "last": 0.0444}, "val/loss": {"first": 2.2, "last": None}},
+    "best_validation_loss": 0.0803,
+    "device": "cpu",
+    "precision": "bf16-mixed",
+    "data": {
+        "path": "/home/me/secret/mine.json",
+        "sha256": "ab" * 32,
+        "splits": {"train": {"records": 935}, "test": {"records": 110}, "validation": {"records": 55}},
+    },
+    "checkpoint": {"source": "openai-community/gpt2", "revision": "607a30d7", "sha256": "cd" * 32},
+    "seed": 123,
+    "versions": {"torch": "2.13.0", "sft": "0.1.0"},
+    "config": {
+        "data": {"source": "json", "prompt": "alpaca", "mask_prompt": True},
+        "optim": {"lr": 5e-5, "schedule": "constant", "weight_decay": 0.1},
+        "batch_size": 8,
+        "accumulate": 4,
+        "devices": 2,
+    },
+}
+EVALUATION = {
+    "records": 110,
+    "split": "test",
+    "decoding": {"temperature": 0.0},
+    "judge": None,
+    "tuned": {
+        "exact_match": 0.809,
+        "token_f1": 0.9,
+        "rouge_l": 0.9,
+        "chrf": 0.9,
+        "loss": 0.1012,
+        "intervals": {"exact_match": [0.741, 0.862]},
+        "sha256": "",
+    },
+    "base": None,
+}
+
+
+def changed(**config) -> dict:
+    summary = copy.deepcopy(SUMMARY)
+    summary["config"]["data"] |= config
+    return summary
+
+
+def header(text: str) -> dict:
+    return yaml.safe_load(text.split("---\n")[1])
+
+
+def test_the_header_is_the_hubs() -> None:
+    assert header(card_text("mine", SUMMARY, {}, 1024)) == {
+        "base_model": "openai-community/gpt2",
+        "language": "en",
+        "library_name": "transformers",
+        "license": "mit",
+        "pipeline_tag": "text-generation",
+        "tags": ["gpt2", "instruction-tuning", "sft"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("base", "source", "licence", "named"),
+    [
+        ("gpt2-nano", "nano", "apache-2.0", None),
+        ("openai-community/gpt2-xl", "alpaca", "cc-by-nc-4.0", "openai-community/gpt2-xl"),
+        ("/home/me/base", "json", None, None),
+        ("someone/else", "json", None, "someone/else"),
+    ],
+)
+def test_licence_and_base(base: str, source: str, licence: str | None, named: str | None) -> None:
+    summary = changed(source=source)
+    summary["checkpoint"]["source"] = base
+    found = header(card_text("mine", summary, {}, 1024))
+    assert (found.get("license"), found.get("base_model")) == (licence, named)
+
+
+def test_data_recipe_and_losses() -> None:
+    text = card_text("mine", SUMMARY, {}, 1024)
+    for part in (
+        "# mine\n",
+        "mine.json (sha256 `abab",
+        "cut into 935 records for train, 110 records for test, 55 records for validation.",
+        f"~~~text\n{PROMPTS['alpaca']}\n~~~",
+        "| optimizer | AdamW, learning rate 5e-05 (constant), weight decay 0.1 |",
+        "| batch | 64 records |",
+        "| length | 2 epochs, 1,346 steps, 142,532 tokens, 22 s on cpu |",
+        "| loss over | the answer |",
+        "| training | 2.471 | 0.044 |",
+        "| validation | 2.200 |  |",
+        "| whole validation split, the weights kept | | 0.080 |",
+        "These weights were not evaluated.",
+        "at most 1024 tokens",
+    ):
+        assert part in text, part
+    assert "secret" not in text
+    assert "\n\n\n" not in text
+
+
+def test_an_instruction_with_an_input_is_shown_as_the_template_takes_it() -> None:
+    shown = "Rewrite the sentence in the past tense.\n\n### Input:\nShe sings.\n"
+    assert shown in card_text("mine", SUMMARY, {}, 1024)
+    assert "another prompt than any message gives" in card_text("mine", changed(prompt="alpaca-stanford"), {}, 1024)
+
+
+def test_plain_text_has_no_chat() -> None:
+    text = card_text("mine", changed(prompt="none"), {}, 1024)
+    assert "it has no chat template" in text
+    assert '"role"' not in text
+
+
+def test_scores() -> None:
+    text = card_text("mine", SUMMARY, EVALUATION, 1024)
+    assert "110 records of the test split, answered with temperature 0.0. In brackets" in text
+    assert "| | tuned |\n|---|---:|\n| exact match | 0.809 (0.741 to 0.862) |\n| token F1 | 0.900 |\n" in text
+    both = EVALUATION | {"base": EVALUATION["tuned"], "judge": {"model": "llama3"}}
+    text = card_text("mine", SUMMARY, both, 1024)
+    assert "; judged by llama3. In brackets" in text
+    assert "| | base | tuned |\n|---|---:|---:|\n" in text
+
+
+def test_an_adapter_is_named() -> None:
+    summary = copy.deepcopy(SUMMARY)
+    summary["config"]["lora"] = {"kind": "default", "rank": 8, "alpha": 16, "targets": ["c_attn", "c_fc"]}
+    assert "| trained | a LoRA adapter, rank 8, alpha 16, on c_attn, c_fc; merged |" in card_text("m", summary, {}, 8)
+
+
+def test_scores_of_other_weights_do_not_count(checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path / "model")
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
+    found = copy.deepcopy(EVALUATION)
+    for sha256, there in ((hub.digest(checkpoint / "model.safetensors"), True), ("00" * 32, False)):
+        found["tuned"]["sha256"] = sha256
+        (tmp_path / "evaluation" / "summary.json").write_text(json.dumps(found))
+        write_card(tmp_path)
+        assert ("exact match" in (tmp_path / "model" / "README.md").read_text()) is there

@@ -1,0 +1,196 @@
+"""What a run leaves is what other programs run: the same tokens from transformers, and files that are checked."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+
+from sft import export
+from sft.config import PROMPTS, InputError
+from sft.data.prompt import chat_template, render, user_message
+from sft.data.records import Record
+from sft.gpt2 import weights
+from sft.gpt2.checkpoint import Pretrained, load_pretrained, save_pretrained
+from sft.gpt2.generate import generate
+from sft.gpt2.model import GPT
+
+ROOT = Path(__file__).parents[1]
+RECORDS = [
+    Record("Work out the difference.", "15 - 12", ""),
+    Record("What is the plural of 'mouse'?", "", ""),
+    Record("  {{ two\n\nlines }} ", "é😀", ""),
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of train.py: the miniature, after a few steps."""
+    folder = tmp_path_factory.mktemp("run")
+    settings = ["max_steps=20", "eval.every=10", "eval.sample=false", "hydra.run.dir=run"]
+    subprocess.run([sys.executable, ROOT / "train.py", *settings], cwd=folder, check=True, capture_output=True)
+    return folder / "run"
+
+
+@pytest.fixture
+def folder(checkpoint: Path, tmp_path: Path) -> Path:
+    """The tiny checkpoint, in a template."""
+    loaded, prompt = load_pretrained(checkpoint), PROMPTS["alpaca"]
+    chat = chat_template(prompt)
+    save_pretrained(loaded.model, tmp_path / "tiny", loaded.tokenizer, prompt, "someone/base", chat_template=chat)
+    return tmp_path / "tiny"
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def call(*arguments: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["export", *map(str, arguments)])
+        export.main()
+
+    return call
+
+
+def ours(loaded: Pretrained, record: Record, count: int) -> list[int]:
+    prompt = loaded.tokenizer.encode_ordinary(render(loaded.prompt or "", record))
+    [answer] = generate(loaded.model, [prompt], count, eos_id=loaded.tokenizer.eot_token)
+    return answer
+
+
+# transformers
+
+
+def test_a_pipeline_gives_the_same_tokens(run: Path) -> None:
+    loaded = load_pretrained(run / "model")
+    pipeline = transformers.pipeline("text-generation", str(run / "model"), device="cpu", dtype=torch.float32)
+    for record in RECORDS:
+        chat = [{"role": "user", "content": user_message(loaded.prompt or "", record)}]
+        ids = pipeline.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True)["input_ids"]
+        assert ids == loaded.tokenizer.encode_ordinary(render(loaded.prompt or "", record))
+        [said] = pipeline(chat, do_sample=False, max_new_tokens=40)
+        expected = loaded.tokenizer.decode(ours(loaded, record, 40))
+        assert said["generated_text"][-1] == {"role": "assistant", "content": expected}
+        [told] = pipeline(render(loaded.prompt or "", record), do_sample=False, max_new_tokens=40, return_tensors=True)
+        assert told["generated_token_ids"][len(ids) :][:40] in (tokens := ours(loaded, record, 40), [*tokens, 4095])
+
+
+def test_transformers_takes_the_fast_tokenizer_as_it_is(run: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(run / "model")
+    mine = load_pretrained(run / "model").tokenizer
+    for text in ("Write a response,  naïve 😀\n", "\n\n  x\t", "don't 1234", ""):
+        assert tokenizer(text)["input_ids"] == mine.encode_ordinary(text)
+        assert tokenizer.decode(mine.encode_ordinary(text)) == text
+    assert transformers.PreTrainedTokenizerFast(tokenizer_file=str(run / "model" / "tokenizer.json"))("a b")[
+        "input_ids"
+    ] == mine.encode_ordinary("a b")
+    assert (tokenizer.eos_token_id, tokenizer.model_max_length) == (mine.eot_token, 256)
+
+
+def test_a_run_has_it_all(run: Path) -> None:
+    names = {path.name for path in (run / "model").iterdir()}
+    assert {"tokenizer.json", "tokenizer_config.json", "generation_config.json", "README.md"} < names
+    config = json.loads((run / "model" / "tokenizer_config.json").read_text())
+    assert config["sft_prompt"] == PROMPTS["alpaca"]
+    assert config["chat_template"] == chat_template(PROMPTS["alpaca"])
+    card = (run / "model" / "README.md").read_text()
+    assert "These weights were not evaluated." in card
+
+
+# What is written
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+def test_a_folder_in_another_type(folder: Path, call: Callable[..., None], dtype: str) -> None:
+    (folder / "README.md").write_text("the card")
+    call(folder, "--dtype", dtype)
+    out = folder.with_name(f"tiny-{dtype}")
+    stored = {str(tensor.dtype) for tensor in load_file(out / "model.safetensors").values()}
+    assert stored == {"torch." + {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}[dtype]}
+    again, source = load_pretrained(out), load_pretrained(folder)
+    assert (again.prompt, again.chat_template, again.base) == (source.prompt, source.chat_template, source.base)
+    assert (out / "README.md").read_text() == "the card"
+
+
+def test_a_gguf_file_and_a_modelfile(folder: Path, call: Callable[..., None], capsys: pytest.CaptureFixture) -> None:
+    call(folder, "--format", "gguf")
+    assert {path.name for path in folder.parent.iterdir()} == {"tiny", "tiny-f16.gguf", "tiny-f16.Modelfile"}
+    before = "Below is an instruction that describes a task. "
+    before += "Write a response that appropriately completes the request.\n\n### Instruction:\n"
+    assert (folder.parent / "tiny-f16.Modelfile").read_text() == (
+        f'FROM ./tiny-f16.gguf\nTEMPLATE """{before}{{{{ .Prompt }}}}\n\n### Response:\n"""\n'
+        'PARAMETER stop "<|endoftext|>"\nPARAMETER num_ctx 128\nPARAMETER temperature 0\n'
+    )
+    assert "ollama create NAME -f" in capsys.readouterr().out
+
+
+def test_a_run_is_found_by_its_folder(folder: Path, call: Callable[..., None]) -> None:
+    folder.rename(folder.parent / "model")
+    call(folder.parent, "--format", "gguf", "--dtype", "f32", "--out", folder.parent / "new" / "x.gguf")
+    assert {path.name for path in (folder.parent / "new").iterdir()} == {"x.gguf", "x.Modelfile"}
+
+
+def test_a_modelfile_keeps_the_templates_braces_and_quotes() -> None:
+    text = export.modelfile('{% raw %}{{ a }} """{% endraw %}{{ instruction }}', "x.gguf", 8)
+    assert 'TEMPLATE """{{ "{{" }} a }} {{ "\\"\\"\\"" }}{{ .Prompt }}"""\n' in text
+
+
+def test_a_mismatch_is_deleted(folder: Path, call: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    save = weights.save
+
+    def save_another(model: GPT, *arguments: Any) -> None:
+        model.wte.weight.data.neg_()
+        save(model, *arguments)
+
+    (folder.parent / "tiny-f16.gguf").write_text("an older export")
+    monkeypatch.setattr(weights, "save", save_another)
+    with pytest.raises(InputError, match=r"tiny-f16: read back, it is another model: .* it was deleted"):
+        call(folder, "--dtype", "f16")
+    monkeypatch.setattr("sft.gpt2.gguf._array", lambda tensor: -tensor.detach().numpy())
+    with pytest.raises(InputError, match=r"tiny-f16\.gguf: read back, it is another model"):
+        call(folder, "--format", "gguf")
+    assert {path.name for path in folder.parent.iterdir()} == {"tiny", "tiny-f16.gguf"}
+    assert (folder.parent / "tiny-f16.gguf").read_text() == "an older export"
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing"], "nothing: neither a run with a model nor a Hugging Face folder; train first"),
+        (["tiny"], "tiny: is a Hugging Face folder already; give --dtype, --out, --push or --format gguf"),
+        (["tiny", "--dtype", "q8_0"], "--dtype: q8_0 is of GGUF alone; add --format gguf"),
+        (["tiny", "--format", "gguf", "--dtype", "q8_0"], "q8_0 takes rows in blocks of 32, but n_embd is 16"),
+        (["tiny", "--out", "tiny"], "--out: tiny is the model to be exported; give another folder"),
+        (["tiny", "--out", "there"], r"there: holds other files \(mine.txt\)"),
+    ],
+)
+def test_one_line(folder, call, monkeypatch, arguments, message) -> None:
+    monkeypatch.chdir(folder.parent)
+    (folder.parent / "there").mkdir()
+    (folder.parent / "there" / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match=message) as error:
+        call(*arguments)
+    assert "\n" not in str(error.value)
+    assert {path.name for path in folder.parent.iterdir()} == {"tiny", "there"}
+    assert load_pretrained(folder).base == "someone/base"
+
+
+def test_the_command_itself(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sft.export"]
+    found = subprocess.run([*command, "nothing"], cwd=tmp_path, capture_output=True, text=True, env=env())
+    assert found.returncode == 1
+    assert found.stderr.startswith("error: nothing: neither a run")
+    assert found.stderr.count("\n") == 1
+    found = subprocess.run([*command, "--help"], cwd=tmp_path, capture_output=True, text=True, env=env())
+    assert "--push USER/NAME" in found.stdout
+
+
+def env() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT), "HYDRA_FULL_ERROR": "0"}
