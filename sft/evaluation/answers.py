@@ -16,8 +16,8 @@ import tiktoken
 from tqdm import tqdm
 
 from sft.evaluation.lines import LineFile
-from sft.evaluation.loss import DTYPES
 from sft.gpt2.checkpoint import Pretrained, load_pretrained
+from sft.gpt2.device import DTYPES
 from sft.gpt2.generate import Sampling, complete, row_seeds
 from sft.gpt2.model import GPT
 from sft.gpt2.tokenizer import decode

@@ -13,10 +13,10 @@ from sft.data.dataset import Examples, encode_splits
 from sft.data.prompt import render
 from sft.data.records import Record
 from sft.evaluation.answers import Answer, AnswerFile, Decoding, answer_all
-from sft.evaluation.loss import DTYPES, Losses, losses
+from sft.evaluation.loss import Losses, losses
 from sft.evaluation.metrics import Scores, score
 from sft.gpt2.checkpoint import Pretrained, load_pretrained
-from sft.gpt2.device import Precision
+from sft.gpt2.device import DTYPES, Precision
 
 
 @dataclass(frozen=True)

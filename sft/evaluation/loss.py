@@ -11,10 +11,9 @@ from tqdm import tqdm
 
 from sft.config import InputError
 from sft.data.dataset import IGNORE_INDEX, Examples
-from sft.gpt2.device import Precision
+from sft.gpt2.device import DTYPES, Precision
 from sft.gpt2.model import GPT
 
-DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 Numbers = NDArray[np.float64]
 
 

@@ -9,6 +9,7 @@ import torch
 from sft.config import InputError
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 def pick_device(name: str, count: int = 1) -> str:
