@@ -48,6 +48,16 @@ def run(main: Callable[[], Any]) -> None:
         sys.exit(f"error: {_one_line(error)}")
 
 
+def command(main: Callable[[], None]) -> None:
+    """Call the main function of a door without Hydra (`python -m sft.chat`); errors are told as in `job`."""
+    try:
+        main()
+    except (InputError, OSError) as error:
+        if FULL_ERROR:
+            raise
+        sys.exit(f"error: {' '.join(str(error).splitlines())}")
+
+
 def _one_line(error: BaseException) -> str:
     message = " ".join(str(error).split()).partition(" Config search path")[0]
     if isinstance(error, OverrideParseException):
