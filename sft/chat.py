@@ -1,7 +1,6 @@
 """Talk to a tuned model in the terminal: `python -m sft.chat --help`."""
 
 import argparse
-import logging
 import os
 import random
 import sys
@@ -42,9 +41,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("model", nargs="?", default="outputs/latest", help="run, folder or repository (%(default)s)")
-    made.add_argument(
-        "--quiet", action="store_true", help="a question on each line of input, an answer on each of output"
-    )
+    made.add_argument("--quiet", action="store_true", help="questions and answers alone, one on each line")
     made.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     made.add_argument("--precision", choices=("auto", "32", "bf16-mixed", "16-mixed"), default="auto")
     return made
@@ -124,12 +121,7 @@ class Chat:
 
         voice = self.base if self.asked == "base" and self.base else self.tuned
         prompt, self.input = voice.prompt(instruction, self.input), ""
-        room = voice.context - len(prompt)
-        if room < 1:
-            raise InputError(
-                f"{len(prompt)} tokens with the template do not fit the model's context of {voice.context}"
-            )
-        answer = Answer(voice.tokenizer, min(room, self.max_new_tokens))
+        answer = Answer(voice.tokenizer, min(voice.context - len(prompt), self.max_new_tokens))
         decoder = Decoder(voice.model, slots=1, size=voice.context)
         decoder.add(prompt, random.getrandbits(63), self.sampling)
         while answer.finish_reason is None:
@@ -144,29 +136,27 @@ def converse(chat: Chat) -> None:
         while True:
             try:
                 line = input(f"\n{chat.asked}{' (input)' if chat.input else ''}> ").strip()
-            except KeyboardInterrupt:  # drops the line
-                continue
+                if line == "/quit":
+                    return
+                take(chat, line)
+            except KeyboardInterrupt:  # stops what is being done, or drops the line
+                print(" (stopped)")
             except EOFError:
                 print()
                 return
-            if line == "/quit":
-                return
-            if line.startswith("/"):
-                print(chat.obey(line))
-            elif line:
-                say(chat, line)
 
 
-def say(chat: Chat, instruction: str) -> None:
-    """Print an answer as it grows; Ctrl-C stops it."""
-    try:
-        for piece in chat.answer(instruction):
-            print(piece, end="", flush=True)
-        print()
-    except KeyboardInterrupt:
-        print(" (stopped)")
-    except InputError as error:
-        print(f"error: {error}")
+def take(chat: Chat, line: str) -> None:
+    """Obey a command, or print an answer as it grows."""
+    if line.startswith("/"):
+        print(chat.obey(line))
+    elif line:
+        try:
+            for piece in chat.answer(line):
+                print(piece, end="", flush=True)
+            print()
+        except InputError as error:
+            print(f"error: {error}")
 
 
 @contextmanager
@@ -202,7 +192,6 @@ def main() -> None:
     from sft.gpt2.generate import Sampling
     from sft.serving.models import Place, load_tuned
 
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     place = Place.pick(arguments.device, arguments.precision)
     chat = Chat(load_tuned(arguments.model, place), place, Sampling())
     if not arguments.quiet:

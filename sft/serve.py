@@ -70,7 +70,6 @@ def serve(arguments: argparse.Namespace) -> None:
     from sft.serving.guard import is_loopback
     from sft.serving.models import Place, load_tuned
 
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     listener = listen(arguments.host, arguments.port)
     place = Place.pick(arguments.device, arguments.precision)
     voices = {"tuned": load_tuned(arguments.model, place)}

@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from sft.serving.answer import Answer
 from sft.serving.api import ApiError, Json, Question, parse
 from sft.serving.engine import ClosingError, Engine, FullError, Piece, Request
+from sft.serving.models import TooLongError, Voice
 from sft.serving.replies import Reply, reply, usage
 
 BODY_LIMIT = 1 << 18  # bytes; no context holds as much
@@ -58,8 +59,7 @@ class Endpoints:
         question = parse(await read_body(http), self.max_tokens)
         engine = self._engine(question.model)
         pieces: asyncio.Queue[Piece] = asyncio.Queue()
-        prompt = await run_in_threadpool(engine.voice.prompt, question.instruction, question.input)
-        request = make_request(question, engine, prompt, from_thread(pieces.put_nowait))
+        request = await run_in_threadpool(make_request, question, engine.voice, from_thread(pieces.put_nowait))
         submit(engine, request)
         stream, cancel = read(pieces), partial(engine.cancel, request)
         if question.stream:
@@ -76,12 +76,12 @@ async def read_body(http: HttpRequest) -> bytes:
     return bytes(body)
 
 
-def make_request(question: Question, engine: Engine, prompt: list[int], tell: Callable[[Piece], None]) -> Request:
-    room = engine.voice.context - len(prompt)
-    if room < 1:
-        message = f"messages: {len(prompt)} tokens with the template, which leaves no room in the model's context of "
-        raise ApiError(400, f"{message}{engine.voice.context}", "messages", "context_length_exceeded")
-    answer = Answer(engine.voice.tokenizer, min(room, question.max_tokens), question.stop)
+def make_request(question: Question, voice: Voice, tell: Callable[[Piece], None]) -> Request:
+    try:
+        prompt = voice.prompt(question.instruction, question.input)
+    except TooLongError as error:
+        raise ApiError(400, f"messages: {error}", "messages", "context_length_exceeded") from error
+    answer = Answer(voice.tokenizer, min(voice.context - len(prompt), question.max_tokens), question.stop)
     return Request(prompt, answer, tell, question.sampling, question.seed)
 
 

@@ -17,6 +17,10 @@ from sft.gpt2.model import GPT
 log = logging.getLogger(__name__)
 
 
+class TooLongError(InputError):
+    """A question fills the model's context."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where models are computed, and in which precision (Lightning's names)."""
@@ -55,8 +59,15 @@ class Voice:
         return self.model.config.n_positions
 
     def prompt(self, instruction: str, input: str = "") -> list[int]:
-        """The token ids of a question."""
-        return self.tokenizer.encode_ordinary(render(self.template, Record(instruction, input, "")))
+        """The token ids of a question.
+
+        Raises:
+            TooLongError: they leave no room for an answer.
+        """
+        prompt = self.tokenizer.encode_ordinary(render(self.template, Record(instruction, input, "")))
+        if len(prompt) >= self.context:
+            raise TooLongError(f"{len(prompt)} tokens leave no room in the model's context of {self.context}")
+        return prompt
 
     def __str__(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
