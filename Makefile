@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help train evaluate test test-browser screenshot lint bench nano clean
+.PHONY: help train evaluate test test-browser screenshot lint bench bench-serve nano clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -17,7 +17,7 @@ evaluate: .venv/ready  ## answer the held-out instructions with the newest run a
 test: lint  ## lint, types, tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
-test-browser: .venv/browser  ## the report in a browser: wants the system's chromium (apt-get install chromium)
+test-browser: .venv/browser  ## the report and the server's page in a browser: wants the system's chromium (apt-get install chromium)
 	$(BIN)/python -m pytest tests/browser $(ARGS)
 
 screenshot: .venv/browser  ## .github/report.png: the newest run's report in the system's chromium
@@ -30,6 +30,9 @@ lint: .venv/ready  ## ruff (lint and format) and mypy
 
 bench: .venv/ready  ## training and answering speed on this machine
 	$(BIN)/python -m tests.benchmarks.speed $(ARGS)
+
+bench-serve: .venv/ready  ## many callers at a server, against one caller: speed, waiting times, nothing lost or wrong
+	$(BIN)/python -m tests.benchmarks.serve $(ARGS)
 
 nano: .venv/ready  ## remake the embedded model and data: text, pretraining (about half an hour), adoption
 	$(BIN)/python -m sft.assets.build text build/nano

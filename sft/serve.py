@@ -101,7 +101,7 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
-        reason = error.strerror or error
+        reason = str(error.strerror).partition(" (")[0]
         raise InputError(f"--host {host} --port {port}: cannot listen there ({reason}); give others") from error
 
 
