@@ -54,7 +54,7 @@ def show(browser: Browser, engines: dict[str, Engine]) -> Iterator[Callable[...,
 
 
 def ask(page: Page, instruction: str, input: str = "") -> None:
-    page.get_by_label("Instruction").fill(instruction)
+    page.get_by_role("textbox", name="Instruction", exact=True).fill(instruction)
     page.get_by_label("Input").fill(input)
     page.get_by_role("button", name="Ask").click()
 
@@ -121,8 +121,8 @@ def test_texts_stay_texts(show: Callable[..., Page]) -> None:
 def test_enter_asks_and_the_newest_question_stands_first(show: Callable[..., Page]) -> None:
     page = show()
     for question in ("One?", "Two?"):
-        page.get_by_label("Instruction").fill(question)
-        page.get_by_label("Instruction").press("Enter")
+        page.get_by_role("textbox", name="Instruction", exact=True).fill(question)
+        page.get_by_role("textbox", name="Instruction", exact=True).press("Enter")
         answered(page, "tuned")
         answered(page, "base")
         expect(page.get_by_role("button", name="Ask")).to_be_enabled()
