@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import pytest
 import requests
 
+from sft.serve import listen, parser
+
 HELLO = {"model": "tuned", "messages": [{"role": "user", "content": "hello"}]}
 
 
@@ -50,6 +52,12 @@ def test_a_signal_lets_it_finish_what_it_does(number: signal.Signals) -> None:
             requests.get(url, timeout=5)
 
 
+def test_pieces_are_sent_at_once() -> None:
+    """A caller who acknowledges late, as TCP allows, must not hold the next piece back (Nagle's algorithm)."""
+    with listen("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP  # by which asyncio decides
+
+
 def test_a_port_that_is_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -64,8 +72,6 @@ def test_a_port_that_is_taken() -> None:
     "arguments", [["--port", "65536"], ["--slots", "0"], ["--queue", "x"], ["--max-tokens", "-1"], ["--device", "tpu"]]
 )
 def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    from sft.serve import parser
-
     with pytest.raises(SystemExit) as end:
         parser().parse_args(arguments)
     assert end.value.code == 2

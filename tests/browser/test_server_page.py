@@ -21,7 +21,7 @@ def engines() -> Iterator[dict[str, Engine]]:
     for name in ("tuned", "base"):
         nano = load_pretrained("gpt2-nano")
         if name == "tuned":  # another model, so that the answers can be told apart
-            nano.model.ln_f.bias.data[:8] += 0.2
+            nano.model.wpe.weight.data *= 0.5
         made[name] = Engine(Voice(nano, PROMPTS["alpaca"]), slots=4, queue=4)
     yield made
     for engine in made.values():
