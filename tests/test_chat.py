@@ -12,7 +12,7 @@ import pexpect
 import pytest
 
 from sft import generate, load_pretrained
-from sft.chat import Chat
+from sft.chat import Chat, converse
 from sft.config import PROMPTS
 from sft.data.prompt import render
 from sft.data.records import Record
@@ -31,6 +31,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     save_pretrained(nano.model, folder / "model", nano.tokenizer, PROMPTS["alpaca"], "gpt2-nano")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The history of whoever runs the tests is left alone."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
 
 
 @pytest.fixture
@@ -83,17 +89,36 @@ def lines(text: str) -> list[str] | str:
 
 def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(run: Path, tmp_path: Path) -> None:
     with terminal(run, tmp_path) as child:
-        child.sendline("half a line")
-        child.expect("\n")
-        child.kill(signal.SIGINT)
-        child.expect("(stopped)")
-        child.expect("tuned> ")
+        child.kill(signal.SIGINT)  # at the prompt: drops the line
+        child.expect(r"\(stopped\)\r\n\r\ntuned> ")
         child.sendline("/top_k 7")
         child.expect("top_k 7")
         child.expect("tuned> ")
         child.sendeof()
         child.expect(pexpect.EOF)
     assert child.exitstatus == 0
+
+
+def test_ctrl_c_stops_the_answer_alone(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = iter(["Hello.", "/input box", "Hello.", "/quit"])
+    answer, calls = chat.answer, []
+
+    def stopped(instruction: str) -> Iterator[str]:
+        calls.append(chat.input)
+        yield "begun"
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        yield from answer(instruction)
+
+    chat.max_new_tokens = 5
+    monkeypatch.setattr(chat, "answer", stopped)
+    monkeypatch.setattr("builtins.input", lambda _: next(said))
+    converse(chat)
+    assert calls == ["", "box"]
+    assert "begun (stopped)\n" in capsys.readouterr().out
+    assert list(said) == []
 
 
 def piped(run: Path, text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
