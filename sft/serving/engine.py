@@ -50,9 +50,11 @@ class Request:
 
 
 class Engine:
-    """Args:
-    slots: requests that are decoded together.
-    queue: requests that may wait for a slot.
+    """One model, its decoder, and the thread that owns it.
+
+    Args:
+        slots: requests that are decoded together.
+        queue: requests that may wait for a slot.
     """
 
     def __init__(self, voice: Voice, slots: int, queue: int) -> None:

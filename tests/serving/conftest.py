@@ -33,4 +33,6 @@ def engine() -> Iterator[Callable[..., Engine]]:
 
     yield start
     for one in made:
+        for request in [*one._running.values(), *one._waiting]:  # of a test that failed
+            one.cancel(request)
         one.stop()

@@ -16,7 +16,7 @@ def running(engines: Mapping[str, Engine], max_tokens: int = 64) -> Iterator[str
     """Its address."""
     listener = listen("127.0.0.1", 0)
     app = make_app(engines, max_tokens, "127.0.0.1")
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=10))
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:
@@ -37,7 +37,7 @@ class Brake:
         engine._decoder.step = self.step  # type: ignore[method-assign]
 
     def step(self) -> list[tuple[int, int]]:
-        self.steps.acquire()
+        self.steps.acquire(timeout=10)  # a test that failed must come to its end
         told = self._step()
         self.rows.append(len(told))
         return told

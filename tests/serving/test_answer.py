@@ -59,6 +59,12 @@ def test_stop_strings(letters, stop, expected):
     assert answer.finish_reason == "stop"
 
 
+def test_of_two_stop_strings_in_one_piece_the_first_ends_it(letters):
+    answer = Answer(letters, 100, ["a", "\N{REPLACEMENT CHARACTER}"])
+    assert pieces(answer, [0x62, 0xE6, 0x61]) == ["b", "", ""]  # half a character is known as such by what follows
+    assert answer.finish_reason == "stop"
+
+
 def test_what_may_become_a_stop_string_is_held_back(letters):
     assert pieces(Answer(letters, 100, ["aab"]), [*b"aaac"]) == ["", "", "a", "aac"]
     assert pieces(Answer(letters, 3, ["aab"]), [*b"caa"]) == ["c", "", "aa"]
