@@ -42,7 +42,10 @@ def test_the_base_comes_at_the_commit_that_the_run_began_with(run: Path, monkeyp
     tuned = load_tuned(str(run), PLACE)
     asked = []
     monkeypatch.setattr(Place, "load", lambda _, *names: asked.append(names) or load_pretrained("gpt2-nano"))
-    for began, revision in (({"source": tuned.checkpoint.base, "revision": "abc"}, "abc"), ({"source": "x"}, None)):
+    for began, revision in (
+        ({"source": tuned.checkpoint.base, "revision": "abc"}, "abc"),
+        ({"source": "x", "revision": "abc"}, None),
+    ):
         (run / "summary.json").write_text(json.dumps({"checkpoint": began}))
         load_base(tuned, PLACE)
         assert asked.pop() == (tuned.checkpoint.base, revision)
