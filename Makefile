@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help train evaluate test test-browser test-tracking test-gguf test-openai screenshot lint bench bench-lora nano clean
+.PHONY: help train evaluate test test-browser test-tracking test-gguf test-openai screenshot lint bench bench-lora bench-serve nano clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -17,7 +17,7 @@ evaluate: .venv/ready  ## answer the held-out instructions with the newest run a
 test: lint  ## lint, types, tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
-test-browser: .venv/browser  ## the report in a browser: wants the system's chromium (apt-get install chromium)
+test-browser: .venv/browser  ## the report and the server's page in a browser: wants the system's chromium (apt-get install chromium)
 	$(BIN)/python -m pytest tests/browser $(ARGS)
 
 test-tracking: .venv/tracking  ## logger=wandb and logger=mlflow with the packages themselves
@@ -42,6 +42,9 @@ bench: .venv/ready  ## training and answering speed on this machine
 
 bench-lora: .venv/ready  ## memory of one LoRA step on the largest GPT-2's shape, 1558M
 	$(BIN)/python -m tests.benchmarks.lora_memory $(ARGS)
+
+bench-serve: .venv/ready  ## many callers at a server, against one caller: speed, waiting times, nothing lost or wrong
+	$(BIN)/python -m tests.benchmarks.serve $(ARGS)
 
 nano: .venv/ready  ## remake the embedded model and data: text, pretraining (about half an hour), adoption
 	$(BIN)/python -m sft.assets.build text build/nano

@@ -18,20 +18,26 @@ from sft.gpt2.model import GPT, Attend, Padding
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen: `temperature` 0 takes the likeliest, else one is drawn among the `top_k` likeliest.
+    """How the next token is chosen: `temperature` 0 takes the likeliest, else one is drawn among the `top_k` likeliest,
+    and of these among the fewest that share at least `top_p` of the chances (Holtzman et al., 2019).
 
     Raises:
-        ValueError: a temperature below 0, or a top_k below 1.
+        ValueError: a value out of its range, by name.
     """
 
     temperature: float = 0.0
     top_k: int | None = None
+    top_p: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature: expected a number from 0 up, found {self.temperature}")
+        if 0 < self.temperature < 1e-4:
+            raise ValueError(f"temperature: {self.temperature} is too near to 0 for fp32; 0 takes the likeliest token")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k: expected a number from 1 up, found {self.top_k}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p: expected a number above 0 and up to 1, found {self.top_p}")
 
     def choose(self, logits: Tensor, generators: Sequence[torch.Generator]) -> list[int]:
         """One token for each row of logits (rows, V), drawn from that row's generator."""
@@ -42,6 +48,10 @@ class Sampling:
             least = logits.topk(self.top_k).values[:, -1:]  # (rows, 1)
             logits = logits.masked_fill(logits < least, -torch.inf)
         chances = F.softmax(logits, dim=-1)
+        if self.top_p is not None:
+            ordered, order = chances.sort(descending=True, stable=True)
+            enough = ordered.cumsum(-1) - ordered >= self.top_p  # those before a token share as much already
+            chances = ordered.masked_fill(enough, 0).gather(-1, order.argsort())
         drawn = zip(chances, generators, strict=True)
         return [int(torch.multinomial(row, 1, generator=generator)) for row, generator in drawn]
 
@@ -98,9 +108,21 @@ class Row:
 
     id: int
     prompt: Sequence[int]
+    sampling: Sampling
     generator: torch.Generator
     length: int = 0
     token: int = 0
+
+
+def choose(logits: Tensor, rows: Sequence[Row]) -> list[int]:
+    """The next token of each row, from its logits (rows, V), by its own sampling."""
+    tokens: list[int] = logits.argmax(-1).tolist()
+    for sampling in {row.sampling for row in rows if row.sampling.temperature > 0}:
+        drawing = [index for index, row in enumerate(rows) if row.sampling == sampling]
+        drawn = sampling.choose(logits[drawing], [rows[index].generator for index in drawing])
+        for index, token in zip(drawing, drawn, strict=True):
+            tokens[index] = token
+    return tokens
 
 
 class Decoder:
@@ -110,17 +132,19 @@ class Decoder:
         size: the longest a sequence may become, prompt and answer, in tokens.
     """
 
-    def __init__(self, model: GPT, slots: int, size: int, sampling: Sampling | None = None) -> None:
+    def __init__(self, model: GPT, slots: int, size: int) -> None:
         self.model, self.slots = model, slots
-        self.sampling = sampling or Sampling()
         self.cache = Cache(model.config.n_layer, slots, min(size, model.config.n_positions))
         self.rows: list[Row] = []  # row i lives in slot i of the cache
         self.waiting: list[Row] = []  # prompts that no step has read yet
         self.device = model.wte.weight.device
         self._next_id = 0
 
-    def add(self, prompt: Sequence[int], seed: int = 0) -> int:
+    def add(self, prompt: Sequence[int], seed: int = 0, sampling: Sampling | None = None) -> int:
         """Give a prompt a slot; it is read at the next step. Returns the row's number, which is never used again.
+
+        Args:
+            seed, sampling: of this row alone, whatever stands beside it; by default the likeliest tokens are taken.
 
         Raises:
             ValueError: the prompt is empty or leaves no room for an answer.
@@ -130,7 +154,7 @@ class Decoder:
             raise RuntimeError(f"all {self.slots} slots are taken")
         if not 0 < len(prompt) < self.cache.size:
             raise ValueError(f"a prompt of {len(prompt)} tokens: expected 1 to {self.cache.size - 1}")
-        row = Row(self._next_id, prompt, torch.Generator().manual_seed(seed))
+        row = Row(self._next_id, prompt, sampling or Sampling(), torch.Generator().manual_seed(seed))
         self.waiting.append(row)
         self._next_id += 1
         return row.id
@@ -156,8 +180,7 @@ class Decoder:
         if not logits:
             return []
         self.rows, self.waiting = self.rows + self.waiting, []
-        tokens = self.sampling.choose(torch.cat(logits), [row.generator for row in self.rows])
-        for row, token in zip(self.rows, tokens, strict=True):
+        for row, token in zip(self.rows, choose(torch.cat(logits), self.rows), strict=True):
             row.token = token
         return [(row.id, row.token) for row in self.rows]
 
@@ -227,7 +250,7 @@ def complete(
         raise ValueError(f"max_new_tokens: expected a number from 1 up, found {max_new_tokens}")
     queue = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))  # popped from its long end
     size = min(context, max(map(len, prompts), default=0) + max_new_tokens)
-    decoder = Decoder(model, slots, size, sampling)
+    decoder = Decoder(model, slots, size)
     running: dict[int, Completion] = {}
     while queue or running:
         while queue and len(running) < slots:
@@ -235,7 +258,7 @@ def complete(
             if len(prompts[index]) == context:
                 yield Completion(index)
                 continue
-            row = decoder.add(prompts[index], seeds[index] if seeds else 0)
+            row = decoder.add(prompts[index], seeds[index] if seeds else 0, sampling)
             running[row] = Completion(index)
         for row, token in decoder.step():
             answer = running[row]
@@ -262,6 +285,7 @@ def generate(
     top_k: int | None = None,
     eos_id: int | None = None,
     seed: int = 0,
+    top_p: float | None = None,
 ) -> list[list[int]]:
     """Answer every prompt (token ids) with at most `max_new_tokens` tokens; see `complete` for the limits and errors.
 
@@ -273,7 +297,7 @@ def generate(
     model.eval()
     try:
         seeds = row_seeds(seed, len(prompts))
-        answers = complete(model, prompts, max_new_tokens, Sampling(temperature, top_k), eos_id, seeds)
+        answers = complete(model, prompts, max_new_tokens, Sampling(temperature, top_k, top_p), eos_id, seeds)
         return [answer.tokens for answer in sorted(answers, key=lambda answer: answer.index)]
     finally:
         model.train(was_training)

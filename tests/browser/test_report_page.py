@@ -9,7 +9,6 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from sft.evaluation.report import write_report
-from tests.browser.chromium import chromium
 from tests.browser.screenshot import screenshot
 from tests.evaluation import made_up
 
@@ -17,12 +16,6 @@ HOSTILE = (
     "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
     " &amp; \" ' \u2028 `${1}` <!-- {{ 7 * 7 }}"
 )
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture

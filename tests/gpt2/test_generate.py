@@ -92,10 +92,57 @@ def test_sampling_follows_the_distribution():
     torch.testing.assert_close(drawn.bincount(minlength=4) / 4000, expected, atol=0.03, rtol=0)
 
 
-@pytest.mark.parametrize("settings", [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": 0}])
+@pytest.mark.parametrize(
+    ("top_p", "kept"),
+    [(0.4, 1), (0.5, 1), (0.51, 2), (0.8, 2), (0.81, 3), (0.94, 3), (0.96, 4), (1.0, 4)],  # of 0.5, 0.3, 0.15, 0.05
+)
+def test_the_fewest_that_share_top_p_of_the_chances(top_p, kept):
+    chances = torch.tensor([0.15, 0.5, 0.05, 0.3])
+    logits = chances.log().expand(4000, -1)
+    generators = [torch.Generator().manual_seed(seed) for seed in range(4000)]
+    drawn = torch.tensor(Sampling(temperature=1.0, top_p=top_p).choose(logits, generators))
+    least = chances.sort(descending=True).values[kept - 1]
+    expected = chances.where(chances >= least, 0)
+    torch.testing.assert_close(drawn.bincount(minlength=4) / 4000, expected / expected.sum(), atol=0.03, rtol=0)
+
+
+def test_top_p_is_of_the_chances_that_top_k_leaves(model):
+    drawn = generate(model, PROMPTS, 12, temperature=1.0, top_k=1, top_p=0.9)
+    assert drawn == generate(model, PROMPTS, 12)
+    assert generate(model, PROMPTS, 12, temperature=1.0, top_p=1e-9) == drawn
+    logits = torch.tensor([[0.5, 0.3, 0.2]]).log().expand(500, -1)  # the two likeliest share 0.625 and 0.375
+    generators = [torch.Generator().manual_seed(seed) for seed in range(500)]
+    assert set(Sampling(1.0, top_k=2, top_p=0.6).choose(logits, generators)) == {0}
+
+
+def test_each_row_has_its_own_sampling(model):
+    samplings = [Sampling(), Sampling(1.0), Sampling(1.0, top_k=5), Sampling(), Sampling(0.7, top_p=0.9)]
+    decoder, told = Decoder(model, slots=5, size=64), {}
+    for seed, (prompt, sampling) in enumerate(zip(PROMPTS, samplings, strict=True)):
+        told[decoder.add(prompt, seed, sampling)] = []
+    for _ in range(12):
+        for row, token in decoder.step():
+            told[row].append(token)
+    alone = [
+        next(complete(model, [prompt], 12, sampling, seeds=[seed])).tokens
+        for seed, (prompt, sampling) in enumerate(zip(PROMPTS, samplings, strict=True))
+    ]
+    assert list(told.values()) == alone
+    assert alone[1] != generate(model, [PROMPTS[1]], 12)[0]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.1}]
+)
 def test_sampling_refuses(settings):
     with pytest.raises(ValueError, match=f"^{next(iter(settings))}: expected a number"):
         Sampling(**settings)
+
+
+def test_a_temperature_that_fp32_cannot_divide_by_is_refused():
+    with pytest.raises(ValueError, match=r"^temperature: 1e-05 is too near to 0"):
+        Sampling(1e-5)
+    assert Sampling(1e-4).choose(torch.tensor([[1.0, 3.0, 2.0]]), [torch.Generator()]) == [1]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,121 @@
+"""The models that are asked: a tuned one, and the base that it was tuned from, both in the tuned one's template."""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import tiktoken
+
+from sft.config import PROMPTS, InputError
+from sft.data.prompt import render
+from sft.data.records import Record
+from sft.gpt2.checkpoint import Pretrained, load_pretrained
+from sft.gpt2.device import DTYPES, pick_device, pick_precision
+from sft.gpt2.model import GPT
+
+log = logging.getLogger(__name__)
+
+
+class TooLongError(InputError):
+    """A question fills the model's context."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where models are computed, and in which precision (Lightning's names)."""
+
+    device: str
+    precision: str
+
+    @classmethod
+    def pick(cls, device: str, precision: str) -> "Place":
+        device = pick_device(device)
+        return cls(device, pick_precision(precision, device))
+
+    def load(self, name: str | Path, revision: str | None = None) -> Pretrained:
+        found = load_pretrained(name, revision, dtype=DTYPES[self.precision], device=self.device)
+        found.model.eval()
+        return found
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A checkpoint in memory, and the template that it is asked in."""
+
+    checkpoint: Pretrained
+    template: str
+
+    @property
+    def model(self) -> GPT:
+        return self.checkpoint.model
+
+    @property
+    def tokenizer(self) -> tiktoken.Encoding:
+        return self.checkpoint.tokenizer
+
+    @property
+    def context(self) -> int:
+        return self.model.config.n_positions
+
+    def prompt(self, instruction: str, input: str = "") -> list[int]:
+        """The token ids of a question.
+
+        Raises:
+            TooLongError: they leave no room for an answer.
+        """
+        prompt = self.tokenizer.encode_ordinary(render(self.template, Record(instruction, input, "")))
+        if len(prompt) >= self.context:
+            raise TooLongError(f"{len(prompt)} tokens leave no room in the model's context of {self.context}")
+        return prompt
+
+    def __str__(self) -> str:
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        return f"{self.checkpoint.source}, {parameters / 1e6:,.0f}M parameters"
+
+
+def load_tuned(name: str, place: Place) -> Voice:
+    """The model of a run, of a Hugging Face folder, or of a repository of the hub.
+
+    Raises:
+        InputError: there is none; or it was trained on plain text and cannot be asked anything.
+    """
+    run = Path(name).expanduser()
+    if run.is_dir() and not (run / "config.json").exists():
+        if not (run / "model").is_dir():
+            raise InputError(f"{name}: neither a finished run (no model/) nor a checkpoint (no config.json)")
+        name = str((run / "model").resolve())  # `latest` may be turned to another run meanwhile
+    elif name.startswith("outputs/") and not run.exists():
+        raise InputError(f"{name}: not there; train first (python train.py), or name a run or a Hugging Face folder")
+    found = place.load(name)
+    if found.prompt is None:
+        log.warning(f"warning: {found.source} names no prompt template; it is asked in alpaca's")
+    template = PROMPTS["alpaca"] if found.prompt is None else found.prompt
+    if not template:
+        raise InputError(f"{found.source}: trained on plain text, without a template to ask it in")
+    return Voice(found, template)
+
+
+def load_base(tuned: Voice, place: Place) -> Voice:
+    """The model that another was tuned from, asked in the same words.
+
+    Raises:
+        InputError: the tuned model names none, or it cannot be had, or it has the same weights.
+    """
+    checkpoint = tuned.checkpoint
+    if checkpoint.base is None:
+        raise InputError(f"{checkpoint.source} does not name its base")
+    base = place.load(checkpoint.base, _revision(checkpoint))
+    if base.sha256 == checkpoint.sha256:
+        raise InputError(f"{checkpoint.source}: its base, {checkpoint.base}, has the same weights")
+    return Voice(base, tuned.template)
+
+
+def _revision(checkpoint: Pretrained) -> str | None:
+    """The commit that a run began with, if the checkpoint lies in its run folder and the base came from the hub."""
+    summary = Path(checkpoint.source).parent / "summary.json"
+    try:
+        began = json.loads(summary.read_text(encoding="utf-8"))["checkpoint"]
+        return began["revision"] if began["source"] == checkpoint.base else None
+    except (OSError, ValueError, KeyError, TypeError):  # no run's
+        return None

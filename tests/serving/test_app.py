@@ -1,0 +1,237 @@
+"""The server over real HTTP: the official client's answers, and what is said to others."""
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import openai
+import pytest
+import requests
+
+from sft.config import DataConfig
+from sft.data.sources import load_source
+from sft.gpt2.generate import generate
+from sft.gpt2.tokenizer import decode
+from sft.serving.endpoints import BODY_LIMIT
+from sft.serving.engine import Engine
+from tests.serving.running import Brake, running
+from tests.serving.test_engine import wait_until
+
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+@contextmanager
+def client(url: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=30) as found:
+        yield found
+
+
+@pytest.fixture
+def ask(tiny, engine) -> Iterator[Callable[..., requests.Response]]:
+    """POSTs a question to a server of the tiny model."""
+    with running({"tuned": engine(tiny)}) as url:
+
+        def post(body: object = None, path: str = "/v1/chat/completions", **options) -> requests.Response:
+            found = {"model": "tuned", "messages": HELLO} if body is None else body
+            return requests.post(url + path, json=found, timeout=30, **options)
+
+        yield post
+
+
+def test_twenty_callers_at_once_are_answered_as_generate_does(nano, engine):
+    records = load_source(DataConfig()).records[:20]
+    prompts = [nano.prompt(record.instruction, record.input) for record in records]
+    expected = [
+        decode(nano.tokenizer, tokens) for tokens in generate(nano.model, prompts, 32, eos_id=nano.tokenizer.eot_token)
+    ]
+    assert len(set(expected)) > 10
+    with running({"tuned": engine(nano, slots=8)}) as url, client(url) as asked, ThreadPoolExecutor(20) as callers:
+
+        def whole(number: int) -> str:
+            record = records[number]
+            completion = asked.chat.completions.create(
+                model="tuned",
+                messages=[{"role": "user", "content": record.instruction}],
+                max_tokens=32,
+                extra_body={"input": record.input},
+            )
+            assert completion.usage.prompt_tokens == len(prompts[number])
+            assert completion.usage.completion_tokens <= 32
+            return completion.choices[0].message.content
+
+        def streamed(number: int) -> str:
+            record = records[number]
+            chunks = list(
+                asked.chat.completions.create(
+                    model="tuned",
+                    messages=[{"role": "user", "content": record.instruction}],
+                    max_tokens=32,
+                    stream=True,
+                    stream_options={"include_usage": True},
+                    extra_body={"input": record.input},
+                )
+            )
+            assert chunks[0].choices[0].delta.role == "assistant"
+            assert chunks[-2].choices[0].finish_reason in ("stop", "length")
+            assert chunks[-1].choices == []
+            assert chunks[-1].usage.prompt_tokens == len(prompts[number])
+            assert len({chunk.id for chunk in chunks}) == 1
+            return "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1])
+
+        assert list(callers.map(whole, range(20))) == expected
+        assert list(callers.map(streamed, range(20))) == expected
+
+
+def test_models(tiny, engine):
+    with running({"tuned": engine(tiny), "base": engine(tiny)}) as url, client(url) as asked:
+        assert [model.id for model in asked.models.list()] == ["tuned", "base"]
+        assert asked.models.retrieve("base").owned_by == "sft"
+        with pytest.raises(openai.NotFoundError, match="model: 'gpt-5' is not here; there are tuned, base") as error:
+            asked.chat.completions.create(model="gpt-5", messages=HELLO)
+        assert (error.value.code, error.value.param) == ("model_not_found", "model")
+        assert requests.get(f"{url}/health", timeout=9).json()["models"]["base"] == {"running": 0, "waiting": 0}
+
+
+def test_stop_and_seed(tiny, engine):
+    with running({"tuned": engine(tiny)}) as url, client(url) as asked:
+
+        def say(**options) -> tuple[str, str]:
+            choice = asked.chat.completions.create(model="tuned", messages=HELLO, **options).choices[0]
+            return choice.message.content, choice.finish_reason
+
+        text, reason = say()
+        assert (say(stop=[text[5:8]]), reason) == ((text[: text.index(text[5:8])], "stop"), "length")
+        drawn = [say(temperature=1.0, seed=seed)[0] for seed in (1, 1, 2)]
+        assert drawn[0] == drawn[1] != drawn[2]
+        assert say(temperature=1.0) != say(temperature=1.0)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param", "code"),
+    [
+        ({"model": "tuned", "messages": HELLO, "n": 2}, 400, "n", "unsupported_parameter"),
+        ({"messages": HELLO}, 400, "model", "missing_required_parameter"),
+        ({"model": "\ud800", "messages": HELLO}, 404, "model", "model_not_found"),
+        (
+            {"model": "tuned", "messages": [{"role": "user", "content": "a b " * 300}]},
+            *(400, "messages", "context_length_exceeded"),
+        ),
+        (
+            {"model": "tuned", "messages": [{"role": "user", "content": "x" * BODY_LIMIT}]},
+            413,
+            None,
+            "request_too_large",
+        ),
+    ],
+)
+def test_errors_have_openais_form(ask, body, status, param, code):
+    found = ask(body)
+    error = found.json()["error"]
+    assert (found.status_code, error["param"], error["code"]) == (status, param, code)
+    assert error["type"] == "invalid_request_error"
+    assert error["message"]
+
+
+def test_half_a_surrogate_pair_in_a_question(ask):
+    found = ask({"model": "tuned", "messages": [{"role": "user", "content": "a\ud800"}]})
+    assert found.json()["choices"][0]["finish_reason"] == "length"
+
+
+def test_a_prompt_that_leaves_room_for_one_token(ask):
+    found = ask({"model": "tuned", "messages": [{"role": "user", "content": "!" * 127}]}).json()
+    assert found["usage"] == {"prompt_tokens": 127, "completion_tokens": 1, "total_tokens": 128}
+    assert found["choices"][0]["finish_reason"] == "length"
+
+
+def test_other_addresses(ask):
+    assert ask(path="/v1/completions").json()["error"]["code"] == "not_found"
+    assert ask(path="/v1/models").json()["error"]["code"] == "method_not_allowed"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "evil.example"},
+        {"host": "127.0.0.1.evil.example:80"},
+        {"host": "["},
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://127.0.0.1:1"},
+    ],
+)
+def test_other_sites_are_kept_out(ask, headers):
+    found = ask(headers=headers)
+    assert (found.status_code, found.json()["error"]["code"]) == (403, "forbidden")
+
+
+def test_this_machines_names_are_let_in(ask):
+    for host in ("localhost:99", "127.0.0.1", "[::1]:80"):
+        assert ask(headers={"host": host, "origin": f"http://{host}"}).status_code == 200
+
+
+def test_the_page(tiny, engine):
+    with running({"tuned": engine(tiny)}) as url:
+        page = requests.get(url, timeout=9)
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+        assert page.headers["x-content-type-options"] == "nosniff"
+        assert "Ask the tuned model" in page.text
+        for name, kind in (("page.css", "text/css"), ("page.js", "javascript")):
+            assert kind in requests.get(f"{url}/{name}", timeout=9).headers["content-type"]
+
+
+def test_a_full_queue_and_a_closing_server(tiny, engine):
+    one = engine(tiny, slots=1, queue=1)
+    brake = Brake(one)
+    with running({"tuned": one}) as url, client(url) as asked, ThreadPoolExecutor(2) as callers:
+        taken = [callers.submit(asked.chat.completions.create, model="tuned", messages=HELLO) for _ in range(2)]
+        wait_until(lambda: sum(one.load) == 2)
+        with pytest.raises(openai.RateLimitError) as error:
+            asked.chat.completions.create(model="tuned", messages=HELLO)
+        assert error.value.response.headers["retry-after"] == "1"
+        assert error.value.code == "queue_full"
+        one.closing = True
+        with pytest.raises(openai.InternalServerError, match="shutting down") as error:
+            asked.chat.completions.create(model="tuned", messages=HELLO)
+        assert error.value.status_code == 503
+        brake.release()
+        assert [call.result().choices[0].finish_reason for call in taken] == ["length"] * 2
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_caller_who_leaves_frees_the_slot(tiny, engine, stream):
+    one = engine(tiny, slots=1)
+    brake = Brake(one)
+    with running({"tuned": one}) as url:
+        body = json.dumps({"model": "tuned", "messages": HELLO, "stream": stream}).encode()
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as caller:
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\ncontent-length: {len(body)}\r\n\r\n"
+            caller.sendall(head.encode() + body)
+            brake.steps.release(3)
+            wait_until(lambda: len(brake.rows) == 3)
+            if stream:
+                assert caller.recv(100).startswith(b"HTTP/1.1 200")
+        [request] = one._running.values()
+        wait_until(lambda: request.cancelled)
+        brake.release()
+        wait_until(lambda: one.load == (0, 0))
+        assert sum(brake.rows) <= 4
+        assert requests.post(f"{url}/v1/chat/completions", data=body, timeout=30).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_model_that_fails_is_told(tiny, engine, stream):
+    one: Engine = engine(tiny)
+
+    def fail() -> list[tuple[int, int]]:
+        raise RuntimeError("out of memory")
+
+    one._decoder.step = fail  # type: ignore[method-assign]
+    with running({"tuned": one}) as url, client(url) as asked:
+        with pytest.raises(openai.APIError, match="the model failed"):
+            list(asked.chat.completions.create(model="tuned", messages=HELLO, stream=stream))
+        time.sleep(0.05)
+        assert asked.chat.completions.create(model="tuned", messages=HELLO).choices[0].finish_reason == "length"
