@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from tests.evaluation.judge_server import Site, serving
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
-    line.split("#")[0].split()
+    line.split("#")[0].split("|")[-1].split()
     for block in re.findall(r"```bash\n(.*?)```", README, re.S)
     for line in block.splitlines()
 ]
@@ -56,7 +57,16 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_commands_are_all_of_these_kinds() -> None:
     kinds = {" ".join(command[:2]) for command in COMMANDS}
-    assert kinds == {"make train", "make evaluate", "python train.py", "python evaluate.py"}
+    assert kinds == {"make train", "make evaluate", "python train.py", "python evaluate.py", "python -m"}
+
+
+def test_the_smaller_doors_take_these_arguments() -> None:
+    """What they do with them is for their own tests."""
+    seen = set()
+    for _, _, module, *arguments in (command for command in COMMANDS if command[:2] == ["python", "-m"]):
+        import_module(module).parser().parse_args(arguments)
+        seen.add(module)
+    assert seen == {"sft.chat", "sft.serve", "sft.export", "sft.convert_openai"}
 
 
 def test_make_targets_exist_and_call_the_doors() -> None:
@@ -79,7 +89,7 @@ def test_python_commands(place: Path, checkpoint: Path) -> None:
         "data.sha256=null",
     ]
     small = ["device=cpu", "precision=32"]
-    for number, (_, script, *arguments) in enumerate(command for command in COMMANDS if command[0] == "python"):
+    for number, (_, script, *arguments) in enumerate(command for command in COMMANDS if command[1].endswith(".py")):
         given = {argument.split("=")[0] for argument in arguments}
         added = [item for item in small if item.split("=")[0] not in given]
         if script == "evaluate.py":
@@ -90,7 +100,8 @@ def test_python_commands(place: Path, checkpoint: Path) -> None:
             asked = config("train", TrainConfig, [*arguments, *tiny, *added, "max_steps=2"])
             folder = place / "outputs" / str(number)
             if asked.resume:
-                folder = Path(asked.resume).resolve()
+                folder = Path(train.which_run(asked.resume, folder) or "").resolve()
+                asked.resume = str(folder)
                 asked = resumed_config(asked, [*arguments, "max_steps=-1"])
                 asked.max_steps = 3
             folder.mkdir(parents=True, exist_ok=True)
@@ -125,5 +136,6 @@ def sweep(arguments: list[str], added: list[str], place: Path) -> None:
 def test_the_notebook_lines(place: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [code] = re.findall(r"```python\n(.*?)```", README, re.S)
     run: Callable[..., None] = exec
-    run(code.replace("outputs/latest/model", str(checkpoint)), {})
-    assert capsys.readouterr().out
+    run(code.replace('load_pretrained("gpt2")', f'load_pretrained("{checkpoint}")'), {})
+    assert re.search(r"\[.*\]\n0\.\d+", capsys.readouterr().out)
+    assert (place / "outputs" / "mine" / "tokenizer_config.json").exists()
