@@ -1,7 +1,7 @@
 """Runs of a tiny model on tiny data, through the very function that train.py calls."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 import train
 from sft.config import TrainConfig
 from sft.merge import from_dict
+from tests.training.processes import end_all
 
 WORDS = [
     "the",
@@ -78,3 +79,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[TrainConfi
         return folder
 
     return fit
+
+
+@pytest.fixture(autouse=True)
+def no_processes_left() -> Iterator[None]:
+    yield
+    end_all()

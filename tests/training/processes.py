@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import socket
 import sys
+from collections.abc import Callable
 from functools import cache
 from itertools import count
 from multiprocessing import forkserver
@@ -15,9 +16,11 @@ from typing import Any
 
 import torch
 
+import train
 from sft.config import TrainConfig
 from sft.training.module import InstructionTuner
 
+Function = Callable[[TrainConfig, Path], None]
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.training.processes", "train", "lightning.pytorch", "sft.training.trainer"])
 
@@ -36,23 +39,26 @@ def _serve() -> None:
 
 
 def begin(
-    config: TrainConfig, folder: Path, ranks: int = 1, told: tuple[int, ...] = (), number: int = 0
+    config: TrainConfig,
+    path: Path,
+    ranks: int = 1,
+    function: Function = train.fit,
+    told: tuple[int, ...] = (),
+    number: int = 0,
 ) -> list[BaseProcess]:
-    """Train, in as many processes, as torchrun would start them.
+    """Call the function in as many processes, as torchrun would start them.
 
     Args:
         told: the ranks that get the signal `number` in the middle of their fourth batch.
     """
     _serve()
-    folder.mkdir(exist_ok=True)
     config, port, started = dataclasses.replace(config, devices=ranks), free_port(), []
     for rank in range(ranks):
         environment = {"LOCAL_RANK": rank, "RANK": rank, "LOCAL_WORLD_SIZE": ranks, "WORLD_SIZE": ranks}
         environment |= {"GROUP_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
         given = {name: str(value) for name, value in environment.items()} if ranks > 1 else {}
-        process = _CONTEXT.Process(
-            target=_fit, args=(config, folder, given, os.getcwd(), number if rank in told else 0)
-        )
+        arguments = (function, config, path, given, os.getcwd(), number if rank in told else 0)
+        process = _CONTEXT.Process(target=_call, args=arguments)
         process.start()
         started.append(process)
     _STARTED.extend(started)
@@ -66,10 +72,10 @@ def end_all() -> None:
     _STARTED.clear()
 
 
-def train(config: TrainConfig, folder: Path, ranks: int = 1, timeout: float = 60) -> None:
-    """Train to the end."""
-    for process in begin(config, folder, ranks):
-        process.join(timeout)
+def finish(config: TrainConfig, path: Path, ranks: int = 1, function: Function = train.fit) -> None:
+    """Call it, and wait for its end."""
+    for process in begin(config, path, ranks, function):
+        process.join(60)
         assert process.exitcode == 0
 
 
@@ -79,16 +85,18 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def _fit(config: TrainConfig, folder: Path, environment: dict[str, str], place: str, number: int) -> None:
-    import train
-
+def _call(
+    function: Function, config: TrainConfig, path: Path, environment: dict[str, str], place: str, number: int
+) -> None:
     multiprocessing.set_start_method("fork", force=True)  # of data workers, as in the command
     os.environ |= environment
     os.chdir(place)
     torch.set_num_threads(1)
     if number:
         _signal_in_batch(4, number)
-    train.fit(config, folder)
+    if function is train.fit:
+        path.mkdir(exist_ok=True)
+    function(config, path)
 
 
 def _signal_in_batch(batch: int, number: int) -> None:

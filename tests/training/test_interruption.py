@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from sft.config import TrainConfig
 from sft.training.checkpoints import last, read_newest
 from sft.training.interruption import Interruption
 from sft.training.resume import resumed_config
-from tests.training.processes import begin, end_all, train
+from tests.training.processes import begin, finish
 from tests.training.test_resume import equal, losses
 
 Config = Callable[..., TrainConfig]
@@ -25,10 +25,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    yield
-    end_all()
 
 
 def resumed(config: TrainConfig, folder: Path) -> TrainConfig:
@@ -66,7 +64,7 @@ def test_a_signal_to_any_rank_ends_all_with_a_checkpoint(
 ) -> None:
     common = {"model__dropout": 0.1, "batch_size": 2, "epochs": 2, "data__workers": 1, "eval__every": 0}
     folder, settings = tmp_path / "run", config(**common)
-    for process in begin(settings, folder, ranks, told, number):
+    for process in begin(settings, folder, ranks, told=told, number=number):
         process.join(30)
         assert process.exitcode == 128 + number
     path, past = read_newest(folder)
@@ -75,8 +73,8 @@ def test_a_signal_to_any_rank_ends_all_with_a_checkpoint(
     assert losses(folder)[-1]["step"] == 4
     assert f"{number.name}: stopped after step 4; python train.py resume=run goes on" in log_of(folder)
     if told == (0,):
-        train(resumed(settings, folder), folder, ranks)
-        train(settings, tmp_path / "whole", ranks)
+        finish(resumed(settings, folder), folder, ranks)
+        finish(settings, tmp_path / "whole", ranks)
         check_the_same(folder, tmp_path / "whole")
 
 
@@ -99,11 +97,11 @@ def test_two_ranks_resumed_are_uninterrupted(
     common = {"model__dropout": 0.2, "batch_size": 2, "accumulate": accumulate, "data__workers": workers}
     stop = stop if accumulate == 1 else {11: 3, 5: 1}[stop]
     settings = config(**common, epochs=2)
-    train(settings, tmp_path / "whole", ranks=2)
+    finish(settings, tmp_path / "whole", ranks=2)
     folder = tmp_path / "parts"
-    train(config(**common, epochs=2, max_steps=stop), folder, ranks=2)
+    finish(config(**common, epochs=2, max_steps=stop), folder, ranks=2)
     assert read_newest(folder)[1]["global_step"] == stop
-    train(dataclasses.replace(settings, resume=str(folder)), folder, ranks=2)
+    finish(dataclasses.replace(settings, resume=str(folder)), folder, ranks=2)
     check_weights(folder, tmp_path / "whole")
     whole = {row["step"]: row for row in losses(tmp_path / "whole")}
     for row in losses(folder):  # that of the halt has looks that the other run did not take
@@ -124,8 +122,8 @@ def test_killed_again_and_again(config: Config, tmp_path: Path, ranks: int) -> N
         for process in processes:
             process.kill()
             process.join()
-    train(resumed(settings, folder), folder, ranks)
-    train(settings, tmp_path / "whole", ranks)
+    finish(resumed(settings, folder), folder, ranks)
+    finish(settings, tmp_path / "whole", ranks)
     check_the_same(folder, tmp_path / "whole")
 
 

@@ -13,8 +13,6 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import GPT2LMHeadModel
 
-import train
-from sft.cli import on_devices
 from sft.config import PROMPTS, InputError, LoraConfig, TrainConfig
 from sft.evaluation.subject import subject_of_run
 from sft.files import read_numbers
@@ -23,6 +21,7 @@ from sft.gpt2.checkpoint import load_pretrained
 from sft.gpt2.lora import is_adapter
 from sft.gpt2.model import GPT
 from sft.training.resume import resumed_config
+from tests.training.processes import finish
 
 Config = Callable[..., TrainConfig]
 Run = Callable[..., Path]
@@ -121,9 +120,8 @@ def test_two_ranks_with_a_narrow_base(config: Config, tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     settings = config(lora=LORA, batch_size=8, epochs=1, optim__lr=0.01, precision="bf16-mixed")
     for devices in (1, 2):
-        (tmp_path / str(devices)).mkdir()
         divided = dataclasses.replace(settings, devices=devices, batch_size=8 // devices)
-        on_devices(devices, train.fit, divided, tmp_path / str(devices))
+        finish(divided, tmp_path / str(devices), devices)
     one, two = losses(tmp_path / "1"), losses(tmp_path / "2")
     assert one[-1]["val/loss"] < one[0]["val/loss"] - 0.05
     for left, right in zip(one, two, strict=True):

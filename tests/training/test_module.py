@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sft.cli import on_devices
 from sft.config import PROMPTS, LoraConfig, OptimConfig, TrainConfig
 from sft.data.datamodule import InstructionData
 from sft.data.dataset import encode_splits, split_records
@@ -18,6 +17,7 @@ from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT
 from sft.training.module import InstructionTuner
 from sft.training.optim import adamw, schedule
+from tests.training.processes import finish
 
 Config = Callable[..., TrainConfig]
 
@@ -104,6 +104,7 @@ def one_big_batch(config: TrainConfig) -> tuple[dict[str, torch.Tensor], GPT, fl
         (8, 1, 2, False, "none"),
         (2, 4, 2, True, "none"),
         (2, 4, 2, True, "default"),
+        (4, 1, 4, False, "none"),
     ],
 )
 def test_any_division_of_a_step_is_one_big_batch(
@@ -117,7 +118,7 @@ def test_any_division_of_a_step_is_one_big_batch(
         data__mask_prompt=mask_prompt,
         data__split=[0.87, 0.0, 0.13],
     )
-    on_devices(devices, train_sgd, settings, tmp_path / "out.pt")
+    finish(settings, tmp_path / "out.pt", devices, train_sgd)
     kept = torch.load(tmp_path / "out.pt", weights_only=True)
     gradients, model, loss = one_big_batch(settings)
     assert kept["steps"] == 3  # 37 records: 16, 16 and 5
