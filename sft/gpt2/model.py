@@ -48,12 +48,10 @@ class GPTConfig:
     eos_token_id: int | None = None
 
     def __post_init__(self) -> None:
-        for key in ("n_layer", "n_head", "n_embd", "vocab_size", "n_positions"):
+        for key in ("n_layer", "n_head", "n_embd", "vocab_size", "n_positions", "n_inner"):
             value = getattr(self, key)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if (type(value) is not int or value < 1) and not (key == "n_inner" and value is None):
                 raise ValueError(f"{key}: expected a positive integer, found {value!r}")
-        if self.n_inner is not None and (not isinstance(self.n_inner, int) or self.n_inner < 1):
-            raise ValueError(f"n_inner: expected a positive integer or null, found {self.n_inner!r}")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd: {self.n_embd} cannot be divided among n_head = {self.n_head} heads")
         for key in ("layer_norm_epsilon", "initializer_range"):

@@ -145,7 +145,7 @@ def test_config_survives_the_trip_through_config_json():
         ("n_layer", "12", "n_layer: expected a positive integer, found '12'"),
         ("vocab_size", True, "vocab_size: expected a positive integer, found True"),
         ("n_positions", 1024.0, "n_positions: expected a positive integer, found 1024.0"),
-        ("n_inner", -1, "n_inner: expected a positive integer or null, found -1"),
+        ("n_inner", -1, "n_inner: expected a positive integer, found -1"),
         ("layer_norm_epsilon", 0.0, "layer_norm_epsilon: expected a positive number, found 0.0"),
         ("layer_norm_epsilon", "1e-5", "layer_norm_epsilon: expected a positive number, found '1e-5'"),
         ("initializer_range", "0.02", "initializer_range: expected a positive number, found '0.02'"),

@@ -8,14 +8,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import train
 from sft.config import TrainConfig
 from sft.training.checkpoints import last, read_newest
 from sft.training.interruption import Interruption
+from sft.training.module import InstructionTuner
 from sft.training.resume import resumed_config
 from tests.training.processes import begin, finish
 from tests.training.test_resume import equal, losses
@@ -78,14 +82,34 @@ def test_a_signal_to_any_rank_ends_all_with_a_checkpoint(
         check_the_same(folder, tmp_path / "whole")
 
 
+def sleep_in_step(config: TrainConfig, folder: Path) -> None:
+    """The run, whose second step takes an hour."""
+    honest, taken = InstructionTuner.training_step, count(1)
+
+    def slow(self: InstructionTuner, *arguments: Any) -> torch.Tensor:
+        for _ in range(36000 if next(taken) == 2 else 0):
+            (folder / "asleep").touch()
+            time.sleep(0.1)
+        return honest(self, *arguments)
+
+    InstructionTuner.training_step = slow  # type: ignore[method-assign]
+    folder.mkdir()
+    train.fit(config, folder)
+
+
 def test_a_second_ctrl_c_leaves_at_once(config: Config, tmp_path: Path) -> None:
-    [process] = begin(config(batch_size=1, epochs=1, data__workers=1, eval__every=0), tmp_path / "run")
-    wait_for_rows(tmp_path / "run", 2)
-    os.kill(process.pid or 0, signal.SIGSTOP)  # in the middle of a step, however long that takes
+    folder = tmp_path / "run"
+    [process] = begin(config(batch_size=1, epochs=1, eval__every=0), folder, function=sleep_in_step)
+    while not (folder / "asleep").exists():
+        time.sleep(0.05)
     os.kill(process.pid or 0, signal.SIGINT)
-    os.kill(process.pid or 0, signal.SIGCONT)
-    process.join(30)
+    os.kill(process.pid or 0, signal.SIGINT)  # so soon, it is the launcher that hands on the same Ctrl-C
+    process.join(1.2)
+    assert process.exitcode is None
+    os.kill(process.pid or 0, signal.SIGINT)
+    process.join(10)
     assert process.exitcode == 130
+    assert not (folder / "checkpoints").exists()
 
 
 @pytest.mark.parametrize(  # stop: steps of one micro-batch; an epoch has 11
