@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help train evaluate test test-browser test-tracking test-gguf test-openai screenshot lint bench bench-lora bench-serve nano clean
+.PHONY: help train evaluate test test-browser test-tracking test-sweeps test-gguf test-openai screenshot lint bench bench-lora bench-serve nano clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -22,6 +22,9 @@ test-browser: .venv/browser  ## the report and the server's page in a browser: w
 
 test-tracking: .venv/tracking  ## logger=wandb and logger=mlflow with the packages themselves
 	$(BIN)/python -m pytest tests/tracking $(ARGS)
+
+test-sweeps: .venv/sweeps  ## jobs beside each other (joblib, submitit) and Optuna's search
+	$(BIN)/python -m pytest tests/sweeps $(ARGS)
 
 test-gguf: .venv/gguf  ## exported models in llama.cpp, which is compiled first, for some minutes
 	$(BIN)/python -m pytest tests/gguf $(ARGS)
@@ -67,6 +70,10 @@ clean:  ## remove what was made here, but not outputs/
 
 .venv/tracking: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable .[mlflow,wandb]
+	touch $@
+
+.venv/sweeps: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable .[sweep]
 	touch $@
 
 .venv/gguf: .venv/ready

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
 from pathlib import Path
@@ -24,8 +25,12 @@ if TYPE_CHECKING:
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
-def main(composed: Any) -> None:
-    """Check the config, find the run's folder, train."""
+def main(composed: Any) -> float | None:
+    """Check the config, find the run's folder, train.
+
+    Returns:
+        The best validation loss, for a sweeper that searches; None if the job failed, or has none.
+    """
     with job():
         config, folder = from_hydra(TrainConfig, composed), Path(HydraConfig.get().runtime.output_dir)
         config.resume = which_run(config.resume, folder)
@@ -41,6 +46,17 @@ def main(composed: Any) -> None:
         on_devices(config.devices, fit, config, folder)
         if config.evaluate and os.environ.get("RANK", "0") == "0":
             evaluate_run(config, folder)
+        return best_loss(folder)
+    return None
+
+
+def best_loss(folder: Path) -> float | None:
+    """The best validation loss of a finished run; None if it took none, or on a rank ahead of the one that writes."""
+    path = folder / "summary.json"
+    found: float | None = None
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))["best_validation_loss"]
+    return found
 
 
 def which_run(resume: str | None, folder: Path) -> str | None:

@@ -50,6 +50,8 @@ def run(main: Callable[[], Any]) -> None:
     except (HydraException, OmegaConfBaseException, OSError) as error:  # OSError: the run's folder cannot be made
         sys.exit(f"error: {_one_line(error)}")
     except ValueError as error:
+        if str(error).startswith("No trials are completed"):  # Optuna's
+            sys.exit("error: no job of the search came to a number; their messages are above")
         if not str(error).startswith("Config group override"):  # Hydra's answer to data=null
             raise
         sys.exit(f"error: {_one_line(error)}")
@@ -70,6 +72,8 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, OverrideParseException):
         reason = message.partition(" See https")[0]
         return f"{error.override}: cannot be read as key=value ({reason}); quote an unusual value: key=\"'a (b)'\""
+    if "Could not find 'hydra/" in message:
+        return f"{message.partition(' Available')[0]}; is it installed? pip install -e '.[sweep]'"
     if message.startswith("Could not override '"):  # Hydra would go on to advise a + that would be refused here
         key = message.split("'")[1]
         return f"{key}: unknown key; --help lists those there are"

@@ -51,7 +51,7 @@ CHECKPOINTS = {name: f"openai-community/{name}" for name in MODELS} | {
 
 
 def test_these_are_all_the_choices() -> None:
-    for group, names in (("model", MODELS), ("data", DATA), ("experiment", EXPERIMENTS)):
+    for group, names in (("model", MODELS), ("data", DATA), ("experiment", EXPERIMENTS), ("sweep", ("grid", "optuna"))):
         assert {path.stem for path in (CONF / group).glob("*.yaml")} == set(names)
 
 
