@@ -7,6 +7,7 @@ the run begins; if they fail later, the run says so and goes on without them.
 import dataclasses
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -117,7 +118,9 @@ class RemoteLogger(Logger):
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """In one line, without the name and password that an address may hold."""
+    text = re.sub(r"//[^/@\s]+@", "//…@", " ".join(str(error).split()))
+    return text[:300] or type(error).__name__
 
 
 class Tracking(Callback):

@@ -113,10 +113,12 @@ def test_one_that_is_not_installed(config: Config, run: Run, monkeypatch: pytest
 
 def test_one_that_does_not_answer(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(folder: Path, run_id: str | None) -> Any:
-        raise ConnectionError("no\nanswer")
+        raise ConnectionError("no\nanswer from http://me:secret@there/x")
 
     monkeypatch.setattr(loggers, "_mlflow", refuse)
-    with pytest.raises(InputError, match=r"^logger: mlflow cannot be used \(no answer\); .* another logger=$"):
+    with pytest.raises(
+        InputError, match=r"^logger: mlflow cannot be used \(no answer from http://…@there/x\); .* another logger=$"
+    ):
         run(config(logger="mlflow"))
     assert list(Path("run").iterdir()) == []
 
