@@ -80,7 +80,11 @@ def evaluate(config: EvaluateConfig, given: list[str]) -> None:
     make_folder(subject.folder)
     log_to(subject.folder / "evaluate.log")
     log = logging.getLogger("sft")
-    log.info(f"{len(records)} records of the {config.split} split, for {subject.models['tuned'].source}")
+    every = sum(part["records"] for part in subject.sizes().values())
+    log.info(
+        f"{len(records)} records of the {config.split} split (data.split={subject.data.split} of {every} in all), for "
+        f"{subject.models['tuned'].source}"
+    )
     if subject.alone:
         log.info(f"no base beside it: {subject.alone}")
     busy = f"{subject.folder}: another evaluation is at work there; wait for it, or end it"

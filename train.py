@@ -55,7 +55,7 @@ def best_loss(folder: Path) -> float | None:
     path = folder / "summary.json"
     found: float | None = None
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))["best_validation_loss"]
+        found = json.loads(path.read_text(encoding="utf-8")).get("best_validation_loss")
     return found
 
 
@@ -64,12 +64,21 @@ def which_run(resume: str | None, folder: Path) -> str | None:
     folder, if one was begun there.
 
     Raises:
-        InputError: `auto` without a folder that stays the same.
+        InputError: a new run in the folder of another, `auto` without a folder that stays the same, or one run for all
+            jobs of a sweep.
     """
-    if resume != "auto":
-        return "outputs/latest" if resume == "latest" else resume
+    if resume is None:
+        if has_checkpoint(folder) or (folder / "summary.json").exists():
+            raise InputError(f"hydra.run.dir: {folder} holds a run; go on with it by resume=auto, or give a new folder")
+        return None
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     key = "hydra.sweep.dir=" if sweep else "hydra.run.dir="
+    if resume != "auto":
+        if sweep:
+            raise InputError(
+                f"resume: {resume} is one run, but -m makes several; go on with a sweep by resume=auto {key}FOLDER"
+            )
+        return "outputs/latest" if resume == "latest" else resume
     if not any(override.startswith(key) for override in HydraConfig.get().overrides.hydra):
         raise InputError(f"resume: auto looks into the run's folder; give one, {key}FOLDER")
     return str(folder) if has_checkpoint(folder) else None
@@ -89,6 +98,7 @@ def fit(config: TrainConfig, folder: Path) -> None:
     from sft.data.overview import example_text, overview, overview_text
     from sft.data.prompt import chat_template
     from sft.data.sources import load_source
+    from sft.files import restore_folder
     from sft.gpt2.checkpoint import load_pretrained, merge_adapter, save_adapter, save_pretrained
     from sft.gpt2.device import DTYPES, keep_freed_memory, pick_device, pick_precision
     from sft.training.callbacks import EmptyCache, RunFolder, SampleAnswer, SanityGate
@@ -176,7 +186,8 @@ def fit(config: TrainConfig, folder: Path) -> None:
         trainer.fit(module, data, ckpt_path=past.checkpoint)
     if not trainer.is_global_zero:
         return
-    if not (folder / "model").exists():  # of a run that was cut off between its last step and its end
+    there = restore_folder(folder / "model")
+    if not there or (done >= steps and run_folder.best == float("inf")):  # cut off between its last step and its end
         save_model()
     summarise_run(
         config,
@@ -191,6 +202,7 @@ def fit(config: TrainConfig, folder: Path) -> None:
             "checkpoint": {"source": base.source, "revision": base.revision, "sha256": base.sha256},
         },
     )
+    interruption.leave()  # asked for when there was no step any more
 
 
 def adapt(base: Pretrained, config: LoraConfig, seed: int) -> None:
@@ -244,7 +256,8 @@ def summarise_run(config: TrainConfig, folder: Path, metrics: Metrics, facts: di
     write_card(folder)
     where = os.path.relpath(folder)
     log = logging.getLogger("sft")
-    log.info(f"\n{table(summary)}\n\nAll of it is in {where}. Next: python evaluate.py run={where}")
+    split = "" if facts["data"]["splits"]["test"]["records"] else " split=train"
+    log.info(f"\n{table(summary)}\n\nAll of it is in {where}. Next: python evaluate.py run={where}{split}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from sft.cli import command
 from sft.config import InputError
@@ -65,9 +65,9 @@ class Chat:
             "/input": self.set_input,
             "/base": self.ask_base,
             "/tuned": self.ask_tuned,
-            "/temperature": lambda text: self.sample(temperature=float(text)),
-            "/top_k": lambda text: self.sample(top_k=int(text) if text else None),
-            "/top_p": lambda text: self.sample(top_p=float(text) if text else None),
+            "/temperature": lambda text: self.sample(temperature=number(text, float)),
+            "/top_k": lambda text: self.sample(top_k=number(text, int) if text else None),
+            "/top_p": lambda text: self.sample(top_p=number(text, float) if text else None),
             "/max_new_tokens": self.limit,
             "/help": lambda _: HELP,
         }
@@ -80,7 +80,7 @@ class Chat:
         try:
             return self.commands[name](text.strip())
         except ValueError as error:
-            return f"{name}: {error}"
+            return f"/{error}" if f"/{error}".startswith(name) else f"{name}: {error}"
         except InputError as error:
             return f"error: {error}"
 
@@ -105,8 +105,8 @@ class Chat:
         return shown.replace("None", "off")
 
     def limit(self, text: str) -> str:
-        if int(text) < 1:
-            raise ValueError("expected a number from 1 up")
+        if not 1 <= number(text, int) < self.tuned.context:
+            raise ValueError(f"expected a number from 1 to {self.tuned.context - 1}, found {text}")
         self.max_new_tokens = int(text)
         return f"answers of at most {text} tokens"
 
@@ -129,6 +129,16 @@ class Chat:
             yield answer.add(token)
 
 
+Number = TypeVar("Number", int, float)
+
+
+def number(text: str, kind: Callable[[str], Number]) -> Number:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"expected a number, found {text!r}") from None
+
+
 def converse(chat: Chat) -> None:
     """Questions from the terminal until it ends, or /quit."""
     print(f"{chat.tuned}, on {chat.place.device} in {chat.place.precision}; /help lists what there is to say")
@@ -136,7 +146,7 @@ def converse(chat: Chat) -> None:
         while True:
             try:
                 line = input(f"\n{chat.asked}{' (input)' if chat.input else ''}> ").strip()
-                if line == "/quit":
+                if line.split()[:1] == ["/quit"]:
                     return
                 take(chat, line)
             except KeyboardInterrupt:  # stops what is being done, or drops the line
@@ -181,10 +191,18 @@ def history() -> Iterator[None]:
 
 
 def pipe(chat: Chat) -> None:
-    """An answer for each line of input, on a line of its own: line breaks in it become spaces."""
-    for line in sys.stdin:
-        pieces = chat.answer(line.strip()) if line.strip() else iter(())
-        print(" ".join("".join(pieces).splitlines()), flush=True)
+    """An answer for each line of input, on a line of its own: line breaks in it become spaces. A question that cannot
+    be asked gets an empty line, and the exit code is 1."""
+    failed = False
+    for number, line in enumerate(sys.stdin, 1):
+        try:
+            pieces = list(chat.answer(line.strip())) if line.strip() else []
+        except InputError as error:
+            pieces, failed = [], True
+            print(f"error: line {number}: {error}", file=sys.stderr)
+        print(" ".join("".join(pieces).split()), flush=True)
+    if failed:
+        sys.exit(1)
 
 
 def main() -> None:

@@ -46,7 +46,8 @@ def run(main: Callable[[], Any]) -> None:
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit(130)
+        print("\ninterrupted; what was written stays, and the same command uses it again", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except (HydraException, OmegaConfBaseException, OSError) as error:  # OSError: the run's folder cannot be made
         sys.exit(f"error: {_one_line(error)}")
     except ValueError as error:
@@ -89,6 +90,11 @@ def job() -> Iterator[None]:
     """
     try:
         yield
+    except SystemExit:  # by a signal
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            again = f"resume=auto hydra.sweep.dir={HydraConfig.get().sweep.dir}"
+            print(f"the sweep ends here; the same command with {again} goes on with it", file=sys.stderr)
+        raise
     except Exception as error:
         message, outside = " ".join(str(error).splitlines()), isinstance(error, InputError | OSError)
         if HydraConfig.get().mode == RunMode.MULTIRUN:

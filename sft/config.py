@@ -67,8 +67,8 @@ class ModelConfig:
     allow_untrained: bool = False
 
     def __post_init__(self) -> None:
-        if os.path.isdir(self.checkpoint):  # else it names a repository
-            self.checkpoint = os.path.abspath(self.checkpoint)
+        if os.path.isdir(self.checkpoint):  # else it names a repository; `outputs/latest` is turned to the new run
+            self.checkpoint = os.path.realpath(self.checkpoint)
 
 
 @dataclass

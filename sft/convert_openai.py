@@ -74,12 +74,11 @@ def convert(release: Path, out: Path) -> None:
     model = read_model(release, read_config(release / "hparams.json"))
     tokens = tokenizer.encode_ordinary("Alan Turing theorized that computers would one day become")
     expected = logits(model, tokens)
-    save_pretrained(model, out, tokenizer)
-    try:
-        check_same(expected, logits(load_pretrained(out).model, tokens), "f32", out)
-    except InputError:
-        shutil.rmtree(out)
-        raise
+
+    def check(written: Path) -> None:
+        check_same(expected, logits(load_pretrained(written).model, tokens), "f32", out)
+
+    save_pretrained(model, out, tokenizer, check=check)
     print(f"{out}: written and read back; python train.py model.checkpoint={out} tunes it")
 
 

@@ -63,7 +63,7 @@ def find_model(run: str) -> Path:
     """
     folder = Path(run).expanduser()
     found = folder / "model" if (folder / "model").is_dir() else folder
-    if not (found / "config.json").is_file():
+    if not any((found / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise InputError(f"{run}: neither a run with a model nor a Hugging Face folder; train first (python train.py)")
     return found
 
@@ -86,15 +86,16 @@ def export_hf(folder: Path, dtype: str | None, out: Path | None) -> Path:
     out = out or folder.with_name(f"{folder.name}-{dtype}")
     if out.resolve() == folder.resolve():
         raise InputError(f"--out: {out} is the model to be exported; give another folder")
-    save_pretrained(source.model, out, source.tokenizer, source.prompt, source.base, types[dtype], source.chat_template)
-    try:
-        distance = check_same(expected, logits(load_pretrained(out).model, tokens_of(source)), dtype, out)
-    except InputError:
-        shutil.rmtree(out)
-        raise
+    distances = []
+
+    def check(written: Path) -> None:
+        distances.append(check_same(expected, logits(load_pretrained(written).model, tokens_of(source)), dtype, out))
+
+    whole = (source.model, out, source.tokenizer, source.prompt, source.base, types[dtype], source.chat_template)
+    save_pretrained(*whole, check=check)
     if (folder / CARD).exists():
         shutil.copy(folder / CARD, out / CARD)
-    tell(out, distance)
+    tell(out, distances[0])
     return out
 
 

@@ -60,6 +60,7 @@ def replaced_folder(folder: Path, files: set[str], kept: str) -> Iterator[Path]:
         InputError: `folder` holds something else, or is none, or cannot be written.
     """
     folder = folder.expanduser().resolve()
+    restore_folder(folder)
     beside = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}")
     with writing(folder):
         try:
@@ -73,6 +74,19 @@ def replaced_folder(folder: Path, files: set[str], kept: str) -> Iterator[Path]:
             _replace(folder, beside)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
+
+
+def restore_folder(folder: Path) -> bool:
+    """Whether the folder is there, after ending what `replaced_folder` was killed in the middle of: its new folder is
+    whole from the moment when the old one has stepped aside."""
+    for aside in folder.parent.glob(f".{folder.name}.*.old"):
+        beside = aside.with_suffix("")
+        if not folder.exists():
+            (beside if beside.exists() else aside).rename(folder)
+        shutil.rmtree(aside, ignore_errors=True)
+    for unfinished in folder.parent.glob(f".{folder.name}.????????"):
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder.exists()
 
 
 def _check_replaceable(folder: Path, files: set[str]) -> None:
@@ -158,9 +172,9 @@ def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
 
 
 def read_numbers(path: Path) -> list[dict[str, float]]:
-    """The rows of a CSV file of numbers, without their empty cells."""
-    with path.open(newline="") as file:
-        return [{key: _number(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    """The rows of a CSV file of numbers, without their empty cells; a last line that was cut off does not count."""
+    lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [{key: _number(value) for key, value in row.items() if value} for row in csv.DictReader(lines)]
 
 
 def _number(text: str) -> float:

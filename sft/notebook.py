@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from sft.config import PROMPTS, DataConfig, TrainConfig
+from sft.config import PROMPTS, DataConfig, InputError, TrainConfig
 from sft.data.datamodule import InstructionData
 from sft.data.dataset import encode_splits
 from sft.data.prompt import chat_template, render
@@ -61,7 +61,7 @@ def finetune(
     losses = StepLosses()
     trainer = make_trainer(config, 1, device, pick_precision(precision, device), [Progress(), losses], logger=False)
     trainer.fit(module.train(), data)
-    gpt2.prompt, gpt2.base = template or None, gpt2.source
+    gpt2.prompt, gpt2.base, gpt2.sha256 = template or None, gpt2.source, ""  # no file's any more
     return losses.taken
 
 
@@ -73,7 +73,7 @@ def save(gpt2: Pretrained, folder: str | Path) -> None:
 
 def answer(
     gpt2: Pretrained,
-    questions: Sequence[str | dict[str, Any]],
+    questions: str | Sequence[str | dict[str, Any]],
     max_new_tokens: int = 256,
     temperature: float = 0.0,
     top_k: int | None = None,
@@ -86,9 +86,12 @@ def answer(
         InputError: a question is neither, by its number from 1.
         ValueError: a prompt is longer than the context, or a setting is out of its range.
     """
+    if isinstance(questions, str):
+        questions = [questions]
     asked = [{"instruction": one} if isinstance(one, str) else one for one in questions]
+    complete_records = [{**one, "output": ""} if isinstance(one, dict) else one for one in asked]
     template = gpt2.prompt or PROMPTS["alpaca"]
-    prompts = [render(template, record) for record in _checked([{**one, "output": ""} for one in asked])]
+    prompts = [render(template, record) for record in _checked(complete_records)]
     tokens = gpt2.tokenizer.encode_ordinary_batch(prompts)
     return [said.text for said in _answers(gpt2, tokens, max_new_tokens, Sampling(temperature, top_k), seed, device)]
 
@@ -119,6 +122,8 @@ def evaluate(
 
 
 def _checked(records: Sequence[dict[str, Any]]) -> list[Record]:
+    if isinstance(records, str) or not len(records):
+        raise InputError(f"records: {records!r}; expected a list with at least one record")
     return [checked_record(item, "records", number) for number, item in enumerate(records, 1)]
 
 

@@ -408,6 +408,22 @@ def test_auto_begins_and_goes_on_and_latest_is_the_newest(
     assert {*Path("outputs").rglob("*")} - before == {Path("outputs/latest")}
 
 
+def test_a_run_is_not_lost_to_another_in_its_folder(command: Callable[..., None], tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "last.ckpt").write_text("x")
+    told = line(command, "hydra.run.dir=run")
+    assert told.startswith("hydra.run.dir: ")
+    assert told.endswith("run holds a run; go on with it by resume=auto, or give a new folder")
+
+
+def test_one_run_is_no_sweep(command: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command("resume=latest", "seed=1,2", "-m")
+    assert (
+        "resume: latest is one run, but -m makes several; go on with a sweep by resume=auto" in capsys.readouterr().err
+    )
+
+
 def test_a_sweep_started_again_does_what_is_left(
     command: Callable[..., None], checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -403,3 +403,11 @@ def test_what_is_refused_in_evaluate(overrides: str, line: str) -> None:
 def test_a_config_survives_the_trip_through_plain_values() -> None:
     config = from_hydra(TrainConfig, compose("train", ["experiment=alpaca-1k", "optim.grad_clip=1", "seed=7"]))
     assert from_dict(TrainConfig, dataclasses.asdict(config)) == config
+
+
+def test_a_checkpoint_is_what_a_link_leads_to_now(tmp_path: Path) -> None:
+    """A run turns `outputs/latest` to itself, and must not become its own base."""
+    (tmp_path / "one").mkdir()
+    (tmp_path / "latest").symlink_to("one")
+    assert ModelConfig(str(tmp_path / "latest")).checkpoint == str(tmp_path / "one")
+    assert ModelConfig("openai-community/gpt2").checkpoint == "openai-community/gpt2"

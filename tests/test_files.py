@@ -1,11 +1,12 @@
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from sft.config import InputError
-from sft.files import locked, make_folder, write_json
+from sft.files import locked, make_folder, read_numbers, replaced_folder, restore_folder, write_json
 
 
 def test_what_is_no_number_is_null(tmp_path: Path) -> None:
@@ -13,6 +14,43 @@ def test_what_is_no_number_is_null(tmp_path: Path) -> None:
     text = (tmp_path / "a.json").read_text(encoding="utf-8")
     assert json.loads(text) == {"x": [None, [None, 1.5]], "é": {"y": None, "z": True}}
     assert "é" in text
+
+
+def test_a_row_that_was_cut_off_does_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,loss\n9,0.5\n10,1e-")
+    assert read_numbers(path) == [{"step": 9, "loss": 0.5}]
+    path.write_text("step,loss\n9,0.5\n1")
+    assert read_numbers(path) == [{"step": 9, "loss": 0.5}]
+
+
+@pytest.mark.parametrize("moved", ["neither", "the old one", "both"])
+def test_a_folder_killed_in_the_middle_of_its_replacement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: str
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "a").write_text("old")
+    renames = {"neither": 0, "the old one": 1, "both": 2}[moved]
+    rename, killed = Path.rename, []
+
+    def kill(path: Path, target: Path) -> Path:
+        if len(killed) == renames:
+            raise KeyboardInterrupt
+        killed.append(path)
+        return rename(path, target)
+
+    def none(*_: object, **__: object) -> None:
+        """A process that was killed tidies nothing up."""
+
+    monkeypatch.setattr(Path, "rename", kill)
+    monkeypatch.setattr("shutil.rmtree", none)
+    with suppress(KeyboardInterrupt), replaced_folder(folder, {"a"}, kept="b") as beside:
+        (beside / "a").write_text("new")
+    monkeypatch.undo()
+    assert restore_folder(folder)
+    assert (folder / "a").read_text() == ("old" if moved == "neither" else "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_half_a_character_is_replaced(tmp_path: Path) -> None:

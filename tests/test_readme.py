@@ -100,7 +100,8 @@ def test_python_commands(place: Path, checkpoint: Path) -> None:
             asked = config("train", TrainConfig, [*arguments, *tiny, *added, "max_steps=2"])
             folder = place / "outputs" / str(number)
             if asked.resume:
-                folder = Path(train.which_run(asked.resume, folder) or "").resolve()
+                assert asked.resume == "latest"
+                folder = Path("outputs/latest").resolve()
                 asked.resume = str(folder)
                 asked = resumed_config(asked, [*arguments, "max_steps=-1"])
                 asked.max_steps = 3

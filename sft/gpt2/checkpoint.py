@@ -8,7 +8,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -69,8 +69,9 @@ def load_pretrained(
     """Load a GPT-2. An adapter comes merged into its base.
 
     Args:
-        repo_or_folder: a folder; else `gpt2-nano`, the embedded model; else a repository of the hub (`owner/name`), or
-            a released GPT-2 (`gpt2`, `gpt2-medium`, `gpt2-large`, `gpt2-xl`), which comes at a pinned commit.
+        repo_or_folder: a folder, or that of a run, whose `model/` is taken; else `gpt2-nano`, the embedded model; else
+            a repository of the hub (`owner/name`), or a released GPT-2 (`gpt2`, `gpt2-medium`, `gpt2-large`,
+            `gpt2-xl`), which comes at a pinned commit.
         revision: the repository's branch, tag or commit.
         dtype: of the parameters, whatever the file's.
         dropout: the probability, for training; what config.json says is not used.
@@ -116,6 +117,7 @@ def save_pretrained(
     dtype: torch.dtype | None = None,
     chat_template: str | None = None,
     read: weights.Read | None = None,
+    check: Callable[[Path], None] | None = None,
 ) -> None:
     """Write a folder that `load_pretrained`, and transformers' AutoModelForCausalLM and AutoTokenizer, load.
 
@@ -127,6 +129,7 @@ def save_pretrained(
         dtype: of the file; None: the model's.
         chat_template: the prompt as transformers' chat templates are.
         read: gives the model's tensors, by name, where the model is on the meta device and has none.
+        check: is shown the new folder before that takes its place; if it raises, what stood there stays.
 
     Raises:
         InputError: the folder holds something else, or cannot be written.
@@ -145,6 +148,8 @@ def save_pretrained(
         _write_json(beside / CONFIG, config | ({"_name_or_path": base} if base else {}))
         _write_json(beside / TOKENIZER_CONFIG, _tokenizer_config(model.config.n_positions, prompt, chat_template))
         _write_json(beside / GENERATION_CONFIG, {"bos_token_id": end, "eos_token_id": end})
+        if check:
+            check(beside)
 
 
 def save_adapter(
@@ -190,15 +195,25 @@ def _locate(name: str, revision: str | None) -> tuple[Path, str, str | None]:
     """The folder of a checkpoint, its source, and its commit."""
     folder = Path(os.path.expanduser(name))
     if name and folder.is_dir():
+        inner = folder / "model"
+        if not _is_checkpoint(folder) and _is_checkpoint(inner):  # a run; `latest` may be turned to another meanwhile
+            return inner.resolve(), str(inner.resolve()), None
         return folder, name, None
     if name in EMBEDDED:
         return EMBEDDED[name], name, None
     if name and folder.exists():
         raise InputError(f"{name}: a file; expected the folder of a checkpoint")
-    if not name or name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
+    if name.startswith("outputs/"):
+        raise InputError(f"{name}: not there; train first (python train.py), or name a run or a Hugging Face folder")
+    here = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
+    if not name or here or ("/" in name and folder.parent.is_dir()):
         raise InputError(f"{name or repr(name)}: no such folder (here: {Path.cwd()})")
     folder, commit = hub.download(name, revision)
     return folder, hub.SHORT.get(name, name), commit
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    return (folder / CONFIG).exists() or (folder / ADAPTER_CONFIG).exists()
 
 
 def _read_adapter_config(folder: Path) -> AdapterConfig | None:

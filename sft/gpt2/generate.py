@@ -51,6 +51,7 @@ class Sampling:
         if self.top_p is not None:
             ordered, order = chances.sort(descending=True, stable=True)
             enough = ordered.cumsum(-1) - ordered >= self.top_p  # those before a token share as much already
+            enough[:, 0] = False  # also of a top_p that is 0 in fp32
             chances = ordered.masked_fill(enough, 0).gather(-1, order.argsort())
         drawn = zip(chances, generators, strict=True)
         return [int(torch.multinomial(row, 1, generator=generator)) for row, generator in drawn]

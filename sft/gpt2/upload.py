@@ -25,8 +25,12 @@ def upload(folder: Path, names: list[str], repo: str) -> str:
     """
     api = HfApi(endpoint=constants.ENDPOINT)
     try:
+        if repo.count("/") != 1:
+            raise HFValidationError
         made = api.create_repo(repo, exist_ok=True)
-        api.upload_folder(repo_id=made.repo_id, folder_path=folder, allow_patterns=names)
+        chosen = [path.name for path in folder.iterdir() if any(path.match(name) for name in names)]
+        others = [f"{path.name}/*" for path in folder.iterdir() if path.is_dir()]
+        api.upload_folder(repo_id=made.repo_id, folder_path=folder, allow_patterns=chosen, ignore_patterns=others)
     except Exception as error:  # of huggingface_hub, the HTTP client below it, the operating system, or hf_xet
         raise InputError(_explain(error, repo)) from error
     return str(made)

@@ -31,6 +31,7 @@ CHANGES_NOTHING: Json = {
     "modalities": ["text"],
     "store": False,
     "tools": [],
+    "parallel_tool_calls": False,
 }
 STOPS, STOP_LENGTH = 4, 256
 

@@ -14,6 +14,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from sft.config import InputError
 from sft.serving.answer import Answer
 from sft.serving.api import ApiError, Json, Question, parse
 from sft.serving.engine import ClosingError, Engine, FullError, Piece, Request
@@ -81,6 +82,8 @@ def make_request(question: Question, voice: Voice, tell: Callable[[Piece], None]
         prompt = voice.prompt(question.instruction, question.input)
     except TooLongError as error:
         raise ApiError(400, f"messages: {error}", "messages", "context_length_exceeded") from error
+    except InputError as error:  # of the template
+        raise ApiError(400, f"messages: {error}", "messages", "invalid_value") from error
     answer = Answer(voice.tokenizer, min(voice.context - len(prompt), question.max_tokens), question.stop)
     return Request(prompt, answer, tell, question.sampling, question.seed)
 

@@ -89,6 +89,8 @@ class Engine:
         """Forget a request, before the next step; one that is answered already is none the worse for it."""
         with self._changed:
             request.cancelled = True
+            if request in self._waiting:
+                self._waiting.remove(request)
             self._changed.notify()
 
     def stop(self) -> None:
@@ -101,15 +103,15 @@ class Engine:
     # The thread
 
     def _run(self) -> None:
-        while self._admit():
+        going = True
+        while going:
             try:
-                told = self._decoder.step()
+                going = self._admit()
+                for row, token in self._decoder.step():
+                    self._take(row, token)
             except Exception:  # as when memory runs out: these are lost, the next ones may be well
                 log.exception("error: the model failed")
                 self._fail()
-                continue
-            for row, token in told:
-                self._take(row, token)
 
     def _admit(self) -> bool:
         """Drop what was given up and fill the slots, once there is anything to do; False: never again."""
@@ -119,8 +121,12 @@ class Engine:
                 self._leave(row)
             while self._waiting and len(self._running) < self.slots:
                 request = self._waiting.popleft()
-                if not request.cancelled:
+                try:
                     row = self._decoder.add(request.prompt, request.seed, request.sampling)
+                except ValueError:  # nothing to read, or too much: whoever asks should have looked
+                    log.exception("error: a question cannot be read")
+                    request.tell(Piece("", "failed"))
+                else:
                     self._running[row] = request
             return bool(self._waiting or self._running or not self.closing)
 

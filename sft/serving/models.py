@@ -65,6 +65,8 @@ class Voice:
             TooLongError: they leave no room for an answer.
         """
         prompt = self.tokenizer.encode_ordinary(render(self.template, Record(instruction, input, "")))
+        if not prompt:
+            raise InputError("the question, in the model's template, is no text at all")
         if len(prompt) >= self.context:
             raise TooLongError(f"{len(prompt)} tokens leave no room in the model's context of {self.context}")
         return prompt
@@ -80,13 +82,6 @@ def load_tuned(name: str, place: Place) -> Voice:
     Raises:
         InputError: there is none; or it was trained on plain text and cannot be asked anything.
     """
-    run = Path(name).expanduser()
-    if run.is_dir() and not (run / "config.json").exists():
-        if not (run / "model").is_dir():
-            raise InputError(f"{name}: neither a finished run (no model/) nor a checkpoint (no config.json)")
-        name = str((run / "model").resolve())  # `latest` may be turned to another run meanwhile
-    elif name.startswith("outputs/") and not run.exists():
-        raise InputError(f"{name}: not there; train first (python train.py), or name a run or a Hugging Face folder")
     found = place.load(name)
     if found.prompt is None:
         log.warning(f"warning: {found.source} names no prompt template; it is asked in alpaca's")
@@ -112,7 +107,9 @@ def load_base(tuned: Voice, place: Place) -> Voice:
 
 
 def _revision(checkpoint: Pretrained) -> str | None:
-    """The commit that a run began with, if the checkpoint lies in its run folder and the base came from the hub."""
+    """The commit of the base: an adapter names it, a run folder knows it; None: the newest, or a folder."""
+    if checkpoint.adapter:
+        return checkpoint.adapter.revision
     summary = Path(checkpoint.source).parent / "summary.json"
     try:
         began = json.loads(summary.read_text(encoding="utf-8"))["checkpoint"]

@@ -21,7 +21,7 @@ class Interruption(Callback):
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self._noted = 0.0
-        self._parent = os.getppid()
+        self._launcher = os.getppid() if "LOCAL_RANK" in os.environ else None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -36,8 +36,8 @@ class Interruption(Callback):
             self.signal, self._noted = signal.Signals(number), now
 
     def wishes(self) -> list[float]:
-        """Whether this process was asked to stop by SIGINT, and by SIGTERM; without its parent it stops too."""
-        if self.signal is None and os.getppid() != self._parent:
+        """Whether this process was asked to stop by SIGINT, and by SIGTERM; a rank stops too when its launcher died."""
+        if self.signal is None and self._launcher not in (None, os.getppid()):
             self.signal = signal.SIGTERM
         return [float(self.signal == signal.SIGINT), float(self.signal == signal.SIGTERM)]
 

@@ -1,6 +1,5 @@
 """What is measured while a run goes on, and where it is written: `metrics.csv`, TensorBoard, the progress bar."""
 
-import csv
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 
 from sft.config import EvalConfig
 from sft.data.datamodule import InstructionData
-from sft.files import read_numbers, writing
+from sft.files import read_numbers, write_text, writing
 from sft.training.module import InstructionTuner
 
 COLUMNS = (
@@ -39,18 +38,16 @@ class MetricsFile:
         """Go on after `step`: later rows, of steps that are done anew, are cut; 0: begin."""
         before = read_numbers(self.path) if step and self.path.exists() else []
         self.rows = [row for row in before if row["step"] <= step]
-        self._write(self.rows, "w")
+        write_text(self.path, ",".join(COLUMNS) + "\n" + "".join(map(_line, self.rows)))
 
     def append(self, row: Row) -> None:
-        self._write([row], "a" if self.rows else "w")
+        with writing(self.path), self.path.open("a", newline="") as file:
+            file.write(_line(row))
         self.rows.append(row)
 
-    def _write(self, rows: list[Row], mode: str) -> None:
-        with writing(self.path), self.path.open(mode, newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            if mode == "w":
-                writer.writeheader()
-            writer.writerows(rows)
+
+def _line(row: Row) -> str:
+    return ",".join(str(row.get(column, "")) for column in COLUMNS) + "\n"
 
 
 class Metrics(Callback):

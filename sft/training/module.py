@@ -170,9 +170,12 @@ class InstructionTuner(LightningModule):
         """What is frozen comes from the base anew, and is not kept a second time."""
         for name in self._frozen():
             del checkpoint["state_dict"][name]
+        checkpoint["watched"] = {"skipped": self.skipped, "recent": list(self._recent)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"] |= self._frozen()
+        self.skipped = checkpoint["watched"]["skipped"]
+        self._recent.extend(checkpoint["watched"]["recent"])
 
     def _frozen(self) -> dict[str, Tensor]:
         return {name: p.detach() for name, p in self.named_parameters() if not p.requires_grad}

@@ -94,10 +94,10 @@ def test_sampling_follows_the_distribution():
 
 @pytest.mark.parametrize(
     ("top_p", "kept"),
-    [(0.4, 1), (0.5, 1), (0.51, 2), (0.8, 2), (0.81, 3), (0.94, 3), (0.96, 4), (1.0, 4)],  # of 0.5, 0.3, 0.15, 0.05
+    [(1e-300, 1), (0.4, 1), (0.5, 1), (0.51, 2), (0.8, 2), (0.81, 3), (0.94, 3), (0.96, 4), (1.0, 4)],
 )
 def test_the_fewest_that_share_top_p_of_the_chances(top_p, kept):
-    chances = torch.tensor([0.15, 0.5, 0.05, 0.3])
+    chances = torch.tensor([0.15, 0.5, 0.05, 0.3])  # 0.5 alone, 0.8 with the second, 0.95 with the third
     logits = chances.log().expand(4000, -1)
     generators = [torch.Generator().manual_seed(seed) for seed in range(4000)]
     drawn = torch.tensor(Sampling(temperature=1.0, top_p=top_p).choose(logits, generators))

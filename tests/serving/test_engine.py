@@ -110,6 +110,32 @@ def test_the_queue_has_an_end(tiny, engine):
     assert asked[3].result()[1] == "length"
 
 
+def test_what_is_given_up_while_it_waits_leaves_the_queue(tiny, engine):
+    one = engine(tiny, slots=1, queue=2)
+    brake = Brake(one)
+    asked = [Asked(tiny, prompt) for prompt in PROMPTS[:4]]
+    one.submit(asked[0].request)
+    wait_until(lambda: one.load == (1, 0))
+    for each in asked[1:3]:
+        one.submit(each.request)
+    for each in asked[1:3]:
+        one.cancel(each.request)
+    assert one.load == (1, 0)
+    one.submit(asked[3].request)
+    brake.release()
+    assert asked[3].result()[1] == "length"
+
+
+def test_a_question_without_tokens_is_no_end(tiny, engine, caplog):
+    one = engine(tiny)
+    nothing, good = Asked(tiny, []), Asked(tiny, [5])
+    one.submit(nothing.request)
+    one.submit(good.request)
+    assert nothing.result() == ("", "failed")
+    assert good.result()[0] == decode(tiny.tokenizer, generate(tiny.model, [[5]], 12)[0])
+    assert "cannot be read" in caplog.text
+
+
 def test_stop_finishes_what_was_taken(tiny):
     one = Engine(tiny, slots=2, queue=9)
     asked = [Asked(tiny, prompt) for prompt in PROMPTS]

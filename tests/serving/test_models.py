@@ -65,7 +65,7 @@ def test_the_precision_is_the_weights_own(run: Path) -> None:
 
 def test_refused(run: Path, tmp_path: Path, checkpoint: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"empty: neither a finished run \(no model/\) nor a checkpoint"):
+    with pytest.raises(InputError, match=r"empty: no config.json, vocab.json, .* expected a checkpoint"):
         load_tuned(str(tmp_path / "empty"), PLACE)
     with pytest.raises(InputError, match="outputs/nothing: not there; train first"):
         load_tuned("outputs/nothing", PLACE)

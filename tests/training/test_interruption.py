@@ -152,10 +152,13 @@ def test_killed_again_and_again(config: Config, tmp_path: Path, ranks: int) -> N
 
 
 def test_a_rank_without_its_launcher_stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    interruption = Interruption()
-    assert interruption.wishes() == [0, 0]
+    alone = Interruption()
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    rank = Interruption()
+    assert rank.wishes() == [0, 0]
     monkeypatch.setattr("os.getppid", lambda: 1)
-    assert interruption.wishes() == [0, 1]
+    assert rank.wishes() == [0, 1]
+    assert alone.wishes() == [0, 0]  # whoever started it may go: nohup, disown
 
 
 class Launched:

@@ -243,9 +243,9 @@ def test_a_full_disk_in_a_process_of_its_own_is_one_line(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "metrics.csv").symlink_to("/dev/full")
-    with pytest.raises(InputError, match=r"metrics\.csv: cannot be written \(No space left on device\)"):
-        on_devices(2, train.fit, config(devices=2), tmp_path)
+    (tmp_path / "loss.png").symlink_to("/dev/full")
+    with pytest.raises(InputError, match=r"loss\.png: cannot be written \(No space left on device\)"):
+        on_devices(2, train.fit, config(devices=2, max_steps=1), tmp_path)
 
 
 def test_what_is_said_to_come_after_comes_after_the_last_step(config: Config, run: Run) -> None:
