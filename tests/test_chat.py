@@ -1,6 +1,7 @@
 """The chat, at a terminal and in a pipe."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -131,6 +132,13 @@ def test_a_pipe(run: Path) -> None:
     answers = [" ".join(expected(run, question).split()) for question in QUESTIONS]
     assert (found.returncode, found.stderr) == (0, "")
     assert found.stdout.split("\n") == [answers[0], "", answers[1], ""]
+
+
+def test_a_question_too_long_for_a_pipe_keeps_the_lines_in_step(run: Path) -> None:
+    found = piped(run, f"{'why ' * 3000}\n{QUESTIONS[0]}\n", "--quiet", ".")
+    assert found.returncode == 1
+    assert found.stdout.split("\n") == ["", " ".join(expected(run, QUESTIONS[0]).split()), ""]
+    assert re.fullmatch(r"error: line 1: \d+ tokens leave no room in the model's context of \d+\n", found.stderr)
 
 
 def test_errors_are_one_line(run: Path) -> None:

@@ -118,6 +118,9 @@ def test_a_checkpoint_arrives_whole_in_one_commit(hub, checkpoint):
 def test_other_files_stay_at_home(hub, checkpoint, tmp_path):
     for name in ("config.json", "notes.txt", ".env"):
         (tmp_path / name).write_text("mine")
+    for folder in ("private", "checkpoints/old", ".git"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "config.json").write_text("mine")
     upload(tmp_path, HF_FILES, REPO)
     assert list(hub.files) == ["config.json"]
 
@@ -152,6 +155,8 @@ def test_no_network(hub, checkpoint, monkeypatch, tmp_path):
 def test_a_name_that_is_none(hub, checkpoint):
     with pytest.raises(InputError, match="not the name of a repository"):
         upload(checkpoint, HF_FILES, "a/b/c")
+    with pytest.raises(InputError, match="not the name of a repository"):
+        upload(checkpoint, HF_FILES, "alone")
 
 
 def test_the_command(hub, checkpoint, monkeypatch, capsys):
