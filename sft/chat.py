@@ -14,7 +14,7 @@ from sft.cli import command
 from sft.config import InputError
 
 if TYPE_CHECKING:
-    from sft.gpt2.generate import Sampling
+    from sft.gpt2.sampling import Sampling
     from sft.serving.models import Place, Voice
 
 DESCRIPTION = """\
@@ -207,7 +207,7 @@ def pipe(chat: Chat) -> None:
 
 def main() -> None:
     arguments = parser().parse_args()
-    from sft.gpt2.generate import Sampling
+    from sft.gpt2.sampling import Sampling
     from sft.serving.models import Place, load_tuned
 
     place = Place.pick(arguments.device, arguments.precision)

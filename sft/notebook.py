@@ -20,7 +20,8 @@ from sft.evaluation.exam import examine, prepare
 from sft.evaluation.results import rows_of
 from sft.gpt2.checkpoint import Pretrained, save_pretrained
 from sft.gpt2.device import pick_device, pick_precision
-from sft.gpt2.generate import Sampling, complete, row_seeds
+from sft.gpt2.generate import complete, row_seeds
+from sft.gpt2.sampling import Sampling
 from sft.gpt2.tokenizer import decode
 from sft.merge import from_dict
 from sft.training.metrics import Progress, stepped

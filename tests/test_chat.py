@@ -18,7 +18,7 @@ from sft.config import PROMPTS
 from sft.data.prompt import render
 from sft.data.records import Record
 from sft.gpt2.checkpoint import save_pretrained
-from sft.gpt2.generate import Sampling
+from sft.gpt2.sampling import Sampling
 from sft.serving.models import Place, load_tuned
 
 QUESTIONS = ["What is the plural of box?", "Name an animal."]

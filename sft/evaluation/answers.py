@@ -18,8 +18,9 @@ from tqdm import tqdm
 from sft.evaluation.lines import LineFile
 from sft.gpt2.checkpoint import Pretrained, load_pretrained
 from sft.gpt2.device import DTYPES
-from sft.gpt2.generate import Sampling, complete, row_seeds
+from sft.gpt2.generate import complete, row_seeds
 from sft.gpt2.model import GPT
+from sft.gpt2.sampling import Sampling
 from sft.gpt2.tokenizer import decode
 
 

@@ -11,7 +11,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
-from sft.gpt2.generate import Sampling
+from sft.gpt2.sampling import Sampling
 
 T = TypeVar("T")
 Json = dict[str, Any]

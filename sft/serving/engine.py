@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from threading import Condition, Thread
 from typing import Literal, NamedTuple
 
-from sft.gpt2.generate import Decoder, Sampling
+from sft.gpt2.generate import Decoder
+from sft.gpt2.sampling import Sampling
 from sft.serving.answer import Answer, FinishReason
 from sft.serving.models import Voice
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from sft import load_pretrained
-from sft.gpt2.generate import Decoder, Sampling, attend_plainly, complete, generate
+from sft.gpt2.generate import Decoder, attend_plainly, complete, generate
 from sft.gpt2.model import GPT, GPTConfig
+from sft.gpt2.sampling import Sampling
 
 PROMPTS = [[5], [7, 8, 9, 10, 11, 12, 13], [300, 2, 300], list(range(40)), [1, 2]]
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sft.gpt2.generate import Sampling
+from sft.gpt2.sampling import Sampling
 from sft.serving.api import ApiError, Question, parse
 
 ASKED = {"model": "tuned", "messages": [{"role": "user", "content": "Say hello."}]}

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from sft.gpt2.generate import Sampling, complete, generate
+from sft.gpt2.generate import complete, generate
+from sft.gpt2.sampling import Sampling
 from sft.gpt2.tokenizer import decode
 from sft.serving.answer import Answer
 from sft.serving.engine import ClosingError, Engine, FullError, Piece, Request
