@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help train evaluate test test-browser test-tracking test-sweeps test-gguf test-openai screenshot lint bench bench-lora bench-serve nano clean
+.PHONY: help train evaluate test test-browser test-tracking test-sweeps soak test-gguf test-openai screenshot lint bench bench-lora bench-serve nano clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ test-tracking: .venv/tracking  ## logger=wandb and logger=mlflow with the packag
 
 test-sweeps: .venv/sweeps  ## jobs beside each other (joblib, submitit) and Optuna's search
 	$(BIN)/python -m pytest tests/sweeps $(ARGS)
+
+soak: .venv/ready  ## runs that are killed, signalled and damaged for half an hour; ARGS="--minutes 5"
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak $(ARGS)
 
 test-gguf: .venv/gguf  ## exported models in llama.cpp, which is compiled first, for some minutes
 	$(BIN)/python -m pytest tests/gguf $(ARGS)

@@ -150,6 +150,7 @@ def on_devices(devices: int, function: Callable[..., None], *arguments: Any) -> 
     """
     if "LOCAL_RANK" in os.environ:
         _check_torchrun(devices)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP's advice does not apply, see make_trainer
     if devices == 1 or "LOCAL_RANK" in os.environ:
         function(*arguments)
         return

@@ -39,7 +39,9 @@ def make_trainer(
         accelerator=device,
         devices=config.devices,
         num_nodes=processes // config.devices,
-        strategy="ddp" if processes > 1 else config.strategy,
+        # There are none unused; but else DDP sorts its buckets anew after the first step, also after that of a resumed
+        # run, and of more than two ranks the sums are then taken in another order.
+        strategy="ddp_find_unused_parameters_true" if processes > 1 else config.strategy,
         precision=precision,
         max_epochs=config.epochs,
         max_steps=stop_at,

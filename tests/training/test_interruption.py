@@ -113,19 +113,20 @@ def test_a_second_ctrl_c_leaves_at_once(config: Config, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(  # stop: steps of one micro-batch; an epoch has 11
-    ("workers", "stop", "accumulate"), [(0, 11, 1), (2, 11, 4), (0, 5, 4), (2, 5, 1)]
+    ("ranks", "workers", "stop", "accumulate"),
+    [(2, 0, 11, 1), (2, 2, 11, 4), (2, 0, 5, 4), (2, 2, 5, 1), (4, 0, 4, 1)],
 )
-def test_two_ranks_resumed_are_uninterrupted(
-    config: Config, tmp_path: Path, workers: int, stop: int, accumulate: int
+def test_ranks_resumed_are_uninterrupted(
+    config: Config, tmp_path: Path, ranks: int, workers: int, stop: int, accumulate: int
 ) -> None:
     common = {"model__dropout": 0.2, "batch_size": 2, "accumulate": accumulate, "data__workers": workers}
     stop = stop if accumulate == 1 else {11: 3, 5: 1}[stop]
     settings = config(**common, epochs=2)
-    finish(settings, tmp_path / "whole", ranks=2)
+    finish(settings, tmp_path / "whole", ranks)
     folder = tmp_path / "parts"
-    finish(config(**common, epochs=2, max_steps=stop), folder, ranks=2)
+    finish(config(**common, epochs=2, max_steps=stop), folder, ranks)
     assert read_newest(folder)[1]["global_step"] == stop
-    finish(dataclasses.replace(settings, resume=str(folder)), folder, ranks=2)
+    finish(dataclasses.replace(settings, resume=str(folder)), folder, ranks)
     check_weights(folder, tmp_path / "whole")
     whole = {row["step"]: row for row in losses(tmp_path / "whole")}
     for row in losses(folder):  # that of the halt has looks that the other run did not take

@@ -1,0 +1,172 @@
+"""Runs that are killed, signalled and damaged again and again, and must end as one that was left alone: `make soak`.
+
+Each round takes a number of ranks, writes a checkpoint at each step, has one fault after the other happen at random
+moments, lets the run finish, and compares weights, optimizer, schedule and logged losses with those of an undisturbed
+run, bit for bit. Beside it the files that are read are fuzzed (tests/test_fuzz.py).
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+
+from sft.config import InputError, TrainConfig
+from sft.gpt2.checkpoint import save_pretrained
+from sft.gpt2.model import GPT, GPTConfig
+from sft.gpt2.tokenizer import load_tokenizer
+from sft.merge import from_dict
+from sft.training.checkpoints import _read, last
+from sft.training.resume import resumed_config
+from tests.conftest import train_bpe
+from tests.training.processes import begin, finish
+from tests.training.test_interruption import check_the_same
+
+ROOT = Path(__file__).parents[2]
+RANKS = (1, 2, 4)
+KILLS = ("kill -9 of all ranks", "kill -9 of one rank")
+FAULTS = (*KILLS, "SIGTERM to some ranks", "SIGINT to some ranks", "a damaged byte")
+LIMIT = 60  # seconds in which all ranks must be gone
+
+
+def tiny_config(place: Path) -> TrainConfig:
+    """A random model of two layers, and 60 records."""
+    tokenizer = load_tokenizer(train_bpe(place))
+    torch.manual_seed(0)
+    shape = GPTConfig(n_layer=2, n_head=2, n_embd=16, vocab_size=tokenizer.n_vocab, n_positions=128)
+    save_pretrained(GPT(shape), place / "base", tokenizer)
+    records = [{"instruction": f"Say {i}.", "output": "the chef cooks " * (1 + i * i % 5)} for i in range(60)]
+    (place / "records.json").write_text(json.dumps(records))
+    values = {
+        "model": {"checkpoint": str(place / "base"), "allow_untrained": True, "dropout": 0.1},
+        "data": {"source": "json", "path": str(place / "records.json"), "prompt": "phi3", "split": [0.8, 0.1, 0.1]},
+        "optim": {"lr": 1e-3},
+        "eval": {"every": 0, "sample": False},
+        "checkpoint": {"every": 1},
+        "device": "cpu",
+        "precision": "32",
+        "batch_size": 1,
+        "epochs": 2,
+        "logger": "none",
+    }
+    return from_dict(TrainConfig, values)
+
+
+def rows(folder: Path) -> int:
+    path = folder / "metrics.csv"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def happen(fault: str, processes: list[BaseProcess], folder: Path, chance: random.Random) -> None:
+    """The fault, and the end of all ranks after it."""
+    if fault == "kill -9 of all ranks" or fault == "a damaged byte":
+        chosen, number = processes, signal.SIGKILL
+    elif fault == "kill -9 of one rank":
+        chosen, number = [chance.choice(processes)], signal.SIGKILL
+    else:
+        chosen = chance.sample(processes, chance.randint(1, len(processes)))
+        number = signal.SIGTERM if "SIGTERM" in fault else signal.SIGINT
+    for process in chosen:
+        os.kill(process.pid or 0, number)
+    end = time.monotonic() + LIMIT
+    for process in processes:
+        process.join(max(0, end - time.monotonic()))
+        late = process.exitcode == 0 and (folder / "summary.json").exists()  # the run was done already
+        assert process.exitcode is not None, f"{fault}: a rank is still there after {LIMIT} seconds"
+        assert process.exitcode or late, f"{fault}: a rank ended as if nothing had been"
+    if fault == "a damaged byte" and both_are_whole(folder):
+        data = bytearray(last(folder).read_bytes())
+        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        last(folder).write_bytes(data)
+
+
+def both_are_whole(folder: Path) -> bool:
+    """A kill may leave one alone, and damage to that one too is more than is promised."""
+    try:
+        return all(_read(path) for path in (last(folder), last(folder).with_name("last-1.ckpt")))
+    except InputError:
+        return False
+
+
+def torment(config: TrainConfig, folder: Path, ranks: int, chance: random.Random, done: Counter[str]) -> None:
+    """A run from its beginning to its end, with a fault every few steps."""
+    asked, seen = config, 1
+    while True:
+        processes = begin(asked, folder, ranks)
+        wanted = max(seen, rows(folder)) + chance.randrange(1, 8)
+        while rows(folder) < wanted and processes[0].exitcode is None:
+            time.sleep(0.005)
+        time.sleep(0.02 * chance.random())
+        if any(process.exitcode is not None for process in processes):
+            break
+        fault = chance.choice(FAULTS)
+        happen(fault, processes, folder, chance)
+        done[fault] += 1
+        seen = rows(folder)
+        begun = any(last(folder).parent.glob("last*.ckpt"))
+        asked = resumed_config(replace(config, resume=str(folder)), []) if begun else config
+    for process in processes:
+        process.join(LIMIT)
+        assert process.exitcode == 0, process.exitcode
+
+
+def fuzzed(tries: int) -> int:
+    """How many files were tried, of each kind as many; raises if one was not read or refused as it should be."""
+    command = [sys.executable, "-m", "pytest", "tests/test_fuzz.py", "-q"]
+    subprocess.run(command, env={**os.environ, "SFT_FUZZ": str(tries)}, cwd=ROOT, check=True)
+    return 7 * tries
+
+
+@contextmanager
+def quiet(log: Path) -> Iterator[Callable[[str], None]]:
+    """What the runs say goes into a file; the function given still speaks on the terminal."""
+    terminal = os.fdopen(os.dup(1), "w")
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    yield lambda text: print(text, file=terminal, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30, help="of faults (%(default)s)")
+    parser.add_argument("--tries", type=int, default=2000, help="damaged files of each kind (%(default)s)")
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    given = parser.parse_args()
+    chance, done, runs, began = random.Random(given.seed), Counter[str](), Counter[int](), time.monotonic()
+    place = Path(tempfile.mkdtemp(prefix="soak"))
+    os.chdir(place)
+    with quiet(place / "log") as say:
+        say(f"seed {given.seed}, {given.minutes:g} minutes, in {place}")
+        config = tiny_config(place)
+        for ranks in RANKS:
+            finish(config, place / f"whole{ranks}", ranks)
+        while time.monotonic() - began < 60 * given.minutes:
+            ranks = chance.choice(RANKS)
+            folder = place / f"run{sum(runs.values())}"
+            torment(config, folder, ranks, chance, done)
+            check_the_same(folder, place / f"whole{ranks}")
+            runs[ranks] += 1
+        done["a damaged or arbitrary file, read"] = fuzzed(given.tries)
+        say(", ".join(f"{count} runs on {ranks} processes" for ranks, count in sorted(runs.items())))
+        say("\n| fault | tried | survived | bytes of the result that differ |\n|---|---|---|---|")
+        for fault, times in done.items():
+            say(f"| {fault} | {times} | {times} | 0 |")
+    shutil.rmtree(place)
+
+
+if __name__ == "__main__":
+    main()
