@@ -38,7 +38,8 @@ from tests.training.test_interruption import check_the_same
 ROOT = Path(__file__).parents[2]
 RANKS = (1, 2, 4)
 KILLS = ("kill -9 of all ranks", "kill -9 of one rank")
-FAULTS = (*KILLS, "SIGTERM to some ranks", "SIGINT to some ranks", "a damaged byte")
+DAMAGE = "kill -9, then a damaged byte where two checkpoints stand"
+FAULTS = (*KILLS, "SIGTERM to some ranks", "SIGINT to some ranks", DAMAGE)
 LIMIT = 60  # seconds in which all ranks must be gone
 
 
@@ -72,7 +73,7 @@ def rows(folder: Path) -> int:
 
 def happen(fault: str, processes: list[BaseProcess], folder: Path, chance: random.Random) -> None:
     """The fault, and the end of all ranks after it."""
-    if fault == "kill -9 of all ranks" or fault == "a damaged byte":
+    if fault in ("kill -9 of all ranks", DAMAGE):
         chosen, number = processes, signal.SIGKILL
     elif fault == "kill -9 of one rank":
         chosen, number = [chance.choice(processes)], signal.SIGKILL
@@ -85,7 +86,7 @@ def happen(fault: str, processes: list[BaseProcess], folder: Path, chance: rando
     for process in processes:
         process.join(max(0, end - time.monotonic()))
         assert process.exitcode is not None, f"{fault}: a rank is still there after {LIMIT} seconds"
-    if fault == "a damaged byte" and both_are_whole(folder):
+    if fault == DAMAGE and both_are_whole(folder):
         data = bytearray(last(folder).read_bytes())
         data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
         last(folder).write_bytes(data)
