@@ -195,9 +195,8 @@ def _check_torchrun(devices: int) -> None:
     if started != str(devices):
         raise InputError(f"devices: {devices}, but torchrun started {started} processes here; give devices={started}")
     given = [*HydraConfig.get().overrides.hydra, *HydraConfig.get().overrides.task]
-    if os.environ["WORLD_SIZE"] != "1" and not any(
-        override.startswith(("hydra.run.dir=", "resume=")) for override in given
-    ):
+    told = any(override.startswith(("hydra.run.dir=", "resume=")) for override in given)
+    if os.environ["WORLD_SIZE"] != "1" and not told:
         raise InputError("hydra.run.dir: missing; torchrun's processes must be told of one folder for the run")
 
 

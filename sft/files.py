@@ -1,6 +1,7 @@
 """Files that are whole or not there at all, and errors that name them."""
 
 import csv
+import glob
 import json
 import logging
 import math
@@ -60,10 +61,10 @@ def replaced_folder(folder: Path, files: set[str], kept: str) -> Iterator[Path]:
         InputError: `folder` holds something else, or is none, or cannot be written.
     """
     folder = folder.expanduser().resolve()
-    restore_folder(folder)
     beside = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}")
     with writing(folder):
         try:
+            restore_folder(folder)
             _check_replaceable(folder, files)
             beside.mkdir(parents=True)
             yield beside
@@ -79,12 +80,13 @@ def replaced_folder(folder: Path, files: set[str], kept: str) -> Iterator[Path]:
 def restore_folder(folder: Path) -> bool:
     """Whether the folder is there, after ending what `replaced_folder` was killed in the middle of: its new folder is
     whole from the moment when the old one has stepped aside."""
-    for aside in folder.parent.glob(f".{folder.name}.*.old"):
+    ours = f".{glob.escape(folder.name)}.{'[0-9a-f]' * 8}"  # and nothing else that begins so, as `.name.settings`
+    for aside in folder.parent.glob(f"{ours}.old"):
         beside = aside.with_suffix("")
         if not folder.exists():
             (beside if beside.exists() else aside).rename(folder)
         shutil.rmtree(aside, ignore_errors=True)
-    for unfinished in folder.parent.glob(f".{folder.name}.????????"):
+    for unfinished in folder.parent.glob(ours):
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder.exists()
 

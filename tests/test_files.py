@@ -94,3 +94,12 @@ def test_where_there_are_no_locks_all_go_on(tmp_path: Path, monkeypatch: pytest.
     with locked(tmp_path / "lock", refuse="busy"):
         done.append("without flock")
     assert done == ["in no folder", "without flock"]
+
+
+def test_what_only_begins_like_ours_stays(tmp_path: Path) -> None:
+    others = [tmp_path / name for name in (".model.settings", ".model.backup.old", ".model.config12.old")]
+    ours = [tmp_path / name for name in (".model.0123abcd", ".model.0123abcd.old")]
+    for folder in (*others, *ours, tmp_path / "model"):
+        folder.mkdir()
+    assert restore_folder(tmp_path / "model")
+    assert {path.name for path in tmp_path.iterdir()} == {"model", *(path.name for path in others)}

@@ -1,6 +1,9 @@
 """What is measured while a run goes on, and where it is written: `metrics.csv`, TensorBoard, the progress bar."""
 
+import csv
+import io
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,16 +41,18 @@ class MetricsFile:
         """Go on after `step`: later rows, of steps that are done anew, are cut; 0: begin."""
         before = read_numbers(self.path) if step and self.path.exists() else []
         self.rows = [row for row in before if row["step"] <= step]
-        write_text(self.path, ",".join(COLUMNS) + "\n" + "".join(map(_line, self.rows)))
+        write_text(self.path, _csv([dict(zip(COLUMNS, COLUMNS, strict=True)), *self.rows]))
 
     def append(self, row: Row) -> None:
         with writing(self.path), self.path.open("a", newline="") as file:
-            file.write(_line(row))
+            file.write(_csv([row]))
         self.rows.append(row)
 
 
-def _line(row: Row) -> str:
-    return ",".join(str(row.get(column, "")) for column in COLUMNS) + "\n"
+def _csv(rows: Sequence[Mapping[str, float | str]]) -> str:
+    text = io.StringIO()
+    csv.DictWriter(text, COLUMNS, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 class Metrics(Callback):
