@@ -156,6 +156,7 @@ def fit(config: TrainConfig, folder: Path) -> None:
     if lora:
         adapt(base, lora, config.seed)
     module = InstructionTuner(base.model, config.optim, steps, config.accumulate, config.seed, config.on_nonfinite)
+    base.model.activation_checkpointing = config.activation_checkpointing
     if config.compile:
         base.model.compile_layers()
 

@@ -213,6 +213,7 @@ class TrainConfig:
     on_nonfinite: str = one_of("stop", "skip")
     logger: str = one_of("tensorboard", "csv", "wandb", "mlflow", "none")
     compile: bool = False
+    activation_checkpointing: bool = False
     evaluate: bool = False
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 Attend = Callable[[Tensor], Tensor]  # queries, keys and values (N, 3, nh, hs) -> attended values (N, nh, hs)
 
@@ -173,11 +174,17 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """The language model. The output head is the token embedding, transposed ("tied")."""
+    """The language model. The output head is the token embedding, transposed ("tied").
+
+    With `activation_checkpointing`, training keeps of each layer its input alone, and computes the layer a second time
+    in the backward pass (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016): less memory, more time,
+    the same numbers.
+    """
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
+        self.activation_checkpointing = False
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
         self.drop = nn.Dropout(config.dropout)
@@ -232,7 +239,10 @@ class GPT(nn.Module):
         """The way through the network of N tokens (N,) at positions (N,): hidden states (N, C)."""
         x = self.drop(self.wte(ids) + self.wpe(positions))
         for block, attend in zip(self.h, attends, strict=True):
-            x = block(x, attend)
+            if self.activation_checkpointing and self.training:
+                x = checkpoint(block, x, attend, use_reentrant=False)
+            else:
+                x = block(x, attend)
         return self.ln_f(x)  # type: ignore[no-any-return]
 
     def head(self, x: Tensor) -> Tensor:  # (N, C) -> (N, V)

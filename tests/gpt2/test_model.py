@@ -1,6 +1,7 @@
 """The network computes what transformers' GPT-2 computes, with and without padding."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -162,3 +163,29 @@ def test_config_names_what_is_missing(key):
     del config[key]
     with pytest.raises(ValueError, match=f"^{key}: missing"):
         GPTConfig.from_hf(config)
+
+
+def kept_and_gradients(model: GPT) -> tuple[int, list[torch.Tensor]]:
+    """Bytes that the forward pass keeps beside the parameters, and the gradients, of a step with dropout."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    torch.manual_seed(1)
+    ids = torch.randint(50, (3, 12))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = model.train().token_losses(ids, ids, torch.tensor([12, 5, 9])).sum()
+    model.zero_grad()
+    loss.backward()
+    return sum(kept.values()), [parameter.grad for parameter in model.parameters()]
+
+
+def test_activation_checkpointing_keeps_less_and_changes_no_number(model):
+    model = GPT(replace(model.config, n_layer=4, dropout=0.3))
+    kept, gradients = kept_and_gradients(model)
+    model.activation_checkpointing = True
+    less, same = kept_and_gradients(model)
+    assert less < kept / 2
+    assert all(map(torch.equal, gradients, same))
