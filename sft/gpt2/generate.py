@@ -154,7 +154,7 @@ class Decoder:
             partial(self.cache.prefill, layer=layer, slot=slot, padding=padding) for layer in range(self.cache.layers)
         ]
         positions = padding.positions.expand(padding.B, -1)
-        x = self.model.layers(padding.remove(ids), padding.remove(positions), attends)  # (N, C)
+        x = self.model.layers(self.model.wte(padding.remove(ids)), padding.remove(positions), attends)  # (N, C)
         for row in rows:
             row.length = len(row.prompt)
         return self.model.head(x[lengths.cumsum(0) - 1])
@@ -168,7 +168,7 @@ class Decoder:
             partial(self.cache.extend, layer=layer, positions=positions, mask=mask)
             for layer in range(self.cache.layers)
         ]
-        x = self.model.layers(ids, positions, attends)
+        x = self.model.layers(self.model.wte(ids), positions, attends)
         for row in rows:
             row.length += 1
         return self.model.head(x)
@@ -186,7 +186,7 @@ class Completion:
 def complete(
     model: GPT,
     prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     sampling: Sampling | None = None,
     eos_id: int | None = None,
     seeds: Sequence[int] | None = None,
@@ -196,7 +196,7 @@ def complete(
 
     Args:
         prompts: token ids. The longest are taken first, and a finished one makes room for the next in the queue.
-        max_new_tokens: the most tokens of an answer; an answer also ends where the model's context is full.
+        max_new_tokens: the most tokens of an answer, or of each; an answer also ends where the model's context is full.
         eos_id: the token that ends an answer; None: none does.
         seeds: one for each prompt; what is drawn for it does not depend on the prompts beside it.
 
@@ -207,10 +207,11 @@ def complete(
     for index, prompt in enumerate(prompts):
         if not 0 < len(prompt) <= context:
             raise ValueError(f"prompt {index} has {len(prompt)} tokens, expected 1 to {context}, the model's context")
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens: expected a number from 1 up, found {max_new_tokens}")
+    limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
+    if min(limits, default=1) < 1:
+        raise ValueError(f"max_new_tokens: expected a number from 1 up, found {min(limits)}")
     queue = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))  # popped from its long end
-    size = min(context, max(map(len, prompts), default=0) + max_new_tokens)
+    size = min(context, max((len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True)), default=0))
     decoder = Decoder(model, slots, size)
     running: dict[int, Completion] = {}
     while queue or running:
@@ -228,7 +229,7 @@ def complete(
             else:
                 answer.tokens.append(token)
             length = len(prompts[answer.index]) + len(answer.tokens)
-            if token == eos_id or len(answer.tokens) == max_new_tokens or length == context:
+            if token == eos_id or len(answer.tokens) == limits[answer.index] or length == context:
                 decoder.remove(row)
                 yield running.pop(row)
 

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from sft.gpt2.loss import Kept, cross_entropies, tied
+
 Attend = Callable[[Tensor], Tensor]  # queries, keys and values (N, 3, nh, hs) -> attended values (N, nh, hs)
 
 # config.json keys that change the computation, with the only values that this file computes.
@@ -102,16 +104,30 @@ class GPTConfig:
         }
 
 
+MULTIPLE = 32  # of tokens
+
+
+def chosen(wanted: Tensor) -> tuple[Tensor, int]:
+    """The places where `wanted`, (n,), is true, in order, and how many; behind them, as long as there are any, others
+    that make their number a multiple of 32.
+
+    On a CPU a matrix product of a shape that is new is prepared first, which can take longer than the product.
+    """
+    count = int(wanted.sum())
+    return (~wanted).to(torch.uint8).argsort(stable=True)[: -(-count // MULTIPLE) * MULTIPLE], count
+
+
 class Padding:
-    """Where the real tokens lie in a right-padded (B, T) batch, and the way there and back."""
+    """Where the real tokens lie in a right-padded (B, T) batch, and the way there and back. N counts them, and as much
+    of the padding as `chosen` adds behind them."""
 
     def __init__(self, input_ids: Tensor, lengths: Tensor | None) -> None:
         self.B, self.T = input_ids.shape
         self.positions = torch.arange(self.T, device=input_ids.device)  # (T,)
-        self.index: Tensor | None = None
+        self.index, self.count = None, input_ids.numel()  # (N,), and how many real tokens there are
         if lengths is not None:
             real = self.positions < lengths.unsqueeze(1)  # (B, T)
-            self.index = real.flatten().nonzero().squeeze(1)  # (N,)
+            self.index, self.count = chosen(real.flatten())
 
     def remove(self, x: Tensor) -> Tensor:  # (B, T, ...) -> (N, ...)
         flat = x.flatten(0, 1)
@@ -125,8 +141,28 @@ class Padding:
     def attend(self, qkv: Tensor, dropout: float = 0.0) -> Tensor:
         """Causal self-attention within each row; padding on the right is out of every real token's sight."""
         q, k, v = self.restore(qkv).permute(2, 0, 3, 1, 4)  # (B, T, 3, nh, hs) -> 3 x (B, nh, T, hs)
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        if q.device.type == "cpu" and self.T <= PLAIN:
+            unseen = q.new_full((self.T, self.T), -torch.inf).triu(1)
+            y = attend_plainly(q, k, v, unseen, dropout)
+        else:
+            y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
         return self.remove(y.transpose(1, 2))  # (N, nh, hs)
+
+
+PLAIN = 256  # tokens up to which, on a CPU, torch's own attention is slower than its formula, by a factor of up to 3
+
+
+def attend_plainly(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: float = 0.0) -> Tensor:
+    """Attention as its paper has it (3.2.1): softmax(q k^T / sqrt(hs) + bias) v.
+
+    Args:
+        q: (B, nh, T, hs)
+        k, v: (B, nh, S, hs)
+        bias: -inf where a position must not be seen, else 0; (T, S), or of each row and head, (B * nh, T, S).
+    """
+    queries, keys, values = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
+    scores = torch.baddbmm(bias, queries, keys.transpose(1, 2), alpha=q.shape[-1] ** -0.5)  # (B * nh, T, S)
+    return (F.dropout(scores.softmax(-1), dropout) @ values).view_as(q)
 
 
 class Attention(nn.Module):
@@ -185,6 +221,7 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.activation_checkpointing = False
+        self._kept = Kept()
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
         self.drop = nn.Dropout(config.dropout)
@@ -218,8 +255,10 @@ class GPT(nn.Module):
         Returns:
             (B, T, V); zeros at the padding.
         """
-        logits = self.head(self.features(input_ids, lengths))
-        return Padding(input_ids, lengths).restore(logits)
+        padding = self._padding(input_ids, lengths)
+        logits = self.head(self._features(self.wte(padding.remove(input_ids)), padding))
+        logits[padding.count :] = 0
+        return padding.restore(logits)
 
     def features(self, input_ids: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Final hidden states (N, C) of the real tokens, row after row; arguments as in `forward`.
@@ -227,17 +266,22 @@ class GPT(nn.Module):
         Raises:
             ValueError: rows are longer than the context.
         """
-        padding = Padding(input_ids, lengths)
-        if padding.T > self.config.n_positions:
-            raise ValueError(f"rows of {padding.T} tokens do not fit the context of {self.config.n_positions}")
-        dropout = self.config.dropout if self.training else 0.0
-        attend = partial(padding.attend, dropout=dropout)
-        positions = padding.positions.expand(padding.B, -1)
-        return self.layers(padding.remove(input_ids), padding.remove(positions), [attend] * self.config.n_layer)
+        padding = self._padding(input_ids, lengths)
+        return self._features(self.wte(padding.remove(input_ids)), padding)[: padding.count]
 
-    def layers(self, ids: Tensor, positions: Tensor, attends: list[Attend]) -> Tensor:
-        """The way through the network of N tokens (N,) at positions (N,): hidden states (N, C)."""
-        x = self.drop(self.wte(ids) + self.wpe(positions))
+    def _padding(self, input_ids: Tensor, lengths: Tensor | None) -> Padding:
+        if input_ids.shape[1] > self.config.n_positions:
+            raise ValueError(f"rows of {input_ids.shape[1]} tokens do not fit the context of {self.config.n_positions}")
+        return Padding(input_ids, lengths)
+
+    def _features(self, x: Tensor, padding: Padding) -> Tensor:  # (N, C) -> (N, C)
+        attend = partial(padding.attend, dropout=self.config.dropout if self.training else 0.0)
+        positions = padding.remove(padding.positions.expand(padding.B, -1))
+        return self.layers(x, positions, [attend] * self.config.n_layer)
+
+    def layers(self, x: Tensor, positions: Tensor, attends: list[Attend]) -> Tensor:
+        """The way through the network of N tokens' embeddings (N, C) at positions (N,): hidden states (N, C)."""
+        x = self.drop(x + self.wpe(positions))
         for block, attend in zip(self.h, attends, strict=True):
             if self.activation_checkpointing and self.training:
                 x = checkpoint(block, x, attend, use_reentrant=False)
@@ -260,8 +304,9 @@ class GPT(nn.Module):
         Returns:
             (number of labels that are not `ignore_index`,), in fp32.
         """
-        x = self.features(input_ids, lengths)
-        targets = Padding(input_ids, lengths).remove(labels)  # (N,)
-        supervised = targets != ignore_index
-        logits = self.head(x[supervised])
-        return F.cross_entropy(logits.float(), targets[supervised], reduction="none")
+        padding = self._padding(input_ids, lengths)
+        embeddings, matrix = tied(self.wte.weight, padding.remove(input_ids))
+        x = self._features(embeddings, padding)
+        targets = padding.remove(labels)  # (N,)
+        places, count = chosen(targets != ignore_index)
+        return cross_entropies(x[places], matrix, targets[places].clamp(min=0), self._kept)[:count]

@@ -96,9 +96,8 @@ class InstructionTuner(LightningModule):
         """The loss, and the gradient, which is the same on all ranks; a loss scaler looks after its own gradients."""
         if self.trainer.precision_plugin.precision == "16-mixed":
             return self.step_loss < float("inf")
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        return self.step_loss < float("inf") and bool(norm < float("inf"))
+        sums = [p.grad.sum() for p in self.parameters() if p.grad is not None]  # in half the time of a norm
+        return self.step_loss < float("inf") and bool(torch.stack(sums).isfinite().all())
 
     def _refuse_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Raises InputError; or has the optimizer skip the step, by taking the gradients away."""

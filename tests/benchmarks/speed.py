@@ -1,135 +1,131 @@
-"""Training and answering speed beside transformers: the same random weights, records, order and precision, in turn.
+"""Training and answering speed beside transformers, TRL and the book's code: the same weights, records and order.
 
-python -m tests.benchmarks.speed --size small      (nano | small | medium; `make bench` does the same)
+python -m tests.benchmarks.speed --size small      (nano | small | medium | large | xl: shapes, with random weights)
 
-Every round measures one after the other, ours and theirs, so that a machine whose speed drifts slows both; the ratio is
-the median over the rounds. Tokens are real tokens: padding does not count.
+In each round all are measured one after the other, so that a machine whose speed drifts slows them all; a ratio is the
+median over the rounds. Tokens are those of the records: padding does not count.
 """
 
 import argparse
+import logging
+import math
+import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import GPT2LMHeadModel
 
-from sft.config import PROMPTS, DataConfig, OptimConfig
-from sft.data.dataset import Batch, encode
+from sft.config import PROMPTS, DataConfig
+from sft.data.dataset import Examples, encode
 from sft.data.plan import Plan
 from sft.data.sources import load_source
 from sft.gpt2.checkpoint import load_pretrained, save_pretrained
-from sft.gpt2.device import keep_freed_memory, pick_device, pick_precision
-from sft.gpt2.generate import complete
+from sft.gpt2.device import pick_device, pick_precision
+from sft.gpt2.hub import PINNED
 from sft.gpt2.model import GPT, GPTConfig
-from sft.training.optim import adamw
+from sft.gpt2.tokenizer import load_tokenizer
+from tests.benchmarks.contestants import TRL, Apart, Book, Ours, OursCompiled, Text, Transformers, apart
 
 SIZES = {
     "nano": GPTConfig(n_layer=4, n_head=4, n_embd=256),
     "small": GPTConfig(n_layer=12, n_head=12, n_embd=768),
     "medium": GPTConfig(n_layer=24, n_head=16, n_embd=1024),
+    "large": GPTConfig(n_layer=36, n_head=20, n_embd=1280),
+    "xl": GPTConfig(n_layer=48, n_head=25, n_embd=1600),
 }
+Rounds = dict[str, list[float]]  # of each contestant, tokens a second in each round
 
 
-def clock(work: Callable[[], None], device: str) -> float:
-    """Seconds that `work` takes, on the device too."""
-    start = time.perf_counter()
-    work()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def text_of(examples: Examples, row: int) -> Text:
+    return int(examples.prompts[row]), examples.text(row).tolist()
 
 
-def compare(
-    ours: Callable[[], None], theirs: Callable[[], None], rounds: int, device: str
-) -> tuple[float, float, float]:
-    """Median seconds of each and the median of the rounds' ratios theirs / ours, after a round that is not counted."""
-    ours(), theirs()
-    times = [(clock(ours, device), clock(theirs, device)) for _ in range(rounds)]
-    ratio = statistics.median(b / a for a, b in times)
-    return statistics.median(a for a, _ in times), statistics.median(b for _, b in times), ratio
+def ratio(rounds: Rounds, other: str) -> float:
+    pairs = zip(rounds["Ours"], rounds[other], strict=True)
+    return statistics.median(a / b for a, b in pairs)
 
 
-def trainer(
-    loss: Callable[[Batch], torch.Tensor], model: torch.nn.Module, batches: list[Batch], autocast: torch.autocast
-):
-    """A function that takes an optimizer step on every batch."""
-    optimizer = adamw(model, OptimConfig())
+def train(
+    contestants: dict[str, Apart], texts: Sequence[Text], batch: int, steps: int, rounds: int, masked: bool = False
+) -> tuple[Rounds, dict[str, list[float]]]:
+    """Each round is `steps` steps after one that is not counted. Also the losses of the last round's steps."""
+    found: Rounds = {name: [] for name in contestants}
+    losses = {}
+    for i in range(rounds):
+        first = (i * (steps + 1) * batch) % max(1, len(texts) - (steps + 1) * batch)
+        batches = [texts[first + j * batch : first + (j + 1) * batch] for j in range(steps + 1)]
+        tokens = sum(len(tokens) - 1 for few in batches[1:] for _, tokens in few)
+        for name, contestant in contestants.items():
+            seconds = contestant.ask("train", batches, masked)
+            found[name].append(tokens / sum(seconds[1:]))
+            losses[name] = contestant.ask("losses")
+            print(f"  {name}: {found[name][-1]:,.1f} tokens/s, losses {losses[name]}", file=sys.stderr)
+    return found, losses
 
-    def steps() -> None:
-        for batch in batches:
-            with autocast:
-                mean = loss(batch)
-            mean.backward()
-            optimizer.step()
-            optimizer.zero_grad()
 
-    return steps
+def answer(
+    contestants: dict[str, Apart], prompts: list[list[int]], lengths: list[int], together: int, rounds: int
+) -> Rounds:
+    found: Rounds = {name: [] for name in contestants}
+    for contestant in contestants.values():
+        contestant.ask("answer", prompts[:together], [4] * len(prompts[:together]), together)
+    for _ in range(rounds):
+        for name, contestant in contestants.items():
+            found[name].append(sum(lengths) / contestant.ask("answer", prompts, lengths, together))
+            print(f"  {name}: {found[name][-1]:,.1f} tokens/s", file=sys.stderr)
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="small", help="shape of the model (random weights)")
-    parser.add_argument("--rounds", type=int, default=3, help="how often both are measured")
-    parser.add_argument("--steps", type=int, default=4, help="optimizer steps a round, batch 8")
-    parser.add_argument("--prompts", type=int, default=16, help="prompts answered together, 32 new tokens each")
+    parser.add_argument("--size", choices=SIZES, default="small", help="(%(default)s)")
+    parser.add_argument("--records", help="JSON file; else the 1,100 instructions, downloaded")
+    parser.add_argument("--vocabulary", type=Path, help="folder of vocab.json and merges.txt; else GPT-2's, by the hub")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=6, help="optimizer steps a round")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--only", nargs="+", default=["train", "masked", "one", "sixteen", "real"])
+    parser.add_argument("--against", nargs="+", default=["Transformers", "TRL", "Book"])
     args = parser.parse_args()
     device = pick_device("auto")
     low = pick_precision("auto", device) == "bf16-mixed"
-    keep_freed_memory()
+    tokenizer = load_tokenizer(args.vocabulary)
+    records = load_source(DataConfig(source="json", path=args.records)).records
+    examples = encode(records, PROMPTS["alpaca"], tokenizer, 1024, mask_prompt=False)
+    order = Plan(len(examples), args.batch, shuffle=True, seed=123).order(0)
+    texts = [text_of(examples, row) for row in order]
+    kinds = [Ours, *(globals()[name] for name in args.against)]
     torch.manual_seed(0)
-    tokenizer = load_pretrained("gpt2-nano").tokenizer
-    with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(GPT(SIZES[args.size]), Path(folder) / "model", tokenizer)
-        ours = load_pretrained(Path(folder) / "model", device=device).model
-        theirs = GPT2LMHeadModel.from_pretrained(Path(folder) / "model").to(device)
-    theirs.config.attn_pdrop = theirs.config.embd_pdrop = theirs.config.resid_pdrop = 0.0
-    theirs.eval()  # no dropout, as ours
-    examples = encode(load_source(DataConfig()).records, PROMPTS["alpaca"], tokenizer, 256, mask_prompt=False)
-    plan = Plan(len(examples), 8, shuffle=True).micro_batches(0, 0)[: args.steps]
-    batches = [examples.batch(micro.rows.tolist()) for micro in plan]
-    batches = [Batch(*(x.to(device) if isinstance(x, torch.Tensor) else x for x in batch)) for batch in batches]
-    tokens = sum(int(batch.lengths.sum()) for batch in batches)
-    autocast = torch.autocast(device, torch.bfloat16, enabled=low)
-
-    def our_loss(batch: Batch) -> torch.Tensor:
-        return ours.token_losses(batch.input_ids, batch.labels, batch.lengths).mean()
-
-    def their_loss(batch: Batch) -> torch.Tensor:
-        mask = torch.arange(batch.input_ids.shape[1], device=device) < batch.lengths[:, None]
-        logits = theirs(batch.input_ids, attention_mask=mask).logits
-        return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), batch.labels.flatten())
-
-    difference = abs(float(our_loss(batches[0]).detach()) - float(their_loss(batches[0]).detach()))
-    assert difference < 1e-3, f"the losses differ by {difference}"
-    steps = [trainer(loss, model, batches, autocast) for loss, model in ((our_loss, ours), (their_loss, theirs))]
-    training = compare(steps[0], steps[1], args.rounds, device)
-
-    prompts = [examples.tokens[examples.starts[i] :][: examples.prompts[i]].tolist() for i in range(args.prompts)]
-    if low:
-        ours, theirs = ours.bfloat16(), theirs.bfloat16()
-    width = max(map(len, prompts))
-    ids = torch.tensor([[tokenizer.eot_token] * (width - len(p)) + p for p in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-
-    def our_answers() -> None:
-        list(complete(ours, prompts, 32, slots=len(prompts)))
-
-    def their_answers() -> None:
-        options = {"max_new_tokens": 32, "min_new_tokens": 32, "do_sample": False, "pad_token_id": tokenizer.eot_token}
-        theirs.generate(ids, attention_mask=mask, **options)
-
-    answering = compare(our_answers, their_answers, args.rounds, device)
-    name = torch.cuda.get_device_name() if device == "cuda" else f"{platform.processor() or platform.machine()} CPU"
-    print(f"gpt2-{args.size} shape, {name}, {torch.get_num_threads()} threads, {'bf16' if low else 'fp32'},", end=" ")
-    print(f"torch {torch.__version__}, {time.strftime('%Y-%m-%d')}\n")
-    print("| | this project, tokens/s | transformers, tokens/s | ratio |\n|---|---|---|---|")
-    rows = (("training, batch 8", tokens, training), (f"answering, batch {len(prompts)}", 32 * len(prompts), answering))
-    for what, count, (a, b, ratio) in rows:
-        print(f"| {what} | {count / a:,.0f} | {count / b:,.0f} | {ratio:.2f} |")
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "model"
+        save_pretrained(GPT(SIZES[args.size]), folder, tokenizer)
+        with apart(kinds, folder, device, low) as contestants:
+            if "train" in args.only:
+                rounds, _ = train(contestants, texts, args.batch, args.steps, args.rounds)
+                print({n: (statistics.median(r), ratio(rounds, n)) for n, r in rounds.items()})
+                print({n: c.ask("peak") / 2**30 for n, c in contestants.items()})
+            if "masked" in args.only:
+                few = {n: c for n, c in contestants.items() if n in ("Ours", "Transformers", "TRL")}
+                rounds, _ = train(few, texts, args.batch, args.steps, args.rounds, True)
+                print({n: (statistics.median(r), ratio(rounds, n)) for n, r in rounds.items()})
+            prompts = [t[:p] for p, t in texts]
+            few = {n: c for n, c in contestants.items() if n in ("Ours", "Transformers")}
+            if "one" in args.only:
+                rounds = answer(few, prompts[:3], [64] * 3, 1, args.rounds)
+                print({n: (statistics.median(r), ratio(rounds, n)) for n, r in rounds.items()})
+            if "sixteen" in args.only:
+                rounds = answer(few, prompts[:16], [64] * 16, 16, args.rounds)
+                print({n: (statistics.median(r), ratio(rounds, n)) for n, r in rounds.items()})
+            if "real" in args.only:
+                asked = [text_of(examples, row) for row in range(935, 1045)]
+                rounds = answer(few, [t[:p] for p, t in asked], [len(t) - p for p, t in asked], 16, args.rounds)
+                print({n: (statistics.median(r), ratio(rounds, n)) for n, r in rounds.items()})
 
 
 if __name__ == "__main__":

@@ -189,3 +189,33 @@ def test_activation_checkpointing_keeps_less_and_changes_no_number(model):
     less, same = kept_and_gradients(model)
     assert less < kept / 2
     assert all(map(torch.equal, gradients, same))
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16])
+def test_losses_and_gradients_are_those_of_torch(model, precision):
+    """Also where two batches are taken before the gradient of either, and where one batch has no gradient taken."""
+    generator = torch.Generator().manual_seed(3)
+    ids, labels = torch.randint(50, (2, 3, 12), generator=generator)
+    labels[:, :5] = -100
+    lengths = torch.tensor([12, 7, 9])
+    labels[torch.arange(12) >= lengths[:, None]] = -100
+
+    def ours(ids: torch.Tensor) -> torch.Tensor:
+        return model.token_losses(ids, labels, lengths)
+
+    def torchs(ids: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(model(ids).flatten(0, 1).float(), labels.flatten(), reduction="none")[
+            labels.flatten() >= 0
+        ]
+
+    found = []
+    for losses in (ours, torchs):
+        model.zero_grad()
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            first, _, second = losses(ids), losses(ids.flip(1)), losses(ids.flip(0))
+        weights = torch.linspace(0.1, 2, len(first))
+        ((first * weights).sum() + second.sum()).backward()
+        found.append([first.detach(), second.detach(), *(parameter.grad for parameter in model.parameters())])
+    tolerance = {torch.float32: 1e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}[precision]
+    for a, b in zip(*found, strict=True):
+        assert largest_difference(a, b) <= tolerance * b.abs().max().item()

@@ -1,0 +1,112 @@
+"""The loss over a vocabulary of 50,257, with as few tensors of that size as there can be.
+
+The token embedding has two uses, for the tokens that are read and as the head, each with a gradient as large as the
+matrix: 154 MB for the smallest GPT-2. A batch's logits, in the type of the products and in fp32, take as much again.
+Here the gradient of the tokens read is added to the rows of the head's, the logits become their own gradient, fp32 is
+for some rows at a time, and on the CPU, where fresh memory costs more than what is done with it, the largest tensors
+are kept from one step to the next.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ROWS = 16  # whose logits are held in fp32 at a time: 3 MB, which a CPU's cache holds
+
+
+class Kept:
+    """Memory that is used again: `take` it, or have it allocated, and `give` it back."""
+
+    def __init__(self) -> None:
+        self._free: list[Tensor] = []
+
+    def take(self, rows: int, columns: int, like: Tensor) -> Tensor:
+        """(at least so many rows, columns), not initialised, in the type and on the device of `like`."""
+        for i, memory in enumerate(self._free):
+            if memory.dtype == like.dtype and memory.shape[1] == columns and len(memory) >= rows:
+                return self._free.pop(i)
+        return like.new_empty(-(-rows // 256) * 256, columns)
+
+    def give(self, memory: Tensor) -> None:
+        if memory.device.type == "cpu":
+            self._free.append(memory)
+
+
+class _Tied(torch.autograd.Function):
+    """Two uses of one matrix, some of its rows and all of it, whose gradients come as one."""
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(ids)
+        return F.embedding(ids, matrix), matrix.view_as(matrix)
+
+    @staticmethod
+    def backward(ctx: Any, rows: Tensor, whole: Tensor) -> tuple[Tensor, None]:
+        (ids,) = ctx.saved_tensors
+        return whole.index_add_(0, ids, rows), None
+
+
+class _CrossEntropies(torch.autograd.Function):
+    """The head, and the cross entropy behind it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, matrix: Tensor, targets: Tensor, kept: Kept) -> Tensor:
+        V, C = matrix.shape
+        ctx.kept, ctx.taken = kept, [kept.take(len(x), V, like=x)]
+        head = matrix
+        if matrix.dtype != x.dtype:
+            ctx.taken.append(kept.take(V, C, like=x))
+            head = ctx.taken[1][:V].copy_(matrix)
+        logits = torch.mm(x, head.t(), out=ctx.taken[0][: len(x)])
+        losses = torch.empty_like(targets, dtype=torch.float32)
+        learns = any(ctx.needs_input_grad)
+        for start in range(0, len(x), ROWS):
+            rows = slice(start, start + ROWS)
+            losses[rows] = _losses(logits[rows], targets[rows], learns)
+        ctx.save_for_backward(x, matrix, head, logits)
+        if not learns:
+            _give_back(ctx)
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        x, matrix, head, logits = ctx.saved_tensors
+        weight, whole = gradient.unsqueeze(1), None  # (N, 1), in fp32
+        below = ((logits @ head) * weight).to(x.dtype)
+        if ctx.needs_input_grad[1]:
+            out = head if head is not matrix else None  # it is not needed any more
+            whole = torch.mm(logits.t(), (x * weight).to(x.dtype), out=out).to(matrix.dtype)
+        _give_back(ctx)
+        return below, whole, None, None
+
+
+def _losses(logits: Tensor, targets: Tensor, learns: bool) -> Tensor:
+    """Cross entropies, (n, V) and (n,) to (n,) in fp32. If it learns, the logits become their own gradient: softmax
+    minus target."""
+    logs, targets = logits.float().log_softmax(-1), targets.unsqueeze(1)
+    losses = -logs.gather(1, targets).squeeze(1)
+    if learns:
+        logits.copy_(logs.exp_().scatter_add_(1, targets, logs.new_full(targets.shape, -1.0)))
+    return losses
+
+
+def _give_back(ctx: Any) -> None:
+    for memory in ctx.taken:
+        ctx.kept.give(memory)
+
+
+def tied(matrix: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """The embeddings (N, C) of ids (N,), and the matrix (V, C) again; of both uses comes one gradient."""
+    rows, whole = _Tied.apply(matrix, ids)  # type: ignore[no-untyped-call]
+    return rows, whole
+
+
+def cross_entropies(x: Tensor, matrix: Tensor, targets: Tensor, kept: Kept) -> Tensor:
+    """Of targets (N,), in nats and fp32, (N,), for hidden states (N, C) and the head's matrix (V, C)."""
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else matrix.dtype
+    if dtype == torch.float16:  # too narrow for a softmax that is not yet multiplied by the loss scale
+        return F.cross_entropy(F.linear(x, matrix).float(), targets, reduction="none")
+    return _CrossEntropies.apply(x.to(dtype), matrix, targets, kept)  # type: ignore[no-any-return, no-untyped-call]

@@ -1,0 +1,355 @@
+"""This project, transformers, TRL and the book's code, each training and answering as its users would have it do.
+
+All of them get the same checkpoint and the same token ids, in the same order. Training: AdamW, lr 5e-5, weight decay
+0.1, no dropout, the loss over the whole text. Each runs in a process of its own (`apart`), which does nothing while
+another one is measured.
+"""
+
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Text = tuple[int, list[int]]  # how many of the tokens are the prompt; prompt, answer and end token
+IGNORE_INDEX = -100
+
+
+class Contestant:
+    """
+    Args:
+        folder: the checkpoint.
+        low: bf16 where the contestant's users would have it, else fp32.
+    """
+
+    def __init__(self, folder: Path, device: str, low: bool) -> None:
+        self.folder, self.device, self.low = folder, device, low
+        self.context = torch.autocast(device, torch.bfloat16, enabled=low)
+        self.losses: list[float] = []  # of each step, before its update
+
+    def train(self, batches: Sequence[Sequence[Text]], masked: bool = False) -> list[float]:
+        """The seconds of an optimizer step on each batch.
+
+        Args:
+            masked: learn the answers alone.
+        """
+        raise NotImplementedError  # each contestant's own
+
+    def answer(self, prompts: Sequence[list[int]], lengths: Sequence[int], together: int) -> float:
+        """The seconds that it takes to answer the prompts with so many tokens each, at most `together` at a time."""
+        raise NotImplementedError  # each contestant's own
+
+    def synchronised(self) -> float:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def peak(self) -> int:
+        """The most memory that this process has held so far: on the GPU where there is one; in bytes."""
+        if self.device == "cuda":
+            return torch.cuda.max_memory_allocated()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+class Ours(Contestant):
+    """The LightningModule in Lightning's Trainer, as train.py has them."""
+
+    compiled = False
+
+    def __init__(self, folder: Path, device: str, low: bool) -> None:
+        from sft.gpt2.checkpoint import load_pretrained
+        from sft.gpt2.device import keep_freed_memory
+
+        super().__init__(folder, device, low)
+        keep_freed_memory()
+        self.model = load_pretrained(folder).model
+        if self.compiled:
+            self.model.compile_layers()
+
+    def batch(self, texts: Sequence[Text], masked: bool) -> Any:
+        from sft.data.dataset import Batch
+
+        sizes = [len(tokens) - 1 for _, tokens in texts]
+        ids = padded([t[:-1] for _, t in texts], 0, multiple=16)
+        labels = padded([learned(t, masked)[1:] for t in texts], multiple=16)
+        targets = int((labels != IGNORE_INDEX).sum())
+        return Batch(ids, labels, torch.tensor(sizes), torch.arange(len(texts)), targets, sum(sizes))
+
+    def train(self, batches: Sequence[Sequence[Text]], masked: bool = False) -> list[float]:
+        from lightning.pytorch import Callback
+        from torch.utils.data import DataLoader
+
+        from sft.config import ModelConfig, TrainConfig
+        from sft.merge import from_dict
+        from sft.training.module import InstructionTuner
+        from sft.training.trainer import make_trainer
+
+        clock, starts, losses = self.synchronised, [], []
+
+        class Clock(Callback):
+            def on_train_batch_start(self, *arguments: Any) -> None:
+                starts.append(clock())
+
+            def on_train_batch_end(self, trainer: Any, module: Any, *arguments: Any) -> None:
+                starts[-1] = clock() - starts[-1]
+                losses.append(module.step_loss)
+
+        values = {"model": {"checkpoint": ""}, "data": {}, "optim": {}, "eval": {}, "epochs": 1, "device": self.device}
+        config = from_dict(TrainConfig, values)
+        assert isinstance(config.model, ModelConfig)
+        module = InstructionTuner(self.model, config.optim, len(batches))
+        precision: Any = "bf16-mixed" if self.low else "32-true"
+        trainer = make_trainer(config, 1, self.device, precision, [Clock()], logger=False)
+        trainer.progress_bar_callback.disable()
+        trainer.fit(module, DataLoader([self.batch(texts, masked) for texts in batches], batch_size=None))
+        self.losses = losses
+        return starts
+
+    def answer(self, prompts: Sequence[list[int]], lengths: Sequence[int], together: int) -> float:
+        from sft.gpt2.checkpoint import load_pretrained
+        from sft.gpt2.generate import complete
+
+        if not hasattr(self, "decoding"):
+            dtype = torch.bfloat16 if self.low else torch.float32
+            self.decoding = load_pretrained(self.folder, dtype=dtype, device=self.device).model.eval()
+        start = self.synchronised()
+        found = list(complete(self.decoding, prompts, lengths, slots=together))
+        seconds = self.synchronised() - start
+        assert sum(len(answer.tokens) for answer in found) == sum(lengths)
+        return seconds
+
+
+class OursCompiled(Ours):
+    compiled = True
+
+
+class Transformers(Contestant):
+    """GPT2LMHeadModel in a plain loop with autocast and a fused AdamW."""
+
+    def __init__(self, folder: Path, device: str, low: bool) -> None:
+        from transformers import GPT2LMHeadModel
+
+        super().__init__(folder, device, low)
+        self.model = GPT2LMHeadModel.from_pretrained(folder).to(device).train()
+
+    def train(self, batches: Sequence[Sequence[Text]], masked: bool = False) -> list[float]:
+        optimizer = torch.optim.AdamW(self.model.parameters(), lr=5e-5, weight_decay=0.1, fused=True)
+        self.losses, seconds = [], []
+        for texts in batches:
+            start = self.synchronised()
+            ids = padded([tokens for _, tokens in texts], 0).to(self.device)
+            labels = padded([learned(text, masked) for text in texts]).to(self.device)
+            mask = padded([[1] * len(tokens) for _, tokens in texts], 0).to(self.device)
+            with self.context:
+                loss = self.model(ids, attention_mask=mask, labels=labels).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            self.losses.append(loss.item())
+            seconds.append(self.synchronised() - start)
+        return seconds
+
+    def answer(self, prompts: Sequence[list[int]], lengths: Sequence[int], together: int) -> float:
+        """In batches as they come, padded on the left; a batch ends with its longest answer."""
+        from transformers import GPT2LMHeadModel
+
+        if not hasattr(self, "decoding"):
+            dtype = torch.bfloat16 if self.low else torch.float32
+            self.decoding = GPT2LMHeadModel.from_pretrained(self.folder, dtype=dtype).to(self.device).eval()
+        start = self.synchronised()
+        for i in range(0, len(prompts), together):
+            few, longest = prompts[i : i + together], max(lengths[i : i + together])
+            width = max(map(len, few))
+            ids = torch.tensor([[0] * (width - len(p)) + p for p in few], device=self.device)
+            mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in few], device=self.device)
+            options = {"max_new_tokens": longest, "min_new_tokens": longest, "do_sample": False, "pad_token_id": 0}
+            self.decoding.generate(ids, attention_mask=mask, **options)
+        return self.synchronised() - start
+
+
+class TRL(Contestant):
+    """SFTTrainer, on token ids; it answers with transformers' `generate`, so it is measured in training alone."""
+
+    def train(self, batches: Sequence[Sequence[Text]], masked: bool = False) -> list[float]:
+        from datasets import Dataset
+        from transformers import AutoTokenizer, GPT2LMHeadModel, TrainerCallback
+        from trl import SFTConfig, SFTTrainer
+
+        clock, seconds = self.synchronised, []
+
+        class Clock(TrainerCallback):
+            def on_step_begin(self, *arguments: Any, **more: Any) -> None:
+                seconds.append(clock())
+
+            def on_step_end(self, *arguments: Any, **more: Any) -> None:
+                seconds[-1] = clock() - seconds[-1]
+
+        if not hasattr(self, "model"):
+            self.model = GPT2LMHeadModel.from_pretrained(self.folder)
+        rows = [
+            {"input_ids": tokens, "completion_mask": [0] * prompt + [1] * (len(tokens) - prompt)}
+            for texts in batches
+            for prompt, tokens in texts
+        ]
+        tokenizer = AutoTokenizer.from_pretrained(self.folder)
+        tokenizer.pad_token = tokenizer.eos_token
+        config = SFTConfig(
+            output_dir=str(self.folder.parent / "trl"),
+            per_device_train_batch_size=len(batches[0]),
+            max_steps=len(batches),
+            learning_rate=5e-5,
+            weight_decay=0.1,
+            lr_scheduler_type="constant",
+            max_grad_norm=0,
+            optim="adamw_torch_fused",
+            bf16=self.low,
+            use_cpu=self.device == "cpu",
+            gradient_checkpointing=False,
+            completion_only_loss=masked,
+            train_sampling_strategy="sequential",
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
+        data = Dataset.from_list(rows)
+        trainer = SFTTrainer(self.model, config, train_dataset=data, processing_class=tokenizer, callbacks=[Clock()])
+        trainer.train()
+        self.losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+        return seconds
+
+
+class Book(Contestant):
+    """Chapter 7 of "Build a Large Language Model (From Scratch)": fp32, AdamW as it is written there, no cache."""
+
+    def __init__(self, folder: Path, device: str, low: bool) -> None:
+        from llms_from_scratch.ch04 import GPTModel
+        from llms_from_scratch.ch05 import load_weights_into_gpt
+
+        from sft.gpt2.checkpoint import load_pretrained
+
+        super().__init__(folder, device, low=False)
+        gpt2 = load_pretrained(folder).model
+        shape = gpt2.config
+        self.model = GPTModel(
+            {
+                "vocab_size": shape.vocab_size,
+                "context_length": shape.n_positions,
+                "emb_dim": shape.n_embd,
+                "n_heads": shape.n_head,
+                "n_layers": shape.n_layer,
+                "drop_rate": 0.0,
+                "qkv_bias": True,
+            }
+        )
+        load_weights_into_gpt(self.model, as_released(gpt2))
+        self.model.to(device)
+
+    def train(self, batches: Sequence[Sequence[Text]], masked: bool = False) -> list[float]:
+        from llms_from_scratch.ch05 import calc_loss_batch
+        from llms_from_scratch.ch07 import custom_collate_fn
+
+        optimizer = torch.optim.AdamW(self.model.parameters(), lr=5e-5, weight_decay=0.1)
+        self.losses, seconds = [], []
+        for texts in batches:
+            start = self.synchronised()
+            end = texts[0][1][-1]
+            ids, labels = custom_collate_fn([tokens[:-1] for _, tokens in texts], end, device=self.device)
+            optimizer.zero_grad()
+            loss = calc_loss_batch(ids, labels, self.model, self.device)
+            loss.backward()
+            optimizer.step()
+            self.losses.append(loss.item())
+            seconds.append(self.synchronised() - start)
+        return seconds
+
+    def answer(self, prompts: Sequence[list[int]], lengths: Sequence[int], together: int) -> float:
+        from llms_from_scratch.ch05 import generate
+
+        context = self.model.pos_emb.num_embeddings
+        start = self.synchronised()
+        for prompt, length in zip(prompts, lengths, strict=True):
+            generate(self.model.eval(), torch.tensor([prompt], device=self.device), length, context)
+        seconds = self.synchronised() - start
+        self.model.train()
+        return seconds
+
+
+def padded(rows: Sequence[Sequence[int]], value: int = IGNORE_INDEX, multiple: int = 1) -> torch.Tensor:
+    """(B, T), with `value` on the right."""
+    width = -(-max(map(len, rows)) // multiple) * multiple
+    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
+
+
+def learned(text: Text, masked: bool) -> list[int]:
+    """A text's labels, not shifted."""
+    prompt, tokens = text
+    return [IGNORE_INDEX] * prompt + tokens[prompt:] if masked else tokens
+
+
+def as_released(model: Any) -> dict[str, Any]:
+    """A GPT's weights in the layout of OpenAI's release, which the book's code reads."""
+    params: dict[str, Any] = {"blocks": [{} for _ in model.h]}
+    for name, tensor in model.state_dict().items():
+        array = tensor.numpy()
+        *modules, kind = name.split(".")
+        if modules[0] in ("wte", "wpe"):
+            params[modules[0]] = array
+            continue
+        place = params
+        if modules[0] == "h":
+            place = params["blocks"][int(modules[1])]
+            for module in modules[2:]:
+                place = place.setdefault(module, {})
+        letter = {"bias": "b", "weight": "g" if "ln_" in modules[-1] else "w"}[kind]
+        place[letter] = array.T if array.ndim == 2 else array
+    return params
+
+
+# A process for each
+
+
+def _serve(connection: Connection, kind: type[Contestant], arguments: tuple[Any, ...]) -> None:
+    contestant = kind(*arguments)
+    connection.send(None)
+    while True:
+        name, given = connection.recv()
+        value = getattr(contestant, name)
+        connection.send(value(*given) if callable(value) else value)
+
+
+class Apart:
+    """A contestant in another process: `ask("train", batches)` gives what its method gives."""
+
+    def __init__(self, kind: type[Contestant], *arguments: Any) -> None:
+        self._connection, there = multiprocessing.Pipe()
+        context = multiprocessing.get_context("spawn")
+        self._process = context.Process(target=_serve, args=(there, kind, arguments), daemon=True)
+        self._process.start()
+        there.close()
+        self._connection.recv()
+
+    def ask(self, name: str, *given: Any) -> Any:
+        self._connection.send((name, given))
+        return self._connection.recv()
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+
+@contextmanager
+def apart(kinds: Sequence[type[Contestant]], *arguments: Any) -> Iterator[dict[str, Apart]]:
+    """The contestants, by name, each in a process of its own."""
+    found = {kind.__name__: Apart(kind, *arguments) for kind in kinds}
+    try:
+        yield found
+    finally:
+        for contestant in found.values():
+            contestant.stop()
