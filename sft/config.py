@@ -16,8 +16,11 @@ class InputError(Exception):
     """Something given by the user, or by the outside world, cannot be used.
 
     The message is one line that says what was wrong, where (file, record, key), what was expected and what to do; the
-    entry points print it without a traceback.
+    entry points print it without a traceback. What it quotes of a file may be long: the middle is left out then.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message if len(message) <= 1500 else f"{message[:1000]} … {message[-400:]}")
 
 
 def at_least(low: float, default: Any = MISSING) -> Any:

@@ -86,7 +86,7 @@ def shards(index: Path) -> list[str]:
     try:
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
         found = sorted(set(names))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{index}: expected JSON with a `weight_map` of tensors and files ({error!r})") from error
     if not found:
         raise InputError(f"{index}: its `weight_map` names no file")
