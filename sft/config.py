@@ -101,6 +101,8 @@ class DataConfig:
             yield f"data.url: {self.url!r} would not be read by data={self.source}"
         if self.source not in ("json", "nano") and not self.url:
             yield f"data.url: missing; data={self.source} would be downloaded from there"
+        if "@" in (self.url or "").partition("//")[2].partition("/")[0]:
+            yield "data.url: holds a name and a password, which would be written down; use data=json data.path=FILE"
         if self.source != "json" and self.path is not None:
             yield f"data.path: {self.path!r} would not be read by data={self.source}; use data=json"
         if len(self.split) != 3:
