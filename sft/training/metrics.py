@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from sft.data.datamodule import InstructionData
 from sft.files import read_numbers, write_text, writing
 from sft.training.module import InstructionTuner
 
+log = logging.getLogger(__name__)
 COLUMNS = (
     "step",
     "epoch",
@@ -98,6 +100,7 @@ class Metrics(Callback):
         assert isinstance(pl_module, InstructionTuner)
         data: InstructionData = trainer.datamodule  # type: ignore[attr-defined]
         owed, self.owed = self.owed, []
+        log.info(f"first the looks at the losses after step {self.row['step']:g}, which a signal had cut off")
         if "look" in owed:
             self._look(trainer, pl_module)
         if "validation" in owed:
