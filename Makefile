@@ -23,7 +23,7 @@ test-browser: .venv/browser  ## the report and the server's page in a browser: w
 test-tracking: .venv/tracking  ## logger=wandb and logger=mlflow with the packages themselves
 	$(BIN)/python -m pytest tests/tracking $(ARGS)
 
-test-sweeps: .venv/sweeps  ## jobs beside each other (joblib, submitit) and Optuna's search
+test-sweeps: .venv/sweeps  ## jobs beside each other (joblib, submitit), Optuna's search, two machines
 	$(BIN)/python -m pytest tests/sweeps $(ARGS)
 
 soak: .venv/ready  ## runs that are killed, signalled and damaged for half an hour; ARGS="--minutes 5"

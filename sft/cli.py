@@ -180,13 +180,17 @@ def _raise_first(error: ChildFailedError, devices: int) -> NoReturn:
             f"process {rank} of {devices} was killed ({failure.signal_name()}), perhaps for want of memory; resume= "
             "goes on from the last checkpoint"
         )
-    told = failure.message if isinstance(failure.message, str) else failure.message["message"]
+    if isinstance(failure.message, str):  # elastic's own, for want of one
+        raise InputError(
+            f"process {rank} of {devices} ended with exit code {failure.exitcode} and said nothing; resume= goes on "
+            "from the last checkpoint"
+        )
+    told = failure.message["message"]
     name, _, message = told.partition(": ")
     kind = getattr(builtins, name, None)
     if name == "InputError" or (isinstance(kind, type) and issubclass(kind, OSError)):
         raise InputError(message) from error
-    if not isinstance(failure.message, str):
-        print(failure.message["extraInfo"]["py_callstack"], file=sys.stderr)
+    print(failure.message["extraInfo"]["py_callstack"], file=sys.stderr)
     raise RuntimeError(f"process {rank} of {devices}: {told}") from None
 
 

@@ -16,8 +16,11 @@ class InputError(Exception):
     """Something given by the user, or by the outside world, cannot be used.
 
     The message is one line that says what was wrong, where (file, record, key), what was expected and what to do; the
-    entry points print it without a traceback.
+    entry points print it without a traceback. What it quotes of a file may be long: the middle is left out then.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message if len(message) <= 1500 else f"{message[:1000]} … {message[-400:]}")
 
 
 def at_least(low: float, default: Any = MISSING) -> Any:
@@ -98,6 +101,8 @@ class DataConfig:
             yield f"data.url: {self.url!r} would not be read by data={self.source}"
         if self.source not in ("json", "nano") and not self.url:
             yield f"data.url: missing; data={self.source} would be downloaded from there"
+        if "@" in (self.url or "").partition("//")[2].partition("/")[0]:
+            yield "data.url: holds a name and a password, which would be written down; use data=json data.path=FILE"
         if self.source != "json" and self.path is not None:
             yield f"data.path: {self.path!r} would not be read by data={self.source}; use data=json"
         if len(self.split) != 3:

@@ -88,7 +88,7 @@ def read_config(path: Path) -> GPTConfig:
     try:
         hparams = json.loads(path.read_text(encoding="utf-8"))
         return GPTConfig(**{ours: hparams[theirs] for theirs, ours in HPARAMS.items()})
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise InputError(f"{path}: expected JSON with {', '.join(HPARAMS)} ({error!r})") from error
 
 

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -312,6 +313,28 @@ def test_one_device_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[int, ...]] = []
     cli.on_devices(1, lambda *numbers: calls.append(numbers), 1, 2)
     assert calls == [(1, 2)]
+
+
+def fail_on_rank_1(how: str) -> None:
+    if os.environ["RANK"] == "0":
+        time.sleep(100)
+    if how == "exit":
+        os._exit(7)
+    raise RuntimeError("a bug\nof rank 1")
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "message"),
+    [
+        ("raise", RuntimeError, "process 1 of 2: RuntimeError: a bug\nof rank 1"),
+        ("exit", InputError, "process 1 of 2 ended with exit code 7 and said nothing; resume= goes on from the last"),
+    ],
+)
+def test_what_ends_one_process_ends_all(how: str, error: type[Exception], message: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(error, match=message):
+        cli.on_devices(2, fail_on_rank_1, how)
+    assert time.monotonic() - began < 60
 
 
 def torchrun(folder: Path, checkpoint: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,12 +1,18 @@
 import json
 import math
-from contextlib import suppress
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import torch
 
 from sft.config import InputError
+from sft.evaluation.answers import Answer, AnswerFile
 from sft.files import locked, make_folder, read_numbers, replaced_folder, restore_folder, write_json
+from sft.training.checkpoints import CheckpointFiles, read_newest
+from sft.training.metrics import MetricsFile
 
 
 def test_what_is_no_number_is_null(tmp_path: Path) -> None:
@@ -66,6 +72,55 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
         write_json(path, {"new": 2})
     assert json.loads(path.read_text()) == {"old": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
+
+
+WRITTEN = r"last\.ckpt: cannot be written \((File too large|No space left on device)\)"
+
+
+@contextmanager
+def at_most(size: int) -> Iterator[None]:
+    """Files of this process can have so many bytes; the next write says so, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def add_row(path: Path) -> None:
+    file = MetricsFile(path)
+    file.resume(0)
+    while True:
+        file.append({"step": len(file.rows)})
+
+
+def add_answer(path: Path) -> None:
+    file = AnswerFile(path)
+    for number in range(1000):
+        file.add(str(number), Answer("one" * 1000, 1, "stop"))
+
+
+def write_checkpoint(path: Path) -> None:
+    for step in (1, 2, 3):
+        content = {"config": {}, "made_of": {}, "tracked": {}, "global_step": step, "w": torch.ones(100 * 10**step)}
+        CheckpointFiles().save_checkpoint(content, path)
+
+
+@pytest.mark.parametrize("write", [add_row, add_answer, write_checkpoint])
+def test_a_write_that_comes_to_its_end_halfway(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    """By the system itself, not by a function that stands in for it."""
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    path.parent.mkdir()
+    with at_most(60_000), pytest.raises(InputError, match=WRITTEN):
+        write(path)
+    if write is write_checkpoint:
+        assert read_newest(tmp_path)[1]["global_step"] == 2
+        assert not list(path.parent.glob(".*"))
+    else:
+        assert path.stat().st_size <= 60_000
+    if write is add_answer:
+        assert AnswerFile(path).by_key["0"] == Answer("one" * 1000, 1, "stop")
 
 
 def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:

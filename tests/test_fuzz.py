@@ -49,7 +49,7 @@ def tried(read: Callable[[], T]) -> T | str:
         return read()
     except InputError as error:
         line = str(error)
-    assert line
+    assert 0 < len(line) < 2000
     assert "\n" not in line
     return line
 
@@ -117,6 +117,7 @@ def test_ten_megabytes_in_one_text_and_keys_given_twice() -> None:
     assert isinstance(record, Record)
     assert record.instruction == "two"
     assert "nested too deeply" in str(records_of(b"[" * 200_000))
+    assert "no 'instruction'" in str(records_of(json.dumps([{"key" * 1_000_000: ""}]).encode()))
 
 
 # Checkpoints
@@ -150,6 +151,22 @@ def test_any_config(model: Path, checkpoint: Path, data: st.DataObject) -> None:
     if not isinstance(found, str):
         shape = ("n_layer", "n_embd", "vocab_size", "n_positions")
         assert [getattr(found.model.config, key) for key in shape] == [config[key] for key in shape]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[" * 100_000, '{"n_layer": ' * 100_000, "1" * 10_000, "x" * 10_000_000],
+    ids=["arrays", "objects", "digits", "text"],
+)
+def test_what_is_too_deep_or_too_long(model: Path, content: str) -> None:
+    json_files = ("config.json", "vocab.json", "tokenizer_config.json", "adapter_config.json")
+    for name in (*json_files, "merges.txt", "model.safetensors", "model.safetensors.index.json"):
+        before = (model / name).read_bytes() if (model / name).exists() else None
+        if name.endswith("index.json"):
+            (model / "model.safetensors").unlink()
+        (model / name).write_text(content)
+        assert name in str(tried(lambda: load_pretrained(model)))
+        (model / name).unlink() if before is None else (model / name).write_bytes(before)
 
 
 @fuzz

@@ -1,7 +1,7 @@
 """The LightningDataModule: the plan's micro-batches, in order, from wherever the trainer stands."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
@@ -87,7 +87,7 @@ class InstructionData(LightningDataModule):
         plan = self.plan(self.trainer.world_size).micro_batches(epoch, self.trainer.global_rank)
         return self._loader("train", plan, done)
 
-    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+    def val_dataloader(self) -> Iterable[Batch]:
         assert self.trainer is not None
         if not self.has_validation:
             return []

@@ -93,7 +93,7 @@ class Client:
                     if values.get("error"):
                         raise NoReplyError(_message(values))
                     yield values
-            except (requests.RequestException, AttributeError, ValueError) as error:
+            except (requests.RequestException, AttributeError, ValueError, RecursionError) as error:
                 raise NoReplyError(f"the reply broke off: {error}") from error
 
     def _open(self, method: str, path: str, body: Any, wait: float) -> requests.Response:

@@ -86,7 +86,7 @@ def shards(index: Path) -> list[str]:
     try:
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
         found = sorted(set(names))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{index}: expected JSON with a `weight_map` of tensors and files ({error!r})") from error
     if not found:
         raise InputError(f"{index}: its `weight_map` names no file")
@@ -154,13 +154,12 @@ def digest(path: Path, kind: str = "sha256") -> str:
 
 def _explain(error: Exception, repo: str, name: str, revision: str) -> str:
     """One line for whatever went wrong on the way from the hub to the cache."""
+    endpoint = _public(constants.ENDPOINT)
     match error:
         case GatedRepoError():
-            return f"{repo}: access is restricted; ask for it at {constants.ENDPOINT}/{repo}, then `hf auth login`"
+            return f"{repo}: access is restricted; ask for it at {endpoint}/{repo}, then `hf auth login`"
         case RepositoryNotFoundError():
-            return (
-                f"{repo}: no such repository at {constants.ENDPOINT}, or a private one (`hf auth login`); nor a folder"
-            )
+            return f"{repo}: no such repository at {endpoint}, or a private one (`hf auth login`); nor a folder"
         case RevisionNotFoundError():
             return f"{repo}: no revision {revision!r}; expected a branch, a tag or a commit"
         case HFValidationError():
@@ -168,7 +167,7 @@ def _explain(error: Exception, repo: str, name: str, revision: str) -> str:
         case LocalEntryNotFoundError() if constants.HF_HUB_OFFLINE:
             return f"{repo}: {name} is not in the cache ({constants.HF_HUB_CACHE}) and HF_HUB_OFFLINE is set"
         case LocalEntryNotFoundError():
-            return f"{repo}: cannot reach {constants.ENDPOINT} ({_line(error.__cause__ or error)}); {REMEDY}"
+            return f"{repo}: cannot reach {endpoint} ({_line(error.__cause__ or error)}); {REMEDY}"
         case EntryNotFoundError():
             return f"{repo}: has no {name} at revision {revision!r}; is it a GPT-2 in Hugging Face format?"
         case OSError(errno=errno.ENOSPC):
@@ -178,5 +177,10 @@ def _explain(error: Exception, repo: str, name: str, revision: str) -> str:
 
 
 def _line(error: BaseException) -> str:
-    text = str(error).strip().partition("\n")[0]
+    text = _public(str(error).strip().partition("\n")[0])
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+
+
+def _public(text: str) -> str:
+    """Without the name and password that an address may hold."""
+    return re.sub(r"//[^/@\s]+@", "//…@", text)

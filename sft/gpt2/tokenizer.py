@@ -115,7 +115,7 @@ def decode(tokenizer: tiktoken.Encoding, tokens: Sequence[int]) -> str:
 def _read_vocab(path: Path) -> dict[str, int]:
     try:
         vocab = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error})") from error
     if not isinstance(vocab, dict):
         raise InputError(f"{path}: expected an object of tokens and ids, found {type(vocab).__name__}")

@@ -55,6 +55,8 @@ class SanityGate(Callback):
         assert isinstance(pl_module, InstructionTuner)
         data: InstructionData = trainer.datamodule  # type: ignore[attr-defined]
         self.loss = pl_module.mean_loss(data.first_batches("train", self.batches, mask_prompt=True))
+        if pl_module.cut:
+            return
         guess = math.log(pl_module.model.config.vocab_size)
         log.info(f"before training: loss {self.loss:.3f} over the answers (a guess among all words: {guess:.3f})")
         if not self.loss < 0.9 * guess and not self.allow_untrained:
@@ -96,12 +98,18 @@ class RunFolder(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best = state["best"]
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._keep_if_best(trainer, pl_module)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, InstructionTuner)
+        if pl_module.cut:
+            self._leave(trainer, pl_module.agreed[1:])
+        self._keep_if_best(trainer, pl_module)  # in the validation that was cut off, and now caught up on
         if trainer.is_global_zero:
             (self.folder / "summary.json").unlink(missing_ok=True)  # of a run that is now going on
             point(self.latest, self.folder)
-        assert isinstance(pl_module, InstructionTuner)
-        pl_module.wishes = lambda: [float(trainer.is_global_zero and self._is_due()), *self.interruption.wishes()]
+        pl_module.wishes = lambda: [float(trainer.is_global_zero and self._is_due()), *pl_module.signals()]
         self._saved = time.monotonic()
 
     def _is_due(self) -> bool:
@@ -133,25 +141,29 @@ class RunFolder(Callback):
     def _leave(self, trainer: Trainer, asked: list[float]) -> None:
         """All ranks together, after a checkpoint."""
         number = signal.SIGINT if asked[0] else signal.SIGTERM
-        where = os.path.relpath(self.folder)
-        log.info(f"{number.name}: stopped after step {trainer.global_step}; python train.py resume={where} goes on")
+        where = f"after step {trainer.global_step}; python train.py resume={os.path.relpath(self.folder)} goes on"
+        log.info(f"{number.name}: stopped " + (where if trainer.global_step else "before the first step"))
         self.interruption.leave(number)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._keep_if_best(trainer, pl_module)
+        self._save_inside_epoch(trainer)
+
+    def _keep_if_best(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, InstructionTuner)
         if pl_module.validation_loss < self.best:
             self.best = pl_module.validation_loss
             self._save_model(trainer)
-        self._save_inside_epoch(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, InstructionTuner)
-        loss = pl_module.validation_loss
-        log.info(f"epoch {epochs_done(trainer):g}: validation loss " + ("-" if math.isnan(loss) else f"{loss:.4f}"))
+        loss, asked = pl_module.validation_loss, pl_module.agreed[1:]
+        if not pl_module.cut:
+            log.info(f"epoch {epochs_done(trainer):g}: validation loss " + ("-" if math.isnan(loss) else f"{loss:.4f}"))
         if _at_epoch_end(trainer):
             self._save(trainer)
-        if any(pl_module.agreed[1:]) and trainer.global_step < pl_module.total_steps:
-            self._leave(trainer, pl_module.agreed[1:])
+        if pl_module.cut or (any(asked) and trainer.global_step < pl_module.total_steps):
+            self._leave(trainer, asked)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.best == float("inf"):

@@ -71,14 +71,19 @@ def _check_hash(path: Path) -> None:
 
 
 class _Hashing:
-    """A file for torch.save, which only writes to it, that hashes what it is given."""
+    """A file for torch.save, which only writes to it, that hashes what it is given and keeps the error of a write."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.sha256 = file, hashlib.sha256()
+        self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
         self.sha256.update(data)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         self.file.flush()
@@ -95,16 +100,16 @@ class CheckpointFiles(TorchCheckpointIO):
         """Raises InputError if it cannot be written, as on a full disk; what stood there stays."""
         path = Path(path)
         make_folder(path.parent)
-        try:
-            with replaced(path) as file:
-                hashing = _Hashing(file)
+        with replaced(path) as file:
+            hashing = _Hashing(file)
+            try:
                 torch.save(checkpoint, hashing)  # type: ignore[arg-type]
-                file.flush()
-                os.fsync(file.fileno())
-                self._step_aside(path)
-                _write_hash(path, hashing.sha256.hexdigest())
-        except RuntimeError as error:  # torch's word for a full disk
-            raise InputError(f"{path}: cannot be written ({error})") from error
+            except RuntimeError as error:  # torch has words of its own for a full disk
+                raise hashing.error or error from None
+            file.flush()
+            os.fsync(file.fileno())
+            self._step_aside(path)
+            _write_hash(path, hashing.sha256.hexdigest())
         self.read = None
 
     def _step_aside(self, path: Path) -> None:

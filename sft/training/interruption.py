@@ -1,4 +1,5 @@
-"""SIGINT and SIGTERM: they end a run after the optimizer step at hand, with a checkpoint, on all ranks together."""
+"""SIGINT and SIGTERM: they end a run after the optimizer step at hand, or within a look at the losses, with a
+checkpoint, on all ranks together."""
 
 import os
 import signal
@@ -7,6 +8,8 @@ import time
 from types import FrameType
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from sft.training.module import InstructionTuner
 
 TWICE = 1.0  # seconds; a launcher hands its processes the Ctrl-C that the terminal gave them too
 
@@ -24,6 +27,8 @@ class Interruption(Callback):
         self._launcher = os.getppid() if "LOCAL_RANK" in os.environ else None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, InstructionTuner)
+        pl_module.signals = self.wishes
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, self._note)
             signal.signal(signal.SIGTERM, self._note)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from sft.data.datamodule import InstructionData
 from sft.files import read_numbers, write_text, writing
 from sft.training.module import InstructionTuner
 
+log = logging.getLogger(__name__)
 COLUMNS = (
     "step",
     "epoch",
@@ -43,6 +45,9 @@ class MetricsFile:
         self.rows = [row for row in before if row["step"] <= step]
         write_text(self.path, _csv([dict(zip(COLUMNS, COLUMNS, strict=True)), *self.rows]))
 
+    def has(self, step: float) -> bool:
+        return bool(self.rows) and self.rows[-1]["step"] == step
+
     def append(self, row: Row) -> None:
         with writing(self.path), self.path.open("a", newline="") as file:
             file.write(_csv([row]))
@@ -59,27 +64,48 @@ class Metrics(Callback):
     """Takes the losses as `eval` says and writes a row for every optimizer step.
 
     A row is complete when the step's looks at the losses have been taken; a step with a pass over the validation split
-    behind it waits for that. So a row is written before the checkpoint of its step.
+    behind it waits for that. So a row is written before the checkpoint of its step. One whose looks a signal cut off
+    stays in the checkpoint, and they are taken anew when the run goes on.
     """
 
     def __init__(self, config: EvalConfig, file: MetricsFile) -> None:
         self.config, self.file = config, file
         self.row: Row = {}  # of the step last taken
+        self.owed: list[str] = []  # what was cut off of its looks: "look", "validation"
         self.tokens_seen = 0
         self.seconds = 0.0  # spent in optimizer steps, without the looks at the losses
         self._started = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"tokens_seen": self.tokens_seen, "seconds": self.seconds}
+        return {"tokens_seen": self.tokens_seen, "seconds": self.seconds, "row": self.row, "owed": self.owed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.tokens_seen, self.seconds = state["tokens_seen"], state["seconds"]
+        self.row, self.owed = state.get("row", {}), state.get("owed", [])
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.owed and trainer.max_steps == self.row["step"]:  # there is no step left: training will not start
+            self._catch_up(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.global_step:
+        if self.owed:
+            self._catch_up(trainer, pl_module)
+        if trainer.global_step or not self.config.every:
             return
-        if look := self._look(trainer, pl_module):
-            self.row = {"step": 0, "epoch": 0, "tokens_seen": 0, **look}
+        self.row = {"step": 0, "epoch": 0, "tokens_seen": 0}
+        self._look(trainer, pl_module)
+        self._finish_row(trainer)
+
+    def _catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, InstructionTuner)
+        data: InstructionData = trainer.datamodule  # type: ignore[attr-defined]
+        owed, self.owed = self.owed, []
+        log.info(f"first the looks at the losses after step {self.row['step']:g}, which a signal had cut off")
+        if "look" in owed:
+            self._look(trainer, pl_module)
+        if "validation" in owed:
+            pl_module.validate(data.val_dataloader())
+            self.on_validation_end(trainer, pl_module)
         self._finish_row(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -107,7 +133,7 @@ class Metrics(Callback):
         shown = {"loss": self.row["train/loss"], "lr": self.row["lr"], "tok/s": self.row["tokens_per_sec"]}
         pl_module.log_dict(shown, prog_bar=True, logger=False)
         if self.config.every and (step % self.config.every == 0 or step == pl_module.total_steps):
-            self.row |= self._look(trainer, pl_module)
+            self._look(trainer, pl_module)
         if not (
             has_validation(trainer) and (batch_idx + 1 == trainer.num_training_batches or step == pl_module.total_steps)
         ):
@@ -115,23 +141,27 @@ class Metrics(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, InstructionTuner)
-        self.row["val/full_loss"] = pl_module.validation_loss
+        self._add(pl_module, "validation", {"val/full_loss": pl_module.validation_loss})
         self._finish_row(trainer)
 
-    def _look(self, trainer: Trainer, pl_module: LightningModule) -> Row:
+    def _look(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, InstructionTuner)
         data: InstructionData = trainer.datamodule  # type: ignore[attr-defined]
-        if not self.config.every:
-            return {}
         look = {"train/eval_loss": pl_module.mean_loss(data.first_batches("train", self.config.batches))}
         if data.has_validation:
             look["val/loss"] = pl_module.mean_loss(data.first_batches("validation", self.config.batches))
-        return look
+        self._add(pl_module, "look", look)
+
+    def _add(self, pl_module: InstructionTuner, name: str, losses: Row) -> None:
+        if pl_module.cut:
+            self.owed.append(name)
+        else:
+            self.row |= losses
 
     def _finish_row(self, trainer: Trainer) -> None:
-        if not self.row:
+        if not self.row or self.owed:
             return
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not self.file.has(self.row["step"]):  # of a run killed after it had caught up
             self.file.append(self.row)
             for logger in trainer.loggers:
                 logger.log_metrics(scalars(self.row), int(self.row["step"]))

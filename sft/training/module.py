@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean, pstdev
 from typing import Any
 
@@ -51,7 +51,9 @@ class InstructionTuner(LightningModule):
         self.step_lr = 0.0
         self.validation_loss = float("nan")  # of the last pass over the validation split
         self.wishes: Callable[[], list[float]] = list  # what this rank wants the others to know at the next step
-        self.agreed: list[float] = []  # the sums of all ranks' wishes
+        self.signals: Callable[[], list[float]] = lambda: [0.0, 0.0]  # whether this rank got SIGINT, and SIGTERM
+        self.agreed = [0.0, 0.0, 0.0]  # the sums of all ranks' wishes, the last two of them their signals
+        self.cut = False  # whether the ranks agreed on a signal in the middle of a look at the losses
         self.batch_shape: tuple[int, ...] = (0, 0)  # (B, T) of the micro-batch at hand
         self._sums: list[Tensor] = []  # of the losses of each micro-batch in the current step, (1,)
         self._records: list[Tensor] = []
@@ -141,26 +143,51 @@ class InstructionTuner(LightningModule):
         self._validation = []
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._validation.append(self._loss_and_count(batch))
+        if not self._is_cut():
+            self._validation.append(self._loss_and_count(batch))
 
     def on_validation_epoch_end(self) -> None:
         self.validation_loss = self._mean(self._validation)
 
-    def mean_loss(self, batches: Iterable[Batch]) -> float:
+    def validate(self, batches: Iterable[Batch]) -> None:
+        """A pass over the validation split, this rank's batches of it, of which there are as many on every rank."""
+        self.validation_loss = self._mean(self._measured(batches))
+
+    def mean_loss(self, batches: Sequence[Batch]) -> float:
         """The mean loss of the labels in these batches, in nats; the ranks share the batches."""
-        mine = list(batches)[self.global_rank :: self.trainer.world_size]
-        was_training = self.training
+        ranks = self.trainer.world_size
+        rounds = range(self.global_rank, -(-len(batches) // ranks) * ranks, ranks)
+        return self._mean(self._measured(batches[i] if i < len(batches) else None for i in rounds))
+
+    def _measured(self, batches: Iterable[Batch | None]) -> list[Tensor]:
+        was_training, sums = self.training, []
         self.eval()
         with torch.no_grad(), self.trainer.precision_plugin.val_step_context():
-            sums = [self._loss_and_count(self.trainer.strategy.batch_to_device(batch)) for batch in mine]
+            for batch in batches:
+                if not self._is_cut() and batch is not None:
+                    sums.append(self._loss_and_count(self.trainer.strategy.batch_to_device(batch)))
         self.train(was_training)
-        return self._mean(sums)
+        return sums
+
+    def _is_cut(self) -> bool:
+        """Whether a rank was asked to stop, so that what is being measured is left; all ranks must ask."""
+        if self.cut:
+            return True
+        signals = self.signals()
+        if self.trainer.world_size > 1:
+            mine = torch.tensor(signals, device=self.device)
+            signals = self.trainer.strategy.reduce(mine, reduce_op="sum").tolist()
+        if any(signals):
+            self.cut, self.agreed[1:] = True, signals
+        return self.cut
 
     def _loss_and_count(self, batch: Batch) -> Tensor:  # -> (2,)
         losses = self.model.token_losses(batch.input_ids, batch.labels, batch.lengths)
         return torch.stack([losses.sum(), losses.new_tensor(len(losses))])
 
     def _mean(self, sums: list[Tensor]) -> float:
+        if self.cut:
+            return float("nan")
         total = torch.stack(sums).sum(0) if sums else torch.zeros(2, device=self.device)
         loss, count = self.trainer.strategy.reduce(total, reduce_op="sum").tolist()
         return float(loss / count) if count else float("nan")

@@ -33,6 +33,7 @@ ERRORS = {  # fault: (status, X-Error-Code)
     "gated": (403, "GatedRepo"),
     "no revision": (404, "RevisionNotFound"),
     "overloaded": (503, None),
+    "too many requests": (429, None),
     "broken down": (500, None),
     "not found": (404, None),
     "forbidden": (403, None),
@@ -49,6 +50,7 @@ class FakeHub:
     faults: dict[str, str] = field(default_factory=dict)  # by file name, or "*"
     asked: list[str] = field(default_factory=list)
     url: str = ""
+    over: threading.Event = field(default_factory=threading.Event)
 
     def etag(self, name: str) -> str:
         """As the hub does: sha256 for what it keeps in LFS, git's blob hash for the rest."""
@@ -75,7 +77,16 @@ def handler(fake: FakeHub) -> type[BaseHTTPRequestHandler]:
             if resolve:
                 fake.asked.append(f"{self.command} {self.path}")
             fault = fake.faults.get(name) or fake.faults.get("*")
-            if repo != fake.repo:
+            if fault == "stalls":
+                fake.over.wait(20)
+            elif fault == "log-in elsewhere" and resolve:
+                self.send_response(302)
+                self.send_header("Location", "http://localhost" + fake.url.removeprefix("http://127.0.0.1") + "/login")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+            elif not resolve:
+                self.page()
+            elif repo != fake.repo:
                 self.refuse(*ERRORS["no repository"])
             elif revision not in ("main", fake.commit):
                 self.refuse(*ERRORS["no revision"])
@@ -153,6 +164,7 @@ def fake(checkpoint: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     use(monkeypatch, fake.url, cache)
     yield fake
+    fake.over.set()
     server.shutdown()
     server.server_close()
     close_session()
@@ -315,10 +327,12 @@ def test_a_cache_without_links_is_read(fake, cache):
     [
         ({"*": "gated"}, "someone/tiny: access is restricted; ask for it at http://.*/someone/tiny, .*hf auth login"),
         ({"*": "overloaded"}, "cannot reach http://127.* .*503.*; try again, set HF_ENDPOINT .*HF_HUB_OFFLINE=1"),
+        ({"*": "too many requests"}, "cannot reach http://127.* .*429"),
         ({"*": "broken down"}, "cannot reach http://127.* .*500"),
         ({"*": "not found"}, "cannot reach http://127.* .*404"),
         ({"*": "forbidden"}, "cannot reach http://127.* .*403"),
         ({"*": "log-in page"}, "cannot reach http://127.* .*does not seem to be served by a Hugging Face Hub"),
+        ({"*": "log-in elsewhere"}, "cannot reach http://127.* .*does not seem to be served by a Hugging Face Hub"),
         ({"model.safetensors": "overloaded"}, "someone/tiny: cannot reach"),
         ({"tokenizer_config.json": "overloaded"}, "someone/tiny: cannot reach"),
         ({"model.safetensors": "breaks off"}, "the download of model.safetensors failed .*RemoteProtocolError"),
@@ -329,6 +343,13 @@ def test_faults(fake, cache, faults, message):
     fake.faults = faults
     refused(message)
     assert not list(cache.glob("models--*/blobs/*.incomplete"))
+
+
+def test_a_hub_that_accepts_and_says_nothing(fake, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.1)
+    monkeypatch.setattr("huggingface_hub.file_download._ETAG_RETRY_TIMEOUT", 0.1)  # a minute, and it tries six times
+    fake.faults["*"] = "stalls"
+    refused("someone/tiny: cannot reach http://127.* .*ReadTimeout")
 
 
 def test_no_such_repository(fake):
@@ -358,6 +379,12 @@ def test_what_is_no_repositorys_name(fake, name):
 def test_nothing_listens(cache, monkeypatch):
     use(monkeypatch, "http://127.0.0.1:9", cache)
     refused("cannot reach http://127.0.0.1:9 .*ConnectError.*; try again, set HF_ENDPOINT to a mirror, or give a local")
+    close_session()
+
+
+def test_a_password_in_the_mirrors_address_is_not_told(cache, monkeypatch):
+    use(monkeypatch, "http://me:secret@127.0.0.1:9", cache)
+    refused("someone/tiny: cannot reach http://…@127.0.0.1:9 (?!.*secret)")
     close_session()
 
 

@@ -45,11 +45,13 @@ def begin(
     function: Function = train.fit,
     told: tuple[int, ...] = (),
     number: int = 0,
+    within: tuple[str, int] = ("training_step", 4),
 ) -> list[BaseProcess]:
     """Call the function in as many processes, as torchrun would start them.
 
     Args:
-        told: the ranks that get the signal `number` in the middle of their fourth batch.
+        told: the ranks that get the signal `number`.
+        within: which method of the module they call when they do, and at what call of it.
     """
     _serve()
     config, port, started = dataclasses.replace(config, devices=ranks), free_port(), []
@@ -57,7 +59,7 @@ def begin(
         environment = {"LOCAL_RANK": rank, "RANK": rank, "LOCAL_WORLD_SIZE": ranks, "WORLD_SIZE": ranks}
         environment |= {"GROUP_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
         given = {name: str(value) for name, value in environment.items()} if ranks > 1 else {}
-        arguments = (function, config, path, given, os.getcwd(), number if rank in told else 0)
+        arguments = (function, config, path, given, os.getcwd(), (number, *within) if rank in told else None)
         process = _CONTEXT.Process(target=_call, args=arguments)
         process.start()
         started.append(process)
@@ -86,25 +88,30 @@ def free_port() -> int:
 
 
 def _call(
-    function: Function, config: TrainConfig, path: Path, environment: dict[str, str], place: str, number: int
+    function: Function,
+    config: TrainConfig,
+    path: Path,
+    environment: dict[str, str],
+    place: str,
+    signal: tuple[int, str, int] | None,
 ) -> None:
     multiprocessing.set_start_method("fork", force=True)  # of data workers, as in the command
     os.environ |= environment
     os.chdir(place)
     torch.set_num_threads(1)
-    if number:
-        _signal_in_batch(4, number)
+    if signal:
+        _signal_in(*signal)
     if function is train.fit:
         path.mkdir(exist_ok=True)
     function(config, path)
 
 
-def _signal_in_batch(batch: int, number: int) -> None:
-    step, seen = InstructionTuner.training_step, count(1)
+def _signal_in(number: int, method: str, call: int) -> None:
+    honest, seen = getattr(InstructionTuner, method), count(1)
 
-    def training_step(self: InstructionTuner, *arguments: Any) -> torch.Tensor:
-        if next(seen) == batch:
+    def signalled(self: InstructionTuner, *arguments: Any) -> Any:
+        if next(seen) == call:
             os.kill(os.getpid(), number)
-        return step(self, *arguments)
+        return honest(self, *arguments)
 
-    InstructionTuner.training_step = training_step  # type: ignore[method-assign]
+    setattr(InstructionTuner, method, signalled)

@@ -33,6 +33,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def wholes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For runs that were left alone, to compare others with."""
+    return tmp_path_factory.mktemp("wholes")
+
+
 def resumed(config: TrainConfig, folder: Path) -> TrainConfig:
     return resumed_config(dataclasses.replace(config, resume=str(folder)), [])
 
@@ -80,6 +86,45 @@ def test_a_signal_to_any_rank_ends_all_with_a_checkpoint(
         finish(resumed(settings, folder), folder, ranks)
         finish(settings, tmp_path / "whole", ranks)
         check_the_same(folder, tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("ranks", "within", "changes", "step"),
+    [  # an epoch has 11 steps, and 3 batches of validation; the calls before training are one, and two of row 0
+        (1, ("validation_step", 2), {}, 11),
+        (2, ("validation_step", 2), {}, 11),
+        (2, ("mean_loss", 5), {}, 2),
+        (1, ("validation_step", 5), {}, 22),
+        (2, ("mean_loss", 5), {"max_steps": 2}, 2),
+        (2, ("mean_loss", 1), {}, 0),
+    ],
+)
+def test_a_signal_cuts_off_a_look_at_the_losses(
+    config: Config,
+    tmp_path: Path,
+    wholes: Path,
+    ranks: int,
+    within: tuple[str, int],
+    changes: dict[str, int],
+    step: int,
+) -> None:
+    common = {"model__dropout": 0.1, "batch_size": 4 // ranks, "epochs": 2} | changes
+    folder, settings = tmp_path / "run", config(**common)
+    for process in begin(settings, folder, ranks, told=(ranks - 1,), number=signal.SIGTERM, within=within):
+        process.join(30)
+        assert process.exitcode == 143
+    assert (not losses(folder) and not last(folder).exists()) if step == 0 else losses(folder)[-1]["step"] == step - 1
+    if step:
+        assert read_newest(folder)[1]["global_step"] == step
+        settings = resumed(settings, folder)
+    assert f"SIGTERM: stopped {f'after step {step};' if step else 'before the first step'}" in log_of(folder)
+    finish(settings, folder, ranks)
+    whole = wholes / f"{ranks}{changes}"
+    if not whole.exists():
+        finish(config(**common), whole, ranks)
+    check_the_same(folder, whole)
+    best, expected = ((path / "model/model.safetensors").read_bytes() for path in (folder, whole))
+    assert best == expected
 
 
 def sleep_in_step(config: TrainConfig, folder: Path) -> None:

@@ -41,7 +41,12 @@ def validation_loss(folder: Path, config: TrainConfig) -> float:
     return float(torch.cat(losses).mean())
 
 
-def test_the_folder_is_complete_and_its_numbers_are_right(config: Config, run: Run) -> None:
+def test_the_folder_is_complete_and_its_numbers_are_right(
+    config: Config, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = {"HF_TOKEN": "hf_aSecret", "OPENAI_API_KEY": "sk-aSecret", "WANDB_API_KEY": "wandbSecret"}
+    for name, secret in secrets.items():
+        monkeypatch.setenv(name, secret)
     settings = config(optim__warmup_steps=4, eval__sample=True, epochs=2)
     folder = run(settings)
     names = {path.name for path in folder.iterdir()}
@@ -77,6 +82,8 @@ def test_the_folder_is_complete_and_its_numbers_are_right(config: Config, run: R
     assert summary["best_validation_loss"] == pytest.approx(validation_loss(folder / "model", settings), abs=1e-5)
     log = (folder / "train.log").read_text()
     assert log.count("answer:") == 3  # before training and after each of two epochs
+    files = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+    assert not [secret for secret in secrets.values() if any(secret.encode() in content for content in files)]
 
 
 def test_the_first_loss_is_the_untouched_models(config: Config, run: Run, checkpoint: Path) -> None:

@@ -1,0 +1,59 @@
+"""Two launchers, as two machines would start them, with a folder that both see: `make test-sweeps`."""
+
+import csv
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sft.training.checkpoints import read_newest
+from tests.training.processes import free_port
+
+ROOT = Path(__file__).parents[2]
+RUN = Path("run")
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def machines(checkpoint: Path, *arguments: str) -> list[subprocess.Popen[str]]:
+    """torchrun on two machines, with one process on each."""
+    tiny = [f"model.checkpoint={checkpoint}", "model.allow_untrained=true", "eval.every=0", "eval.sample=false"]
+    tiny += ["device=cpu", "precision=32", "data.sample=60", "batch_size=2", "hydra.run.dir=run", "resume=auto"]
+    meeting = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={free_port()}"]
+    launch = [sys.executable, "-m", "torch.distributed.run", *meeting]
+    each = [[*launch, f"--node-rank={rank}", str(ROOT / "train.py"), *tiny, *arguments] for rank in (0, 1)]
+    own = os.environ | {"OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    return [subprocess.Popen(command, env=own, text=True, **pipes) for command in each]  # type: ignore[call-overload]
+
+
+def steps() -> list[int]:
+    if not (RUN / "metrics.csv").exists():
+        return []
+    with (RUN / "metrics.csv").open() as file:
+        return [int(row["step"]) for row in csv.DictReader(file)]
+
+
+def test_they_make_one_run_which_goes_on_when_both_are_started_again(checkpoint: Path) -> None:
+    first = machines(checkpoint, "epochs=100", "max_steps=1000")
+    while len(steps()) < 5:
+        assert all(launcher.poll() is None for launcher in first)
+        time.sleep(0.05)
+    first[1].terminate()
+    assert all(launcher.wait(30) != 0 for launcher in first)
+    done = read_newest(RUN)[1]["global_step"]
+    assert 5 <= done == steps()[-1]
+    assert f"SIGTERM: stopped after step {done}" in (RUN / "train.log").read_text()
+
+    for launcher in machines(checkpoint, "epochs=100", f"max_steps={done + 3}"):
+        told = launcher.communicate(timeout=120)[1]
+        assert launcher.returncode == 0, told
+    assert steps() == list(range(1, done + 4))
+    assert {path.name for path in Path().iterdir()} == {"run", "outputs"}
+    assert f"2 × cpu, 32-true, {done + 3} steps, resumed at step {done + 1}" in (RUN / "train.log").read_text()
