@@ -4,16 +4,15 @@
 prompts; `generate` is the plain function around both.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from sft.gpt2.model import GPT, Attend, Padding
+from sft.gpt2.model import GPT, Attend, Padding, attend_plainly
 from sft.gpt2.sampling import Sampling
 
 
@@ -38,29 +37,24 @@ class Cache:
         self.values[layer, rows, :, : padding.T] = v
         return padding.attend(qkv)
 
-    def extend(self, qkv: Tensor, layer: int, positions: Tensor, mask: Tensor) -> Tensor:
-        """Attend from one new token in each of the first n slots, (n, 3, nh, hs), to all that its slot holds."""
-        n, seen = mask.shape[0], mask.shape[-1]
+    def extend(self, qkv: Tensor, layer: int, positions: Tensor, bias: Tensor) -> Tensor:
+        """Attend from one new token in each of the first n slots, (n, 3, nh, hs), to what its slot holds.
+
+        Args:
+            bias: (n * nh, 1, seen), as in `attend_plainly`.
+        """
+        n, seen = len(qkv), bias.shape[-1]
         q, k, v = qkv.unbind(1)  # (n, nh, hs)
         slots = torch.arange(n, device=q.device)
         self.keys[layer, slots, :, positions] = k
         self.values[layer, slots, :, positions] = v
         keys, values = self.keys[layer, :n, :, :seen], self.values[layer, :n, :, :seen]
-        attend: Callable[..., Tensor] = attend_plainly if q.device.type == "mps" else F.scaled_dot_product_attention
-        return attend(q.unsqueeze(2), keys, values, mask).squeeze(2)
+        return attend_plainly(q.unsqueeze(2), keys, values, bias).squeeze(2)
 
     def move(self, source: int, target: int) -> None:
         if self.keys.numel():
             self.keys[:, target] = self.keys[:, source]
             self.values[:, target] = self.values[:, source]
-
-
-def attend_plainly(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """Attention written out, (n, nh, 1, hs) to (n, nh, seen, hs): on MPS, masks of four dimensions give NaN in torch's
-    own (pytorch#167515)."""
-    scores = (q @ keys.transpose(-1, -2)).float() / q.shape[-1] ** 0.5  # (n, nh, 1, seen)
-    shares = scores.masked_fill(~mask, -torch.inf).softmax(-1).to(values.dtype)
-    return torch.matmul(shares, values)
 
 
 @dataclass
@@ -162,16 +156,23 @@ class Decoder:
     def _extend(self, rows: list[Row]) -> Tensor:  # -> (rows, V)
         ids = torch.tensor([row.token for row in rows], device=self.device)
         positions = torch.tensor([row.length for row in rows], device=self.device)
-        seen = torch.arange(max(row.length for row in rows) + 1, device=self.device)
-        mask = (seen <= positions.unsqueeze(1))[:, None, None]  # (rows, 1, 1, seen)
+        bias = self._bias(positions, max(row.length for row in rows) + 1)
         attends: list[Attend] = [
-            partial(self.cache.extend, layer=layer, positions=positions, mask=mask)
+            partial(self.cache.extend, layer=layer, positions=positions, bias=bias)
             for layer in range(self.cache.layers)
         ]
         x = self.model.layers(self.model.wte(ids), positions, attends)
         for row in rows:
             row.length += 1
         return self.model.head(x)
+
+    def _bias(self, positions: Tensor, seen: int) -> Tensor:
+        """-inf where a row, which stands at its position, has read nothing yet: (rows * nh, 1, seen), `seen` rounded
+        up, so that there are few different shapes."""
+        width = min(-(-seen // 32) * 32, self.cache.size)
+        unseen = torch.arange(width, device=self.device) > positions.unsqueeze(1)  # (rows, seen)
+        bias = self.model.wte.weight.new_zeros(unseen.shape).masked_fill(unseen, -torch.inf)
+        return bias.repeat_interleave(self.model.config.n_head, 0).unsqueeze(1)
 
 
 @dataclass
