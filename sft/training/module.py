@@ -14,6 +14,7 @@ from sft.config import InputError, OptimConfig
 from sft.data.dataset import Batch
 from sft.gpt2.model import GPT
 from sft.training.optim import adamw, schedule
+from sft.training.sharding import full
 
 log = logging.getLogger(__name__)
 MOST_SKIPPED = 5
@@ -97,7 +98,7 @@ class InstructionTuner(LightningModule):
         if self.trainer.precision_plugin.precision == "16-mixed":
             return self.step_loss < float("inf")
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = full(torch.nn.utils.get_total_norm(gradients))
         return self.step_loss < float("inf") and bool(norm < float("inf"))
 
     def _refuse_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -149,13 +150,15 @@ class InstructionTuner(LightningModule):
 
     def mean_loss(self, batches: Iterable[Batch]) -> float:
         """The mean loss of the labels in these batches, in nats; the ranks share the batches."""
-        mine = list(batches)[self.global_rank :: self.trainer.world_size]
+        batches, ranks = list(batches), self.trainer.world_size
+        mine = batches[self.global_rank :: ranks]
+        spare = batches[: -(-len(batches) // ranks) - len(mine)]  # not counted: shards want all ranks at each forward
         was_training = self.training
         self.eval()
         with torch.no_grad(), self.trainer.precision_plugin.val_step_context():
-            sums = [self._loss_and_count(self.trainer.strategy.batch_to_device(batch)) for batch in mine]
+            sums = [self._loss_and_count(self.trainer.strategy.batch_to_device(batch)) for batch in mine + spare]
         self.train(was_training)
-        return self._mean(sums)
+        return self._mean(sums[: len(mine)])
 
     def _loss_and_count(self, batch: Batch) -> Tensor:  # -> (2,)
         losses = self.model.token_losses(batch.input_ids, batch.labels, batch.lengths)
