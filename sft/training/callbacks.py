@@ -209,11 +209,11 @@ class SampleAnswer(Callback):
     def _answer(self, trainer: Trainer, pl_module: LightningModule, when: str) -> None:
         assert isinstance(pl_module, InstructionTuner)
         data: InstructionData = trainer.datamodule  # type: ignore[attr-defined]
-        record, model = data.splits["validation"].first, whole(pl_module.model)
-        if not trainer.is_global_zero or not record:
+        record = data.splits["validation"].first
+        if not record:
             return
-        prompt = self.tokenizer.encode_ordinary(render(self.template, record))
-        if not 0 < len(prompt) < model.config.n_positions:
+        prompt, model = self.tokenizer.encode_ordinary(render(self.template, record)), whole(pl_module.model)
+        if not trainer.is_global_zero or not 0 < len(prompt) < model.config.n_positions:
             return
         model.to(pl_module.device).eval()
         eager = torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
