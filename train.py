@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import Callback
 
     from sft.gpt2.checkpoint import Pretrained
+    from sft.gpt2.model import GPT
     from sft.training.metrics import Metrics
 
 
@@ -85,10 +86,12 @@ def which_run(resume: str | None, folder: Path) -> str | None:
 
 
 def check_given(config: TrainConfig, overrides: list[str]) -> None:
-    """Raises InputError for a key that was given on the command line but would not be used."""
+    """Raises InputError for a key that was given but would not be used."""
     for key in (override.lstrip("+~").split("=")[0] for override in overrides):
         if config.lora.kind == "none" and key.startswith("lora."):
             raise InputError(f"{key}: would not be read without an adapter; add lora=default")
+    if config.strategy == "fsdp" and world_size(config.devices) == 1:
+        raise InputError("strategy: fsdp divides a model among devices, but there is one; add devices=N")
 
 
 def fit(config: TrainConfig, folder: Path) -> None:
@@ -107,6 +110,7 @@ def fit(config: TrainConfig, folder: Path) -> None:
     from sft.training.metrics import Metrics, MetricsFile, Progress
     from sft.training.module import InstructionTuner
     from sft.training.resume import Past, past_of
+    from sft.training.sharding import whole
     from sft.training.trainer import make_trainer, memory_needed
 
     log_to(folder / "train.log")
@@ -160,13 +164,13 @@ def fit(config: TrainConfig, folder: Path) -> None:
     if config.compile:
         base.model.compile_layers()
 
-    def save_model() -> None:
+    def save_model(model: GPT) -> None:
         chat = chat_template(template) if template else None
         if lora:
             save_adapter(base, lora, folder / "adapter", template or None, chat)
             merge_adapter(folder / "adapter", folder / "model")
         else:
-            whole = (base.model, folder / "model", base.tokenizer)
+            whole = (model, folder / "model", base.tokenizer)
             save_pretrained(*whole, prompt=template or None, chat_template=chat, base=base.source)
 
     metrics = Metrics(config.eval, MetricsFile(folder / "metrics.csv"))
@@ -185,11 +189,15 @@ def fit(config: TrainConfig, folder: Path) -> None:
         metrics.file.resume(done)
     with memory_needed(module):
         trainer.fit(module, data, ckpt_path=past.checkpoint)
+    there = not trainer.is_global_zero or restore_folder(folder / "model")
+    cut_off = not there or (done >= steps and run_folder.best == float("inf"))  # between its last step and its end
+    if config.strategy == "fsdp":
+        cut_off = trainer.strategy.broadcast(cut_off)  # only all ranks together can put the model's shards together
+    model = whole(module.model) if cut_off else base.model
     if not trainer.is_global_zero:
         return
-    there = restore_folder(folder / "model")
-    if not there or (done >= steps and run_folder.best == float("inf")):  # cut off between its last step and its end
-        save_model()
+    if cut_off:
+        save_model(model)
     summarise_run(
         config,
         folder,

@@ -332,7 +332,13 @@ def test_numbers_out_of_range_in_evaluate(key: str, value: str, expected: str) -
         ("lora=default lora.targets=[]", "lora.targets: none; expected some of c_attn, c_proj, c_fc"),
         ("lora=default lora.targets=c_fc", "lora.targets: found 'c_fc', expected a list, as in [a,b]"),
         ("lora=default lora.kind=ia3", "lora.kind: unknown value 'ia3'; expected one of none, default"),
-        ("strategy=fsdp", "strategy: unknown value 'fsdp'; expected one of auto, ddp"),
+        ("strategy=zero", "strategy: unknown value 'zero'; expected one of auto, ddp, fsdp"),
+        ("strategy=fsdp lora=default", "strategy: fsdp does not go with lora; leave out one of the two"),
+        ("strategy=fsdp compile=true", "strategy: fsdp does not go with compile=true; leave out one of the two"),
+        (
+            "strategy=fsdp precision=16-mixed",
+            "strategy: fsdp does not go with precision=16-mixed; leave out one of the two",
+        ),
         ("optim.schedule=linear", "optim.schedule: unknown value 'linear'; expected one of constant, cosine"),
         (
             "data.prompt=chatml",

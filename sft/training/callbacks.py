@@ -20,11 +20,13 @@ from sft.config import InputError, TrainConfig
 from sft.data.datamodule import InstructionData
 from sft.data.prompt import render
 from sft.gpt2.generate import complete
+from sft.gpt2.model import GPT
 from sft.gpt2.tokenizer import decode
 from sft.training.checkpoints import last
 from sft.training.interruption import Interruption
 from sft.training.metrics import epochs_done, has_validation, stepped
 from sft.training.module import InstructionTuner
+from sft.training.sharding import whole
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +75,8 @@ class RunFolder(Callback):
 
     Args:
         made_of: hashes of what the run began with, kept in its checkpoints.
-        save_model: writes the weights as they stand as `model/`; called when the validation loss has improved, or at
-            the end where there is no validation.
+        save_model: writes a model as `model/`; called on rank 0 when the validation loss has improved, or at the end
+            where there is no validation.
         latest: the link that is turned to `folder` once training begins.
     """
 
@@ -83,7 +85,7 @@ class RunFolder(Callback):
         folder: Path,
         config: TrainConfig,
         made_of: dict[str, str],
-        save_model: Callable[[], None],
+        save_model: Callable[[GPT], None],
         interruption: Interruption,
         latest: Path,
     ) -> None:
@@ -153,7 +155,7 @@ class RunFolder(Callback):
         assert isinstance(pl_module, InstructionTuner)
         if pl_module.validation_loss < self.best:
             self.best = pl_module.validation_loss
-            self._save_model(trainer)
+            self._write_model(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, InstructionTuner)
@@ -166,8 +168,9 @@ class RunFolder(Callback):
             self._leave(trainer, asked)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, InstructionTuner)
         if self.best == float("inf"):
-            self._save_model(trainer)
+            self._write_model(trainer, pl_module)
 
     def _save_inside_epoch(self, trainer: Trainer) -> None:
         """An epoch's end has its own time to save: when Lightning counts the epoch as done."""
@@ -178,9 +181,11 @@ class RunFolder(Callback):
         trainer.save_checkpoint(last(self.folder))
         self._saved = time.monotonic()
 
-    def _save_model(self, trainer: Trainer) -> None:
+    def _write_model(self, trainer: Trainer, pl_module: InstructionTuner) -> None:
+        """The weights as they stand; all ranks together."""
+        model = whole(pl_module.model)
         if trainer.is_global_zero:
-            self.save_model()
+            self.save_model(model)
         trainer.strategy.barrier()
 
 
@@ -217,18 +222,16 @@ class SampleAnswer(Callback):
         assert isinstance(pl_module, InstructionTuner)
         data: InstructionData = trainer.datamodule  # type: ignore[attr-defined]
         record = data.splits["validation"].first
-        if not trainer.is_global_zero or not record:
+        if not record:
             return
-        prompt = self.tokenizer.encode_ordinary(render(self.template, record))
-        if not 0 < len(prompt) < pl_module.model.config.n_positions:
+        prompt, model = self.tokenizer.encode_ordinary(render(self.template, record)), whole(pl_module.model)
+        if not trainer.is_global_zero or not 0 < len(prompt) < model.config.n_positions:
             return
-        pl_module.eval()
+        model.to(pl_module.device).eval()
         eager = torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
         with trainer.precision_plugin.val_step_context(), eager:
-            [answer] = complete(
-                pl_module.model, [prompt], self.max_new_tokens, eos_id=self.tokenizer.eot_token, slots=1
-            )
-        pl_module.train()
+            [answer] = complete(model, [prompt], self.max_new_tokens, eos_id=self.tokenizer.eot_token, slots=1)
+        model.train()
         text = decode(self.tokenizer, answer.tokens)
         log.info(f"{when}: {record.instruction} {record.input}".rstrip() + f"\n    answer: {text!r}")
         for logger in trainer.loggers:

@@ -11,9 +11,10 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from sft.config import InputError, OptimConfig
-from sft.data.dataset import Batch
+from sft.data.dataset import IGNORE_INDEX, Batch
 from sft.gpt2.model import GPT
 from sft.training.optim import adamw, schedule
+from sft.training.sharding import full
 
 log = logging.getLogger(__name__)
 MOST_SKIPPED = 5
@@ -99,7 +100,7 @@ class InstructionTuner(LightningModule):
         if self.trainer.precision_plugin.precision == "16-mixed":
             return self.step_loss < float("inf")
         sums = [p.grad.sum() for p in self.parameters() if p.grad is not None]  # in half the time of a norm
-        return self.step_loss < float("inf") and bool(torch.stack(sums).isfinite().all())
+        return self.step_loss < float("inf") and bool(full(torch.stack(sums)).isfinite().all())
 
     def _refuse_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Raises InputError; or has the optimizer skip the step, by taking the gradients away."""
@@ -155,16 +156,19 @@ class InstructionTuner(LightningModule):
 
     def mean_loss(self, batches: Sequence[Batch]) -> float:
         """The mean loss of the labels in these batches, in nats; the ranks share the batches."""
-        ranks = self.trainer.world_size
-        rounds = range(self.global_rank, -(-len(batches) // ranks) * ranks, ranks)
-        return self._mean(self._measured(batches[i] if i < len(batches) else None for i in rounds))
+        ranks, nothing = (
+            self.trainer.world_size,
+            batches[0]._replace(labels=torch.full_like(batches[0].labels, IGNORE_INDEX)),
+        )
+        rounds = range(self.global_rank, -(-len(batches) // ranks) * ranks, ranks)  # as many on each: shards want it
+        return self._mean(self._measured(batches[i] if i < len(batches) else nothing for i in rounds))
 
-    def _measured(self, batches: Iterable[Batch | None]) -> list[Tensor]:
+    def _measured(self, batches: Iterable[Batch]) -> list[Tensor]:
         was_training, sums = self.training, []
         self.eval()
         with torch.no_grad(), self.trainer.precision_plugin.val_step_context():
             for batch in batches:
-                if not self._is_cut() and batch is not None:
+                if not self._is_cut():
                     sums.append(self._loss_and_count(self.trainer.strategy.batch_to_device(batch)))
         self.train(was_training)
         return sums

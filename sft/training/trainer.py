@@ -9,11 +9,13 @@ from typing import Literal
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import Strategy
 
 from sft.config import InputError, TrainConfig
 from sft.gpt2.device import Precision
 from sft.training.checkpoints import CheckpointFiles
 from sft.training.module import InstructionTuner
+from sft.training.sharding import Sharded
 
 
 def make_trainer(
@@ -39,9 +41,7 @@ def make_trainer(
         accelerator=device,
         devices=config.devices,
         num_nodes=processes // config.devices,
-        # There are none unused; but else DDP sorts its buckets anew after the first step, also after that of a resumed
-        # run, and of more than two ranks the sums are then taken in another order.
-        strategy="ddp_find_unused_parameters_true" if processes > 1 else config.strategy,
+        strategy=_strategy(config, processes),
         precision=precision,
         max_epochs=config.epochs,
         max_steps=stop_at,
@@ -57,6 +57,14 @@ def make_trainer(
         enable_checkpointing=False,
         enable_model_summary=False,
     )
+
+
+def _strategy(config: TrainConfig, processes: int) -> str | Strategy:
+    """DDP finds no unused parameters, for there are none; but else it sorts its buckets anew after the first step, also
+    after that of a resumed run, and of more than two ranks the sums are then taken in another order."""
+    if config.strategy == "fsdp":
+        return Sharded()
+    return "ddp_find_unused_parameters_true" if processes > 1 else config.strategy
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.distributed.tensor import DTensor
 
 from sft.config import PROMPTS, LoraConfig, OptimConfig, TrainConfig
 from sft.data.datamodule import InstructionData
@@ -17,6 +18,7 @@ from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT
 from sft.training.module import InstructionTuner
 from sft.training.optim import adamw, schedule
+from sft.training.sharding import Sharded, full, whole
 from tests.training.processes import finish
 
 Config = Callable[..., TrainConfig]
@@ -28,7 +30,8 @@ class SGDTuner(InstructionTuner):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         super().on_before_optimizer_step(optimizer)
         if not hasattr(self, "gradients"):
-            self.gradients = {name: p.grad.clone() for name, p in self.model.named_parameters() if p.grad is not None}
+            found = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+            self.gradients = {name: full(gradient).clone() for name, gradient in found.items()}
             self.first_loss = self.step_loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -48,11 +51,12 @@ def train_sgd(config: TrainConfig, out: Path) -> None:
     parts = split_records(load_source(config.data).records[:43], config.data.split)  # 37 / 0 / 6
     splits = encode_splits(parts, PROMPTS["phi3"], base.tokenizer, None, 128, config.data.mask_prompt)
     data = InstructionData(splits, config.batch_size, config.accumulate, seed=5)
+    base.model.activation_checkpointing = config.activation_checkpointing
     module = SGDTuner(base.model, config.optim, total_steps=100, accumulate=config.accumulate)
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=config.devices,
-        strategy="ddp" if config.devices > 1 else "auto",
+        strategy=Sharded() if config.strategy == "fsdp" else config.strategy,
         accumulate_grad_batches=config.accumulate,
         max_epochs=1,
         logger=False,
@@ -63,8 +67,10 @@ def train_sgd(config: TrainConfig, out: Path) -> None:
         num_sanity_val_steps=0,
     )
     trainer.fit(module, data)
+    weights = whole(module.model).state_dict()
     if trainer.is_global_zero:
-        kept = {"gradients": module.gradients, "weights": module.model.state_dict(), "loss": module.first_loss}
+        kept = {"gradients": module.gradients, "weights": weights, "loss": module.first_loss}
+        kept["held"] = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in module.parameters())
         torch.save(kept | {"validation": module.validation_loss, "steps": trainer.global_step}, out)
 
 
@@ -95,25 +101,36 @@ def one_big_batch(config: TrainConfig) -> tuple[dict[str, torch.Tensor], GPT, fl
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "accumulate", "devices", "mask_prompt", "lora"),
+    ("batch_size", "accumulate", "devices", "mask_prompt", "lora", "strategy"),
     [
-        (16, 1, 1, False, "none"),
-        (16, 1, 1, True, "none"),
-        (4, 4, 1, False, "none"),
-        (2, 8, 1, True, "none"),
-        (8, 1, 2, False, "none"),
-        (2, 4, 2, True, "none"),
-        (2, 4, 2, True, "default"),
-        (4, 1, 4, False, "none"),
+        (16, 1, 1, False, "none", "auto"),
+        (16, 1, 1, True, "none", "auto"),
+        (4, 4, 1, False, "none", "auto"),
+        (2, 8, 1, True, "none", "auto"),
+        (8, 1, 2, False, "none", "ddp"),
+        (2, 4, 2, True, "none", "ddp"),
+        (2, 4, 2, True, "default", "ddp"),
+        (4, 1, 4, False, "none", "ddp"),
+        (2, 4, 2, True, "none", "fsdp"),
+        (4, 1, 4, False, "none", "fsdp"),
     ],
 )
 def test_any_division_of_a_step_is_one_big_batch(
-    config: Config, tmp_path: Path, batch_size: int, accumulate: int, devices: int, mask_prompt: bool, lora: str
+    config: Config,
+    tmp_path: Path,
+    batch_size: int,
+    accumulate: int,
+    devices: int,
+    mask_prompt: bool,
+    lora: str,
+    strategy: str,
 ) -> None:
     settings = config(
         batch_size=batch_size,
         accumulate=accumulate,
         devices=devices,
+        strategy=strategy,
+        activation_checkpointing=strategy == "fsdp",
         lora={"kind": lora, "alpha": 80.0},  # so that SGD's steps are not too small to be seen
         data__mask_prompt=mask_prompt,
         data__split=[0.87, 0.0, 0.13],
@@ -123,6 +140,8 @@ def test_any_division_of_a_step_is_one_big_batch(
     gradients, model, loss = one_big_batch(settings)
     assert kept["steps"] == 3  # 37 records: 16, 16 and 5
     assert kept["loss"] == pytest.approx(loss, abs=1e-6)
+    ranks = devices if strategy == "fsdp" else 1
+    assert kept["held"] == sum(-(-len(p) // ranks) * p[0].numel() for p in model.parameters())  # of whole rows
     assert kept["gradients"].keys() == gradients.keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(kept["gradients"][name], gradient, atol=1e-6, rtol=0)
