@@ -10,29 +10,43 @@ from functools import partial
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sft.gpt2.model import GPT, Attend, Padding, attend_plainly
 from sft.gpt2.sampling import Sampling
 
 
+GROWTH = 64  # tokens
+
+
 class Cache:
-    """Keys and values of what each slot has read, (layers, slots, nh, S, hs) each; allocated at the first write."""
+    """Keys and values of what each slot has read, (layers, slots, nh, S, hs) each. S grows with the longest sequence:
+    attention takes all of it, for on a CPU a part would be copied first, and each new shape costs (see `chosen`)."""
 
     def __init__(self, layers: int, slots: int, size: int) -> None:
         self.layers, self.slots, self.size = layers, slots, size
-        self.keys = self.values = torch.empty(0)
+        self.keys = self.values = torch.empty(layers, slots, 0, 0, 0)
 
-    def _allocate(self, like: Tensor) -> None:  # (..., nh, hs)
-        nh, hs = like.shape[-2:]
-        self.keys, self.values = (like.new_zeros(self.layers, self.slots, nh, self.size, hs) for _ in range(2))
+    @property
+    def seen(self) -> int:
+        return self.keys.shape[3]
+
+    def reserve(self, length: int, like: Tensor) -> None:
+        """Have room for so many tokens in each slot; `like`, (..., nh, S, hs), tells shape and type."""
+        if length > self.seen:
+            more = min(-(-length // GROWTH) * GROWTH, self.size) - self.seen
+            shape = (self.layers, self.slots, like.shape[-3], more, like.shape[-1])
+            room = [like.new_zeros(shape) for _ in range(2)]
+            if self.seen:
+                room = [torch.cat(pair, 3) for pair in zip((self.keys, self.values), room, strict=True)]
+            self.keys, self.values = room
 
     def prefill(self, qkv: Tensor, layer: int, slot: int, padding: Padding) -> Tensor:
         """Attend within whole prompts, (N, 3, nh, hs), and keep their keys and values from `slot` on."""
-        if self.keys.numel() == 0:
-            self._allocate(qkv)
         rows = slice(slot, slot + padding.B)
         _, k, v = padding.restore(qkv).permute(2, 0, 3, 1, 4)  # (B, nh, T, hs)
+        self.reserve(padding.T, like=k)
         self.keys[layer, rows, :, : padding.T] = k
         self.values[layer, rows, :, : padding.T] = v
         return padding.attend(qkv)
@@ -41,20 +55,21 @@ class Cache:
         """Attend from one new token in each of the first n slots, (n, 3, nh, hs), to what its slot holds.
 
         Args:
-            bias: (n * nh, 1, seen), as in `attend_plainly`.
+            bias: (n * nh, 1, S), as in `attend_plainly`.
         """
-        n, seen = len(qkv), bias.shape[-1]
+        n = len(qkv)
         q, k, v = qkv.unbind(1)  # (n, nh, hs)
         slots = torch.arange(n, device=q.device)
         self.keys[layer, slots, :, positions] = k
         self.values[layer, slots, :, positions] = v
-        keys, values = self.keys[layer, :n, :, :seen], self.values[layer, :n, :, :seen]
-        return attend_plainly(q.unsqueeze(2), keys, values, bias).squeeze(2)
+        qkv = q.unsqueeze(2), self.keys[layer, :n], self.values[layer, :n]
+        if q.device.type == "cuda":  # one kernel; on MPS, masks of four dimensions give NaN (pytorch#167515)
+            return F.scaled_dot_product_attention(*qkv, bias.view(n, -1, 1, self.seen)).squeeze(2)
+        return attend_plainly(*qkv, bias).squeeze(2)
 
     def move(self, source: int, target: int) -> None:
-        if self.keys.numel():
-            self.keys[:, target] = self.keys[:, source]
-            self.values[:, target] = self.values[:, source]
+        self.keys[:, target] = self.keys[:, source]
+        self.values[:, target] = self.values[:, source]
 
 
 @dataclass
@@ -71,7 +86,7 @@ class Row:
 
 def choose(logits: Tensor, rows: Sequence[Row]) -> list[int]:
     """The next token of each row, from its logits (rows, V), by its own sampling."""
-    tokens: list[int] = logits.argmax(-1).tolist()
+    tokens: list[int] = logits.max(-1).indices.tolist()  # on a CPU, in bf16, argmax takes five times as long
     for sampling in {row.sampling for row in rows if row.sampling.temperature > 0}:
         drawing = [index for index, row in enumerate(rows) if row.sampling == sampling]
         drawn = sampling.choose(logits[drawing], [rows[index].generator for index in drawing])
@@ -135,7 +150,9 @@ class Decoder:
         if not logits:
             return []
         self.rows, self.waiting = self.rows + self.waiting, []
-        for row, token in zip(self.rows, choose(torch.cat(logits), self.rows), strict=True):
+        for row, token in zip(
+            self.rows, choose(torch.cat(logits) if len(logits) > 1 else logits[0], self.rows), strict=True
+        ):
             row.token = token
         return [(row.id, row.token) for row in self.rows]
 
@@ -156,7 +173,10 @@ class Decoder:
     def _extend(self, rows: list[Row]) -> Tensor:  # -> (rows, V)
         ids = torch.tensor([row.token for row in rows], device=self.device)
         positions = torch.tensor([row.length for row in rows], device=self.device)
-        bias = self._bias(positions, max(row.length for row in rows) + 1)
+        self.cache.reserve(max(row.length for row in rows) + 1, like=self.cache.keys)
+        unseen = torch.arange(self.cache.seen, device=self.device) > positions.unsqueeze(1)  # (rows, S)
+        bias = torch.where(unseen, -torch.inf, 0.0).to(self.cache.keys.dtype)
+        bias = bias.repeat_interleave(self.model.config.n_head, 0).unsqueeze(1)  # (rows * nh, 1, S)
         attends: list[Attend] = [
             partial(self.cache.extend, layer=layer, positions=positions, bias=bias)
             for layer in range(self.cache.layers)
@@ -165,14 +185,6 @@ class Decoder:
         for row in rows:
             row.length += 1
         return self.model.head(x)
-
-    def _bias(self, positions: Tensor, seen: int) -> Tensor:
-        """-inf where a row, which stands at its position, has read nothing yet: (rows * nh, 1, seen), `seen` rounded
-        up, so that there are few different shapes."""
-        width = min(-(-seen // 32) * 32, self.cache.size)
-        unseen = torch.arange(width, device=self.device) > positions.unsqueeze(1)  # (rows, seen)
-        bias = self.model.wte.weight.new_zeros(unseen.shape).masked_fill(unseen, -torch.inf)
-        return bias.repeat_interleave(self.model.config.n_head, 0).unsqueeze(1)
 
 
 @dataclass

@@ -54,30 +54,30 @@ class _CrossEntropies(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, matrix: Tensor, targets: Tensor, kept: Kept) -> Tensor:
         V, C = matrix.shape
-        ctx.kept, ctx.taken = kept, [kept.take(len(x), V, like=x)]
-        head = matrix
+        ctx.kept, ctx.dtype = kept, matrix.dtype
+        ctx.taken, ctx.narrow = [kept.take(len(x), V, like=x)], None
         if matrix.dtype != x.dtype:
             ctx.taken.append(kept.take(V, C, like=x))
-            head = ctx.taken[1][:V].copy_(matrix)
+            ctx.narrow = ctx.taken[1][:V].copy_(matrix)
+        head = matrix if ctx.narrow is None else ctx.narrow
         logits = torch.mm(x, head.t(), out=ctx.taken[0][: len(x)])
         losses = torch.empty_like(targets, dtype=torch.float32)
         learns = any(ctx.needs_input_grad)
         for start in range(0, len(x), ROWS):
             rows = slice(start, start + ROWS)
             losses[rows] = _losses(logits[rows], targets[rows], learns)
-        ctx.save_for_backward(x, matrix, head, logits)
+        ctx.save_for_backward(x, head, logits)
         if not learns:
             _give_back(ctx)
         return losses
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
-        x, matrix, head, logits = ctx.saved_tensors
+        x, head, logits = ctx.saved_tensors
         weight, whole = gradient.unsqueeze(1), None  # (N, 1), in fp32
         below = ((logits @ head) * weight).to(x.dtype)
-        if ctx.needs_input_grad[1]:
-            out = head if head is not matrix else None  # it is not needed any more
-            whole = torch.mm(logits.t(), (x * weight).to(x.dtype), out=out).to(matrix.dtype)
+        if ctx.needs_input_grad[1]:  # its narrow copy is not needed any more, and takes the gradient
+            whole = torch.mm(logits.t(), (x * weight).to(x.dtype), out=ctx.narrow).to(ctx.dtype)
         _give_back(ctx)
         return below, whole, None, None
 

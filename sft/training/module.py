@@ -156,10 +156,8 @@ class InstructionTuner(LightningModule):
 
     def mean_loss(self, batches: Sequence[Batch]) -> float:
         """The mean loss of the labels in these batches, in nats; the ranks share the batches."""
-        ranks, nothing = (
-            self.trainer.world_size,
-            batches[0]._replace(labels=torch.full_like(batches[0].labels, IGNORE_INDEX)),
-        )
+        ranks = self.trainer.world_size
+        nothing = batches[0]._replace(labels=torch.full_like(batches[0].labels, IGNORE_INDEX))
         rounds = range(self.global_rank, -(-len(batches) // ranks) * ranks, ranks)  # as many on each: shards want it
         return self._mean(self._measured(batches[i] if i < len(batches) else nothing for i in rounds))
 

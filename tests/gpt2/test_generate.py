@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from sft import load_pretrained
-from sft.gpt2.generate import Decoder, attend_plainly, complete, generate
-from sft.gpt2.model import GPT, GPTConfig
+from sft.gpt2.generate import Decoder, complete, generate
+from sft.gpt2.model import GPT, GPTConfig, attend_plainly
 from sft.gpt2.sampling import Sampling
 
 PROMPTS = [[5], [7, 8, 9, 10, 11, 12, 13], [300, 2, 300], list(range(40)), [1, 2]]
@@ -204,6 +204,7 @@ def test_a_prompt_must_leave_room(model):
 def test_attention_written_out_is_torchs_own(dtype: torch.dtype, tolerance: float) -> None:
     torch.manual_seed(0)
     q, keys, values = (torch.randn(3, 2, length, 8, dtype=dtype) for length in (1, 9, 9))
-    mask = (torch.arange(9) < torch.tensor([[9], [4], [1]]))[:, None, None]
+    mask = (torch.arange(9) < torch.tensor([[9], [4], [1]]))[:, None, None]  # (3, 1, 1, 9)
     expected = torch.nn.functional.scaled_dot_product_attention(q, keys, values, mask)
-    torch.testing.assert_close(attend_plainly(q, keys, values, mask), expected, atol=tolerance, rtol=0)
+    bias = torch.where(mask, 0.0, -torch.inf).to(dtype).expand(3, 2, 1, 9).flatten(0, 1)
+    torch.testing.assert_close(attend_plainly(q, keys, values, bias), expected, atol=tolerance, rtol=0)
