@@ -17,59 +17,44 @@ from sft.gpt2.model import GPT, Attend, Padding, attend_plainly
 from sft.gpt2.sampling import Sampling
 
 
-GROWTH = 64  # tokens
-
-
 class Cache:
-    """Keys and values of what each slot has read, (layers, slots, nh, S, hs) each. S grows with the longest sequence:
-    attention takes all of it, for on a CPU a part would be copied first, and each new shape costs (see `chosen`)."""
+    """Keys and values of what each slot has read, (layers, slots, nh, S, hs) each; allocated at the first write."""
 
     def __init__(self, layers: int, slots: int, size: int) -> None:
         self.layers, self.slots, self.size = layers, slots, size
-        self.keys = self.values = torch.empty(layers, slots, 0, 0, 0)
+        self.keys = self.values = torch.empty(0)
 
-    @property
-    def seen(self) -> int:
-        return self.keys.shape[3]
-
-    def reserve(self, length: int, like: Tensor) -> None:
-        """Have room for so many tokens in each slot; `like`, (..., nh, S, hs), tells shape and type."""
-        if length > self.seen:
-            more = min(-(-length // GROWTH) * GROWTH, self.size) - self.seen
-            shape = (self.layers, self.slots, like.shape[-3], more, like.shape[-1])
-            room = [like.new_zeros(shape) for _ in range(2)]
-            if self.seen:
-                room = [torch.cat(pair, 3) for pair in zip((self.keys, self.values), room, strict=True)]
-            self.keys, self.values = room
+    def _allocate(self, like: Tensor) -> None:  # (..., nh, hs)
+        nh, hs = like.shape[-2:]
+        self.keys, self.values = (like.new_zeros(self.layers, self.slots, nh, self.size, hs) for _ in range(2))
 
     def prefill(self, qkv: Tensor, layer: int, slot: int, padding: Padding) -> Tensor:
         """Attend within whole prompts, (N, 3, nh, hs), and keep their keys and values from `slot` on."""
+        if self.keys.numel() == 0:
+            self._allocate(qkv)
         rows = slice(slot, slot + padding.B)
         _, k, v = padding.restore(qkv).permute(2, 0, 3, 1, 4)  # (B, nh, T, hs)
-        self.reserve(padding.T, like=k)
         self.keys[layer, rows, :, : padding.T] = k
         self.values[layer, rows, :, : padding.T] = v
         return padding.attend(qkv)
 
-    def extend(self, qkv: Tensor, layer: int, positions: Tensor, bias: Tensor) -> Tensor:
-        """Attend from one new token in each of the first n slots, (n, 3, nh, hs), to what its slot holds.
-
-        Args:
-            bias: (n * nh, 1, S), as in `attend_plainly`.
-        """
-        n = len(qkv)
+    def extend(self, qkv: Tensor, layer: int, positions: Tensor, mask: Tensor) -> Tensor:
+        """Attend from one new token in each of the first n slots, (n, 3, nh, hs), to all that its slot holds."""
+        n, seen = mask.shape[0], mask.shape[-1]
         q, k, v = qkv.unbind(1)  # (n, nh, hs)
         slots = torch.arange(n, device=q.device)
         self.keys[layer, slots, :, positions] = k
         self.values[layer, slots, :, positions] = v
-        qkv = q.unsqueeze(2), self.keys[layer, :n], self.values[layer, :n]
-        if q.device.type == "cuda":  # one kernel; on MPS, masks of four dimensions give NaN (pytorch#167515)
-            return F.scaled_dot_product_attention(*qkv, bias.view(n, -1, 1, self.seen)).squeeze(2)
-        return attend_plainly(*qkv, bias).squeeze(2)
+        keys, values = self.keys[layer, :n, :, :seen], self.values[layer, :n, :, :seen]
+        if q.device.type != "mps":
+            return F.scaled_dot_product_attention(q.unsqueeze(2), keys, values, mask).squeeze(2)
+        bias = torch.where(mask, 0.0, -torch.inf).to(q.dtype).expand(n, q.shape[1], 1, seen)
+        return attend_plainly(q.unsqueeze(2), keys, values, bias.flatten(0, 1)).squeeze(2)  # see pytorch#167515
 
     def move(self, source: int, target: int) -> None:
-        self.keys[:, target] = self.keys[:, source]
-        self.values[:, target] = self.values[:, source]
+        if self.keys.numel():
+            self.keys[:, target] = self.keys[:, source]
+            self.values[:, target] = self.values[:, source]
 
 
 @dataclass
@@ -173,12 +158,10 @@ class Decoder:
     def _extend(self, rows: list[Row]) -> Tensor:  # -> (rows, V)
         ids = torch.tensor([row.token for row in rows], device=self.device)
         positions = torch.tensor([row.length for row in rows], device=self.device)
-        self.cache.reserve(max(row.length for row in rows) + 1, like=self.cache.keys)
-        unseen = torch.arange(self.cache.seen, device=self.device) > positions.unsqueeze(1)  # (rows, S)
-        bias = torch.where(unseen, -torch.inf, 0.0).to(self.cache.keys.dtype)
-        bias = bias.repeat_interleave(self.model.config.n_head, 0).unsqueeze(1)  # (rows * nh, 1, S)
+        seen = torch.arange(max(row.length for row in rows) + 1, device=self.device)
+        mask = (seen <= positions.unsqueeze(1))[:, None, None]  # (rows, 1, 1, seen)
         attends: list[Attend] = [
-            partial(self.cache.extend, layer=layer, positions=positions, bias=bias)
+            partial(self.cache.extend, layer=layer, positions=positions, mask=mask)
             for layer in range(self.cache.layers)
         ]
         x = self.model.layers(self.model.wte(ids), positions, attends)

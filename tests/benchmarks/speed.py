@@ -1,36 +1,29 @@
-"""Training and answering speed beside transformers, TRL and the book's code: the same weights, records and order.
-
-python -m tests.benchmarks.speed --size small      (nano | small | medium | large | xl: shapes, with random weights)
+"""Training and answering beside transformers, TRL and the book's code: the same weights, records and order.
 
 In each round all are measured one after the other, so that a machine whose speed drifts slows them all; a ratio is the
 median over the rounds. Tokens are those of the records: padding does not count.
 """
 
-import argparse
-import logging
-import math
-import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch.nn.functional import linear
 
-from sft.config import PROMPTS, DataConfig
+from sft.config import PROMPTS, OptimConfig
 from sft.data.dataset import Examples, encode
 from sft.data.plan import Plan
-from sft.data.sources import load_source
-from sft.gpt2.checkpoint import load_pretrained, save_pretrained
-from sft.gpt2.device import pick_device, pick_precision
-from sft.gpt2.hub import PINNED
+from sft.data.sources import Source
+from sft.gpt2.checkpoint import save_pretrained
 from sft.gpt2.model import GPT, GPTConfig
 from sft.gpt2.tokenizer import load_tokenizer
-from tests.benchmarks.contestants import TRL, Apart, Book, Ours, OursCompiled, Text, Transformers, apart
+from sft.training.optim import adamw
+from tests.benchmarks.contestants import TRL, Apart, Book, Ours, Text, Transformers, apart
 
 SIZES = {
     "nano": GPTConfig(n_layer=4, n_head=4, n_embd=256),
@@ -39,94 +32,147 @@ SIZES = {
     "large": GPTConfig(n_layer=36, n_head=20, n_embd=1280),
     "xl": GPTConfig(n_layer=48, n_head=25, n_embd=1600),
 }
+BATCH, TOGETHER, NEW = 8, 16, 64
 Rounds = dict[str, list[float]]  # of each contestant, tokens a second in each round
+Row = tuple[str, dict[str, str]]  # what was measured, and a cell for each contestant
+
+
+class Trials(NamedTuple):
+    """How much is measured."""
+
+    rounds: int
+    steps: int  # of the optimizer in a round, beside one that is not counted
+    alone: int  # prompts that are answered one by one
+    real: int  # test records that are answered up to the length of their expected answers
+    book: int  # of those, how many the book's code is given, whose answers take minutes
+
+
+def measure(size: str, source: Source, vocabulary: Path, device: str, low: bool, trials: Trials) -> list[Row]:
+    """The rows of the table; what was measured in each round goes to stderr."""
+    tokenizer = load_tokenizer(vocabulary)
+    examples = encode(source.records, PROMPTS["alpaca"], tokenizer, 1024, mask_prompt=False)
+    order = Plan(len(examples), BATCH, shuffle=True, seed=123).order(0)
+    texts = [text_of(examples, int(row)) for row in order]
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "model"
+        save_pretrained(GPT(SIZES[size]), folder, tokenizer)
+        with apart([Ours, Transformers, TRL, Book], folder, device, low) as contestants:
+            rows = training(contestants, texts, trials, SIZES[size], device, low)
+        with apart([Ours, Transformers, Book], folder, device, low) as contestants:
+            return rows + answering(contestants, texts, trials)
 
 
 def text_of(examples: Examples, row: int) -> Text:
     return int(examples.prompts[row]), examples.text(row).tolist()
 
 
-def ratio(rounds: Rounds, other: str) -> float:
-    pairs = zip(rounds["Ours"], rounds[other], strict=True)
-    return statistics.median(a / b for a, b in pairs)
+def training(
+    contestants: dict[str, Apart], texts: Sequence[Text], trials: Trials, shape: GPTConfig, device: str, low: bool
+) -> list[Row]:
+    rounds = train(contestants, texts, trials)
+    rows = [row(f"training, batch {BATCH}", rounds)]
+    peaks = {name: f"{contestant.ask('peak') / 2**30:.1f} GiB" for name, contestant in contestants.items()}
+    rows.append(("its peak memory", peaks))
+    tokens = sum(len(tokens) - 1 for _, tokens in texts) / len(texts) * BATCH
+    products, update = bound(shape, round(tokens), device, low)
+    print(f"  a step's products {products:.3f} s, AdamW {update:.3f} s, of {tokens:.0f} tokens", file=sys.stderr)
+    for what, seconds in (("products", products), ("products and AdamW", products + update)):
+        share = {name: f"{statistics.median(found) * seconds / tokens:.0%}" for name, found in rounds.items()}
+        rows.append((f"its share of what the {what} alone would allow", share))
+    learners = {name: contestants[name] for name in ("Ours", "Transformers", "TRL")}
+    rows.append(row("training, the answers alone learned", train(learners, texts, trials, masked=True)))
+    return rows
 
 
-def train(
-    contestants: dict[str, Apart], texts: Sequence[Text], batch: int, steps: int, rounds: int, masked: bool = False
-) -> tuple[Rounds, dict[str, list[float]]]:
-    """Each round is `steps` steps after one that is not counted. Also the losses of the last round's steps."""
+def train(contestants: dict[str, Apart], texts: Sequence[Text], trials: Trials, masked: bool = False) -> Rounds:
     found: Rounds = {name: [] for name in contestants}
-    losses = {}
-    for i in range(rounds):
-        first = (i * (steps + 1) * batch) % max(1, len(texts) - (steps + 1) * batch)
-        batches = [texts[first + j * batch : first + (j + 1) * batch] for j in range(steps + 1)]
+    for number in range(trials.rounds):
+        first = number * (trials.steps + 1) * BATCH
+        batches = [texts[i : i + BATCH] for i in range(first, first + (trials.steps + 1) * BATCH, BATCH)]
         tokens = sum(len(tokens) - 1 for few in batches[1:] for _, tokens in few)
+        losses = []
         for name, contestant in contestants.items():
             seconds = contestant.ask("train", batches, masked)
             found[name].append(tokens / sum(seconds[1:]))
-            losses[name] = contestant.ask("losses")
-            print(f"  {name}: {found[name][-1]:,.1f} tokens/s, losses {losses[name]}", file=sys.stderr)
-    return found, losses
+            losses.append(contestant.ask("losses")[0])
+            print(f"  {name}: {found[name][-1]:,.1f} tokens/s, first loss {losses[-1]:.3f}", file=sys.stderr)
+        if number == 0 and not masked:
+            assert max(losses) - min(losses) < 0.01, "the contestants do not compute the same"
+    return found
+
+
+def answering(contestants: dict[str, Apart], texts: Sequence[Text], trials: Trials) -> list[Row]:
+    """The texts' prompts: some one by one, some together with answers of one length, the last ones as they are."""
+    cached = {name: contestants[name] for name in ("Ours", "Transformers")}
+    prompts, lengths = [t[:n] for n, t in texts], [len(t) - n for n, t in texts]
+    alone = answer(cached, prompts[: trials.alone], [NEW] * trials.alone, 1, trials)
+    together = answer(cached, prompts[:TOGETHER], [NEW] * TOGETHER, TOGETHER, trials)
+    real = answer(cached, prompts[-trials.real :], lengths[-trials.real :], TOGETHER, trials)
+    slow = answer(
+        {"Book": contestants["Book"]}, prompts[-trials.book :], lengths[-trials.book :], 1, trials._replace(rounds=1)
+    )
+    return [
+        row(f"answering one by one, {NEW} tokens each", alone),
+        row(f"answering {TOGETHER} together, {NEW} tokens each", together),
+        row(
+            f"answering {trials.real} prompts, each up to its expected length",
+            real | {"Book": slow["Book"] * trials.rounds},
+        ),
+    ]
 
 
 def answer(
-    contestants: dict[str, Apart], prompts: list[list[int]], lengths: list[int], together: int, rounds: int
+    contestants: dict[str, Apart], prompts: list[list[int]], lengths: list[int], together: int, trials: Trials
 ) -> Rounds:
     found: Rounds = {name: [] for name in contestants}
     for contestant in contestants.values():
-        contestant.ask("answer", prompts[:together], [4] * len(prompts[:together]), together)
-    for _ in range(rounds):
+        contestant.ask("answer", prompts[:together], [2] * len(prompts[:together]), together)
+    for _ in range(trials.rounds):
         for name, contestant in contestants.items():
             found[name].append(sum(lengths) / contestant.ask("answer", prompts, lengths, together))
             print(f"  {name}: {found[name][-1]:,.1f} tokens/s", file=sys.stderr)
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="small", help="(%(default)s)")
-    parser.add_argument("--records", help="JSON file; else the 1,100 instructions, downloaded")
-    parser.add_argument("--vocabulary", type=Path, help="folder of vocab.json and merges.txt; else GPT-2's, by the hub")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=6, help="optimizer steps a round")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--only", nargs="+", default=["train", "masked", "one", "sixteen", "real"])
-    parser.add_argument("--against", nargs="+", default=["Transformers", "TRL", "Book"])
-    args = parser.parse_args()
-    device = pick_device("auto")
-    low = pick_precision("auto", device) == "bf16-mixed"
-    tokenizer = load_tokenizer(args.vocabulary)
-    records = load_source(DataConfig(source="json", path=args.records)).records
-    examples = encode(records, PROMPTS["alpaca"], tokenizer, 1024, mask_prompt=False)
-    order = Plan(len(examples), args.batch, shuffle=True, seed=123).order(0)
-    texts = [text_of(examples, row) for row in order]
-    kinds = [Ours, *(globals()[name] for name in args.against)]
-    torch.manual_seed(0)
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "model"
-        save_pretrained(GPT(SIZES[args.size]), folder, tokenizer)
-        with apart(kinds, folder, device, low) as contestants:
-            if "train" in args.only:
-                rounds, _ = train(contestants, texts, args.batch, args.steps, args.rounds)
-                print({n: (statistics.median(r), ratio(rounds, n)) for n, r in rounds.items()})
-                print({n: c.ask("peak") / 2**30 for n, c in contestants.items()})
-            if "masked" in args.only:
-                few = {n: c for n, c in contestants.items() if n in ("Ours", "Transformers", "TRL")}
-                rounds, _ = train(few, texts, args.batch, args.steps, args.rounds, True)
-                print({n: (statistics.median(r), ratio(rounds, n)) for n, r in rounds.items()})
-            prompts = [t[:p] for p, t in texts]
-            few = {n: c for n, c in contestants.items() if n in ("Ours", "Transformers")}
-            if "one" in args.only:
-                rounds = answer(few, prompts[:3], [64] * 3, 1, args.rounds)
-                print({n: (statistics.median(r), ratio(rounds, n)) for n, r in rounds.items()})
-            if "sixteen" in args.only:
-                rounds = answer(few, prompts[:16], [64] * 16, 16, args.rounds)
-                print({n: (statistics.median(r), ratio(rounds, n)) for n, r in rounds.items()})
-            if "real" in args.only:
-                asked = [text_of(examples, row) for row in range(935, 1045)]
-                rounds = answer(few, [t[:p] for p, t in asked], [len(t) - p for p, t in asked], 16, args.rounds)
-                print({n: (statistics.median(r), ratio(rounds, n)) for n, r in rounds.items()})
+def row(what: str, rounds: Rounds) -> Row:
+    cells = {}
+    for name, found in rounds.items():
+        ratio = statistics.median(ours / theirs for ours, theirs in zip(rounds["Ours"], found, strict=True))
+        rate = statistics.median(found)
+        cells[name] = (
+            f"{rate:,.0f} tokens/s" if name == "Ours" else f"{rate:,.{0 if rate > 10 else 1}f} (× {ratio:.2f})"
+        )
+    return what, cells
 
 
-if __name__ == "__main__":
-    main()
+def bound(shape: GPTConfig, tokens: int, device: str, low: bool) -> tuple[float, float]:
+    """Seconds that a training step's matrix products take, and AdamW's update, and nothing else of it."""
+    C, dtype = shape.n_embd, torch.bfloat16 if low else torch.float32
+    sizes = [(C, 3 * C), (C, C), (C, 4 * C), (4 * C, C)] * shape.n_layer + [(C, shape.vocab_size)]
+    work = []
+    for width_in, width_out in sizes:
+        x, y = torch.randn(tokens, width_in), torch.randn(tokens, width_out)
+        work.append([tensor.to(device, dtype) for tensor in (x, y, torch.randn(width_out, width_in))])
+
+    def products() -> None:
+        for x, y, weight in work:
+            linear(x, weight), y @ weight, y.t() @ x
+
+    model = GPT(shape).to(device)
+    optimizer = adamw(model, OptimConfig())
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    return _seconds(products, device), _seconds(optimizer.step, device)
+
+
+def _seconds(work: Callable[[], object], device: str) -> float:
+    """The median of some tries."""
+    tries = []
+    for _ in range(7):
+        start = time.perf_counter()
+        work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        tries.append(time.perf_counter() - start)
+    return statistics.median(tries[2:])

@@ -1,0 +1,69 @@
+"""How long it takes until something happens: to the first optimizer step, and to a loaded checkpoint."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+from sft.gpt2 import weights
+from sft.gpt2.checkpoint import load_pretrained, save_pretrained
+from sft.gpt2.hub import WEIGHTS
+from sft.gpt2.tokenizer import load_tokenizer
+from tests.benchmarks.data import peak
+from tests.benchmarks.speed import SIZES
+
+ROOT = Path(__file__).parents[2]
+
+
+def first_step() -> float:
+    """Seconds from `python train.py` to its first step in metrics.csv; of three tries the fastest."""
+    tries = []
+    for _ in range(3):
+        with tempfile.TemporaryDirectory() as place:
+            rows = Path(place) / "run" / "metrics.csv"
+            began = time.perf_counter()
+            settings = [f"hydra.run.dir={rows.parent}", "eval.every=0", "eval.sample=false", "max_steps=1"]
+            command = [sys.executable, str(ROOT / "train.py"), *settings]
+            with subprocess.Popen(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+                while not rows.exists() or "\n1," not in rows.read_text():
+                    assert process.poll() is None, "train.py ended without a step"
+                    time.sleep(0.01)
+                tries.append(time.perf_counter() - began)
+    return min(tries)
+
+
+def load(size: str, vocabulary: Path) -> SimpleNamespace:
+    """Loading a checkpoint in a process of its own: bytes of the file, seconds, seconds to read the file, peak bytes."""
+    with tempfile.TemporaryDirectory(dir=ROOT) as place:
+        folder = Path(place) / "model"
+        model = weights.skeleton(SIZES[size]).to_empty(device="cpu")
+        for parameter in model.parameters():
+            torch.nn.init.constant_(parameter, 0.5)
+        save_pretrained(model, folder, load_tokenizer(vocabulary))
+        del model
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            return process.submit(partial(_load, folder)).result()
+
+
+def _load(folder: Path) -> SimpleNamespace:
+    reading, before = [_read(folder / WEIGHTS) for _ in range(2)][1], peak()
+    began = time.perf_counter()
+    load_pretrained(folder)
+    seconds = time.perf_counter() - began
+    size = (folder / WEIGHTS).stat().st_size
+    return SimpleNamespace(size=size, seconds=seconds, reading=reading, peak=peak() - before)
+
+
+def _read(path: Path) -> float:
+    began, memory = time.perf_counter(), bytearray(1 << 24)
+    with path.open("rb", buffering=0) as file:
+        while file.readinto(memory):
+            pass
+    return time.perf_counter() - began
