@@ -43,8 +43,8 @@ lint: .venv/ready  ## ruff (lint and format) and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/ready  ## training and answering speed on this machine
-	$(BIN)/python -m tests.benchmarks.speed $(ARGS)
+bench: .venv/bench  ## speed and memory beside transformers, TRL and the book's code, on an idle machine; ARGS="--quick"
+	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 bench-lora: .venv/ready  ## memory of one LoRA step on the largest GPT-2's shape, 1558M
 	$(BIN)/python -m tests.benchmarks.lora_memory $(ARGS)
@@ -77,6 +77,11 @@ clean:  ## remove what was made here, but not outputs/
 
 .venv/sweeps: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable .[sweep]
+	touch $@
+
+.venv/bench: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable .[bench]
+	$(BIN)/python -m pip install --quiet --no-deps llms-from-scratch
 	touch $@
 
 .venv/gguf: .venv/ready

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+import yaml
 
 from sft.config import DataConfig
 from sft.data.sources import load_source
@@ -25,7 +26,8 @@ from tests.benchmarks.speed import SIZES, Row, Trials, measure
 FULL = Trials(rounds=5, steps=6, alone=4, real=110, book=6)
 QUICK = Trials(rounds=2, steps=3, alone=2, real=32, book=1)
 NAMES = {"Ours": "this project", "Transformers": "transformers", "TRL": "TRL", "Book": "the book's code"}
-URL = "https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/main/ch07/01_main-chapter-code/instruction-data.json"
+COMMIT = hub.PINNED[data.GPT2]
+INSTRUCTIONS = Path(__file__).parents[2] / "conf" / "data" / "instructions.yaml"
 
 
 def machine(device: str) -> str:
@@ -71,11 +73,9 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=Path, help="folder of vocab.json and merges.txt; else GPT-2's, by the hub")
     parser.add_argument("--out", type=Path, default=Path("build/bench.md"), help="(%(default)s)")
     args = parser.parse_args()
-    fetched = [
-        hub.fetch(data.GPT2, name, hub.PINNED[data.GPT2]) for name in (hub.VOCAB, hub.MERGES) if not args.vocabulary
-    ]
-    vocabulary = args.vocabulary or fetched[0].parent
-    given = DataConfig(source="json", path=args.records) if args.records else DataConfig(source="instructions", url=URL)
+    vocabulary = args.vocabulary or [hub.fetch(data.GPT2, name, COMMIT) for name in (hub.VOCAB, hub.MERGES)][0].parent
+    url = yaml.safe_load(INSTRUCTIONS.read_text())["url"]
+    given = DataConfig(source="json", path=args.records) if args.records else DataConfig("instructions", url=url)
     device = pick_device("auto")
     low = pick_precision("auto", device) == "bf16-mixed"
     rows = measure(args.size, load_source(given), vocabulary, device, low, QUICK if args.quick else FULL)

@@ -40,7 +40,7 @@ def first_step() -> float:
 
 
 def load(size: str, vocabulary: Path) -> SimpleNamespace:
-    """Loading a checkpoint in a process of its own: bytes of the file, seconds, seconds to read the file, peak bytes."""
+    """Loading a checkpoint in a process of its own: seconds, those to read its file, and bytes of file and memory."""
     with tempfile.TemporaryDirectory(dir=ROOT) as place:
         folder = Path(place) / "model"
         model = weights.skeleton(SIZES[size]).to_empty(device="cpu")
