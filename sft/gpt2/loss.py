@@ -25,8 +25,11 @@ class Kept:
     def take(self, rows: int, columns: int, like: Tensor) -> Tensor:
         """(at least so many rows, columns), not initialised, in the type and on the device of `like`."""
         for i, memory in enumerate(self._free):
-            if memory.dtype == like.dtype and memory.shape[1] == columns and len(memory) >= rows:
-                return self._free.pop(i)
+            if memory.dtype == like.dtype and memory.shape[1] == columns:
+                self._free.pop(i)  # for good, if it is too small
+                if len(memory) >= rows:
+                    return memory
+                break
         return like.new_empty(-(-rows // 256) * 256, columns)
 
     def give(self, memory: Tensor) -> None:
@@ -44,7 +47,9 @@ class _Tied(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, rows: Tensor, whole: Tensor) -> tuple[Tensor, None]:
-        (ids,) = ctx.saved_tensors
+        (ids,) = ctx.saved_tensors  # and `whole` is a tensor that _CrossEntropies made for this alone
+        if whole.device.type == "cuda":  # in the same order each time, as index_add_ is not there
+            return whole.index_put_((ids,), rows, accumulate=True), None
         return whole.index_add_(0, ids, rows), None
 
 
@@ -61,14 +66,9 @@ class _CrossEntropies(torch.autograd.Function):
             ctx.narrow = ctx.taken[1][:V].copy_(matrix)
         head = matrix if ctx.narrow is None else ctx.narrow
         logits = torch.mm(x, head.t(), out=ctx.taken[0][: len(x)])
-        losses = torch.empty_like(targets, dtype=torch.float32)
-        learns = any(ctx.needs_input_grad)
-        for start in range(0, len(x), ROWS):
-            rows = slice(start, start + ROWS)
-            losses[rows] = _losses(logits[rows], targets[rows], learns)
+        places = [slice(start, start + ROWS) for start in range(0, max(1, len(x)), ROWS)]
+        losses = torch.cat([_into_gradient(logits[rows], targets[rows, None]) for rows in places])
         ctx.save_for_backward(x, head, logits)
-        if not learns:
-            _give_back(ctx)
         return losses
 
     @staticmethod
@@ -78,35 +78,34 @@ class _CrossEntropies(torch.autograd.Function):
         below = ((logits @ head) * weight).to(x.dtype)
         if ctx.needs_input_grad[1]:  # its narrow copy is not needed any more, and takes the gradient
             whole = torch.mm(logits.t(), (x * weight).to(x.dtype), out=ctx.narrow).to(ctx.dtype)
-        _give_back(ctx)
+        while ctx.taken:
+            ctx.kept.give(ctx.taken.pop())
         return below, whole, None, None
 
 
-def _losses(logits: Tensor, targets: Tensor, learns: bool) -> Tensor:
-    """Cross entropies, (n, V) and (n,) to (n,) in fp32. If it learns, the logits become their own gradient: softmax
-    minus target."""
-    logs, targets = logits.float().log_softmax(-1), targets.unsqueeze(1)
+def _into_gradient(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross entropies, (n, V) and (n, 1) to (n,), in fp32; the logits become softmax minus target."""
+    logs = logits.float().log_softmax(-1)
     losses = -logs.gather(1, targets).squeeze(1)
-    if learns:
-        logits.copy_(logs.exp_().scatter_add_(1, targets, logs.new_full(targets.shape, -1.0)))
+    logits.copy_(logs.exp_().scatter_add_(1, targets, logs.new_full(targets.shape, -1.0)))
     return losses
-
-
-def _give_back(ctx: Any) -> None:
-    for memory in ctx.taken:
-        ctx.kept.give(memory)
 
 
 def tied(matrix: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     """The embeddings (N, C) of ids (N,), and the matrix (V, C) again; of both uses comes one gradient."""
+    if not torch.is_grad_enabled():
+        return F.embedding(ids, matrix), matrix
     rows, whole = _Tied.apply(matrix, ids)  # type: ignore[no-untyped-call]
     return rows, whole
 
 
 def cross_entropies(x: Tensor, matrix: Tensor, targets: Tensor, kept: Kept) -> Tensor:
     """Of targets (N,), in nats and fp32, (N,), for hidden states (N, C) and the head's matrix (V, C)."""
-    device = x.device.type
+    device, learns = x.device.type, torch.is_grad_enabled()
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else matrix.dtype
-    if dtype == torch.float16:  # too narrow for a softmax that is not yet multiplied by the loss scale
-        return F.cross_entropy(F.linear(x, matrix).float(), targets, reduction="none")
-    return _CrossEntropies.apply(x.to(dtype), matrix, targets, kept)  # type: ignore[no-any-return, no-untyped-call]
+    if learns and dtype != torch.float16:  # too narrow for a softmax that is not yet multiplied by the loss scale
+        return _CrossEntropies.apply(x.to(dtype), matrix, targets, kept)  # type: ignore[no-any-return, no-untyped-call]
+    size = max(1, len(x)) if learns else 8 * ROWS
+    places = [slice(start, start + size) for start in range(0, max(1, len(x)), size)]
+    losses = [F.cross_entropy(F.linear(x[p], matrix).float(), targets[p], reduction="none") for p in places]
+    return torch.cat(losses)
