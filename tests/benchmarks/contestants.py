@@ -5,9 +5,8 @@ All of them get the same checkpoint and the same token ids, in the same order. T
 another one is measured.
 """
 
+import gc
 import multiprocessing
-import resource
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from tests.benchmarks import data
 
 Text = tuple[int, list[int]]  # how many of the tokens are the prompt; prompt, answer and end token
 IGNORE_INDEX = -100
@@ -54,13 +55,11 @@ class Contestant:
         """The most memory that this process has held so far: on the GPU where there is one; in bytes."""
         if self.device == "cuda":
             return torch.cuda.max_memory_allocated()
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return data.peak()
 
 
 class Ours(Contestant):
     """The LightningModule in Lightning's Trainer, as train.py has them."""
-
-    compiled = False
 
     def __init__(self, folder: Path, device: str, low: bool) -> None:
         from sft.gpt2.checkpoint import load_pretrained
@@ -69,8 +68,6 @@ class Ours(Contestant):
         super().__init__(folder, device, low)
         keep_freed_memory()
         self.model = load_pretrained(folder).model
-        if self.compiled:
-            self.model.compile_layers()
 
     def batch(self, texts: Sequence[Text], masked: bool) -> Any:
         from sft.data.dataset import Batch
@@ -109,6 +106,7 @@ class Ours(Contestant):
         trainer.progress_bar_callback.disable()
         trainer.fit(module, DataLoader([self.batch(texts, masked) for texts in batches], batch_size=None))
         self.losses = losses
+        gc.collect()  # the optimizer of this call, before the next one makes its own
         return starts
 
     def answer(self, prompts: Sequence[list[int]], lengths: Sequence[int], together: int) -> float:
@@ -123,10 +121,6 @@ class Ours(Contestant):
         seconds = self.synchronised() - start
         assert sum(len(answer.tokens) for answer in found) == sum(lengths)
         return seconds
-
-
-class OursCompiled(Ours):
-    compiled = True
 
 
 class Transformers(Contestant):
@@ -218,8 +212,9 @@ class TRL(Contestant):
             report_to="none",
             disable_tqdm=True,
         )
-        data = Dataset.from_list(rows)
-        trainer = SFTTrainer(self.model, config, train_dataset=data, processing_class=tokenizer, callbacks=[Clock()])
+        trainer = SFTTrainer(
+            self.model, config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, callbacks=[Clock()]
+        )
         trainer.train()
         self.losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
         return seconds

@@ -20,6 +20,7 @@ from sft.data.dataset import Examples, encode
 from sft.data.plan import Plan
 from sft.data.sources import Source
 from sft.gpt2.checkpoint import save_pretrained
+from sft.gpt2.device import keep_freed_memory
 from sft.gpt2.model import GPT, GPTConfig
 from sft.gpt2.tokenizer import load_tokenizer
 from sft.training.optim import adamw
@@ -144,6 +145,7 @@ def row(what: str, rounds: Rounds) -> Row:
 
 def bound(shape: GPTConfig, tokens: int, device: str, low: bool) -> tuple[float, float]:
     """Seconds that a training step's matrix products take, and AdamW's update, and nothing else of it."""
+    keep_freed_memory()  # as training does
     C, dtype = shape.n_embd, torch.bfloat16 if low else torch.float32
     sizes = [(C, 3 * C), (C, C), (C, 4 * C), (4 * C, C)] * shape.n_layer + [(C, shape.vocab_size)]
     work = []
