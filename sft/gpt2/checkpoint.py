@@ -9,6 +9,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -90,19 +91,21 @@ def load_pretrained(
     if tokenizer.n_vocab > config.vocab_size:
         raise InputError(f"{home / VOCAB}: {tokenizer.n_vocab} tokens, but {CONFIG} has vocab_size {config.vocab_size}")
     files = weights.files(home)
-    sha256 = weights.sha256(files)
-    adapter = read_adapter(tuned, config, sha256) if tuned else None
-    read = weights.reader(files, config, adapter.added if adapter else None)
     told = _read_tokenizer_config(folder) or _read_tokenizer_config(home)
+    with ThreadPoolExecutor(1) as aside:  # a hash takes as long as the rest
+        sha256 = aside.submit(weights.sha256, files)
+        adapter = read_adapter(tuned, config, sha256.result()) if tuned else None
+        read = weights.reader(files, config, adapter.added if adapter else None)
+        model = weights.load(config, read, dtype, torch.device(device), linear_dtype)
     return Pretrained(
-        model=weights.load(config, read, dtype, torch.device(device), linear_dtype),
+        model=model,
         tokenizer=tokenizer,
         prompt=_text(told, "sft_prompt", home / TOKENIZER_CONFIG),
         chat_template=_text(told, "chat_template", home / TOKENIZER_CONFIG),
         base=base or _text(raw, "_name_or_path", home / CONFIG) or None,
         source=source,
         revision=revision,
-        sha256=adapter.sha256 if adapter else sha256,
+        sha256=adapter.sha256 if adapter else sha256.result(),
         read=read,
         adapter=tuned,
     )

@@ -113,14 +113,15 @@ def load(
     device: torch.device,
     linear_dtype: torch.dtype | None = None,
 ) -> GPT:
-    """A model with the tensors that `read` gives. Memory stays near the model's own: the largest come first.
+    """A model with the tensors that `read` gives, in the order of the model, which is near the files' own: disks read
+    on faster than here and there. Memory stays near the model's own, as the largest, `wte.weight`, comes first.
 
     Args:
         linear_dtype: of the linear layers' matrices; None: `dtype`, as all else.
     """
     model = skeleton(config)
     state = {}
-    for name, parameter in sorted(model.named_parameters(), key=lambda item: -item[1].numel()):
+    for name, parameter in model.named_parameters():
         own = linear_dtype if linear_dtype and CONV1D.fullmatch(name) else dtype
         state[name] = torch.empty(parameter.shape, dtype=own, device=device)
         if device.type != "meta":
