@@ -353,7 +353,10 @@ def test_numbers_out_of_range_in_evaluate(key: str, value: str, expected: str) -
         ("data.path=/x.json", "data.path: '/x.json' would not be read by data=nano; use data=json"),
         ("data.url=http://x/y", "data.url: 'http://x/y' would not be read by data=nano"),
         ("data=json data.path=x data.url=http://x/y", "data.url: 'http://x/y' would not be read by data=json"),
-        ("data=alpaca data.url=http://me:secret@x/y", "data.url: holds a name and a password, which would be written"),
+        (
+            "data=alpaca data.url=http://me:secret@x/y",
+            "data.url: holds a name and a password, which would be written down; use data=json data.path=FILE",
+        ),
         ("data=alpaca data.url=null", "data.url: missing; data=alpaca would be downloaded from there"),
         (
             "+optim.lrr=1",
