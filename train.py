@@ -103,7 +103,7 @@ def fit(config: TrainConfig, folder: Path) -> None:
     from sft.data.sources import load_source
     from sft.files import restore_folder
     from sft.gpt2.checkpoint import load_pretrained, merge_adapter, save_adapter, save_pretrained
-    from sft.gpt2.device import DTYPES, keep_freed_memory, pick_device, pick_precision
+    from sft.gpt2.device import DTYPES, check_compiler, keep_freed_memory, pick_device, pick_precision
     from sft.training.callbacks import EmptyCache, RunFolder, SampleAnswer, SanityGate
     from sft.training.interruption import Interruption
     from sft.training.loggers import Tracking, make_logger
@@ -162,6 +162,7 @@ def fit(config: TrainConfig, folder: Path) -> None:
     module = InstructionTuner(base.model, config.optim, steps, config.accumulate, config.seed, config.on_nonfinite)
     base.model.activation_checkpointing = config.activation_checkpointing
     if config.compile:
+        check_compiler(device)
         base.model.compile_layers()
 
     def save_model(model: GPT) -> None:

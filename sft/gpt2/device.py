@@ -1,7 +1,9 @@
 """Where tensors live and in which precision they are multiplied."""
 
 import ctypes
+import os
 import platform
+import shutil
 from typing import Literal
 
 import torch
@@ -54,6 +56,15 @@ def multiplies_bf16(device: str) -> bool:
     if device == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return False
+
+
+def check_compiler(device: str) -> None:
+    """Raises InputError if `torch.compile` would need a C++ compiler that is not there."""
+    compiler = os.environ.get("CXX") or "g++"
+    if device == "cpu" and not shutil.which(compiler):
+        raise InputError(
+            f"compile: needs a C++ compiler on the CPU, but there is no {compiler}; install it, or set CXX"
+        )
 
 
 def keep_freed_memory() -> None:

@@ -263,6 +263,14 @@ def test_what_is_said_to_come_after_comes_after_the_last_step(config: Config, ru
     assert summary["losses"]["val/loss"]["last"] == rows[7]["val/loss"]
 
 
+def test_compile_without_a_compiler_is_refused(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(
+        InputError, match=r"compile: needs a C\+\+ compiler on the CPU, but there is no no-such-compiler"
+    ):
+        run(config(compile=True))
+
+
 def test_compiled_layers_train_as_others_do(config: Config, run: Run, tmp_path: Path, tokenizer: Any) -> None:
     """Ten layers: more than torch.compile would make variants of, which answering must not bring about."""
     torch.manual_seed(0)
