@@ -62,9 +62,7 @@ def check_compiler(device: str) -> None:
     """Raises InputError if `torch.compile` would need a C++ compiler that is not there."""
     compiler = os.environ.get("CXX") or "g++"
     if device == "cpu" and not shutil.which(compiler):
-        raise InputError(
-            f"compile: needs a C++ compiler on the CPU, but there is no {compiler}; install it, or set CXX"
-        )
+        raise InputError(f"compile: needs a C++ compiler on the CPU, but there is no {compiler}; install it or set CXX")
 
 
 def keep_freed_memory() -> None:

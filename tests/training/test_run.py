@@ -265,9 +265,7 @@ def test_what_is_said_to_come_after_comes_after_the_last_step(config: Config, ru
 
 def test_compile_without_a_compiler_is_refused(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(
-        InputError, match=r"compile: needs a C\+\+ compiler on the CPU, but there is no no-such-compiler"
-    ):
+    with pytest.raises(InputError, match="there is no no-such-compiler; install it or set CXX"):
         run(config(compile=True))
 
 
