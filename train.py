@@ -171,8 +171,8 @@ def fit(config: TrainConfig, folder: Path) -> None:
             save_adapter(base, lora, folder / "adapter", template or None, chat)
             merge_adapter(folder / "adapter", folder / "model")
         else:
-            whole = (model, folder / "model", base.tokenizer)
-            save_pretrained(*whole, prompt=template or None, chat_template=chat, base=base.source)
+            where = folder / "model"
+            save_pretrained(model, where, base.tokenizer, template or None, base.source, chat_template=chat)
 
     metrics = Metrics(config.eval, MetricsFile(folder / "metrics.csv"))
     gate = SanityGate(config.eval.batches, config.model.allow_untrained)

@@ -150,7 +150,7 @@ class Decoder:
             partial(self.cache.prefill, layer=layer, slot=slot, padding=padding) for layer in range(self.cache.layers)
         ]
         positions = padding.positions.expand(padding.B, -1)
-        x = self.model.layers(self.model.wte(padding.remove(ids)), padding.remove(positions), attends)  # (N, C)
+        x = self.model.layers(self.model.wte(padding.ids), padding.remove(positions), attends)  # (N, C)
         for row in rows:
             row.length = len(row.prompt)
         return self.model.head(x[lengths.cumsum(0) - 1])

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-ROWS = 16  # whose logits are held in fp32 at a time: 3 MB, which a CPU's cache holds
+ROWS, MANY = {"cpu": 16}, 1024  # whose logits are held in fp32 at a time: on a CPU 3 MB, which its cache holds
 
 
 class Kept:
@@ -25,7 +26,7 @@ class Kept:
     def take(self, rows: int, columns: int, like: Tensor) -> Tensor:
         """(at least so many rows, columns), not initialised, in the type and on the device of `like`."""
         for i, memory in enumerate(self._free):
-            if memory.dtype == like.dtype and memory.shape[1] == columns:
+            if (memory.dtype, memory.device, memory.shape[1]) == (like.dtype, like.device, columns):
                 self._free.pop(i)  # for good, if it is too small
                 if len(memory) >= rows:
                     return memory
@@ -35,6 +36,10 @@ class Kept:
     def give(self, memory: Tensor) -> None:
         if memory.device.type == "cpu":
             self._free.append(memory)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy of the model, also a pickled one, begins without."""
+        return {"_free": []}
 
 
 class _Tied(torch.autograd.Function):
@@ -46,11 +51,12 @@ class _Tied(torch.autograd.Function):
         return F.embedding(ids, matrix), matrix.view_as(matrix)
 
     @staticmethod
-    def backward(ctx: Any, rows: Tensor, whole: Tensor) -> tuple[Tensor, None]:
-        (ids,) = ctx.saved_tensors  # and `whole` is a tensor that _CrossEntropies made for this alone
-        if whole.device.type == "cuda":  # in the same order each time, as index_add_ is not there
-            return whole.index_put_((ids,), rows, accumulate=True), None
-        return whole.index_add_(0, ids, rows), None
+    @once_differentiable
+    def backward(ctx: Any, grad_rows: Tensor, grad_matrix: Tensor) -> tuple[Tensor, None]:
+        (ids,) = ctx.saved_tensors  # and `grad_matrix` is a tensor that _CrossEntropies made for this alone
+        if grad_matrix.device.type == "cuda":  # in the same order each time, as index_add_ is not there
+            return grad_matrix.index_put_((ids,), grad_rows, accumulate=True), None
+        return grad_matrix.index_add_(0, ids, grad_rows), None
 
 
 class _CrossEntropies(torch.autograd.Function):
@@ -66,21 +72,28 @@ class _CrossEntropies(torch.autograd.Function):
             ctx.narrow = ctx.taken[1][:V].copy_(matrix)
         head = matrix if ctx.narrow is None else ctx.narrow
         logits = torch.mm(x, head.t(), out=ctx.taken[0][: len(x)])
-        places = [slice(start, start + ROWS) for start in range(0, max(1, len(x)), ROWS)]
-        losses = torch.cat([_into_gradient(logits[rows], targets[rows, None]) for rows in places])
+        losses = [_into_gradient(logits[rows], targets[rows, None]) for rows in _parts(x)]
         ctx.save_for_backward(x, head, logits)
-        return losses
+        return torch.cat(losses)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+    @once_differentiable
+    def backward(ctx: Any, grad_losses: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         x, head, logits = ctx.saved_tensors
-        weight, whole = gradient.unsqueeze(1), None  # (N, 1), in fp32
-        below = ((logits @ head) * weight).to(x.dtype)
+        scale, grad_matrix = grad_losses.unsqueeze(1), None  # (N, 1), in fp32
+        grad_x = ((logits @ head) * scale).to(x.dtype)
         if ctx.needs_input_grad[1]:  # its narrow copy is not needed any more, and takes the gradient
-            whole = torch.mm(logits.t(), (x * weight).to(x.dtype), out=ctx.narrow).to(ctx.dtype)
+            grad_matrix = torch.mm(logits.t(), (x * scale).to(x.dtype), out=ctx.narrow).to(ctx.dtype)
+        ctx.narrow = None
         while ctx.taken:
             ctx.kept.give(ctx.taken.pop())
-        return below, whole, None, None
+        return grad_x, grad_matrix, None, None
+
+
+def _parts(x: Tensor, size: int | None = None) -> list[slice]:
+    """The rows of x, (N, ...), some at a time; also of none there is a part."""
+    size = size or ROWS.get(x.device.type, MANY)
+    return [slice(start, start + size) for start in range(0, max(1, len(x)), size)]
 
 
 def _into_gradient(logits: Tensor, targets: Tensor) -> Tensor:
@@ -105,7 +118,5 @@ def cross_entropies(x: Tensor, matrix: Tensor, targets: Tensor, kept: Kept) -> T
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else matrix.dtype
     if learns and dtype != torch.float16:  # too narrow for a softmax that is not yet multiplied by the loss scale
         return _CrossEntropies.apply(x.to(dtype), matrix, targets, kept)  # type: ignore[no-any-return, no-untyped-call]
-    size = max(1, len(x)) if learns else 8 * ROWS
-    places = [slice(start, start + size) for start in range(0, max(1, len(x)), size)]
-    losses = [F.cross_entropy(F.linear(x[p], matrix).float(), targets[p], reduction="none") for p in places]
-    return torch.cat(losses)
+    parts = _parts(x, max(1, len(x)) if learns else 128)
+    return torch.cat([F.cross_entropy(F.linear(x[p], matrix).float(), targets[p], reduction="none") for p in parts])

@@ -23,6 +23,9 @@ from sft.gpt2.loss import Kept, cross_entropies, tied
 
 Attend = Callable[[Tensor], Tensor]  # queries, keys and values (N, 3, nh, hs) -> attended values (N, nh, hs)
 
+MULTIPLE = 32  # of tokens: see `chosen`
+PLAIN = 256  # tokens up to which, on a CPU, torch's own attention takes longer than its formula, up to three times
+
 # config.json keys that change the computation, with the only values that this file computes.
 _COMPUTED: dict[str, tuple[Any, ...]] = {
     "model_type": ("gpt2",),
@@ -104,17 +107,14 @@ class GPTConfig:
         }
 
 
-MULTIPLE = 32  # of tokens
-
-
 def chosen(wanted: Tensor) -> tuple[Tensor, int]:
     """The places where `wanted`, (n,), is true, in order, and how many; behind them, as long as there are any, others
     that make their number a multiple of 32.
 
     On a CPU a matrix product of a shape that is new is prepared first, which can take longer than the product.
     """
-    count = int(wanted.sum())
-    return (~wanted).to(torch.uint8).argsort(stable=True)[: -(-count // MULTIPLE) * MULTIPLE], count
+    found, others = wanted.nonzero(), (~wanted).nonzero()
+    return torch.cat([found, others]).squeeze(1)[: -(-len(found) // MULTIPLE) * MULTIPLE], len(found)
 
 
 class Padding:
@@ -128,6 +128,9 @@ class Padding:
         if lengths is not None:
             real = self.positions < lengths.unsqueeze(1)  # (B, T)
             self.index, self.count = chosen(real.flatten())
+        self.ids = self.remove(input_ids)  # (N,)
+        if self.index is not None:
+            self.ids[self.count :] = 0  # whatever stood there
 
     def remove(self, x: Tensor) -> Tensor:  # (B, T, ...) -> (N, ...)
         flat = x.flatten(0, 1)
@@ -135,7 +138,7 @@ class Padding:
 
     def restore(self, x: Tensor) -> Tensor:  # (N, ...) -> (B, T, ...), zeros at the padding
         if self.index is not None:
-            x = x.new_zeros(self.B * self.T, *x.shape[1:]).index_copy(0, self.index, x)
+            x = x.new_zeros(self.B * self.T, *x.shape[1:]).index_copy(0, self.index[: len(x)], x)
         return x.view(self.B, self.T, *x.shape[1:])
 
     def attend(self, qkv: Tensor, dropout: float = 0.0) -> Tensor:
@@ -147,9 +150,6 @@ class Padding:
         else:
             y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
         return self.remove(y.transpose(1, 2))  # (N, nh, hs)
-
-
-PLAIN = 256  # tokens up to which, on a CPU, torch's own attention is slower than its formula, by a factor of up to 3
 
 
 def attend_plainly(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: float = 0.0) -> Tensor:
@@ -167,7 +167,8 @@ def attend_plainly(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: float
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b, (N, in) to (N, out). A single token is a vector: on a CPU, in bf16, that takes half the time."""
-    if len(x) == 1 and x.device.type == "cpu" and not torch.is_grad_enabled():
+    plain = x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+    if plain and x.dim() == 2 and len(x) == 1:
         y = torch.mv(weight, x[0]) if bias is None else torch.addmv(bias, weight, x[0])
         return y.unsqueeze(0)
     return F.linear(x, weight, bias)
@@ -271,9 +272,8 @@ class GPT(nn.Module):
             (B, T, V); zeros at the padding.
         """
         padding = self._padding(input_ids, lengths)
-        logits = self.head(self._features(self.wte(padding.remove(input_ids)), padding))
-        logits[padding.count :] = 0
-        return padding.restore(logits)
+        logits = self.head(self._features(self.wte(padding.ids), padding))
+        return padding.restore(logits[: padding.count])
 
     def features(self, input_ids: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Final hidden states (N, C) of the real tokens, row after row; arguments as in `forward`.
@@ -282,7 +282,7 @@ class GPT(nn.Module):
             ValueError: rows are longer than the context.
         """
         padding = self._padding(input_ids, lengths)
-        return self._features(self.wte(padding.remove(input_ids)), padding)[: padding.count]
+        return self._features(self.wte(padding.ids), padding)[: padding.count]
 
     def _padding(self, input_ids: Tensor, lengths: Tensor | None) -> Padding:
         if input_ids.shape[1] > self.config.n_positions:
@@ -320,8 +320,12 @@ class GPT(nn.Module):
             (number of labels that are not `ignore_index`,), in fp32.
         """
         padding = self._padding(input_ids, lengths)
-        embeddings, matrix = tied(self.wte.weight, padding.remove(input_ids))
+        embeddings, matrix = tied(self.wte.weight, padding.ids)
         x = self._features(embeddings, padding)
         targets = padding.remove(labels)  # (N,)
-        places, count = chosen(targets != ignore_index)
-        return cross_entropies(x[places], matrix, targets[places].clamp(min=0), self._kept)[:count]
+        wanted = targets != ignore_index
+        wanted[padding.count :] = False
+        places, count = chosen(wanted)
+        targets = targets[places]
+        targets[count:] = 0
+        return cross_entropies(x[places], matrix, targets, self._kept)[:count].clone()

@@ -53,6 +53,7 @@ def make_trainer(
         reload_dataloaders_every_n_epochs=1,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
+        inference_mode=config.strategy != "fsdp",  # shards first put together in it could not be trained
         log_every_n_steps=1,
         enable_checkpointing=False,
         enable_model_summary=False,

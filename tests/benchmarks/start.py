@@ -42,7 +42,8 @@ def first_step() -> float:
 
 def load(size: str, vocabulary: Path) -> SimpleNamespace:
     """Loading a checkpoint in a process of its own: seconds, those to read its file, and bytes of file and memory."""
-    with tempfile.TemporaryDirectory(dir=ROOT) as place:
+    (ROOT / "build").mkdir(exist_ok=True)  # on a disk, which a system's own temporary folder may not be
+    with tempfile.TemporaryDirectory(dir=ROOT / "build") as place:
         folder = Path(place) / "model"
         model = weights.skeleton(SIZES[size]).to_empty(device="cpu")
         for parameter in model.parameters():

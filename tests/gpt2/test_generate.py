@@ -208,3 +208,11 @@ def test_attention_written_out_is_torchs_own(dtype: torch.dtype, tolerance: floa
     expected = torch.nn.functional.scaled_dot_product_attention(q, keys, values, mask)
     bias = torch.where(mask, 0.0, -torch.inf).to(dtype).expand(3, 2, 1, 9).flatten(0, 1)
     torch.testing.assert_close(attend_plainly(q, keys, values, bias), expected, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_decoding_under_autocast(model, slots):
+    """As between the epochs of training: fp32 weights, bf16 products, and a single row at the end."""
+    with torch.autocast("cpu", torch.bfloat16):
+        answers = list(complete(model, PROMPTS, [3, 4, 5, 6, 7], slots=slots))
+    assert sorted(len(answer.tokens) for answer in answers) == [3, 4, 5, 6, 7]

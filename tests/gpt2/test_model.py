@@ -1,5 +1,6 @@
 """The network computes what transformers' GPT-2 computes, with and without padding."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -219,3 +220,19 @@ def test_losses_and_gradients_are_those_of_torch(model, precision):
     tolerance = {torch.float32: 1e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}[precision]
     for a, b in zip(*found, strict=True):
         assert largest_difference(a, b) <= tolerance * b.abs().max().item()
+
+
+def test_what_stands_at_the_padding_is_not_read(model):
+    lengths = torch.tensor([12, 5, 9])
+    ids = torch.randint(50, (3, 12))
+    wild = torch.where(torch.arange(12) < lengths[:, None], ids, -7)
+    assert torch.equal(model(wild, lengths), model(ids, lengths))
+    assert torch.equal(model.token_losses(wild, wild, lengths), model.token_losses(ids, ids, lengths))
+    assert len(model.token_losses(ids, ids, lengths)) == 26
+
+
+def test_a_copy_of_the_model_is_without_its_memory(model):
+    ids = torch.randint(50, (3, 12))
+    model.token_losses(ids, ids).sum().backward()
+    assert model._kept._free
+    assert not copy.deepcopy(model)._kept._free
