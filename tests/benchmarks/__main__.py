@@ -23,7 +23,7 @@ from sft.gpt2.device import pick_device, pick_precision
 from tests.benchmarks import data, start
 from tests.benchmarks.speed import SIZES, Row, Trials, measure
 
-FULL = Trials(rounds=5, steps=6, alone=4, real=110, book=6)
+FULL = Trials(rounds=5, steps=4, alone=3, real=110, book=3)
 QUICK = Trials(rounds=2, steps=3, alone=2, real=32, book=1)
 NAMES = {"Ours": "this project", "Transformers": "transformers", "TRL": "TRL", "Book": "the book's code"}
 COMMIT = hub.PINNED[data.GPT2]
@@ -77,6 +77,7 @@ def table(rows: list[Row]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="small", help="shape, with random weights (%(default)s)")
+    parser.add_argument("--rounds", type=int, help=f"({FULL.rounds}; --quick: {QUICK.rounds})")
     parser.add_argument("--quick", action="store_true", help="fewer rounds, for five minutes on two cores")
     parser.add_argument("--records", help="JSON file; else the 1,100 instructions, downloaded")
     parser.add_argument("--vocabulary", type=Path, help="folder of vocab.json and merges.txt; else GPT-2's, by the hub")
@@ -87,7 +88,9 @@ def main() -> None:
     given = DataConfig(source="json", path=args.records) if args.records else DataConfig("instructions", url=url)
     device = pick_device("auto")
     low = pick_precision("auto", device) == "bf16-mixed"
-    rows = measure(args.size, load_source(given), vocabulary, device, low, QUICK if args.quick else FULL)
+    trials = QUICK if args.quick else FULL
+    trials = trials._replace(rounds=args.rounds or trials.rounds)
+    rows = measure(args.size, load_source(given), vocabulary, device, low, trials)
     rows += others(vocabulary, 52_000, "medium" if args.quick else "xl")
     shape = f"gpt2-{args.size}'s shape, {'bf16' if low else 'fp32'} (the book's code: fp32)"
     text = f"{table(rows)}\n\n{shape}. {machine(device)}.\n"
