@@ -183,7 +183,7 @@ def test_an_estimate_beyond_the_free_memory_warns(
     lines = [line for line in text.splitlines() if "by an estimate" in line]
     assert len(lines) == (free == 2_500_000_000)
     for line in lines:
-        assert " of 4 records of up to 47 tokens may take 3.7 GiB more memory, by an estimate, and 2.3 GiB are" in line
+        assert " of 4 records of up to 48 tokens may take 3.7 GiB more memory, by an estimate, and 2.3 GiB are" in line
         assert (
             "free; batch_size=2 accumulate=2 would fit, and trains the same; or lower data.max_length, or set " in line
         )
