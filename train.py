@@ -107,6 +107,7 @@ def fit(config: TrainConfig, folder: Path) -> None:
     from sft.training.callbacks import EmptyCache, RunFolder, SampleAnswer, SanityGate
     from sft.training.interruption import Interruption
     from sft.training.loggers import Tracking, make_logger
+    from sft.training.memory import EnoughMemory
     from sft.training.metrics import Metrics, MetricsFile, Progress
     from sft.training.module import InstructionTuner
     from sft.training.resume import Past, past_of
@@ -179,7 +180,7 @@ def fit(config: TrainConfig, folder: Path) -> None:
     interruption = Interruption()
     run_folder = RunFolder(folder, config, made_of, save_model, interruption, latest=Path("outputs/latest"))
     tracking = Tracking(config, metrics.file, lambda: run_folder.best)
-    callbacks: list[Callback] = [interruption, Progress(), gate, metrics, run_folder, tracking]
+    callbacks: list[Callback] = [interruption, Progress(), EnoughMemory(), gate, metrics, run_folder, tracking]
     if config.eval.sample:
         callbacks.append(SampleAnswer(template, base.tokenizer, config.compile))
     if device == "mps":

@@ -14,6 +14,7 @@ from lightning.pytorch.strategies import Strategy
 from sft.config import InputError, TrainConfig
 from sft.gpt2.device import Precision
 from sft.training.checkpoints import CheckpointFiles
+from sft.training.memory import too_large
 from sft.training.module import InstructionTuner
 from sft.training.sharding import Sharded
 
@@ -74,9 +75,8 @@ def memory_needed(module: InstructionTuner) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        rows, length = module.batch_shape
-        raise InputError(
-            f"batch_size: the GPU's memory does not hold a batch of {rows} records of up to {length} tokens "
-            f"({str(error).partition('. ')[0]}); lower batch_size and raise accumulate, which trains the same, or set "
-            "data.max_length"
-        ) from error
+        remedy = (
+            f" ({str(error).partition('. ')[0]}); lower batch_size and raise accumulate, which trains the same, lower "
+            "data.max_length, or set activation_checkpointing=true"
+        )
+        raise InputError(too_large(module.batch_shape, remedy)) from error

@@ -1,0 +1,91 @@
+"""Memory that training takes, by size of the model: a table, as Markdown.
+
+python -m tests.benchmarks.memory --measure small medium
+
+Computed by sft.training.memory, for a GPU with bf16, whose own needs (CUDA, and memory in pieces) are taken as 1 GiB of
+each limit. What is measured is the peak of a process with this machine's CPU, in two steps with random weights, above
+what it held before the model; beside it stands the same estimate for that CPU.
+"""
+
+import argparse
+from functools import partial
+from types import SimpleNamespace
+
+import torch
+
+from sft.config import OptimConfig
+from sft.data.dataset import IGNORE_INDEX
+from sft.gpt2.device import DTYPES, keep_freed_memory, pick_precision
+from sft.gpt2.model import GPT
+from sft.gpt2.weights import skeleton
+from sft.training.memory import Shape, most_rows, of_batch, of_weights
+from sft.training.optim import adamw
+from tests.benchmarks.data import apart, peak
+from tests.benchmarks.speed import SIZES
+
+GIB = 1 << 30
+LIMITS = (8, 16, 24, 80)  # GiB
+WAYS = {"full": (False, False), "mask_prompt": (True, False), "activation checkpointing": (False, True)}
+
+
+def step(model: GPT, optimizer: torch.optim.Optimizer, shape: Shape, dtype: torch.dtype) -> None:
+    """As Lightning takes it: the last step's gradient is there in the forward pass."""
+    ids = torch.randint(model.config.vocab_size, (shape.rows, shape.length))
+    labels = ids.clone()
+    labels[:, : shape.length - shape.targets // shape.rows] = IGNORE_INDEX
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        loss = model.token_losses(ids, labels, torch.full((shape.rows,), shape.length)).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def measured(size: str, shape: Shape, checkpointing: bool, dtype: torch.dtype) -> SimpleNamespace:
+    keep_freed_memory()
+    before = peak()
+    model = GPT(SIZES[size]).train()
+    model.activation_checkpointing = checkpointing
+    optimizer = adamw(model, OptimConfig())
+    for _ in range(2):
+        step(model, optimizer, shape, dtype)
+    return SimpleNamespace(bytes=peak() - before)
+
+
+def row(size: str, way: str, shape: Shape, measure: bool) -> str:
+    masked, checkpointing = WAYS[way]
+    model = skeleton(SIZES[size])
+    model.activation_checkpointing = checkpointing
+    shape = shape if masked else shape._replace(targets=shape.tokens)
+    answer = shape.targets // shape.rows
+    needed = of_weights(model) + of_batch(model, shape, torch.bfloat16, "cuda")
+    fitting = [most_rows(model, shape.length, answer, torch.bfloat16, "cuda", (gib - 1) * GIB) for gib in LIMITS]
+    here = ["", ""]
+    if measure:
+        dtype = DTYPES[pick_precision("auto", "cpu")]
+        estimate = of_weights(model) + of_batch(model, shape, dtype, "cpu")
+        found = apart(partial(measured, size, shape, checkpointing, dtype)).bytes
+        here = [f"{found / GIB:.1f} GiB", f"{estimate / GIB:.1f} GiB"]
+    cells = [size, way, f"{needed / GIB:.1f} GiB", *(f"{rows:,}" if rows else "–" for rows in fitting), *here]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch-size", type=int, default=8, help="(%(default)s)")
+    parser.add_argument("--length", type=int, default=256, help="tokens of each record (%(default)s)")
+    parser.add_argument("--answer", type=int, help="of them the answer's, learned with mask_prompt; else half")
+    parser.add_argument("--measure", choices=SIZES, nargs="*", default=[], help="sizes to train on this CPU")
+    args = parser.parse_args()
+    tokens, answer = args.batch_size * args.length, args.answer or args.length // 2
+    shape = Shape(args.batch_size, args.length, tokens, args.batch_size * answer)
+    columns = [f"batch {args.batch_size}, computed", *(f"fits {gib} GiB" for gib in LIMITS)]
+    columns += [f"CPU, {pick_precision('auto', 'cpu')}, measured", "CPU, computed"]
+    print(f"{args.length} tokens a record, of which mask_prompt learns {answer}\n\n| | | {' | '.join(columns)} |")
+    print("|---" * (len(columns) + 2) + "|")
+    for size in list(SIZES)[1:]:
+        for way in WAYS:
+            print(row(size, way, shape, size in args.measure), flush=True)
+
+
+if __name__ == "__main__":
+    main()
