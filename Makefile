@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help train evaluate test test-browser test-tracking test-sweeps soak test-gguf test-openai screenshot lint bench bench-lora bench-serve nano clean
+.PHONY: help train evaluate test test-browser test-tracking test-sweeps soak test-gguf test-openai screenshot lint bench bench-memory bench-lora bench-serve nano clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,9 @@ lint: .venv/ready  ## ruff (lint and format) and mypy
 
 bench: .venv/bench  ## speed and memory beside transformers, TRL and the book's code, on an idle machine; ARGS="--quick"
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+bench-memory: .venv/bench  ## which batch fits in which memory, for all sizes; ARGS="--measure small" beside what it took
+	$(BIN)/python -m tests.benchmarks.memory $(ARGS)
 
 bench-lora: .venv/ready  ## memory of one LoRA step on the largest GPT-2's shape, 1558M
 	$(BIN)/python -m tests.benchmarks.lora_memory $(ARGS)
