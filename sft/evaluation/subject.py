@@ -98,10 +98,8 @@ def _read_run(run: Path) -> PastRun:
         raise InputError(f"run: {run} is not there; train first (python train.py), or give run=FOLDER or checkpoint=")
     if not path.is_file():
         unfinished = (run / "checkpoints" / "last.ckpt").exists()
-        remedy = (
-            f"has not finished; python train.py resume={run} goes on with it" if unfinished else "is no finished run"
-        )
-        raise InputError(f"run: {run} {remedy} (it has no summary.json)")
+        remedy = f"python train.py resume={run} goes on with it" if unfinished else "train again, or give another run="
+        raise InputError(f"run: {run} is no finished run (it has no summary.json); {remedy}")
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
         config, base = from_dict(TrainConfig, summary["config"]), summary["checkpoint"]

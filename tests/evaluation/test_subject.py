@@ -64,7 +64,7 @@ def test_no_run_and_an_unfinished_run(run_folder: Path, tmp_path: Path) -> None:
     (run_folder / "summary.json").unlink()
     (run_folder / "checkpoints").mkdir()
     (run_folder / "checkpoints" / "last.ckpt").touch()
-    with pytest.raises(InputError, match=r"has not finished; python train.py resume=.*run goes on"):
+    with pytest.raises(InputError, match=r"is no finished run .*; python train.py resume=.*run goes on"):
         subject_of_run(str(run_folder))
 
 
