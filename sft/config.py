@@ -269,7 +269,7 @@ class EvaluateConfig:
     split: str = one_of("test", "validation", "train")
     limit: int | None = at_least(1, None)
     train_records: int = at_least(0, 1000)
-    batch_size: int = at_least(1, 16)
+    batch_size: int = at_least(1, 32)
     seed: int = at_least(0, 123)
     device: str = one_of("auto", "cpu", "cuda", "mps")
     devices: int = at_least(1, 1)

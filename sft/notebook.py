@@ -101,7 +101,7 @@ def evaluate(
     gpt2: Pretrained,
     records: Sequence[dict[str, Any]],
     max_new_tokens: int = 256,
-    batch_size: int = 16,
+    batch_size: int = 32,
     device: str = "auto",
 ) -> dict[str, Any]:
     """Greedy answers to the records, measured in fp32: means and 95% intervals, as evaluate.py's `summary.json`.

@@ -97,7 +97,7 @@ def test_the_published_defaults() -> None:
     assert (config.batch_size, config.accumulate, config.epochs, config.max_steps) == (8, 1, 2, -1)
     assert (config.eval.every, config.eval.batches, config.eval.sample, config.seed) == (5, 5, True, 123)
     evaluated = from_hydra(EvaluateConfig, compose("evaluate"))
-    assert (evaluated.run, evaluated.split, evaluated.batch_size) == ("outputs/latest", "test", 16)
+    assert (evaluated.run, evaluated.split, evaluated.batch_size) == ("outputs/latest", "test", 32)
     assert dataclasses.astuple(evaluated.generate) == (256, 0.0, None)
     assert evaluated.judge.kind == "none"
 

@@ -123,7 +123,7 @@ def answer_all(
     prompts: Sequence[Sequence[int]],
     decoding: Decoding,
     file: LineFile[Answer],
-    batch_size: int = 16,
+    batch_size: int = 32,
     name: str = "answers",
 ) -> list[Answer]:
     """The answer to each prompt, from the file if it is there, else from the model and then into the file.

@@ -4,57 +4,60 @@
 prompts; `generate` is the plain function around both.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from itertools import accumulate
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sft.gpt2.model import GPT, Attend, Padding, attend_plainly
+from sft.gpt2.model import GPT, MULTIPLE, Attend, Padding, attend_plainly
 from sft.gpt2.sampling import Sampling
+
+# How many prompt tokens a step reads at most, unless one prompt alone is longer: a CPU's caches hold the activations of
+# so many, and the rows that are being answered do not wait long.
+AT_ONCE = {"cpu": 512, "cuda": 8192, "mps": 2048}
 
 
 class Cache:
-    """Keys and values of what each slot has read, (layers, slots, nh, S, hs) each; allocated at the first write."""
+    """Keys and values of what each slot has read, (layers, slots, 2, nh, S, hs); allocated at the first write."""
 
     def __init__(self, layers: int, slots: int, size: int) -> None:
         self.layers, self.slots, self.size = layers, slots, size
-        self.keys = self.values = torch.empty(0)
-
-    def _allocate(self, like: Tensor) -> None:  # (..., nh, hs)
-        nh, hs = like.shape[-2:]
-        self.keys, self.values = (like.new_zeros(self.layers, self.slots, nh, self.size, hs) for _ in range(2))
+        self.kept = torch.empty(0)
 
     def prefill(self, qkv: Tensor, layer: int, slot: int, padding: Padding) -> Tensor:
         """Attend within whole prompts, (N, 3, nh, hs), and keep their keys and values from `slot` on."""
-        if self.keys.numel() == 0:
-            self._allocate(qkv)
-        rows = slice(slot, slot + padding.B)
-        _, k, v = padding.restore(qkv).permute(2, 0, 3, 1, 4)  # (B, nh, T, hs)
-        self.keys[layer, rows, :, : padding.T] = k
-        self.values[layer, rows, :, : padding.T] = v
-        return padding.attend(qkv)
+        if self.kept.numel() == 0:
+            _, _, nh, hs = qkv.shape
+            self.kept = qkv.new_zeros(self.layers, self.slots, 2, nh, self.size, hs)
+        q, k, v = padding.split(qkv)  # (B, nh, T, hs)
+        self.kept[layer, slot : slot + padding.B, :, :, : padding.T] = torch.stack([k, v], 1)
+        return padding.attend_split(q, k, v)
 
-    def extend(self, qkv: Tensor, layer: int, positions: Tensor, mask: Tensor) -> Tensor:
-        """Attend from one new token in each of the first n slots, (n, 3, nh, hs), to all that its slot holds."""
-        n, seen = mask.shape[0], mask.shape[-1]
-        q, k, v = qkv.unbind(1)  # (n, nh, hs)
-        slots = torch.arange(n, device=q.device)
-        self.keys[layer, slots, :, positions] = k
-        self.values[layer, slots, :, positions] = v
-        keys, values = self.keys[layer, :n, :, :seen], self.values[layer, :n, :, :seen]
-        if q.device.type != "mps":
-            return F.scaled_dot_product_attention(q.unsqueeze(2), keys, values, mask).squeeze(2)
-        bias = torch.where(mask, 0.0, -torch.inf).to(q.dtype).expand(n, q.shape[1], 1, seen)
-        return attend_plainly(q.unsqueeze(2), keys, values, bias.flatten(0, 1)).squeeze(2)  # see pytorch#167515
+    def extend(self, qkv: Tensor, layer: int, slots: Tensor, positions: Tensor, bias: Tensor) -> Tensor:
+        """Attend from one new token in each of the first n slots, (n, 3, nh, hs), to all that its slot holds.
+
+        Args:
+            slots: (n,), 0 to n - 1.
+            positions: (n,), at which the new tokens are kept.
+            bias: (n, 1, 1, S), -inf at what a slot does not hold, else 0.
+        """
+        n, seen = len(bias), bias.shape[-1]
+        self.kept[layer, slots, :, :, positions] = qkv[:, 1:]
+        q = qkv[:, 0].unsqueeze(2).contiguous()  # (n, nh, 1, hs), as the fused attention wants it
+        keys, values = self.kept[layer, :n, :, :, :seen].unbind(1)
+        bias = bias.to(q.dtype)
+        if q.device.type == "mps":  # see pytorch#167515
+            return attend_plainly(q, keys, values, bias.expand(-1, q.shape[1], -1, -1).flatten(0, 1)).squeeze(2)
+        return F.scaled_dot_product_attention(q, keys, values, bias).squeeze(2)
 
     def move(self, source: int, target: int) -> None:
-        if self.keys.numel():
-            self.keys[:, target] = self.keys[:, source]
-            self.values[:, target] = self.values[:, source]
+        if self.kept.numel():
+            self.kept[:, target] = self.kept[:, source]
 
 
 @dataclass
@@ -80,6 +83,15 @@ def choose(logits: Tensor, rows: Sequence[Row]) -> list[int]:
     return tokens
 
 
+class Part(NamedTuple):
+    """Of the tokens that a step reads, N of them."""
+
+    ids: Tensor  # (N,)
+    positions: Tensor  # (N,)
+    attend: Callable[[Tensor, int], Tensor]  # as an Attend, and of which layer
+    ends: Tensor  # (rows,), where in N the last token of each row is
+
+
 class Decoder:
     """Decodes up to `slots` sequences together, a step at a time; rows come and go between the steps.
 
@@ -89,10 +101,11 @@ class Decoder:
 
     def __init__(self, model: GPT, slots: int, size: int) -> None:
         self.model, self.slots = model, slots
-        self.cache = Cache(model.config.n_layer, slots, min(size, model.config.n_positions))
+        self.size = min(size, model.config.n_positions)
+        self.cache = Cache(model.config.n_layer, slots, -(-self.size // MULTIPLE) * MULTIPLE)
         self.rows: list[Row] = []  # row i lives in slot i of the cache
         self.waiting: list[Row] = []  # prompts that no step has read yet
-        self.device = model.wte.weight.device
+        self.device, self.dtype = model.wte.weight.device, model.wte.weight.dtype
         self._next_id = 0
 
     def add(self, prompt: Sequence[int], seed: int = 0, sampling: Sampling | None = None) -> int:
@@ -107,8 +120,8 @@ class Decoder:
         """
         if len(self.rows) + len(self.waiting) == self.slots:
             raise RuntimeError(f"all {self.slots} slots are taken")
-        if not 0 < len(prompt) < self.cache.size:
-            raise ValueError(f"a prompt of {len(prompt)} tokens: expected 1 to {self.cache.size - 1}")
+        if not 0 < len(prompt) < self.size:
+            raise ValueError(f"a prompt of {len(prompt)} tokens: expected 1 to {self.size - 1}")
         row = Row(self._next_id, prompt, sampling or Sampling(), torch.Generator().manual_seed(seed))
         self.waiting.append(row)
         self._next_id += 1
@@ -126,48 +139,61 @@ class Decoder:
 
     @torch.no_grad()
     def step(self) -> list[tuple[int, int]]:
-        """The next token of every row, as (row, token); new rows read their prompt first.
+        """The next token of every row, as (row, token). New rows, or some of them, read their prompt in the same go.
 
         The caller removes a row before it would grow beyond `size`.
         """
-        logits = [self._extend(self.rows)] if self.rows else []
-        logits += [self._prefill(self.waiting, slot=len(self.rows))] if self.waiting else []
-        if not logits:
+        totals = accumulate(len(row.prompt) for row in self.waiting)
+        new = [row for row, total in zip(self.waiting, totals, strict=True) if total <= AT_ONCE[self.device.type]]
+        new = new or self.waiting[:1]
+        parts = [self._held()] if self.rows else []
+        parts += [self._new(new)] if new else []
+        if not parts:
             return []
-        self.rows, self.waiting = self.rows + self.waiting, []
-        for row, token in zip(
-            self.rows, choose(torch.cat(logits) if len(logits) > 1 else logits[0], self.rows), strict=True
-        ):
+        rows = self.rows + new
+        tokens = choose(self._logits(parts), rows)
+        for row, token in zip(rows, tokens, strict=True):
+            row.length = row.length + 1 if row.length else len(row.prompt)
             row.token = token
-        return [(row.id, row.token) for row in self.rows]
+        self.rows, self.waiting = rows, self.waiting[len(new) :]
+        return [(row.id, row.token) for row in rows]
 
-    def _prefill(self, rows: list[Row], slot: int) -> Tensor:  # -> (rows, V)
+    def _held(self) -> Part:
+        """The newest token of each row."""
+        ids = torch.tensor([row.token for row in self.rows], device=self.device)
+        positions = torch.tensor([row.length for row in self.rows], device=self.device)
+        seen = torch.arange(max(row.length for row in self.rows) + 1, device=self.device)
+        bias = torch.where(seen <= positions.unsqueeze(1), 0.0, -torch.inf).to(self.dtype)  # (rows, seen)
+        slots = torch.arange(len(ids), device=self.device)
+        attend = partial(self.cache.extend, slots=slots, positions=positions, bias=bias[:, None, None])
+        return Part(ids, positions, attend, slots)
+
+    def _new(self, rows: list[Row]) -> Part:
+        """Whole prompts, of rows that come behind the others."""
         prompts = [torch.tensor(row.prompt) for row in rows]
+        ids = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True)
+        ids = F.pad(ids, (0, -ids.shape[1] % MULTIPLE)).to(self.device)
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
-        ids = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True).to(self.device)
-        padding = Padding(ids, lengths)
-        attends: list[Attend] = [
-            partial(self.cache.prefill, layer=layer, slot=slot, padding=padding) for layer in range(self.cache.layers)
-        ]
-        positions = padding.positions.expand(padding.B, -1)
-        x = self.model.layers(self.model.wte(padding.ids), padding.remove(positions), attends)  # (N, C)
-        for row in rows:
-            row.length = len(row.prompt)
-        return self.model.head(x[lengths.cumsum(0) - 1])
+        padding = Padding(ids, lengths, beside=len(self.rows))
+        positions = padding.remove(padding.positions.expand(padding.B, -1))
+        attend = partial(self.cache.prefill, slot=len(self.rows), padding=padding)
+        return Part(padding.ids, positions, attend, lengths.cumsum(0) - 1)
 
-    def _extend(self, rows: list[Row]) -> Tensor:  # -> (rows, V)
-        ids = torch.tensor([row.token for row in rows], device=self.device)
-        positions = torch.tensor([row.length for row in rows], device=self.device)
-        seen = torch.arange(max(row.length for row in rows) + 1, device=self.device)
-        mask = (seen <= positions.unsqueeze(1))[:, None, None]  # (rows, 1, 1, seen)
-        attends: list[Attend] = [
-            partial(self.cache.extend, layer=layer, positions=positions, mask=mask)
-            for layer in range(self.cache.layers)
-        ]
-        x = self.model.layers(self.model.wte(ids), positions, attends)
-        for row in rows:
-            row.length += 1
-        return self.model.head(x)
+    def _logits(self, parts: list[Part]) -> Tensor:
+        """Those of each row's next token, (rows, V)."""
+        sizes = [len(part.ids) for part in parts]
+
+        def attend(qkv: Tensor, layer: int) -> Tensor:
+            if len(parts) == 1:
+                return parts[0].attend(qkv, layer)
+            shares = zip(parts, torch.split(qkv, sizes), strict=True)
+            return torch.cat([part.attend(share, layer) for part, share in shares])
+
+        attends: list[Attend] = [partial(attend, layer=layer) for layer in range(self.cache.layers)]
+        embeddings = self.model.wte(torch.cat([part.ids for part in parts]))
+        x = self.model.layers(embeddings, torch.cat([part.positions for part in parts]), attends)
+        ends = [share[part.ends] for part, share in zip(parts, torch.split(x, sizes), strict=True)]
+        return self.model.head(torch.cat(ends))
 
 
 @dataclass
@@ -186,7 +212,7 @@ def complete(
     sampling: Sampling | None = None,
     eos_id: int | None = None,
     seeds: Sequence[int] | None = None,
-    slots: int = 16,
+    slots: int = 32,
 ) -> Iterator[Completion]:
     """Answer all prompts, `slots` at a time, and yield each answer as it is finished.
 

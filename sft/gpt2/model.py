@@ -24,6 +24,7 @@ from sft.gpt2.loss import Kept, cross_entropies, tied
 Attend = Callable[[Tensor], Tensor]  # queries, keys and values (N, 3, nh, hs) -> attended values (N, nh, hs)
 
 MULTIPLE = 32  # of tokens: see `chosen`
+FEW = 256  # tokens: see `linear`
 PLAIN = 256  # tokens up to which, on a CPU, torch's own attention takes longer than its formula, up to three times
 
 # config.json keys that change the computation, with the only values that this file computes.
@@ -107,30 +108,29 @@ class GPTConfig:
         }
 
 
-def chosen(wanted: Tensor) -> tuple[Tensor, int]:
-    """The places where `wanted`, (n,), is true, in order, and how many; behind them, as long as there are any, others
-    that make their number a multiple of 32.
+def chosen(wanted: Tensor, beside: int = 0) -> tuple[Tensor, int]:
+    """The indices at which `wanted`, (n,), is true, and how many there are.
 
-    On a CPU a matrix product of a shape that is new is prepared first, which can take longer than the product.
+    On a CPU, index 0 stands behind them as often as is needed for a multiple of 32, with `beside` more tokens: a matrix
+    product of a new shape is prepared first, which can take longer than the product, so there should be few shapes.
     """
-    found, others = wanted.nonzero(), (~wanted).nonzero()
-    return torch.cat([found, others]).squeeze(1)[: -(-len(found) // MULTIPLE) * MULTIPLE], len(found)
+    found = wanted.nonzero().squeeze(1)
+    fill = -(len(found) + beside) % MULTIPLE if wanted.device.type == "cpu" else 0
+    return F.pad(found, (0, fill)), len(found)
 
 
 class Padding:
-    """Where the real tokens lie in a right-padded (B, T) batch, and the way there and back. N counts them, and as much
-    of the padding as `chosen` adds behind them."""
+    """Where the real tokens lie in a right-padded (B, T) batch, and the way there and back. N counts them, and what
+    `chosen` adds behind them; `beside` is for it."""
 
-    def __init__(self, input_ids: Tensor, lengths: Tensor | None) -> None:
+    def __init__(self, input_ids: Tensor, lengths: Tensor | None, beside: int = 0) -> None:
         self.B, self.T = input_ids.shape
         self.positions = torch.arange(self.T, device=input_ids.device)  # (T,)
         self.index, self.count = None, input_ids.numel()  # (N,), and how many real tokens there are
         if lengths is not None:
             real = self.positions < lengths.unsqueeze(1)  # (B, T)
-            self.index, self.count = chosen(real.flatten())
+            self.index, self.count = chosen(real.flatten(), beside)
         self.ids = self.remove(input_ids)  # (N,)
-        if self.index is not None:
-            self.ids[self.count :] = 0  # whatever stood there
 
     def remove(self, x: Tensor) -> Tensor:  # (B, T, ...) -> (N, ...)
         flat = x.flatten(0, 1)
@@ -138,12 +138,19 @@ class Padding:
 
     def restore(self, x: Tensor) -> Tensor:  # (N, ...) -> (B, T, ...), zeros at the padding
         if self.index is not None:
-            x = x.new_zeros(self.B * self.T, *x.shape[1:]).index_copy(0, self.index[: len(x)], x)
+            real = slice(self.count)
+            x = x.new_zeros(self.B * self.T, *x.shape[1:]).index_copy(0, self.index[real], x[real])
         return x.view(self.B, self.T, *x.shape[1:])
+
+    def split(self, qkv: Tensor) -> Tensor:  # (N, 3, nh, hs) -> (3, B, nh, T, hs)
+        return self.restore(qkv).permute(2, 0, 3, 1, 4)
 
     def attend(self, qkv: Tensor, dropout: float = 0.0) -> Tensor:
         """Causal self-attention within each row; padding on the right is out of every real token's sight."""
-        q, k, v = self.restore(qkv).permute(2, 0, 3, 1, 4)  # (B, T, 3, nh, hs) -> 3 x (B, nh, T, hs)
+        q, k, v = self.split(qkv)
+        return self.attend_split(q, k, v, dropout)
+
+    def attend_split(self, q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:  # 3 x (B, nh, T, hs)
         if q.device.type == "cpu" and self.T <= PLAIN:
             unseen = q.new_full((self.T, self.T), -torch.inf).triu(1)
             y = attend_plainly(q, k, v, unseen, dropout)
@@ -166,12 +173,19 @@ def attend_plainly(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: float
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W^T + b, (N, in) to (N, out). A single token is a vector: on a CPU, in bf16, that takes half the time."""
-    plain = x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
-    if plain and x.dim() == 2 and len(x) == 1:
+    """x W^T + b, (N, in) to (N, out).
+
+    On a CPU, in bf16, W^T would first be rearranged for the processor's matrix unit, which for few tokens takes as long
+    as reading W from memory does. (W x^T)^T is the same, and rearranges x; a single token is a vector.
+    """
+    bare = not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+    if not bare or x.device.type != "cpu" or x.dtype != torch.bfloat16 or len(x) > FEW:
+        return F.linear(x, weight, bias)
+    if len(x) == 1:
         y = torch.mv(weight, x[0]) if bias is None else torch.addmv(bias, weight, x[0])
         return y.unsqueeze(0)
-    return F.linear(x, weight, bias)
+    y = torch.mm(weight, x.t()) if bias is None else torch.addmm(bias.unsqueeze(1), weight, x.t())
+    return y.t()
 
 
 class Linear(nn.Linear):

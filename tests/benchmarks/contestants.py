@@ -8,7 +8,8 @@ another one is measured.
 import gc
 import multiprocessing
 import time
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,8 +23,9 @@ Text = tuple[int, list[int]]  # how many of the tokens are the prompt; prompt, a
 IGNORE_INDEX = -100
 
 
-class Contestant:
-    """
+class Contestant(ABC):
+    """What trains the checkpoint.
+
     Args:
         folder: the checkpoint.
         low: bf16 where the contestant's users would have it, else fp32.
@@ -34,17 +36,22 @@ class Contestant:
         self.context = torch.autocast(device, torch.bfloat16, enabled=low)
         self.losses: list[float] = []  # of each step, before its update
 
+    @abstractmethod
     def train(self, batches: Sequence[Sequence[Text]], masked: bool = False) -> list[float]:
         """The seconds of an optimizer step on each batch.
 
         Args:
             masked: learn the answers alone.
         """
-        raise NotImplementedError  # each contestant's own
 
-    def answer(self, prompts: Sequence[list[int]], lengths: Sequence[int], together: int) -> float:
-        """The seconds that it takes to answer the prompts with so many tokens each, at most `together` at a time."""
-        raise NotImplementedError  # each contestant's own
+    def timed(self, step: Callable[[Sequence[Text]], torch.Tensor], batches: Sequence[Sequence[Text]]) -> list[float]:
+        """The seconds of `step`, which gives its loss, on each batch."""
+        self.losses, seconds = [], []
+        for texts in batches:
+            start = self.synchronised()
+            self.losses.append(step(texts).item())
+            seconds.append(self.synchronised() - start)
+        return seconds
 
     def synchronised(self) -> float:
         if self.device == "cuda":
@@ -58,7 +65,15 @@ class Contestant:
         return data.peak()
 
 
-class Ours(Contestant):
+class Answerer(Contestant):
+    """What also answers, with code of its own."""
+
+    @abstractmethod
+    def answer(self, prompts: Sequence[list[int]], lengths: Sequence[int], together: int) -> float:
+        """The seconds that it takes to answer the prompts with so many tokens each, at most `together` at a time."""
+
+
+class Ours(Answerer):
     """The LightningModule in Lightning's Trainer, as train.py has them."""
 
     def __init__(self, folder: Path, device: str, low: bool) -> None:
@@ -123,7 +138,7 @@ class Ours(Contestant):
         return seconds
 
 
-class Transformers(Contestant):
+class Transformers(Answerer):
     """GPT2LMHeadModel in a plain loop with autocast and a fused AdamW."""
 
     def __init__(self, folder: Path, device: str, low: bool) -> None:
@@ -134,20 +149,19 @@ class Transformers(Contestant):
 
     def train(self, batches: Sequence[Sequence[Text]], masked: bool = False) -> list[float]:
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=5e-5, weight_decay=0.1, fused=True)
-        self.losses, seconds = [], []
-        for texts in batches:
-            start = self.synchronised()
+
+        def step(texts: Sequence[Text]) -> torch.Tensor:
             ids = padded([tokens for _, tokens in texts], 0).to(self.device)
             labels = padded([learned(text, masked) for text in texts]).to(self.device)
             mask = padded([[1] * len(tokens) for _, tokens in texts], 0).to(self.device)
             with self.context:
-                loss = self.model(ids, attention_mask=mask, labels=labels).loss
+                loss: torch.Tensor = self.model(ids, attention_mask=mask, labels=labels).loss
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-            self.losses.append(loss.item())
-            seconds.append(self.synchronised() - start)
-        return seconds
+            return loss
+
+        return self.timed(step, batches)
 
     def answer(self, prompts: Sequence[list[int]], lengths: Sequence[int], together: int) -> float:
         """In batches as they come, padded on the left; a batch ends with its longest answer."""
@@ -220,7 +234,7 @@ class TRL(Contestant):
         return seconds
 
 
-class Book(Contestant):
+class Book(Answerer):
     """Chapter 7 of "Build a Large Language Model (From Scratch)": fp32, AdamW as it is written there, no cache."""
 
     def __init__(self, folder: Path, device: str, low: bool) -> None:
@@ -251,18 +265,17 @@ class Book(Contestant):
         from llms_from_scratch.ch07 import custom_collate_fn
 
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=5e-5, weight_decay=0.1)
-        self.losses, seconds = [], []
-        for texts in batches:
-            start = self.synchronised()
+
+        def step(texts: Sequence[Text]) -> torch.Tensor:
             end = texts[0][1][-1]
             ids, labels = custom_collate_fn([tokens[:-1] for _, tokens in texts], end, device=self.device)
             optimizer.zero_grad()
-            loss = calc_loss_batch(ids, labels, self.model, self.device)
+            loss: torch.Tensor = calc_loss_batch(ids, labels, self.model, self.device)
             loss.backward()
             optimizer.step()
-            self.losses.append(loss.item())
-            seconds.append(self.synchronised() - start)
-        return seconds
+            return loss
+
+        return self.timed(step, batches)
 
     def answer(self, prompts: Sequence[list[int]], lengths: Sequence[int], together: int) -> float:
         from llms_from_scratch.ch05 import generate

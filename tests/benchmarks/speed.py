@@ -33,7 +33,7 @@ SIZES = {
     "large": GPTConfig(n_layer=36, n_head=20, n_embd=1280),
     "xl": GPTConfig(n_layer=48, n_head=25, n_embd=1600),
 }
-BATCH, TOGETHER, NEW = 8, 16, 64
+BATCH, TOGETHER, NEW, REAL = 8, 16, 64, 32
 Rounds = dict[str, list[float]]  # of each contestant, tokens a second in each round
 Row = tuple[str, dict[str, str]]  # what was measured, and a cell for each contestant
 
@@ -110,14 +110,14 @@ def answering(contestants: dict[str, Apart], texts: Sequence[Text], trials: Tria
     prompts, lengths = [t[:n] for n, t in texts], [len(t) - n for n, t in texts]
     alone = answer(cached, prompts[: trials.alone], [NEW] * trials.alone, 1, trials)
     together = answer(cached, prompts[:TOGETHER], [NEW] * TOGETHER, TOGETHER, trials)
-    real = answer(cached, prompts[-trials.real :], lengths[-trials.real :], TOGETHER, trials)
+    real = answer(cached, prompts[-trials.real :], lengths[-trials.real :], REAL, trials)
     book, last = {"Book": contestants["Book"]}, slice(-trials.book, None)
     few = answer(book, prompts[last], lengths[last], 1, trials._replace(rounds=1))
     real["Book"] = few["Book"] * trials.rounds
     return [
         row(f"answering one by one, {NEW} tokens each", alone),
         row(f"answering {TOGETHER} together, {NEW} tokens each", together),
-        row(f"answering {trials.real} prompts, each up to its expected length", real),
+        row(f"answering {trials.real} prompts, {REAL} together, each up to its expected length", real),
     ]
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sft import load_pretrained
-from sft.gpt2.generate import Decoder, complete, generate
+from sft.gpt2.generate import AT_ONCE, Decoder, complete, generate
 from sft.gpt2.model import GPT, GPTConfig, attend_plainly
 from sft.gpt2.sampling import Sampling
 
@@ -68,6 +68,27 @@ def test_what_is_drawn_for_a_row_does_not_depend_on_its_batch(model, slots):
     for index, (prompt, seed) in enumerate(zip(PROMPTS, seeds, strict=True)):
         alone = next(complete(model, [prompt], 12, sampling, seeds=[seed]))
         assert together[index] == alone.tokens
+
+
+@pytest.mark.parametrize("tokens", [1, 8, 42])
+def test_prompts_are_read_some_at_a_time(model, tokens, monkeypatch):
+    expected = generate(model, PROMPTS, 12)
+    monkeypatch.setitem(AT_ONCE, "cpu", tokens)
+    decoder = Decoder(model, slots=5, size=64)
+    for prompt in PROMPTS:
+        decoder.add(prompt)
+    rows = [len(decoder.step()) for _ in range(5)]
+    assert rows == {1: [1, 2, 3, 4, 5], 8: [2, 3, 4, 5, 5], 42: [3, 5, 5, 5, 5]}[tokens]
+    assert generate(model, PROMPTS, 12) == expected
+
+
+def test_narrow_products_are_those_of_the_layer(model):
+    model = model.to(torch.bfloat16)
+    for tokens in (1, 2, 31, 256, 257):
+        x = torch.randn(tokens, 32, dtype=torch.bfloat16)
+        layer = model.h[0].attn.c_attn
+        with torch.no_grad():
+            torch.testing.assert_close(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias))
 
 
 def test_seeds_repeat_and_differ(model):
