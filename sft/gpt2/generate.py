@@ -14,50 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sft.gpt2.model import GPT, MULTIPLE, Attend, Padding, attend_plainly
+from sft.gpt2.cache import Cache
+from sft.gpt2.model import GPT, Attend
+from sft.gpt2.padding import MULTIPLE, Padding
 from sft.gpt2.sampling import Sampling
 
 # How many prompt tokens a step reads at most, unless one prompt alone is longer: a CPU's caches hold the activations of
 # so many, and the rows that are being answered do not wait long.
 AT_ONCE = {"cpu": 512, "cuda": 8192, "mps": 2048}
-
-
-class Cache:
-    """Keys and values of what each slot has read, (layers, slots, 2, nh, S, hs); allocated at the first write."""
-
-    def __init__(self, layers: int, slots: int, size: int) -> None:
-        self.layers, self.slots, self.size = layers, slots, size
-        self.kept = torch.empty(0)
-
-    def prefill(self, qkv: Tensor, layer: int, slot: int, padding: Padding) -> Tensor:
-        """Attend within whole prompts, (N, 3, nh, hs), and keep their keys and values from `slot` on."""
-        if self.kept.numel() == 0:
-            _, _, nh, hs = qkv.shape
-            self.kept = qkv.new_zeros(self.layers, self.slots, 2, nh, self.size, hs)
-        q, k, v = padding.split(qkv)  # (B, nh, T, hs)
-        self.kept[layer, slot : slot + padding.B, :, :, : padding.T] = torch.stack([k, v], 1)
-        return padding.attend_split(q, k, v)
-
-    def extend(self, qkv: Tensor, layer: int, slots: Tensor, positions: Tensor, bias: Tensor) -> Tensor:
-        """Attend from one new token in each of the first n slots, (n, 3, nh, hs), to all that its slot holds.
-
-        Args:
-            slots: (n,), 0 to n - 1.
-            positions: (n,), at which the new tokens are kept.
-            bias: (n, 1, 1, S), -inf at what a slot does not hold, else 0.
-        """
-        n, seen = len(bias), bias.shape[-1]
-        self.kept[layer, slots, :, :, positions] = qkv[:, 1:]
-        q = qkv[:, 0].unsqueeze(2).contiguous()  # (n, nh, 1, hs), as the fused attention wants it
-        keys, values = self.kept[layer, :n, :, :, :seen].unbind(1)
-        bias = bias.to(q.dtype)
-        if q.device.type == "mps":  # see pytorch#167515
-            return attend_plainly(q, keys, values, bias.expand(-1, q.shape[1], -1, -1).flatten(0, 1)).squeeze(2)
-        return F.scaled_dot_product_attention(q, keys, values, bias).squeeze(2)
-
-    def move(self, source: int, target: int) -> None:
-        if self.kept.numel():
-            self.kept[:, target] = self.kept[:, source]
 
 
 @dataclass
@@ -74,7 +38,7 @@ class Row:
 
 def choose(logits: Tensor, rows: Sequence[Row]) -> list[int]:
     """The next token of each row, from its logits (rows, V), by its own sampling."""
-    tokens: list[int] = logits.max(-1).indices.tolist()  # on a CPU, in bf16, argmax takes five times as long
+    tokens: list[int] = logits.max(-1).indices.tolist()  # on a CPU, in bf16, argmax takes far longer
     for sampling in {row.sampling for row in rows if row.sampling.temperature > 0}:
         drawing = [index for index, row in enumerate(rows) if row.sampling == sampling]
         drawn = sampling.choose(logits[drawing], [rows[index].generator for index in drawing])

@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-ROWS, MANY = {"cpu": 16}, 1024  # whose logits are held in fp32 at a time: on a CPU 3 MB, which its cache holds
+# Rows whose logits are held in fp32 at a time: on a CPU 3 MB, which its cache holds. Without a gradient, of a product too.
+ROWS = {"cpu": 16, "cuda": 1024, "mps": 1024}
+UNLEARNED = {"cpu": 128, "cuda": 1024, "mps": 1024}
 
 
 class Kept:
@@ -38,7 +40,7 @@ class Kept:
             self._free.append(memory)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy of the model, also a pickled one, begins without."""
+        """Copies and pickles of the model begin without this memory."""
         return {"_free": []}
 
 
@@ -53,7 +55,7 @@ class _Tied(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_rows: Tensor, grad_matrix: Tensor) -> tuple[Tensor, None]:
-        (ids,) = ctx.saved_tensors  # and `grad_matrix` is a tensor that _CrossEntropies made for this alone
+        (ids,) = ctx.saved_tensors  # and `grad_matrix` is the head's gradient, which nobody else holds
         if grad_matrix.device.type == "cuda":  # in the same order each time, as index_add_ is not there
             return grad_matrix.index_put_((ids,), grad_rows, accumulate=True), None
         return grad_matrix.index_add_(0, ids, grad_rows), None
@@ -72,7 +74,7 @@ class _CrossEntropies(torch.autograd.Function):
             ctx.narrow = ctx.taken[1][:V].copy_(matrix)
         head = matrix if ctx.narrow is None else ctx.narrow
         logits = torch.mm(x, head.t(), out=ctx.taken[0][: len(x)])
-        losses = [_into_gradient(logits[rows], targets[rows, None]) for rows in _parts(x)]
+        losses = [_into_gradient(logits[rows], targets[rows, None]) for rows in _parts(x, ROWS[x.device.type])]
         ctx.save_for_backward(x, head, logits)
         return torch.cat(losses)
 
@@ -90,9 +92,8 @@ class _CrossEntropies(torch.autograd.Function):
         return grad_x, grad_matrix, None, None
 
 
-def _parts(x: Tensor, size: int | None = None) -> list[slice]:
-    """The rows of x, (N, ...), some at a time; also of none there is a part."""
-    size = size or ROWS.get(x.device.type, MANY)
+def _parts(x: Tensor, size: int) -> list[slice]:
+    """Slices of `size` rows of x, (N, ...); an empty one if there are none."""
     return [slice(start, start + size) for start in range(0, max(1, len(x)), size)]
 
 
@@ -118,5 +119,5 @@ def cross_entropies(x: Tensor, matrix: Tensor, targets: Tensor, kept: Kept) -> T
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else matrix.dtype
     if learns and dtype != torch.float16:  # too narrow for a softmax that is not yet multiplied by the loss scale
         return _CrossEntropies.apply(x.to(dtype), matrix, targets, kept)  # type: ignore[no-any-return, no-untyped-call]
-    parts = _parts(x, max(1, len(x)) if learns else 128)
+    parts = _parts(x, max(1, len(x)) if learns else UNLEARNED[device])
     return torch.cat([F.cross_entropy(F.linear(x[p], matrix).float(), targets[p], reduction="none") for p in parts])

@@ -6,6 +6,9 @@ Each has its SHA-256 beside it, as sha256sum(1) writes it. Whenever the machine 
 import hashlib
 import logging
 import os
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -71,22 +74,36 @@ def _check_hash(path: Path) -> None:
 
 
 class _Hashing:
-    """A file for torch.save, which only writes to it, that hashes what it is given and keeps the error of a write."""
+    """A file for torch.save, which only writes to it. What it is given is hashed while it is written, by a second
+    thread, and the error of a write is kept."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.sha256 = file, hashlib.sha256()
+    def __init__(self, file: IO[bytes], thread: Executor) -> None:
+        self.file, self.thread, self.sha256 = file, thread, hashlib.sha256()
         self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        self.sha256.update(data)
+        hashed = self.thread.submit(self.sha256.update, data)
         try:
             return self.file.write(data)
         except OSError as error:
             self.error = error
             raise
+        finally:
+            hashed.result()
 
     def flush(self) -> None:
         self.file.flush()
+
+
+@contextmanager
+def _without_crc32() -> Iterator[None]:
+    """The zip file that torch.save writes has checksums of its own, which take longer than to write it."""
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        yield
+    finally:
+        torch.serialization.set_crc32_options(before)
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -100,8 +117,8 @@ class CheckpointFiles(TorchCheckpointIO):
         """Raises InputError if it cannot be written, as on a full disk; what stood there stays."""
         path = Path(path)
         make_folder(path.parent)
-        with replaced(path) as file:
-            hashing = _Hashing(file)
+        with replaced(path) as file, ThreadPoolExecutor(1) as thread, _without_crc32():
+            hashing = _Hashing(file, thread)
             try:
                 torch.save(checkpoint, hashing)  # type: ignore[arg-type]
             except RuntimeError as error:  # torch has words of its own for a full disk

@@ -16,7 +16,8 @@ from sft.data.datamodule import InstructionData, PlannedBatches
 from sft.data.dataset import IGNORE_INDEX, Batch
 from sft.gpt2.device import DTYPES
 from sft.gpt2.loss import Kept
-from sft.gpt2.model import GPT, MULTIPLE, PLAIN, GPTConfig
+from sft.gpt2.model import GPT, GPTConfig
+from sft.gpt2.padding import MULTIPLE, PLAIN
 from sft.training.module import InstructionTuner
 from sft.training.sharding import Sharded
 

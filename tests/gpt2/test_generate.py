@@ -5,7 +5,8 @@ import torch
 
 from sft import load_pretrained
 from sft.gpt2.generate import AT_ONCE, Decoder, complete, generate
-from sft.gpt2.model import GPT, GPTConfig, attend_plainly
+from sft.gpt2.model import GPT, GPTConfig
+from sft.gpt2.padding import attend_plainly
 from sft.gpt2.sampling import Sampling
 
 PROMPTS = [[5], [7, 8, 9, 10, 11, 12, 13], [300, 2, 300], list(range(40)), [1, 2]]
