@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is, also by what tests start; small models only wait for threads
 
 from pathlib import Path
 
@@ -17,8 +18,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from sft.gpt2.checkpoint import save_pretrained
 from sft.gpt2.model import GPT, GPTConfig
 from sft.gpt2.tokenizer import END, load_tokenizer
-
-torch.set_num_threads(1)  # models this small lose more by waiting for each other's threads than they gain
 
 ROOT = Path(__file__).parents[1]
 

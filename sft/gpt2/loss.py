@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Rows whose logits are held in fp32 at a time: on a CPU 3 MB, which its cache holds. Without a gradient, of a product too.
+# Rows whose logits are held in fp32 at a time: 3 MB on a CPU, which its cache holds. Without a gradient, products too.
 ROWS = {"cpu": 16, "cuda": 1024, "mps": 1024}
 UNLEARNED = {"cpu": 128, "cuda": 1024, "mps": 1024}
 
