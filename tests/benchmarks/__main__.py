@@ -24,7 +24,7 @@ from tests.benchmarks import data, start
 from tests.benchmarks.speed import SIZES, Row, Trials, measure
 
 FULL = Trials(rounds=5, steps=4, alone=3, real=110, book=3)
-QUICK = Trials(rounds=2, steps=3, alone=2, real=32, book=1)
+QUICK = Trials(rounds=3, steps=2, alone=2, real=32, book=2)
 NAMES = {"Ours": "this project", "Transformers": "transformers", "TRL": "TRL", "Book": "the book's code"}
 COMMIT = hub.PINNED[data.GPT2]
 INSTRUCTIONS = Path(__file__).parents[2] / "conf" / "data" / "instructions.yaml"

@@ -45,7 +45,7 @@ class Trials(NamedTuple):
     steps: int  # of the optimizer in a round, beside one that is not counted
     alone: int  # prompts that are answered one by one
     real: int  # test records that are answered up to the length of their expected answers
-    book: int  # of those, how many the book's code is given, whose answers take minutes
+    book: int  # of those, how many the book's code is given, whose answers take minutes: the last
 
 
 def measure(size: str, source: Source, vocabulary: Path, device: str, low: bool, trials: Trials) -> list[Row]:
@@ -106,18 +106,16 @@ def train(contestants: dict[str, Apart], texts: Sequence[Text], trials: Trials, 
 
 def answering(contestants: dict[str, Apart], texts: Sequence[Text], trials: Trials) -> list[Row]:
     """The texts' prompts: some one by one, some together with answers of one length, the last ones as they are."""
-    cached = {name: contestants[name] for name in ("Ours", "Transformers")}
+    cached = {name: contestants[name] for name in ("Ours", "Transformers")}  # the book's code has no cache
     prompts, lengths = [t[:n] for n, t in texts], [len(t) - n for n, t in texts]
     alone = answer(cached, prompts[: trials.alone], [NEW] * trials.alone, 1, trials)
     together = answer(cached, prompts[:TOGETHER], [NEW] * TOGETHER, TOGETHER, trials)
-    real = answer(cached, prompts[-trials.real :], lengths[-trials.real :], REAL, trials)
-    book, last = {"Book": contestants["Book"]}, slice(-trials.book, None)
-    few = answer(book, prompts[last], lengths[last], 1, trials._replace(rounds=1))
-    real["Book"] = few["Book"] * trials.rounds
+    less = f" (the book's code: {trials.book} of them, one by one)"
+    real = answer(contestants, prompts[-trials.real :], lengths[-trials.real :], REAL, trials)
     return [
         row(f"answering one by one, {NEW} tokens each", alone),
         row(f"answering {TOGETHER} together, {NEW} tokens each", together),
-        row(f"answering {trials.real} prompts, {REAL} together, each up to its expected length", real),
+        row(f"answering {trials.real} prompts, {REAL} together, each up to its expected length{less}", real),
     ]
 
 
@@ -125,11 +123,14 @@ def answer(
     contestants: dict[str, Apart], prompts: list[list[int]], lengths: list[int], together: int, trials: Trials
 ) -> Rounds:
     found: Rounds = {name: [] for name in contestants}
-    for contestant in contestants.values():
-        contestant.ask("answer", prompts[:together], [2] * len(prompts[:together]), together)
+    parts = {name: slice(-trials.book if name == "Book" else 0, None) for name in contestants}
+    for name, contestant in contestants.items():
+        few = prompts[parts[name]][:together]
+        contestant.ask("answer", few, [2] * len(few), together)
     for _ in range(trials.rounds):
         for name, contestant in contestants.items():
-            found[name].append(sum(lengths) / contestant.ask("answer", prompts, lengths, together))
+            given = lengths[parts[name]]
+            found[name].append(sum(given) / contestant.ask("answer", prompts[parts[name]], given, together))
             print(f"  {name}: {found[name][-1]:,.1f} tokens/s", file=sys.stderr)
     return found
 
