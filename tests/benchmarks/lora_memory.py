@@ -64,9 +64,7 @@ def main() -> None:
     gib = [part / 2**30 for part in parts]
     print(f"\n{sum(p.numel() for p in model.parameters()):,} parameters, {args.batch_size} records in the step")
     print(f"host: {peak / 2**30:.1f} GiB at the peak of the process, measured")
-    print(
-        f"GPU:  {sum(gib):.1f} GiB, computed: {gib[0]:.1f} parameters, gradients and AdamW, {gib[1]:.1f} of the batch"
-    )
+    print(f"GPU:  {sum(gib):.1f} GiB, computed: {gib[0]:.1f} weights and what trains them, {gib[1]:.1f} the batch")
 
 
 if __name__ == "__main__":
