@@ -46,7 +46,7 @@ lint: .venv/ready  ## ruff (lint and format) and mypy
 bench: .venv/bench  ## speed and memory beside transformers, TRL and the book's code, on an idle machine; ARGS="--quick"
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
-bench-memory: .venv/bench  ## which batch fits in which memory, for all sizes; ARGS="--measure small" beside what it took
+bench-memory: .venv/ready  ## which batch fits in which memory, for all sizes; ARGS="--measure small" beside what it took
 	$(BIN)/python -m tests.benchmarks.memory $(ARGS)
 
 bench-lora: .venv/ready  ## memory of one LoRA step on the largest GPT-2's shape, 1558M
@@ -57,6 +57,7 @@ bench-serve: .venv/ready  ## many callers at a server, against one caller: speed
 
 nano: .venv/ready  ## remake the embedded model and data: text, pretraining (about half an hour), adoption
 	$(BIN)/python -m sft.assets.build text build/nano
+	rm -rf build/nano/run
 	$(BIN)/python train.py experiment=nano-base hydra.run.dir=build/nano/run
 	$(BIN)/python -m sft.assets.build adopt build/nano/run
 
@@ -82,9 +83,8 @@ clean:  ## remove what was made here, but not outputs/
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable .[sweep]
 	touch $@
 
-.venv/bench: .venv/ready
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable .[bench]
-	$(BIN)/python -m pip install --quiet --no-deps llms-from-scratch
+.venv/bench: .venv/ready tests/benchmarks/requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --requirement tests/benchmarks/requirements.txt
 	touch $@
 
 .venv/gguf: .venv/ready

@@ -8,14 +8,17 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
 import evaluate
 import train
-from sft.cli import on_devices
+from sft.cli import on_devices, to_resume
 from sft.config import EvaluateConfig, TrainConfig
 from sft.data import sources
 from sft.merge import from_hydra
@@ -80,7 +83,8 @@ def test_make_targets_exist_and_call_the_doors() -> None:
     assert "$(BIN)/python evaluate.py" in makefile
 
 
-def test_python_commands(place: Path, checkpoint: Path) -> None:
+def test_python_commands(place: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HydraConfig, "get", lambda: SimpleNamespace(mode=RunMode.RUN))
     tiny = [
         f"model.checkpoint={checkpoint}",
         "model.allow_untrained=true",
@@ -98,11 +102,9 @@ def test_python_commands(place: Path, checkpoint: Path) -> None:
             sweep(arguments, [*tiny, *added, "max_steps=2", "data=json", "data.path=mine.json"], place)
         else:
             asked = config("train", TrainConfig, [*arguments, *tiny, *added, "max_steps=2"])
-            folder = place / "outputs" / str(number)
+            folder = to_resume(asked.resume) or place / "outputs" / str(number)
+            asked.resume = train.which_run(asked.resume, folder)
             if asked.resume:
-                assert asked.resume == "latest"
-                folder = Path("outputs/latest").resolve()
-                asked.resume = str(folder)
                 asked = resumed_config(asked, [*arguments, "max_steps=-1"])
                 asked.max_steps = 3
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """What this project takes beside transformers, TRL and the book's code, on this machine: `make bench`.
 
 Training, answering, tokenising, starting, loading; one table, which is also written as Markdown. The machine should
-have nothing else to do. The three are installed by the extra `bench`.
+have nothing else to do. The three are installed by `make bench`: tests/benchmarks/requirements.txt.
 """
 
 import argparse
@@ -18,7 +18,6 @@ import yaml
 
 from sft.config import DataConfig
 from sft.data.sources import load_source
-from sft.gpt2 import hub
 from sft.gpt2.device import pick_device, pick_precision
 from tests.benchmarks import data, start
 from tests.benchmarks.speed import SIZES, Row, Trials, measure
@@ -26,14 +25,7 @@ from tests.benchmarks.speed import SIZES, Row, Trials, measure
 FULL = Trials(rounds=5, steps=4, alone=3, real=110, book=3)
 QUICK = Trials(rounds=3, steps=2, alone=2, real=32, book=2)
 NAMES = {"Ours": "this project", "Transformers": "transformers", "TRL": "TRL", "Book": "the book's code"}
-COMMIT = hub.PINNED[data.GPT2]
 INSTRUCTIONS = Path(__file__).parents[2] / "conf" / "data" / "instructions.yaml"
-
-
-def fetched_vocabulary() -> Path:
-    """The folder of GPT-2's."""
-    hub.fetch(data.GPT2, hub.MERGES, COMMIT)
-    return hub.fetch(data.GPT2, hub.VOCAB, COMMIT).parent
 
 
 def machine(device: str) -> str:
@@ -52,18 +44,16 @@ def others(vocabulary: Path, records: int, size: str) -> list[Row]:
     with tempfile.TemporaryDirectory() as place:
         path, cache = Path(place) / "records.json", Path(place) / "cache"
         data.write_records(path, records)
-        first, second = (data.apart(partial(data.start, path, vocabulary, cache)) for _ in range(2))
+        first, second = (data.in_own_process(partial(data.start, path, vocabulary, cache)) for _ in range(2))
     loaded = start.load(size, vocabulary)
+    beside = f"{loaded.seconds / loaded.reading:.2f} times as long"
     return [
         (f"tokenising {records:,} records", {"Ours": f"{first.load:.1f} s"}),
         ("the same at the next start", {"Ours": f"{second.load:.2f} s"}),
         ("planning their epoch", {"Ours": f"{second.plan:.2f} s"}),
         ("from the command to the first step of gpt2-nano", {"Ours": f"{start.first_step():.1f} s"}),
         (f"loading gpt2-{size}, {loaded.size / 1e9:.1f} GB", {"Ours": f"{loaded.seconds:.1f} s"}),
-        (
-            "the same beside reading its file from the disk",
-            {"Ours": f"{loaded.seconds / loaded.reading:.2f} times as long"},
-        ),
+        *([("the same beside reading its file from the disk", {"Ours": beside})] if start.CAN_FORGET else []),
         ("its peak memory beside its file", {"Ours": f"{loaded.peak / loaded.size:.2f}×"}),
     ]
 
@@ -83,7 +73,7 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=Path, help="folder of vocab.json and merges.txt; else GPT-2's, by the hub")
     parser.add_argument("--out", type=Path, default=Path("build/bench.md"), help="(%(default)s)")
     args = parser.parse_args()
-    vocabulary = args.vocabulary or fetched_vocabulary()
+    vocabulary = args.vocabulary or data.fetched_vocabulary()
     url = yaml.safe_load(INSTRUCTIONS.read_text())["url"]
     given = DataConfig(source="json", path=args.records) if args.records else DataConfig("instructions", url=url)
     device = pick_device("auto")

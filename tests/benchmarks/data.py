@@ -84,7 +84,13 @@ def start(path: Path, vocabulary: Path, cache: Path) -> SimpleNamespace:
     return SimpleNamespace(tokens=tokens, load=seconds[0], plan=seconds[1], batches=seconds[2], memory=peak() - before)
 
 
-def apart(work: partial[SimpleNamespace]) -> SimpleNamespace:
+def fetched_vocabulary() -> Path:
+    """The folder of GPT-2's, by the hub."""
+    vocabulary, _ = (hub.fetch(GPT2, name, hub.PINNED[GPT2]) for name in (hub.VOCAB, hub.MERGES))
+    return vocabulary.parent
+
+
+def in_own_process(work: partial[SimpleNamespace]) -> SimpleNamespace:
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         return process.submit(work).result()
 
@@ -94,8 +100,7 @@ def main() -> None:
     parser.add_argument("--records", type=int, nargs="+", default=[52_000], help="how many (default: %(default)s)")
     parser.add_argument("--vocabulary", type=Path, help="folder of vocab.json and merges.txt; else GPT-2's, by the hub")
     args = parser.parse_args()
-    fetched = [hub.fetch(GPT2, name, hub.PINNED[GPT2]) for name in (hub.VOCAB, hub.MERGES) if not args.vocabulary]
-    vocabulary = args.vocabulary or fetched[0].parent
+    vocabulary = args.vocabulary or fetched_vocabulary()
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, {time.strftime('%Y-%m-%d')}\n")
     print("| | tokens | load, s | tokens/s | plan an epoch, s | 2,000 batches of 8, s | memory, MiB | on disk, MiB |")
     print("|---|---|---|---|---|---|---|---|")
@@ -104,7 +109,7 @@ def main() -> None:
             path, cache = Path(folder) / "records.json", Path(folder) / "cache"
             write_records(path, count)
             for name in ("first", "second"):
-                found = apart(partial(start, path, vocabulary, cache))
+                found = in_own_process(partial(start, path, vocabulary, cache))
                 disk = sum(file.stat().st_size for file in cache.rglob("*.safetensors"))
                 cells = [f"{count:,} records, {name} start", f"{found.tokens:,}", f"{found.load:.2f}"]
                 cells += [f"{found.tokens / found.load:,.0f}", f"{found.plan:.2f}", f"{found.batches:.2f}"]

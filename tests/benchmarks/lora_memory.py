@@ -3,8 +3,7 @@
 python -m tests.benchmarks.lora_memory      (`make bench-lora` does the same; it wants 13 GB on the disk)
 
 The peak is of the whole process, from its start to the merged `model/` that it leaves. Beside it stands what a GPU
-would hold, computed: all parameters in their types, 12 bytes for the gradient and AdamW's two means of each that is
-trained, and every tensor that the backward pass of the step's batch keeps; to which CUDA adds its own half GiB or so.
+would hold, computed by sft.training.memory; to which CUDA adds its own half GiB or so.
 """
 
 import argparse
@@ -23,6 +22,7 @@ from sft.gpt2 import weights
 from sft.gpt2.checkpoint import load_pretrained, save_pretrained
 from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT, GPTConfig
+from sft.training.memory import Shape, of_batch, of_weights
 
 ROOT = Path(__file__).parents[2]
 XL = GPTConfig(n_layer=48, n_head=25, n_embd=1600)
@@ -40,28 +40,13 @@ def random_model(config: GPTConfig) -> GPT:
     return model
 
 
-def on_a_gpu(checkpoint: Path, batch_size: int) -> tuple[int, int, int]:
-    """Bytes of the parameters, of what trains the adapter, and of what the backward pass keeps."""
-    loaded = load_pretrained(checkpoint, linear_dtype=torch.bfloat16)
-    model = loaded.model
-    add_lora(model, LoraConfig())
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
+def on_a_gpu(checkpoint: Path, batch_size: int) -> tuple[int, int]:
+    """Bytes of the parameters with what trains the adapter, and of what the backward pass keeps."""
+    loaded = load_pretrained(checkpoint, device="meta", linear_dtype=torch.bfloat16)
+    add_lora(loaded.model, LoraConfig())
     examples = encode(load_source(DataConfig()).records, PROMPTS["alpaca"], loaded.tokenizer, 1024, mask_prompt=False)
-    batch = examples.batch(list(range(batch_size)))
-    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with hooks, torch.autocast("cpu", torch.bfloat16):
-        loss = model.token_losses(batch.input_ids, batch.labels, batch.lengths).sum()
-    assert loss.isfinite()
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return sum(p.nbytes for p in model.parameters()), 12 * trained, sum(kept.values())
+    shape = Shape.of(examples.batch(list(range(batch_size))))
+    return of_weights(loaded.model), of_batch(loaded.model, shape, torch.bfloat16, "cuda")
 
 
 def main() -> None:
@@ -79,8 +64,7 @@ def main() -> None:
     gib = [part / 2**30 for part in parts]
     print(f"\n{sum(p.numel() for p in model.parameters()):,} parameters, {args.batch_size} records in the step")
     print(f"host: {peak / 2**30:.1f} GiB at the peak of the process, measured")
-    print(f"GPU:  {sum(gib):.1f} GiB, computed: {gib[0]:.1f} parameters, {gib[1]:.2f} gradients and AdamW, ", end="")
-    print(f"{gib[2]:.1f} kept for the backward pass")
+    print(f"GPU:  {sum(gib):.1f} GiB, computed: {gib[0]:.1f} weights and what trains them, {gib[1]:.1f} the batch")
 
 
 if __name__ == "__main__":

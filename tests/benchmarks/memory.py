@@ -20,7 +20,7 @@ from sft.gpt2.model import GPT
 from sft.gpt2.weights import skeleton
 from sft.training.memory import Shape, most_rows, of_batch, of_weights
 from sft.training.optim import adamw
-from tests.benchmarks.data import apart, peak
+from tests.benchmarks.data import in_own_process, peak
 from tests.benchmarks.speed import SIZES
 
 GIB = 1 << 30
@@ -63,7 +63,7 @@ def row(size: str, way: str, shape: Shape, measure: bool) -> str:
     if measure:
         dtype = DTYPES[pick_precision("auto", "cpu")]
         estimate = of_weights(model) + of_batch(model, shape, dtype, "cpu")
-        found = apart(partial(measured, size, shape, checkpointing, dtype)).bytes
+        found = in_own_process(partial(measured, size, shape, checkpointing, dtype)).bytes
         here = [f"{found / GIB:.1f} GiB", f"{estimate / GIB:.1f} GiB"]
     cells = [size, way, f"{needed / GIB:.1f} GiB", *(f"{rows:,}" if rows else "–" for rows in fitting), *here]
     return f"| {' | '.join(cells)} |"

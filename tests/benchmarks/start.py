@@ -5,9 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,10 +15,11 @@ from sft.gpt2 import weights
 from sft.gpt2.checkpoint import load_pretrained, save_pretrained
 from sft.gpt2.hub import WEIGHTS
 from sft.gpt2.tokenizer import load_tokenizer
-from tests.benchmarks.data import peak
+from tests.benchmarks.data import in_own_process, peak
 from tests.benchmarks.speed import SIZES
 
 ROOT = Path(__file__).parents[2]
+CAN_FORGET = hasattr(os, "posix_fadvise")  # macOS has no such call: there a file that was just written is in memory
 
 
 def first_step() -> float:
@@ -50,8 +49,7 @@ def load(size: str, vocabulary: Path) -> SimpleNamespace:
             torch.nn.init.constant_(parameter, 0.5)
         save_pretrained(model, folder, load_tokenizer(vocabulary))
         del model
-        with ProcessPoolExecutor(1, get_context("spawn")) as process:
-            return process.submit(partial(_load, folder)).result()
+        return in_own_process(partial(_load, folder))
 
 
 def _load(folder: Path) -> SimpleNamespace:
@@ -67,6 +65,8 @@ def _load(folder: Path) -> SimpleNamespace:
 
 def _forget(path: Path) -> None:
     """Have the next reader wait for the disk; see posix_fadvise(2)."""
+    if not CAN_FORGET:
+        return
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

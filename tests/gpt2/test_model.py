@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from sft import load_pretrained
 from sft.gpt2.model import GPT, GPTConfig
+from tests.kept import loss_and_kept
 
 SHAPES = {"124M": (12, 12, 48), "355M": (24, 16, 64), "774M": (36, 20, 80), "1558M": (48, 25, 100)}
 SIZES = [
@@ -168,19 +169,12 @@ def test_config_names_what_is_missing(key):
 
 def kept_and_gradients(model: GPT) -> tuple[int, list[torch.Tensor]]:
     """Bytes that the forward pass keeps beside the parameters, and the gradients, of a step with dropout."""
-    kept: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.data_ptr()] = tensor.nbytes
-        return tensor
-
     torch.manual_seed(1)
     ids = torch.randint(50, (3, 12))
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = model.train().token_losses(ids, ids, torch.tensor([12, 5, 9])).sum()
+    loss, kept = loss_and_kept(model.train(), ids, ids, torch.tensor([12, 5, 9]))
     model.zero_grad()
     loss.backward()
-    return sum(kept.values()), [parameter.grad for parameter in model.parameters()]
+    return kept, [parameter.grad for parameter in model.parameters()]
 
 
 def test_activation_checkpointing_keeps_less_and_changes_no_number(model):

@@ -29,17 +29,17 @@ from sft.gpt2.checkpoint import save_pretrained
 from sft.gpt2.model import GPT, GPTConfig
 from sft.gpt2.tokenizer import load_tokenizer
 from sft.merge import from_dict
-from sft.training.checkpoints import _read, last
+from sft.training.checkpoints import _read, last, read_newest
 from sft.training.resume import resumed_config
 from tests.conftest import train_bpe
-from tests.training.processes import begin, finish
+from tests.training.processes import begin, end_all, finish
 from tests.training.test_interruption import check_the_same
 
 ROOT = Path(__file__).parents[2]
 RANKS = (1, 2, 4)
-KILLS = ("kill -9 of all ranks", "kill -9 of one rank")
-DAMAGE = "kill -9, then a damaged byte where two checkpoints stand"
-FAULTS = (*KILLS, "SIGTERM to some ranks", "SIGINT to some ranks", DAMAGE)
+ONE, DAMAGE = "kill -9 of one rank", "kill -9, then a damaged byte where two checkpoints stand"
+FAULTS = {"kill -9 of all ranks": signal.SIGKILL, ONE: signal.SIGKILL, DAMAGE: signal.SIGKILL}
+FAULTS |= {"SIGTERM to some ranks": signal.SIGTERM, "SIGINT to some ranks": signal.SIGINT}
 LIMIT, GRACE = 60, 30  # seconds in which all ranks must be gone, and in which a launcher lets the others go themselves
 
 
@@ -73,17 +73,13 @@ def rows(folder: Path) -> int:
 
 def happen(fault: str, processes: list[BaseProcess], folder: Path, chance: random.Random) -> None:
     """The fault, and the end of all ranks after it."""
-    if fault in ("kill -9 of all ranks", DAMAGE):
-        chosen, number = processes, signal.SIGKILL
-    elif fault == "kill -9 of one rank":
-        chosen, number = [chance.choice(processes)], signal.SIGKILL
-    else:
-        chosen = chance.sample(processes, chance.randint(1, len(processes)))
-        number = signal.SIGTERM if "SIGTERM" in fault else signal.SIGINT
+    number, chosen = FAULTS[fault], processes
+    if fault == ONE or number != signal.SIGKILL:
+        chosen = chance.sample(processes, 1 if fault == ONE else chance.randint(1, len(processes)))
     for process in chosen:
         os.kill(process.pid or 0, number)
     end = time.monotonic() + LIMIT
-    if fault == "kill -9 of one rank":  # gloo may let another wait for it for half an hour: that is for the launcher
+    if fault == ONE:  # gloo may let another wait for it for half an hour: that is for the launcher
         wait(processes, GRACE)
         for process in processes:
             process.kill()
@@ -110,9 +106,13 @@ def both_are_whole(folder: Path) -> bool:
         return False
 
 
-def torment(config: TrainConfig, folder: Path, ranks: int, chance: random.Random, done: Counter[str]) -> None:
-    """A run from its beginning to its end, with a fault every few steps."""
-    asked, seen = config, 1
+def torment(config: TrainConfig, folder: Path, ranks: int, chance: random.Random, done: Counter[str]) -> int:
+    """A run from its beginning to its end, with a fault every few steps.
+
+    Returns:
+        How often it went on from the checkpoint before the newest.
+    """
+    asked, seen, earlier = config, 1, 0
     while True:
         processes = begin(asked, folder, ranks)
         wanted = max(seen, rows(folder)) + chance.randrange(1, 8)
@@ -121,15 +121,17 @@ def torment(config: TrainConfig, folder: Path, ranks: int, chance: random.Random
         time.sleep(0.02 * chance.random())
         if any(process.exitcode is not None for process in processes):
             break
-        fault = chance.choice(FAULTS)
+        fault = chance.choice(list(FAULTS))
         happen(fault, processes, folder, chance)
         done[fault] += 1
         seen = rows(folder)
         begun = any(last(folder).parent.glob("last*.ckpt"))
         asked = resumed_config(replace(config, resume=str(folder)), []) if begun else config
+        earlier += begun and read_newest(folder)[0] != last(folder)
     for process in processes:
         process.join(LIMIT)
         assert process.exitcode == 0, process.exitcode
+    return earlier
 
 
 def fuzzed(tries: int) -> int:
@@ -142,11 +144,14 @@ def fuzzed(tries: int) -> int:
 @contextmanager
 def quiet(log: Path) -> Iterator[Callable[[str], None]]:
     """What the runs say goes into a file; the function given still speaks on the terminal."""
-    terminal = os.fdopen(os.dup(1), "w")
-    with log.open("w") as file:
+    with log.open("w") as file, os.fdopen(os.dup(1), "w") as terminal, os.fdopen(os.dup(2), "w") as errors:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    yield lambda text: print(text, file=terminal, flush=True)
+        try:
+            yield lambda text: print(text, file=terminal, flush=True)
+        finally:
+            os.dup2(terminal.fileno(), 1)
+            os.dup2(errors.fileno(), 2)
 
 
 def main() -> None:
@@ -156,25 +161,34 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     given = parser.parse_args()
     chance, done, runs, began = random.Random(given.seed), Counter[str](), Counter[int](), time.monotonic()
-    place = Path(tempfile.mkdtemp(prefix="soak"))
+    folder = place = Path(tempfile.mkdtemp(prefix="soak"))
+    log, earlier = place / "log", 0
     os.chdir(place)
-    with quiet(place / "log") as say:
+    with quiet(log) as say:
         say(f"seed {given.seed}, {given.minutes:g} minutes, in {place}")
-        config = tiny_config(place)
-        for ranks in RANKS:
-            finish(config, place / f"whole{ranks}", ranks)
-        while time.monotonic() - began < 60 * given.minutes:
-            ranks = chance.choice(RANKS)
-            folder = place / f"run{sum(runs.values())}"
-            torment(config, folder, ranks, chance, done)
-            check_the_same(folder, place / f"whole{ranks}")
-            runs[ranks] += 1
-        done["a damaged or arbitrary file, read"] = fuzzed(given.tries)
-        say(", ".join(f"{count} runs on {ranks} processes" for ranks, count in sorted(runs.items())))
-        say("\n| fault | tried | survived | bytes of the result that differ |\n|---|---|---|---|")
-        for fault, times in done.items():
-            say(f"| {fault} | {times} | {times} | 0 |")
+        try:
+            config = tiny_config(place)
+            for ranks in RANKS:
+                finish(config, place / f"whole{ranks}", ranks)
+            while time.monotonic() - began < 60 * given.minutes:
+                ranks = chance.choice(RANKS)
+                folder = place / f"run{runs.total()}"
+                earlier += torment(config, folder, ranks, chance, done)
+                check_the_same(folder, place / f"whole{ranks}")
+                runs[ranks] += 1
+        except Exception:
+            say(f"failed in round {runs.total()}, seed {given.seed}; see {log} and {folder}")
+            raise
+        finally:
+            end_all()
+    os.chdir(ROOT)
     shutil.rmtree(place)
+    print(", ".join(f"{count} runs on {ranks} processes" for ranks, count in sorted(runs.items())), end="; ")
+    print(f"begun again {done.total():,} times, {earlier:,} times from the checkpoint before the newest.")
+    print("All ended as the undisturbed run, bit for bit: a difference ends the soak.\n\n| fault | times |\n|---|---|")
+    for fault in FAULTS:
+        print(f"| {fault} | {done[fault]:,} |", flush=True)
+    print(f"\n{fuzzed(given.tries):,} damaged or arbitrary files were read, or refused in one line.")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from sft.gpt2.model import GPT, GPTConfig
 from sft.training import memory
 from sft.training.memory import EnoughMemory, Shape, most_rows, of_batch, of_copies, of_layer, of_weights, runs
 from sft.training.module import InstructionTuner
+from tests.kept import loss_and_kept
 
 TINY = GPTConfig(n_layer=3, n_head=4, n_embd=64, vocab_size=500, n_positions=320)
 WIDE = GPTConfig(n_layer=2, n_head=2, n_embd=128, vocab_size=900, n_positions=320, n_inner=256)
@@ -33,24 +34,6 @@ def make_batch(rows: int, length: int, masked: bool = False) -> Batch:
     return Batch(ids, ids.where(learned, -100), lengths, torch.arange(rows), 1, 1)
 
 
-def counted(model: GPT, batch: Batch, dtype: torch.dtype) -> int:
-    """Bytes of what a step's graph keeps, but for the parameters."""
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    low = torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), low:
-        loss = model.token_losses(batch.input_ids, batch.labels, batch.lengths).sum()
-    assert loss.isfinite()
-    return sum(kept.values())
-
-
 @pytest.mark.parametrize(("config", "dtype"), product([TINY, WIDE], [torch.float32, torch.bfloat16]))
 @pytest.mark.parametrize(("rows", "length", "masked"), [(3, 96, False), (6, 128, True), (2, 300, False)])
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -63,7 +46,10 @@ def test_the_estimate_of_a_batch_is_what_torch_keeps(
     found = of_batch(model, Shape.of(batch), dtype, "cpu")
     if checkpointing:  # a layer whole, and the cache of autocast, are no part of the graph after the forward pass
         found -= of_layer(config, Shape.of(batch), dtype, "cpu") + of_copies(model, dtype)
-    assert found == pytest.approx(counted(model, batch, dtype), rel=0.01)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        loss, kept = loss_and_kept(model, batch.input_ids, batch.labels, batch.lengths)
+    assert loss.isfinite()
+    assert found == pytest.approx(kept, rel=0.01)
 
 
 def test_an_adapter_is_all_that_is_trained() -> None:
@@ -191,4 +177,5 @@ def test_an_estimate_beyond_the_free_memory_warns(
 
 def test_the_free_memory_of_this_machine() -> None:
     found = memory.free_memory("cpu")
+    assert (found is None) == (not Path("/proc/meminfo").exists())
     assert found is None or 10**6 < found < 10**14
