@@ -25,6 +25,7 @@ from sft.gpt2.padding import Padding, chosen
 Attend = Callable[[Tensor], Tensor]  # queries, keys and values (N, 3, nh, hs) -> attended values (N, nh, hs)
 
 FEW = 256  # tokens: see `linear`
+MOST_LAYERS, LARGEST = 1000, 1 << 24  # of a config.json: beyond, a model takes hours to make, or a size overflows
 
 # config.json keys that change the computation, with the only values that this file computes.
 _COMPUTED: dict[str, tuple[Any, ...]] = {
@@ -58,6 +59,8 @@ class GPTConfig:
             value = getattr(self, key)
             if (type(value) is not int or value < 1) and not (key == "n_inner" and value is None):
                 raise ValueError(f"{key}: expected a positive integer, found {value!r}")
+            if value is not None and value > (most := MOST_LAYERS if key == "n_layer" else LARGEST):
+                raise ValueError(f"{key}: expected at most {most:,}, found {value:,}")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd: {self.n_embd} cannot be divided among n_head = {self.n_head} heads")
         for key in ("layer_norm_epsilon", "initializer_range"):
