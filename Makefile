@@ -83,8 +83,9 @@ clean:  ## remove what was made here, but not outputs/
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable .[sweep]
 	touch $@
 
-.venv/bench: .venv/ready tests/benchmarks/requirements.txt
-	$(BIN)/python -m pip install --quiet --no-deps --requirement tests/benchmarks/requirements.txt
+.venv/bench: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable .[bench]
+	$(BIN)/python -m pip install --quiet --no-deps llms-from-scratch==1.0.19
 	touch $@
 
 .venv/gguf: .venv/ready

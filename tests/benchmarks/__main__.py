@@ -1,7 +1,7 @@
 """What this project takes beside transformers, TRL and the book's code, on this machine: `make bench`.
 
 Training, answering, tokenising, starting, loading; one table, which is also written as Markdown. The machine should
-have nothing else to do. The three are installed by `make bench`: tests/benchmarks/requirements.txt.
+have nothing else to do. The three are installed by `make bench`.
 """
 
 import argparse
