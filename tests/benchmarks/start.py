@@ -1,20 +1,27 @@
-"""How long it takes until something happens: to the first optimizer step, and to a loaded checkpoint."""
+"""How long one waits: for the first optimizer step, for a loaded model, for a checkpoint that is written."""
 
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from statistics import median
 from types import SimpleNamespace
 
 import torch
 
+from sft.config import OptimConfig
 from sft.gpt2 import weights
 from sft.gpt2.checkpoint import load_pretrained, save_pretrained
 from sft.gpt2.hub import WEIGHTS
+from sft.gpt2.model import GPT
 from sft.gpt2.tokenizer import load_tokenizer
+from sft.training.checkpoints import CheckpointFiles
+from sft.training.optim import adamw
 from tests.benchmarks.data import in_own_process, peak
 from tests.benchmarks.speed import SIZES
 
@@ -40,10 +47,9 @@ def first_step() -> float:
 
 
 def load(size: str, vocabulary: Path) -> SimpleNamespace:
-    """Loading a checkpoint in a process of its own: seconds, those to read its file, and bytes of file and memory."""
-    (ROOT / "build").mkdir(exist_ok=True)  # on a disk, which a system's own temporary folder may not be
-    with tempfile.TemporaryDirectory(dir=ROOT / "build") as place:
-        folder = Path(place) / "model"
+    """Loading a model in a process of its own: seconds, beside reading its file, and bytes of file and memory."""
+    with _on_disk() as place:
+        folder = place / "model"
         model = weights.skeleton(SIZES[size]).to_empty(device="cpu")
         for parameter in model.parameters():
             torch.nn.init.constant_(parameter, 0.5)
@@ -53,14 +59,50 @@ def load(size: str, vocabulary: Path) -> SimpleNamespace:
 
 
 def _load(folder: Path) -> SimpleNamespace:
-    path, before = folder / WEIGHTS, peak()
-    _forget(path)
-    reading = _read(path)
-    _forget(path)
+    path, before, tries, ratios = folder / WEIGHTS, peak(), [], []
+    for _ in range(3):
+        _forget(path)
+        reading = _seconds(partial(_read, path))
+        _forget(path)
+        tries.append(_seconds(partial(load_pretrained, folder)))
+        ratios.append(tries[-1] / reading)
+    size, held = path.stat().st_size, peak() - before
+    return SimpleNamespace(size=size, seconds=median(tries), beside=median(ratios), peak=held)
+
+
+def save(size: str) -> SimpleNamespace:
+    """Writing a training checkpoint to the disk, and as many bytes: seconds, beside the bytes', and how many."""
+    model = GPT(SIZES[size])
+    optimizer = adamw(model, OptimConfig())
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    checkpoint = {"state_dict": model.state_dict(), "optimizer": optimizer.state_dict()}
+    means = [mean for state in optimizer.state.values() for mean in state.values() if mean.dim()]
+    tries, ratios = [], []
+    for _ in range(5):
+        with _on_disk() as place:
+            writing = _seconds(partial(_write, place / "bytes", [*model.parameters(), *means]))
+        with _on_disk() as place:
+            tries.append(_seconds(partial(CheckpointFiles().save_checkpoint, checkpoint, place / "last.ckpt")))
+            bytes_written = (place / "last.ckpt").stat().st_size
+        ratios.append(tries[-1] / writing)
+    return SimpleNamespace(size=bytes_written, seconds=median(tries), beside=median(ratios))
+
+
+@contextmanager
+def _on_disk() -> Iterator[Path]:
+    """A folder for a while, not in a system's own temporary folder, which may be in memory."""
+    (ROOT / "build").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=ROOT / "build") as place:
+        yield Path(place)
+    os.sync()
+
+
+def _seconds(work: Callable[[], object]) -> float:
     began = time.perf_counter()
-    load_pretrained(folder)
-    seconds = time.perf_counter() - began
-    return SimpleNamespace(size=path.stat().st_size, seconds=seconds, reading=reading, peak=peak() - before)
+    work()
+    return time.perf_counter() - began
 
 
 def _forget(path: Path) -> None:
@@ -72,9 +114,16 @@ def _forget(path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _read(path: Path) -> float:
-    began, memory = time.perf_counter(), bytearray(1 << 24)
+def _read(path: Path) -> None:
+    memory = bytearray(1 << 24)
     with path.open("rb", buffering=0) as file:
         while file.readinto(memory):
-            pass
-    return time.perf_counter() - began
+            continue
+
+
+def _write(path: Path, tensors: list[torch.Tensor]) -> None:
+    with path.open("wb") as file:
+        for tensor in tensors:
+            file.write(tensor.detach().numpy().data)
+        file.flush()
+        os.fsync(file.fileno())
