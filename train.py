@@ -13,7 +13,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from sft.cli import has_checkpoint, job, log_to, on_devices, run, versions, world_size
+from sft.cli import has_checkpoint, holds_run, job, log_to, on_devices, run, versions, world_size
 from sft.config import PROMPTS, EvaluateConfig, GenerateConfig, InputError, LoraConfig, TrainConfig
 from sft.merge import from_hydra
 
@@ -56,7 +56,7 @@ def best_loss(folder: Path) -> float | None:
     path = folder / "summary.json"
     found: float | None = None
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8")).get("best_validation_loss")
+        found = json.loads(path.read_text(encoding="utf-8"))["best_validation_loss"]
     return found
 
 
@@ -68,20 +68,20 @@ def which_run(resume: str | None, folder: Path) -> str | None:
         InputError: a new run in the folder of another, `auto` without a folder that stays the same, or one run for all
             jobs of a sweep.
     """
-    if resume is None:
-        if has_checkpoint(folder) or (folder / "summary.json").exists():
-            raise InputError(f"hydra.run.dir: {folder} holds a run; go on with it by resume=auto, or give a new folder")
-        return None
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-    key = "hydra.sweep.dir=" if sweep else "hydra.run.dir="
+    key = "hydra.sweep.dir" if sweep else "hydra.run.dir"
+    if resume is None:
+        if holds_run(folder):
+            raise InputError(f"{key}: {folder} holds a run; go on with it by resume=auto, or give a new folder")
+        return None
     if resume != "auto":
         if sweep:
             raise InputError(
-                f"resume: {resume} is one run, but -m makes several; go on with a sweep by resume=auto {key}FOLDER"
+                f"resume: {resume} is one run, but -m makes several; go on with a sweep by resume=auto {key}=FOLDER"
             )
         return "outputs/latest" if resume == "latest" else resume
-    if not any(override.startswith(key) for override in HydraConfig.get().overrides.hydra):
-        raise InputError(f"resume: auto looks into the run's folder; give one, {key}FOLDER")
+    if not any(override.startswith(f"{key}=") for override in HydraConfig.get().overrides.hydra):
+        raise InputError(f"resume: auto looks into the run's folder; give one, {key}=FOLDER")
     return str(folder) if has_checkpoint(folder) else None
 
 

@@ -33,10 +33,13 @@ FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0") and not os
 PACKAGES = ("sft", "torch", "lightning", "hydra-core", "tiktoken", "safetensors", "huggingface_hub", "torchmetrics")
 
 
-def run(main: Callable[[], Any]) -> None:
+def run(main: Callable[[], Any], again: str = "") -> None:
     """Call a Hydra main function; a config that cannot be composed becomes one line on stderr and exit code 1.
 
     With HYDRA_FULL_ERROR=1 it stays an exception with its traceback, as any other error does.
+
+    Args:
+        again: what to do after Ctrl-C, for the terminal.
     """
     if FULL_ERROR:
         main()
@@ -46,7 +49,7 @@ def run(main: Callable[[], Any]) -> None:
     try:
         main()
     except KeyboardInterrupt:
-        print("\ninterrupted; what was written stays, and the same command uses it again", file=sys.stderr)
+        print(f"\ninterrupted; what was written stays{again}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except (HydraException, OmegaConfBaseException, OSError) as error:  # OSError: the run's folder cannot be made
         sys.exit(f"error: {_one_line(error)}")
@@ -90,7 +93,7 @@ def job() -> Iterator[None]:
     """
     try:
         yield
-    except SystemExit:  # by a signal
+    except (SystemExit, KeyboardInterrupt):  # by a signal
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             again = f"resume=auto hydra.sweep.dir={HydraConfig.get().sweep.dir}"
             print(f"the sweep ends here; the same command with {again} goes on with it", file=sys.stderr)
@@ -150,7 +153,7 @@ def on_devices(devices: int, function: Callable[..., None], *arguments: Any) -> 
     """
     if "LOCAL_RANK" in os.environ:
         _check_torchrun(devices)
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP's advice does not apply, see make_trainer
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP's advice does not apply, see trainer._strategy
     if devices == 1 or "LOCAL_RANK" in os.environ:
         function(*arguments)
         return
@@ -217,6 +220,10 @@ def has_checkpoint(folder: Path) -> bool:
     return any((folder / "checkpoints").glob("last*.ckpt"))
 
 
+def holds_run(folder: Path) -> bool:
+    return has_checkpoint(folder) or (folder / "summary.json").exists()
+
+
 def to_resume(resume: str | None) -> Path | None:
     """The folder of the run that `resume=` names, if it holds a checkpoint; `auto` names none by itself."""
     folder = Path("outputs/latest" if resume == "latest" else resume or "")
@@ -228,9 +235,9 @@ def run_folder(resume: str | None, fresh: str) -> str:
     return str(to_resume(resume) or fresh)
 
 
-def hydra_folder(resume: str | None) -> str | None:
-    """Where Hydra keeps the composed config in the run folder; nowhere in a resumed one, which has its own."""
-    return None if to_resume(resume) else ".hydra"
+def hydra_folder(folder: str) -> str | None:
+    """Where Hydra keeps the composed config in a run's folder; nowhere in one that holds a run, which has its own."""
+    return None if holds_run(Path(folder)) else ".hydra"
 
 
 OmegaConf.register_new_resolver("run_dir", run_folder)
