@@ -103,7 +103,7 @@ def fit(config: TrainConfig, folder: Path) -> None:
     from sft.data.sources import load_source
     from sft.files import restore_folder
     from sft.gpt2.checkpoint import load_pretrained, merge_adapter, save_adapter, save_pretrained
-    from sft.gpt2.device import DTYPES, check_compiler, keep_freed_memory, pick_device, pick_precision
+    from sft.gpt2.device import DTYPES, check_compiler, keep_freed_memory, pick_device, pick_precision, row_multiple
     from sft.training.callbacks import EmptyCache, RunFolder, SampleAnswer, SanityGate
     from sft.training.interruption import Interruption
     from sft.training.loggers import Tracking, make_logger
@@ -140,7 +140,7 @@ def fit(config: TrainConfig, folder: Path) -> None:
         config.data.shuffle,
         config.seed,
         config.data.workers,
-        multiple=64 if device == "mps" else 16,  # few different shapes: see sft.gpt2.model.chosen
+        multiple=row_multiple(device),
         bucket=config.data.bucket,
     )
     steps = data.plan(world_size(config.devices)).steps * config.epochs
