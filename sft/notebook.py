@@ -91,8 +91,9 @@ def answer(
         questions = [questions]
     asked = [{"instruction": one} if isinstance(one, str) else one for one in questions]
     complete_records = [{**one, "output": ""} if isinstance(one, dict) else one for one in asked]
+    records = [checked_record(one, "questions", number) for number, one in enumerate(complete_records, 1)]
     template = gpt2.prompt or PROMPTS["alpaca"]
-    prompts = [render(template, record) for record in _checked(complete_records)]
+    prompts = [render(template, record) for record in records]
     tokens = gpt2.tokenizer.encode_ordinary_batch(prompts)
     return [said.text for said in _answers(gpt2, tokens, max_new_tokens, Sampling(temperature, top_k), seed, device)]
 

@@ -93,6 +93,7 @@ def test_what_cannot_be_used_is_named(gpt2: Pretrained) -> None:
         sft.finetune(gpt2, RECORDS, prompt="chat")
     with pytest.raises(InputError, match=r"^epochs: 0 is out of range"):
         sft.finetune(gpt2, RECORDS, epochs=0)
-    with pytest.raises(InputError, match=r"^records: record 1: 'instruction' is a number"):
+    with pytest.raises(InputError, match=r"^questions: record 1: 'instruction' is a number"):
         sft.answer(gpt2, [{"instruction": 3}])
+    assert sft.answer(gpt2, []) == []
     assert torch.equal(gpt2.model.wte.weight, before)
