@@ -231,8 +231,8 @@ def adapt(base: Pretrained, config: LoraConfig, seed: int) -> None:
         )
     add_lora(base.model, config, seed)
     sizes = [(p.numel(), p.requires_grad) for p in base.model.parameters()]
-    trained, whole = sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
-    logging.getLogger("sft").info(f"LoRA: {trained:,} of {whole:,} parameters are trained")
+    trained, every = sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
+    logging.getLogger("sft").info(f"LoRA: {trained:,} of {every:,} parameters are trained")
 
 
 def evaluate_run(config: TrainConfig, folder: Path) -> None:
