@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from sft.config import InputError
 from sft.files import writing
+from sft.folders import hydra_folder, run_folder
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -214,30 +215,6 @@ def world_size(devices: int) -> int:
 
 def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-
-
-def has_checkpoint(folder: Path) -> bool:
-    return any((folder / "checkpoints").glob("last*.ckpt"))
-
-
-def holds_run(folder: Path) -> bool:
-    return has_checkpoint(folder) or (folder / "summary.json").exists()
-
-
-def to_resume(resume: str | None) -> Path | None:
-    """The folder of the run that `resume=` names, if it holds a checkpoint; `auto` names none by itself."""
-    folder = Path("outputs/latest" if resume == "latest" else resume or "")
-    return folder.resolve() if resume not in (None, "auto") and has_checkpoint(folder) else None
-
-
-def run_folder(resume: str | None, fresh: str) -> str:
-    """The folder of a run: the one to resume, if it holds a checkpoint, or a fresh one."""
-    return str(to_resume(resume) or fresh)
-
-
-def hydra_folder(folder: str) -> str | None:
-    """Where Hydra keeps the composed config in a run's folder; nowhere in one that holds a run, which has its own."""
-    return None if holds_run(Path(folder)) else ".hydra"
 
 
 OmegaConf.register_new_resolver("run_dir", run_folder)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from sft import cli
+from sft import cli, folders
 from sft.config import EvaluateConfig, InputError, TrainConfig
 from sft.merge import from_hydra
 
@@ -119,21 +119,21 @@ def test_evaluate_takes_the_same_data(data: str) -> None:
 
 
 def test_a_run_has_a_new_folder_or_the_one_it_resumes(tmp_path: Path) -> None:
-    assert cli.run_folder(None, "fresh") == cli.run_folder("", "fresh") == "fresh"
-    assert cli.run_folder(str(tmp_path), "fresh") == cli.run_folder(str(tmp_path / "no"), "fresh") == "fresh"
-    assert cli.hydra_folder(str(tmp_path)) == cli.hydra_folder(str(tmp_path / "no")) == ".hydra"
+    assert folders.run_folder(None, "fresh") == folders.run_folder("", "fresh") == "fresh"
+    assert folders.run_folder(str(tmp_path), "fresh") == folders.run_folder(str(tmp_path / "no"), "fresh") == "fresh"
+    assert folders.hydra_folder(str(tmp_path)) == folders.hydra_folder(str(tmp_path / "no")) == ".hydra"
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / ".last.ckpt.part").touch()  # killed while it wrote its first
-    assert cli.run_folder(str(tmp_path / "run"), "fresh") == "fresh"
+    assert folders.run_folder(str(tmp_path / "run"), "fresh") == "fresh"
     (tmp_path / "run" / "checkpoints" / "last-1.ckpt").touch()
     (tmp_path / "latest").symlink_to("run")
-    assert cli.run_folder(str(tmp_path / "latest"), "fresh") == str(tmp_path / "run")
-    assert cli.hydra_folder(str(tmp_path / "run")) is None
+    assert folders.run_folder(str(tmp_path / "latest"), "fresh") == str(tmp_path / "run")
+    assert folders.hydra_folder(str(tmp_path / "run")) is None
     (tmp_path / "outputs").mkdir()
     (tmp_path / "outputs" / "latest").symlink_to("../run")
-    assert cli.run_folder("latest", "fresh") == str(tmp_path / "run")
+    assert folders.run_folder("latest", "fresh") == str(tmp_path / "run")
     (tmp_path / "auto").symlink_to("run")
-    assert cli.run_folder("auto", "fresh") == "fresh"
+    assert folders.run_folder("auto", "fresh") == "fresh"
 
 
 # One line
