@@ -79,8 +79,7 @@ def evaluate(config: EvaluateConfig, given: list[str]) -> None:
     judge = connect(config.judge)
     make_folder(subject.folder)
     log_to(subject.folder / "evaluate.log")
-    log = logging.getLogger("sft")
-    every = sum(part["records"] for part in subject.sizes().values())
+    log, every = logging.getLogger("sft"), len(subject.source.records)
     log.info(
         f"{len(records)} records of the {config.split} split (data.split={subject.data.split} of {every} in all), for "
         f"{subject.models['tuned'].source}"
@@ -188,4 +187,4 @@ def compare_runs(runs: list[str], out: str | None) -> None:
 if __name__ == "__main__":
     if {"-m", "--multirun"} & set(sys.argv):
         sys.exit("error: --multirun: evaluate.py takes one run or checkpoint; call it once for each")
-    run(main)
+    run(main, "; the same command goes on from there")

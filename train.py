@@ -6,22 +6,22 @@ import dataclasses
 import json
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 
-from sft.cli import has_checkpoint, job, log_to, on_devices, run, versions, world_size
+from sft.cli import job, log_to, on_devices, run, versions, world_size
 from sft.config import PROMPTS, EvaluateConfig, GenerateConfig, InputError, LoraConfig, TrainConfig
+from sft.folders import which_run
 from sft.merge import from_hydra
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
 
     from sft.gpt2.checkpoint import Pretrained
-    from sft.gpt2.model import GPT
     from sft.training.metrics import Metrics
 
 
@@ -56,33 +56,8 @@ def best_loss(folder: Path) -> float | None:
     path = folder / "summary.json"
     found: float | None = None
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8")).get("best_validation_loss")
+        found = json.loads(path.read_text(encoding="utf-8"))["best_validation_loss"]
     return found
-
-
-def which_run(resume: str | None, folder: Path) -> str | None:
-    """The run that `resume=` names. `auto` is for jobs that may be started again: it goes on with the run in their
-    folder, if one was begun there.
-
-    Raises:
-        InputError: a new run in the folder of another, `auto` without a folder that stays the same, or one run for all
-            jobs of a sweep.
-    """
-    if resume is None:
-        if has_checkpoint(folder) or (folder / "summary.json").exists():
-            raise InputError(f"hydra.run.dir: {folder} holds a run; go on with it by resume=auto, or give a new folder")
-        return None
-    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-    key = "hydra.sweep.dir=" if sweep else "hydra.run.dir="
-    if resume != "auto":
-        if sweep:
-            raise InputError(
-                f"resume: {resume} is one run, but -m makes several; go on with a sweep by resume=auto {key}FOLDER"
-            )
-        return "outputs/latest" if resume == "latest" else resume
-    if not any(override.startswith(key) for override in HydraConfig.get().overrides.hydra):
-        raise InputError(f"resume: auto looks into the run's folder; give one, {key}FOLDER")
-    return str(folder) if has_checkpoint(folder) else None
 
 
 def check_given(config: TrainConfig, overrides: list[str]) -> None:
@@ -99,11 +74,9 @@ def fit(config: TrainConfig, folder: Path) -> None:
     from sft.data.datamodule import InstructionData
     from sft.data.dataset import load_splits, split_rows
     from sft.data.overview import example_text, overview, overview_text
-    from sft.data.prompt import chat_template
     from sft.data.sources import load_source
-    from sft.files import restore_folder
-    from sft.gpt2.checkpoint import load_pretrained, merge_adapter, save_adapter, save_pretrained
-    from sft.gpt2.device import DTYPES, check_compiler, keep_freed_memory, pick_device, pick_precision
+    from sft.gpt2.checkpoint import load_pretrained
+    from sft.gpt2.device import DTYPES, check_compiler, keep_freed_memory, pick_device, pick_precision, row_multiple
     from sft.training.callbacks import EmptyCache, RunFolder, SampleAnswer, SanityGate
     from sft.training.interruption import Interruption
     from sft.training.loggers import Tracking, make_logger
@@ -111,7 +84,7 @@ def fit(config: TrainConfig, folder: Path) -> None:
     from sft.training.metrics import Metrics, MetricsFile, Progress
     from sft.training.module import InstructionTuner
     from sft.training.resume import Past, past_of
-    from sft.training.sharding import whole
+    from sft.training.saving import save_if_cut_off, save_tuned
     from sft.training.trainer import make_trainer, memory_needed
 
     log_to(folder / "train.log")
@@ -140,7 +113,7 @@ def fit(config: TrainConfig, folder: Path) -> None:
         config.data.shuffle,
         config.seed,
         config.data.workers,
-        multiple=64 if device == "mps" else 16,  # few different shapes: see sft.gpt2.model.chosen
+        multiple=row_multiple(device),
         bucket=config.data.bucket,
     )
     steps = data.plan(world_size(config.devices)).steps * config.epochs
@@ -166,18 +139,10 @@ def fit(config: TrainConfig, folder: Path) -> None:
         check_compiler(device)
         base.model.compile_layers()
 
-    def save_model(model: GPT) -> None:
-        chat = chat_template(template) if template else None
-        if lora:
-            save_adapter(base, lora, folder / "adapter", template or None, chat)
-            merge_adapter(folder / "adapter", folder / "model")
-        else:
-            where = folder / "model"
-            save_pretrained(model, where, base.tokenizer, template or None, base.source, chat_template=chat)
-
     metrics = Metrics(config.eval, MetricsFile(folder / "metrics.csv"))
     gate = SanityGate(config.eval.batches, config.model.allow_untrained)
     interruption = Interruption()
+    save_model = partial(save_tuned, base=base, lora=lora, template=template, folder=folder)
     run_folder = RunFolder(folder, config, made_of, save_model, interruption, latest=Path("outputs/latest"))
     tracking = Tracking(config, metrics.file, lambda: run_folder.best)
     callbacks: list[Callback] = [interruption, Progress(), EnoughMemory(), gate, metrics, run_folder, tracking]
@@ -191,15 +156,9 @@ def fit(config: TrainConfig, folder: Path) -> None:
         metrics.file.resume(done)
     with memory_needed(module):
         trainer.fit(module, data, ckpt_path=past.checkpoint)
-    there = not trainer.is_global_zero or restore_folder(folder / "model")
-    cut_off = not there or (done >= steps and run_folder.best == float("inf"))  # between its last step and its end
-    if config.strategy == "fsdp":
-        cut_off = trainer.strategy.broadcast(cut_off)  # only all ranks together can put the model's shards together
-    model = whole(module.model) if cut_off else base.model
+    save_if_cut_off(trainer, module.model, run_folder, nothing_left=done >= steps)
     if not trainer.is_global_zero:
         return
-    if cut_off:
-        save_model(model)
     summarise_run(
         config,
         folder,
@@ -231,8 +190,8 @@ def adapt(base: Pretrained, config: LoraConfig, seed: int) -> None:
         )
     add_lora(base.model, config, seed)
     sizes = [(p.numel(), p.requires_grad) for p in base.model.parameters()]
-    trained, whole = sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
-    logging.getLogger("sft").info(f"LoRA: {trained:,} of {whole:,} parameters are trained")
+    trained, every = sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
+    logging.getLogger("sft").info(f"LoRA: {trained:,} of {every:,} parameters are trained")
 
 
 def evaluate_run(config: TrainConfig, folder: Path) -> None:

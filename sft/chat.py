@@ -80,7 +80,7 @@ class Chat:
         try:
             return self.commands[name](text.strip())
         except ValueError as error:
-            return f"/{error}" if f"/{error}".startswith(name) else f"{name}: {error}"
+            return f"{name}: {str(error).removeprefix(f'{name[1:]}: ')}"
         except InputError as error:
             return f"error: {error}"
 
@@ -191,16 +191,16 @@ def history() -> Iterator[None]:
 
 
 def pipe(chat: Chat) -> None:
-    """An answer for each line of input, on a line of its own: line breaks in it become spaces. A question that cannot
-    be asked gets an empty line, and the exit code is 1."""
+    """An answer for each line of input, on a line of its own: each line break in it becomes a space. A question that
+    cannot be asked gets an empty line, and the exit code is 1."""
     failed = False
-    for number, line in enumerate(sys.stdin, 1):
+    for place, line in enumerate(sys.stdin, 1):
         try:
             pieces = list(chat.answer(line.strip())) if line.strip() else []
         except InputError as error:
             pieces, failed = [], True
-            print(f"error: line {number}: {error}", file=sys.stderr)
-        print(" ".join("".join(pieces).split()), flush=True)
+            print(f"error: line {place}: {error}", file=sys.stderr)
+        print(" ".join("".join(pieces).strip().splitlines()), flush=True)
     if failed:
         sys.exit(1)
 

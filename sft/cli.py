@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from sft.config import InputError
 from sft.files import writing
+from sft.folders import hydra_folder, run_folder
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -33,10 +34,13 @@ FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0") and not os
 PACKAGES = ("sft", "torch", "lightning", "hydra-core", "tiktoken", "safetensors", "huggingface_hub", "torchmetrics")
 
 
-def run(main: Callable[[], Any]) -> None:
+def run(main: Callable[[], Any], again: str = "") -> None:
     """Call a Hydra main function; a config that cannot be composed becomes one line on stderr and exit code 1.
 
     With HYDRA_FULL_ERROR=1 it stays an exception with its traceback, as any other error does.
+
+    Args:
+        again: what to do after Ctrl-C, for the terminal.
     """
     if FULL_ERROR:
         main()
@@ -46,7 +50,7 @@ def run(main: Callable[[], Any]) -> None:
     try:
         main()
     except KeyboardInterrupt:
-        print("\ninterrupted; what was written stays, and the same command uses it again", file=sys.stderr)
+        print(f"\ninterrupted; what was written stays{again}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except (HydraException, OmegaConfBaseException, OSError) as error:  # OSError: the run's folder cannot be made
         sys.exit(f"error: {_one_line(error)}")
@@ -90,7 +94,7 @@ def job() -> Iterator[None]:
     """
     try:
         yield
-    except SystemExit:  # by a signal
+    except (SystemExit, KeyboardInterrupt):  # by a signal
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             again = f"resume=auto hydra.sweep.dir={HydraConfig.get().sweep.dir}"
             print(f"the sweep ends here; the same command with {again} goes on with it", file=sys.stderr)
@@ -150,7 +154,7 @@ def on_devices(devices: int, function: Callable[..., None], *arguments: Any) -> 
     """
     if "LOCAL_RANK" in os.environ:
         _check_torchrun(devices)
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP's advice does not apply, see make_trainer
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP's advice does not apply, see trainer._strategy
     if devices == 1 or "LOCAL_RANK" in os.environ:
         function(*arguments)
         return
@@ -211,26 +215,6 @@ def world_size(devices: int) -> int:
 
 def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-
-
-def has_checkpoint(folder: Path) -> bool:
-    return any((folder / "checkpoints").glob("last*.ckpt"))
-
-
-def to_resume(resume: str | None) -> Path | None:
-    """The folder of the run that `resume=` names, if it holds a checkpoint; `auto` names none by itself."""
-    folder = Path("outputs/latest" if resume == "latest" else resume or "")
-    return folder.resolve() if resume not in (None, "auto") and has_checkpoint(folder) else None
-
-
-def run_folder(resume: str | None, fresh: str) -> str:
-    """The folder of a run: the one to resume, if it holds a checkpoint, or a fresh one."""
-    return str(to_resume(resume) or fresh)
-
-
-def hydra_folder(resume: str | None) -> str | None:
-    """Where Hydra keeps the composed config in the run folder; nowhere in a resumed one, which has its own."""
-    return None if to_resume(resume) else ".hydra"
 
 
 OmegaConf.register_new_resolver("run_dir", run_folder)

@@ -91,8 +91,8 @@ def export_hf(folder: Path, dtype: str | None, out: Path | None) -> Path:
     def check(written: Path) -> None:
         distances.append(check_same(expected, logits(load_pretrained(written).model, tokens_of(source)), dtype, out))
 
-    whole = (source.model, out, source.tokenizer, source.prompt, source.base, types[dtype], source.chat_template)
-    save_pretrained(*whole, check=check)
+    arguments = (source.model, out, source.tokenizer, source.prompt, source.base, types[dtype], source.chat_template)
+    save_pretrained(*arguments, check=check)
     if (folder / CARD).exists():
         shutil.copy(folder / CARD, out / CARD)
     tell(out, distances[0])
@@ -163,8 +163,8 @@ def tokens_of(source: Pretrained) -> list[int]:
 
 def title(folder: Path) -> str:
     """A name for the model: its run's, or its folder's."""
-    whole = folder.resolve()
-    return whole.parent.name if whole.name == "model" else whole.name
+    path = folder.resolve()
+    return path.parent.name if path.name == "model" else path.name
 
 
 def tell(out: Path, distance: float) -> None:

@@ -67,19 +67,20 @@ def replaced_folder(folder: Path, files: set[str], kept: str) -> Iterator[Path]:
             restore_folder(folder)
             _check_replaceable(folder, files)
             beside.mkdir(parents=True)
-            yield beside
-            if (folder / kept).exists():
-                shutil.copy(folder / kept, beside / kept)
-            for path in beside.iterdir():
-                _fsync(path)
-            _replace(folder, beside)
+            with _claimed(beside):
+                yield beside
+                if (folder / kept).exists():
+                    shutil.copy(folder / kept, beside / kept)
+                for path in beside.iterdir():
+                    _fsync(path)
+                _replace(folder, beside)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
 
 def restore_folder(folder: Path) -> bool:
     """Whether the folder is there, after ending what `replaced_folder` was killed in the middle of: its new folder is
-    whole from the moment when the old one has stepped aside."""
+    whole from the moment when the old one has stepped aside. What a living process has claimed is left to it."""
     ours = f".{glob.escape(folder.name)}.{'[0-9a-f]' * 8}"  # and nothing else that begins so, as `.name.settings`
     for aside in folder.parent.glob(f"{ours}.old"):
         beside = aside.with_suffix("")
@@ -87,8 +88,28 @@ def restore_folder(folder: Path) -> bool:
             (beside if beside.exists() else aside).rename(folder)
         shutil.rmtree(aside, ignore_errors=True)
     for unfinished in folder.parent.glob(ours):
-        shutil.rmtree(unfinished, ignore_errors=True)
+        with _claimed(unfinished) as free:
+            if free:
+                shutil.rmtree(unfinished, ignore_errors=True)
     return folder.exists()
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[bool]:
+    """Keep a folder for this process, by a lock that ends with it (flock(2)); False if another has it, or moved it."""
+    with ExitStack() as stack:
+        free = True
+        try:
+            import fcntl  # not everywhere part of Python
+
+            handle = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, FileNotFoundError):
+            free = False
+        except (OSError, ImportError) as error:  # no locks here, see `locked`
+            log.debug(f"{folder}: {error}")
+        yield free
 
 
 def _check_replaceable(folder: Path, files: set[str]) -> None:

@@ -19,7 +19,7 @@ from sft.evaluation.answers import Answer
 from sft.evaluation.exam import examine, prepare
 from sft.evaluation.results import rows_of
 from sft.gpt2.checkpoint import Pretrained, save_pretrained
-from sft.gpt2.device import pick_device, pick_precision
+from sft.gpt2.device import pick_device, pick_precision, row_multiple
 from sft.gpt2.generate import complete, row_seeds
 from sft.gpt2.sampling import Sampling
 from sft.gpt2.tokenizer import decode
@@ -57,7 +57,7 @@ def finetune(
     template, context = PROMPTS[prompt], gpt2.model.config.n_positions
     parts: dict[str, list[Record]] = {"train": _checked(records), "validation": []}
     splits = encode_splits(parts, template, gpt2.tokenizer, None, context, mask_prompt)
-    data = InstructionData(splits, batch_size, seed=seed, multiple=64 if device == "mps" else 1)
+    data = InstructionData(splits, batch_size, seed=seed, multiple=row_multiple(device))
     module = InstructionTuner(gpt2.model, config.optim, data.plan(1).steps * epochs, seed=seed)
     losses = StepLosses()
     trainer = make_trainer(config, 1, device, pick_precision(precision, device), [Progress(), losses], logger=False)
@@ -91,8 +91,9 @@ def answer(
         questions = [questions]
     asked = [{"instruction": one} if isinstance(one, str) else one for one in questions]
     complete_records = [{**one, "output": ""} if isinstance(one, dict) else one for one in asked]
+    records = [checked_record(one, "questions", number) for number, one in enumerate(complete_records, 1)]
     template = gpt2.prompt or PROMPTS["alpaca"]
-    prompts = [render(template, record) for record in _checked(complete_records)]
+    prompts = [render(template, record) for record in records]
     tokens = gpt2.tokenizer.encode_ordinary_batch(prompts)
     return [said.text for said in _answers(gpt2, tokens, max_new_tokens, Sampling(temperature, top_k), seed, device)]
 

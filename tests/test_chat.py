@@ -13,7 +13,7 @@ import pexpect
 import pytest
 
 from sft import generate, load_pretrained
-from sft.chat import Chat, converse
+from sft.chat import Chat, converse, pipe
 from sft.config import PROMPTS
 from sft.data.prompt import render
 from sft.data.records import Record
@@ -129,15 +129,24 @@ def piped(run: Path, text: str, *arguments: str) -> subprocess.CompletedProcess[
 
 def test_a_pipe(run: Path) -> None:
     found = piped(run, "\n".join([QUESTIONS[0], "", QUESTIONS[1]]), "--quiet", ".")
-    answers = [" ".join(expected(run, question).split()) for question in QUESTIONS]
+    answers = [" ".join(expected(run, question).strip().splitlines()) for question in QUESTIONS]
     assert (found.returncode, found.stderr) == (0, "")
     assert found.stdout.split("\n") == [answers[0], "", answers[1], ""]
+
+
+def test_a_pipe_keeps_all_but_line_breaks(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", ["code?\n"])
+    monkeypatch.setattr(chat, "answer", lambda _: iter(["\ndef f():\r", "\n\treturn  1\n", "\n    # one\n"]))
+    pipe(chat)
+    assert capsys.readouterr().out == "def f(): \treturn  1      # one\n"
 
 
 def test_a_question_too_long_for_a_pipe_keeps_the_lines_in_step(run: Path) -> None:
     found = piped(run, f"{'why ' * 3000}\n{QUESTIONS[0]}\n", "--quiet", ".")
     assert found.returncode == 1
-    assert found.stdout.split("\n") == ["", " ".join(expected(run, QUESTIONS[0]).split()), ""]
+    assert found.stdout.split("\n") == ["", " ".join(expected(run, QUESTIONS[0]).strip().splitlines()), ""]
     assert re.fullmatch(r"error: line 1: \d+ tokens leave no room in the model's context of \d+\n", found.stderr)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from sft import cli
+from sft import cli, folders
 from sft.config import EvaluateConfig, InputError, TrainConfig
 from sft.merge import from_hydra
 
@@ -119,21 +119,21 @@ def test_evaluate_takes_the_same_data(data: str) -> None:
 
 
 def test_a_run_has_a_new_folder_or_the_one_it_resumes(tmp_path: Path) -> None:
-    assert cli.run_folder(None, "fresh") == cli.run_folder("", "fresh") == "fresh"
-    assert cli.run_folder(str(tmp_path), "fresh") == cli.run_folder(str(tmp_path / "no"), "fresh") == "fresh"
-    assert cli.hydra_folder(None) == cli.hydra_folder(str(tmp_path)) == ".hydra"
+    assert folders.run_folder(None, "fresh") == folders.run_folder("", "fresh") == "fresh"
+    assert folders.run_folder(str(tmp_path), "fresh") == folders.run_folder(str(tmp_path / "no"), "fresh") == "fresh"
+    assert folders.hydra_folder(str(tmp_path)) == folders.hydra_folder(str(tmp_path / "no")) == ".hydra"
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / ".last.ckpt.part").touch()  # killed while it wrote its first
-    assert cli.run_folder(str(tmp_path / "run"), "fresh") == "fresh"
+    assert folders.run_folder(str(tmp_path / "run"), "fresh") == "fresh"
     (tmp_path / "run" / "checkpoints" / "last-1.ckpt").touch()
     (tmp_path / "latest").symlink_to("run")
-    assert cli.run_folder(str(tmp_path / "latest"), "fresh") == str(tmp_path / "run")
-    assert cli.hydra_folder(str(tmp_path / "run")) is None
+    assert folders.run_folder(str(tmp_path / "latest"), "fresh") == str(tmp_path / "run")
+    assert folders.hydra_folder(str(tmp_path / "run")) is None
     (tmp_path / "outputs").mkdir()
     (tmp_path / "outputs" / "latest").symlink_to("../run")
-    assert cli.run_folder("latest", "fresh") == str(tmp_path / "run")
+    assert folders.run_folder("latest", "fresh") == str(tmp_path / "run")
     (tmp_path / "auto").symlink_to("run")
-    assert cli.run_folder("auto", "fresh") == "fresh"
+    assert folders.run_folder("auto", "fresh") == "fresh"
 
 
 # One line
@@ -202,6 +202,30 @@ def test_a_message_of_several_lines_becomes_one(command: Callable[..., None], mo
     assert line(command) == "one two"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (["hydra.run.dir=x"], ""),
+        (
+            ["hydra.sweep.dir=x", "-m"],
+            "the sweep ends here; the same command with resume=auto hydra.sweep.dir=x goes on with it\n",
+        ),
+    ],
+)
+def test_ctrl_c_promises_what_holds(
+    command: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    advice: str,
+) -> None:
+    fails(monkeypatch, KeyboardInterrupt())
+    with pytest.raises(SystemExit) as end:
+        command(*arguments)
+    assert end.value.code == 130
+    assert capsys.readouterr().err == f"{advice}\ninterrupted; what was written stays\n"
+
+
 def test_a_full_disk_is_one_line(command: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     fails(monkeypatch, OSError(errno.ENOSPC, "No space left on device", "metrics.csv"))
     assert line(command) == "[Errno 28] No space left on device: 'metrics.csv'"
@@ -242,7 +266,8 @@ def test_in_a_sweep_the_other_jobs_run(
     def fit(config: TrainConfig, folder: Path) -> None:
         if config.seed == 2:
             raise error
-        (folder / "summary.json").write_text('{"seconds": 1, "config": {"evaluate": false}}')
+        summary = {"seconds": 1, "config": {"evaluate": False}, "best_validation_loss": None}
+        (folder / "summary.json").write_text(json.dumps(summary))
         done.append(config.seed)
 
     monkeypatch.setattr(train, "fit", fit)
@@ -429,12 +454,24 @@ def test_auto_begins_and_goes_on_and_latest_is_the_newest(
     assert {*Path("outputs").rglob("*")} - before == {Path("outputs/latest")}
 
 
-def test_a_run_is_not_lost_to_another_in_its_folder(command: Callable[..., None], tmp_path: Path) -> None:
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "run" / "checkpoints" / "last.ckpt").write_text("x")
-    told = line(command, "hydra.run.dir=run")
-    assert told.startswith("hydra.run.dir: ")
-    assert told.endswith("run holds a run; go on with it by resume=auto, or give a new folder")
+@pytest.mark.parametrize("file", ["checkpoints/last.ckpt", "summary.json"])
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [(["hydra.run.dir=sweep/0"], "hydra.run.dir"), (["-m", "hydra.sweep.dir=sweep"], "hydra.sweep.dir")],
+)
+def test_a_run_is_not_lost_to_another_in_its_folder(
+    command: Callable[..., None], capsys: pytest.CaptureFixture[str], file: str, arguments: list[str], key: str
+) -> None:
+    """Nor what it was asked for, which Hydra writes before it calls us."""
+    texts = {Path("sweep/0", file): "{}", Path("sweep/0/.hydra/overrides.yaml"): "- seed=5\n"}
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    with pytest.raises(SystemExit) as end:
+        command(*arguments, "seed=6")
+    told = f"{end.value.code}{capsys.readouterr().err}"
+    assert f"{key}: {Path('sweep/0').absolute()} holds a run; go on with it by resume=auto, or give a new" in told
+    assert {path: path.read_text() for path in Path("sweep/0").rglob("*") if path.is_file()} == texts
 
 
 def test_one_run_is_no_sweep(command: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,6 +59,16 @@ def test_a_folder_killed_in_the_middle_of_its_replacement(
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_two_writers_of_one_folder_leave_each_other_alone(tmp_path: Path) -> None:
+    with replaced_folder(tmp_path / "model", {"a"}, kept="b") as first:
+        (first / "a").write_text("first")
+        with replaced_folder(tmp_path / "model", {"a"}, kept="b") as second:
+            (second / "a").write_text("second")
+        assert (tmp_path / "model" / "a").read_text() == "second"
+    assert (tmp_path / "model" / "a").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 def test_half_a_character_is_replaced(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"x": "a\ud800b"})
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"x": "a?b"}

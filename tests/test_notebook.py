@@ -10,6 +10,7 @@ import torch
 import sft
 from sft.config import PROMPTS, InputError
 from sft.gpt2.checkpoint import Pretrained
+from sft.gpt2.model import GPT
 
 RECORDS: list[dict[str, Any]] = [
     {"instruction": f"Say {'day' if i % 2 else 'fish'}.", "input": "", "output": "day" if i % 2 else "fish"}
@@ -63,6 +64,20 @@ def test_dropout_works_after_a_look_at_the_model(checkpoint: Path) -> None:
     assert plain != first[0]
 
 
+def test_rows_are_padded_to_few_different_shapes(gpt2: Pretrained, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In training and in measuring, as train.py does."""
+    widths, losses = [], GPT.token_losses
+
+    def noted(model: GPT, ids: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        widths.append(ids.shape[1])
+        return losses(model, ids, *rest)
+
+    monkeypatch.setattr(GPT, "token_losses", noted)
+    sft.finetune(gpt2, RECORDS[:8], epochs=1, device="cpu", precision="32")
+    sft.evaluate(gpt2, RECORDS[:8], max_new_tokens=1, device="cpu")
+    assert [width % 16 for width in widths] == [0, 0]
+
+
 def test_sampling_follows_the_seed(gpt2: Pretrained) -> None:
     def said(seed: int) -> list[str]:
         return sft.answer(gpt2, ["Say day."], max_new_tokens=12, temperature=1.5, seed=seed)
@@ -78,6 +93,7 @@ def test_what_cannot_be_used_is_named(gpt2: Pretrained) -> None:
         sft.finetune(gpt2, RECORDS, prompt="chat")
     with pytest.raises(InputError, match=r"^epochs: 0 is out of range"):
         sft.finetune(gpt2, RECORDS, epochs=0)
-    with pytest.raises(InputError, match=r"^records: record 1: 'instruction' is a number"):
+    with pytest.raises(InputError, match=r"^questions: record 1: 'instruction' is a number"):
         sft.answer(gpt2, [{"instruction": 3}])
+    assert sft.answer(gpt2, []) == []
     assert torch.equal(gpt2.model.wte.weight, before)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from sft.config import InputError
 from sft.data.dataset import IGNORE_INDEX, Examples
-from sft.gpt2.device import DTYPES, Precision
+from sft.gpt2.device import DTYPES, Precision, row_multiple
 from sft.gpt2.model import GPT
 
 Numbers = NDArray[np.float64]
@@ -71,8 +71,7 @@ def losses(model: GPT, examples: Examples, batch_size: int, precision: Precision
 
 def _of_rows(model: GPT, examples: Examples, rows: range, precision: Precision) -> list[list[float]]:
     device = model.wte.weight.device
-    multiple = 64 if device.type == "mps" else 1
-    batch = examples.batch(rows, multiple=multiple)
+    batch = examples.batch(rows, multiple=row_multiple(device.type))
     with torch.autocast(device.type, DTYPES[precision], enabled=precision != "32-true"):
         every = model.token_losses(batch.input_ids.to(device), batch.labels.to(device), batch.lengths.to(device)).cpu()
     learned = _counts(batch.labels)

@@ -92,7 +92,7 @@ def load_pretrained(
         raise InputError(f"{home / VOCAB}: {tokenizer.n_vocab} tokens, but {CONFIG} has vocab_size {config.vocab_size}")
     files = weights.files(home)
     told = _read_tokenizer_config(folder) or _read_tokenizer_config(home)
-    with ThreadPoolExecutor(1) as aside:  # a hash takes as long as the rest
+    with ThreadPoolExecutor(1) as aside:  # hashed while they are read
         sha256 = aside.submit(weights.sha256, files)
         adapter = read_adapter(tuned, config, sha256.result()) if tuned else None
         read = weights.reader(files, config, adapter.added if adapter else None)
@@ -180,8 +180,8 @@ def merge_adapter(adapter: str | Path, folder: str | Path) -> None:
         InputError: what `load_pretrained` and `save_pretrained` raise.
     """
     merged = load_pretrained(adapter, device="meta")
-    whole, chat = (merged.model, folder, merged.tokenizer), merged.chat_template
-    save_pretrained(*whole, merged.prompt, merged.base, chat_template=chat, read=merged.read)
+    arguments, chat = (merged.model, folder, merged.tokenizer), merged.chat_template
+    save_pretrained(*arguments, merged.prompt, merged.base, chat_template=chat, read=merged.read)
 
 
 def _tokenizer_config(context: int, prompt: str | None, chat_template: str | None) -> dict[str, Any]:
@@ -209,10 +209,15 @@ def _locate(name: str, revision: str | None) -> tuple[Path, str, str | None]:
     if name.startswith("outputs/"):
         raise InputError(f"{name}: not there; train first (python train.py), or name a run or a Hugging Face folder")
     here = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
-    if not name or here or ("/" in name and folder.parent.is_dir()):
+    if not name or here:
         raise InputError(f"{name or repr(name)}: no such folder (here: {Path.cwd()})")
-    folder, commit = hub.download(name, revision)
-    return folder, hub.SHORT.get(name, name), commit
+    try:
+        downloaded, commit = hub.download(name, revision)
+    except InputError as error:
+        if "/" in name and folder.parent.is_dir():
+            raise InputError(f"{error}; and {folder.parent.absolute()} holds no {folder.name}") from error
+        raise
+    return downloaded, hub.SHORT.get(name, name), commit
 
 
 def _is_checkpoint(folder: Path) -> bool:

@@ -58,6 +58,11 @@ def multiplies_bf16(device: str) -> bool:
     return False
 
 
+def row_multiple(device: str) -> int:
+    """Rows are padded to a multiple of so many tokens, for the sake of few different shapes: see padding.chosen."""
+    return 64 if device == "mps" else 16
+
+
 def check_compiler(device: str) -> None:
     """Raises InputError if `torch.compile` would need a C++ compiler that is not there."""
     compiler = os.environ.get("CXX") or "g++"

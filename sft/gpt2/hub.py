@@ -154,7 +154,7 @@ def digest(path: Path, kind: str = "sha256") -> str:
 
 def _explain(error: Exception, repo: str, name: str, revision: str) -> str:
     """One line for whatever went wrong on the way from the hub to the cache."""
-    endpoint = _public(constants.ENDPOINT)
+    endpoint = public(constants.ENDPOINT)
     match error:
         case GatedRepoError():
             return f"{repo}: access is restricted; ask for it at {endpoint}/{repo}, then `hf auth login`"
@@ -177,10 +177,10 @@ def _explain(error: Exception, repo: str, name: str, revision: str) -> str:
 
 
 def _line(error: BaseException) -> str:
-    text = _public(str(error).strip().partition("\n")[0])
+    text = public(str(error).strip().partition("\n")[0])
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
 
-def _public(text: str) -> str:
+def public(text: str) -> str:
     """Without the name and password that an address may hold."""
-    return re.sub(r"//[^/@\s]+@", "//…@", text)
+    return re.sub(r"//[^/\s]+@", "//…@", text)

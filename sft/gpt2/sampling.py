@@ -32,9 +32,8 @@ class Sampling:
             raise ValueError(f"top_p: expected a number above 0 and up to 1, found {self.top_p}")
 
     def choose(self, logits: Tensor, generators: Sequence[torch.Generator]) -> list[int]:
-        """One token for each row of logits (rows, V), drawn from that row's generator."""
-        if self.temperature == 0:
-            return logits.argmax(-1).tolist()
+        """One token for each row of logits (rows, V), drawn from that row's generator; not for temperature 0, which
+        draws nothing."""
         logits = logits.float().cpu() / self.temperature  # drawn on the CPU: the same numbers on every device
         if self.top_k is not None and self.top_k < logits.shape[-1]:
             least = logits.topk(self.top_k).values[:, -1:]  # (rows, 1)

@@ -6,6 +6,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from sft.config import InputError
+from sft.gpt2.hub import public
 
 LOG_IN = "`hf auth login`, or set HF_TOKEN, with a token that may write"
 
@@ -29,8 +30,7 @@ def upload(folder: Path, names: list[str], repo: str) -> str:
             raise HFValidationError
         made = api.create_repo(repo, exist_ok=True)
         chosen = [path.name for path in folder.iterdir() if any(path.match(name) for name in names)]
-        others = [f"{path.name}/*" for path in folder.iterdir() if path.is_dir()]
-        api.upload_folder(repo_id=made.repo_id, folder_path=folder, allow_patterns=chosen, ignore_patterns=others)
+        api.upload_folder(repo_id=made.repo_id, folder_path=folder, allow_patterns=chosen)
     except Exception as error:  # of huggingface_hub, the HTTP client below it, the operating system, or hf_xet
         raise InputError(_explain(error, repo)) from error
     return str(made)
@@ -38,15 +38,16 @@ def upload(folder: Path, names: list[str], repo: str) -> str:
 
 def _explain(error: Exception, repo: str) -> str:
     """One line for whatever went wrong; headers, which hold the token, have no place in it."""
+    endpoint = public(constants.ENDPOINT)
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     match error:
         case HFValidationError():
             return f"{repo!r}: not the name of a repository; expected `owner/name`"
         case HfHubHTTPError() if status == 401:
-            return f"{repo}: {constants.ENDPOINT} does not know who asks; {LOG_IN}"
+            return f"{repo}: {endpoint} does not know who asks; {LOG_IN}"
         case HfHubHTTPError() if status == 403:
-            return f"{repo}: {constants.ENDPOINT} does not let you write there; take a name of your own, or {LOG_IN}"
+            return f"{repo}: {endpoint} does not let you write there; take a name of your own, or {LOG_IN}"
         case HfHubHTTPError():
-            return f"{repo}: {constants.ENDPOINT} refused with status {status}; try again later"
+            return f"{repo}: {endpoint} refused with status {status}; try again later"
         case _:
-            return f"{repo}: cannot be uploaded to {constants.ENDPOINT} ({type(error).__name__}); is the network there?"
+            return f"{repo}: cannot be uploaded to {endpoint} ({type(error).__name__}); is the network there?"

@@ -113,8 +113,10 @@ def load(
     device: torch.device,
     linear_dtype: torch.dtype | None = None,
 ) -> GPT:
-    """A model with the tensors that `read` gives, in the order of the model, which is near the files' own: disks read
-    on faster than here and there. Memory stays near the model's own, as the largest, `wte.weight`, comes first.
+    """A model with the tensors that `read` gives, one after the other.
+
+    They are read in the model's order, which is nearly that of the files, so that a disk reads on from place to place.
+    Peak memory stays near the model's size, since the largest tensor, `wte.weight`, is read first.
 
     Args:
         linear_dtype: of the linear layers' matrices; None: `dtype`, as all else.

@@ -7,7 +7,6 @@ the run begins; if they fail later, the run says so and goes on without them.
 import dataclasses
 import logging
 import os
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoa
 from lightning.pytorch.utilities import rank_zero_only
 
 from sft.config import InputError, TrainConfig
+from sft.gpt2.hub import public
 from sft.training.metrics import MetricsFile, scalars
 from sft.training.resume import Past
 
@@ -119,8 +119,7 @@ class RemoteLogger(Logger):
 
 def _line(error: Exception) -> str:
     """In one line, without the name and password that an address may hold."""
-    text = re.sub(r"//[^/@\s]+@", "//…@", " ".join(str(error).split()))
-    return text[:300] or type(error).__name__
+    return public(" ".join(str(error).split()))[:300] or type(error).__name__
 
 
 class Tracking(Callback):

@@ -376,6 +376,13 @@ def test_what_is_no_repositorys_name(fake, name):
     refused("neither a folder nor the name of a repository, `owner/name`", repo=name)
 
 
+def test_a_local_folder_of_the_owners_name_is_in_nobodys_way(fake, cache, tmp_path, monkeypatch):
+    (tmp_path / "someone").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_pretrained(REPO).revision == COMMIT
+    refused(r"someone/other: no such repository .*; and .*someone holds no other$", repo="someone/other")
+
+
 def test_nothing_listens(cache, monkeypatch):
     use(monkeypatch, "http://127.0.0.1:9", cache)
     refused("cannot reach http://127.0.0.1:9 .*ConnectError.*; try again, set HF_ENDPOINT to a mirror, or give a local")

@@ -152,6 +152,15 @@ def test_no_network(hub, checkpoint, monkeypatch, tmp_path):
         upload(checkpoint, HF_FILES, REPO)
 
 
+@pytest.mark.parametrize("status", [None, 401, 403, 500])  # None: nothing listens
+def test_a_password_in_the_hubs_address_is_not_told(hub, checkpoint, monkeypatch, tmp_path, status):
+    place = hub.url.removeprefix("http://") if status else "127.0.0.1:9"
+    hub.refuses["create"] = status
+    use(monkeypatch, f"http://me:p@ss@{place}", tmp_path)
+    with pytest.raises(InputError, match=f"^{REPO}: .*http://…@{place} "):
+        upload(checkpoint, HF_FILES, REPO)
+
+
 def test_a_name_that_is_none(hub, checkpoint):
     with pytest.raises(InputError, match="not the name of a repository"):
         upload(checkpoint, HF_FILES, "a/b/c")

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+import train
+from sft.cli import on_devices
 from sft.config import InputError, TrainConfig
 from sft.files import read_numbers
 from sft.gpt2.checkpoint import load_pretrained, save_pretrained
@@ -73,14 +75,20 @@ def test_a_finished_run_says_so(config: Config, run: Run, capsys: pytest.Capture
     assert (folder / "checkpoints/last.ckpt").stat().st_mtime_ns == before
 
 
-def test_a_run_cut_off_between_its_last_step_and_its_end_is_completed(config: Config, run: Run) -> None:
-    settings = config(epochs=1, data__split=[0.9, 0.1, 0.0])
-    folder = run(settings)
+@pytest.mark.parametrize(("devices", "strategy"), [(1, "auto"), (2, "fsdp")])
+def test_a_run_cut_off_between_its_last_step_and_its_end_is_completed(
+    config: Config, run: Run, devices: int, strategy: str
+) -> None:
+    """By ranks that put the model together, if it is in shards, because rank 0 says so."""
+    settings = config(epochs=1, max_steps=2, data__split=[0.9, 0.1, 0.0], devices=devices, strategy=strategy)
+    folder = Path("run").absolute()
+    folder.mkdir()
+    on_devices(devices, train.fit, settings, folder)
     whole = {name: (folder / name).read_bytes() for name in ("metrics.csv", "model/model.safetensors")}
     summary = json.loads((folder / "summary.json").read_text())
     shutil.rmtree(folder / "model")
     (folder / "summary.json").unlink()
-    run(resumed_config(dataclasses.replace(settings, resume=str(folder)), []))
+    on_devices(devices, train.fit, resumed_config(dataclasses.replace(settings, resume=str(folder)), []), folder)
     assert {name: (folder / name).read_bytes() for name in whole} == whole
     again = json.loads((folder / "summary.json").read_text())
     for changing in ("peak_memory_bytes", "config"):
