@@ -38,6 +38,9 @@ def run(main: Callable[[], Any]) -> None:
 
     With HYDRA_FULL_ERROR=1 it stays an exception with its traceback, as any other error does.
     """
+    # DDP's advice on find_unused_parameters does not apply, see _strategy in sft/training/trainer.py. It is C++ that
+    # gives it, and reads this when torch is imported
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if FULL_ERROR:
         main()
         return
@@ -150,7 +153,6 @@ def on_devices(devices: int, function: Callable[..., None], *arguments: Any) -> 
     """
     if "LOCAL_RANK" in os.environ:
         _check_torchrun(devices)
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP's advice does not apply, see make_trainer
     if devices == 1 or "LOCAL_RANK" in os.environ:
         function(*arguments)
         return
