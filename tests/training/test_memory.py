@@ -65,7 +65,9 @@ def counted(model: GPT, batch: Batch, dtype: torch.dtype) -> int:
 
 
 @pytest.mark.parametrize(("config", "dtype"), product([TINY, WIDE], [torch.float32, torch.bfloat16]))
-@pytest.mark.parametrize(("rows", "length", "masked"), [(3, 96, False), (6, 128, True), (2, 300, False)])
+@pytest.mark.parametrize(
+    ("rows", "length", "masked"), [(1, 40, False), (3, 96, False), (6, 128, True), (2, 300, False)]
+)
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_estimate_of_a_batch_is_what_torch_keeps(
     config: GPTConfig, dtype: torch.dtype, rows: int, length: int, masked: bool, checkpointing: bool
