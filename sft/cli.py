@@ -42,6 +42,9 @@ def run(main: Callable[[], Any], again: str = "") -> None:
     Args:
         again: what to do after Ctrl-C, for the terminal.
     """
+    # DDP's advice on find_unused_parameters does not apply, see _strategy in sft/training/trainer.py. It is C++ that
+    # gives it, and reads this when torch is imported
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if FULL_ERROR:
         main()
         return
@@ -154,7 +157,6 @@ def on_devices(devices: int, function: Callable[..., None], *arguments: Any) -> 
     """
     if "LOCAL_RANK" in os.environ:
         _check_torchrun(devices)
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP's advice does not apply, see trainer._strategy
     if devices == 1 or "LOCAL_RANK" in os.environ:
         function(*arguments)
         return

@@ -238,10 +238,13 @@ class TrainConfig:
             yield "max_steps: 0 would train nothing; expected a number from 1 up, or -1 for no limit"
         if self.device == "cpu" and self.precision == "16-mixed":
             yield "precision: 16-mixed needs a GPU; on the CPU use bf16-mixed or 32"
-        without = {"lora": self.lora.kind != "none", "compile=true": self.compile}
-        without["precision=16-mixed"] = self.precision == "16-mixed"
-        for name in (name for name, given in without.items() if given and self.strategy == "fsdp"):
-            yield f"strategy: fsdp does not go with {name}; leave out one of the two"
+        for name, given in (
+            ("lora", self.lora.kind != "none"),
+            ("compile=true", self.compile),
+            ("precision=16-mixed", self.precision == "16-mixed"),
+        ):
+            if given and self.strategy == "fsdp":
+                yield f"strategy: fsdp does not go with {name}; leave out one of the two"
         if self.device == "mps" and self.devices > 1:
             yield f"devices: {self.devices}, but device=mps is one device"
 

@@ -11,7 +11,7 @@ import torch
 from sft.config import InputError
 from sft.evaluation.answers import Answer, AnswerFile
 from sft.files import locked, make_folder, read_numbers, replaced_folder, restore_folder, write_json
-from sft.training.checkpoints import CheckpointFiles, read_newest
+from sft.training.checkpoints import NEEDED, CheckpointFiles, read_newest
 from sft.training.metrics import MetricsFile
 
 
@@ -113,7 +113,7 @@ def add_answer(path: Path) -> None:
 
 def write_checkpoint(path: Path) -> None:
     for step in (1, 2, 3):
-        content = {"config": {}, "made_of": {}, "tracked": {}, "global_step": step, "w": torch.ones(100 * 10**step)}
+        content = {key: {} for key in NEEDED} | {"global_step": step, "w": torch.ones(100 * 10**step)}
         CheckpointFiles().save_checkpoint(content, path)
 
 

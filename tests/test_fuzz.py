@@ -20,7 +20,7 @@ from sft.config import InputError
 from sft.data.records import Record, parse_records, stream_records
 from sft.gpt2.checkpoint import load_pretrained
 from sft.gpt2.tokenizer import load_tokenizer
-from sft.training.checkpoints import CheckpointFiles, last, read_newest
+from sft.training.checkpoints import NEEDED, CheckpointFiles, last, read_newest
 
 T = TypeVar("T")
 TRIES = int(os.environ.get("SFT_FUZZ", "60"))
@@ -186,7 +186,7 @@ def test_damaged_weights(model: Path, checkpoint: Path, data: st.DataObject) -> 
 @fuzz
 @given(data=st.data())
 def test_damaged_run_checkpoints(tmp_path: Path, data: st.DataObject) -> None:
-    content = {"config": {}, "made_of": {}, "tracked": {}, "global_step": 3, "weights": torch.arange(50.0)}
+    content = {key: {} for key in NEEDED} | {"global_step": 3, "weights": torch.arange(50.0)}
     CheckpointFiles().save_checkpoint(content, last(tmp_path))
     last(tmp_path).with_name("last-1.ckpt").unlink(missing_ok=True)
     whole = last(tmp_path).read_bytes()

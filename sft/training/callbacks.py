@@ -17,14 +17,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from sft.config import InputError, TrainConfig
-from sft.data.datamodule import InstructionData
 from sft.data.prompt import render
 from sft.gpt2.generate import complete
 from sft.gpt2.model import GPT
 from sft.gpt2.tokenizer import decode
 from sft.training.checkpoints import last
 from sft.training.interruption import Interruption
-from sft.training.metrics import epochs_done, has_validation, stepped
+from sft.training.metrics import data_of, epochs_done, has_validation, stepped
 from sft.training.module import InstructionTuner
 from sft.training.sharding import whole
 
@@ -55,7 +54,7 @@ class SanityGate(Callback):
         if trainer.global_step:
             return
         assert isinstance(pl_module, InstructionTuner)
-        data: InstructionData = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         self.loss = pl_module.mean_loss(data.first_batches("train", self.batches, mask_prompt=True))
         if pl_module.cut:
             return
@@ -220,7 +219,7 @@ class SampleAnswer(Callback):
 
     def _answer(self, trainer: Trainer, pl_module: LightningModule, when: str) -> None:
         assert isinstance(pl_module, InstructionTuner)
-        data: InstructionData = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         record = data.splits["validation"].first
         if not record:
             return

@@ -19,7 +19,7 @@ from sft.config import InputError
 from sft.files import make_folder, replaced, write_text
 
 log = logging.getLogger(__name__)
-NEEDED = ("config", "made_of", "global_step", "tracked")
+NEEDED = ("config", "made_of", "global_step", "tracked", "watched")
 
 
 def last(folder: Path) -> Path:

@@ -81,7 +81,7 @@ class Metrics(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.tokens_seen, self.seconds = state["tokens_seen"], state["seconds"]
-        self.row, self.owed = state.get("row", {}), state.get("owed", [])
+        self.row, self.owed = state["row"], state["owed"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.owed and trainer.max_steps == self.row["step"]:  # there is no step left: training will not start
@@ -98,7 +98,7 @@ class Metrics(Callback):
 
     def _catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, InstructionTuner)
-        data: InstructionData = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         owed, self.owed = self.owed, []
         log.info(f"first the looks at the losses after step {self.row['step']:g}, which a signal had cut off")
         if "look" in owed:
@@ -146,7 +146,7 @@ class Metrics(Callback):
 
     def _look(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, InstructionTuner)
-        data: InstructionData = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         look = {"train/eval_loss": pl_module.mean_loss(data.first_batches("train", self.config.batches))}
         if data.has_validation:
             look["val/loss"] = pl_module.mean_loss(data.first_batches("validation", self.config.batches))
@@ -179,8 +179,13 @@ def epochs_done(trainer: Trainer) -> float:
 
 
 def has_validation(trainer: Trainer) -> bool:
-    data: InstructionData = trainer.datamodule  # type: ignore[attr-defined]
-    return data.has_validation
+    return data_of(trainer).has_validation
+
+
+def data_of(trainer: Trainer) -> InstructionData:
+    data = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it, and does not declare it
+    assert isinstance(data, InstructionData)
+    return data
 
 
 def stepped(trainer: Trainer, batch_idx: int) -> bool:

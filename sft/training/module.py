@@ -99,8 +99,12 @@ class InstructionTuner(LightningModule):
         """The loss, and the gradient, which is the same on all ranks; a loss scaler looks after its own gradients."""
         if self.trainer.precision_plugin.precision == "16-mixed":
             return self.step_loss < float("inf")
-        sums = [p.grad.sum() for p in self.parameters() if p.grad is not None]  # in half the time of a norm
-        return self.step_loss < float("inf") and bool(full(torch.stack(sums)).isfinite().all())
+        grads = [p.grad for p in self.parameters() if p.grad is not None]
+        if self.device.type == "cpu":  # where a sum is cheaper than a norm
+            found = torch.stack([grad.sum() for grad in grads])
+        else:  # where each sum would be a kernel of its own
+            found = torch.nn.utils.get_total_norm(grads)
+        return self.step_loss < float("inf") and bool(full(found).isfinite().all())
 
     def _refuse_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Raises InputError; or has the optimizer skip the step, by taking the gradients away."""
@@ -166,8 +170,9 @@ class InstructionTuner(LightningModule):
         self.eval()
         with torch.no_grad(), self.trainer.precision_plugin.val_step_context():
             for batch in batches:
-                if not self._is_cut():
-                    sums.append(self._loss_and_count(self.trainer.strategy.batch_to_device(batch)))
+                if self._is_cut():  # for all ranks at the same batch
+                    break
+                sums.append(self._loss_and_count(self.trainer.strategy.batch_to_device(batch)))
         self.train(was_training)
         return sums
 

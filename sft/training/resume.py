@@ -10,7 +10,7 @@ from sft.merge import from_dict
 from sft.training.checkpoints import read_newest
 
 CHANGEABLE = {"epochs", "max_steps", "device", "data.workers", "logger", "resume"}
-CHANGEABLE |= {"checkpoint.every", "checkpoint.minutes"}
+CHANGEABLE |= {"checkpoint.every", "checkpoint.minutes", "activation_checkpointing"}
 
 
 @dataclass(frozen=True)

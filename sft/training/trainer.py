@@ -14,7 +14,7 @@ from lightning.pytorch.strategies import Strategy
 from sft.config import InputError, TrainConfig
 from sft.gpt2.device import Precision
 from sft.training.checkpoints import CheckpointFiles
-from sft.training.memory import too_large
+from sft.training.memory import advice, too_large
 from sft.training.module import InstructionTuner
 from sft.training.sharding import Sharded
 
@@ -62,8 +62,9 @@ def make_trainer(
 
 
 def _strategy(config: TrainConfig, processes: int) -> str | Strategy:
-    """DDP finds no unused parameters, for there are none; but else it sorts its buckets anew after the first step, also
-    after that of a resumed run, and of more than two ranks the sums are then taken in another order."""
+    """find_unused_parameters is on although every parameter is used: else DDP regroups its buckets after the first
+    step, also after the first one of a resumed run. With more than two ranks the sums would then be taken in another
+    order, and a resumed run would not be bit-identical."""
     if config.strategy == "fsdp":
         return Sharded()
     return "ddp_find_unused_parameters_true" if processes > 1 else config.strategy
@@ -75,8 +76,5 @@ def memory_needed(module: InstructionTuner) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        remedy = (
-            f" ({str(error).partition('. ')[0]}); lower batch_size and raise accumulate, which trains the same, lower "
-            "data.max_length, or set activation_checkpointing=true"
-        )
+        remedy = f" ({str(error).partition('. ')[0]}); {advice(module.trainer, module)}"
         raise InputError(too_large(module.batch_shape, remedy)) from error

@@ -22,7 +22,7 @@ from sft.gpt2 import weights
 from sft.gpt2.checkpoint import load_pretrained, save_pretrained
 from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT, GPTConfig
-from sft.training.memory import Shape, of_batch, of_weights
+from sft.training.memory import Shape, batch_bytes, weight_bytes
 
 ROOT = Path(__file__).parents[2]
 XL = GPTConfig(n_layer=48, n_head=25, n_embd=1600)
@@ -46,7 +46,7 @@ def on_a_gpu(checkpoint: Path, batch_size: int) -> tuple[int, int]:
     add_lora(loaded.model, LoraConfig())
     examples = encode(load_source(DataConfig()).records, PROMPTS["alpaca"], loaded.tokenizer, 1024, mask_prompt=False)
     shape = Shape.of(examples.batch(list(range(batch_size))))
-    return of_weights(loaded.model), of_batch(loaded.model, shape, torch.bfloat16, "cuda")
+    return weight_bytes(loaded.model), batch_bytes(loaded.model, shape, torch.bfloat16, "cuda")
 
 
 def main() -> None:

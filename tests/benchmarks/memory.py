@@ -8,6 +8,7 @@ what it held before the model; beside it stands the same estimate for that CPU.
 """
 
 import argparse
+from bisect import bisect_right
 from functools import partial
 from types import SimpleNamespace
 
@@ -18,12 +19,13 @@ from sft.data.dataset import IGNORE_INDEX
 from sft.gpt2.device import DTYPES, keep_freed_memory, pick_precision
 from sft.gpt2.model import GPT
 from sft.gpt2.weights import skeleton
-from sft.training.memory import Shape, most_rows, of_batch, of_weights
+from sft.training.memory import Shape, batch_bytes, weight_bytes
 from sft.training.optim import adamw
 from tests.benchmarks.data import in_own_process, peak
 from tests.benchmarks.speed import SIZES
 
 GIB = 1 << 30
+MOST_ROWS = 1 << 20
 LIMITS = (8, 16, 24, 80)  # GiB
 WAYS = {"full": (False, False), "mask_prompt": (True, False), "activation checkpointing": (False, True)}
 
@@ -51,18 +53,28 @@ def measured(size: str, shape: Shape, checkpointing: bool, dtype: torch.dtype) -
     return SimpleNamespace(bytes=peak() - before)
 
 
+def most_rows(model: GPT, length: int, targets: int, dtype: torch.dtype, device: str, limit: int) -> int:
+    """The largest batch of rows of `length` tokens, `targets` of them learned, that trains within `limit` bytes."""
+
+    def needed(rows: int) -> int:
+        shape = Shape(rows, length, rows * length, rows * targets)
+        return weight_bytes(model) + int(batch_bytes(model, shape, dtype, device))
+
+    return bisect_right(range(1, MOST_ROWS), limit, key=needed)
+
+
 def row(size: str, way: str, shape: Shape, measure: bool) -> str:
     masked, checkpointing = WAYS[way]
     model = skeleton(SIZES[size])
     model.activation_checkpointing = checkpointing
     shape = shape if masked else shape._replace(targets=shape.tokens)
     answer = shape.targets // shape.rows
-    needed = of_weights(model) + of_batch(model, shape, torch.bfloat16, "cuda")
+    needed = weight_bytes(model) + batch_bytes(model, shape, torch.bfloat16, "cuda")
     fitting = [most_rows(model, shape.length, answer, torch.bfloat16, "cuda", (gib - 1) * GIB) for gib in LIMITS]
     here = ["", ""]
     if measure:
         dtype = DTYPES[pick_precision("auto", "cpu")]
-        estimate = of_weights(model) + of_batch(model, shape, dtype, "cpu")
+        estimate = weight_bytes(model) + batch_bytes(model, shape, dtype, "cpu")
         found = in_own_process(partial(measured, size, shape, checkpointing, dtype)).bytes
         here = [f"{found / GIB:.1f} GiB", f"{estimate / GIB:.1f} GiB"]
     cells = [size, way, f"{needed / GIB:.1f} GiB", *(f"{rows:,}" if rows else "–" for rows in fitting), *here]

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from sft.config import InputError
-from sft.training.checkpoints import CheckpointFiles, last, read_newest
+from sft.training.checkpoints import NEEDED, CheckpointFiles, last, read_newest
 
 
 def content(step: int) -> dict[str, Any]:
-    return {"config": {}, "made_of": {}, "tracked": {}, "global_step": step, "weights": torch.full((9,), float(step))}
+    known: dict[str, Any] = {"config": {}, "made_of": {}, "tracked": {}, "watched": {}, "global_step": step}
+    return known | {"weights": torch.full((9,), float(step))}
 
 
 def save(folder: Path, step: int, files: CheckpointFiles | None = None) -> None:
@@ -120,3 +121,12 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="damaged"):
         read_newest(tmp_path)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("missing", NEEDED)
+def test_one_of_an_older_version_is_refused(tmp_path: Path, missing: str) -> None:
+    found = content(1)
+    del found[missing]
+    CheckpointFiles().save_checkpoint(found, last(tmp_path))
+    with pytest.raises(InputError, match=rf"last\.ckpt: not a checkpoint of a run, or damaged \('{missing}'\)"):
+        read_newest(tmp_path)

@@ -97,6 +97,7 @@ def test_a_signal_to_any_rank_ends_all_with_a_checkpoint(
         (1, ("validation_step", 5), {}, 22),
         (2, ("mean_loss", 5), {"max_steps": 2}, 2),
         (2, ("mean_loss", 1), {}, 0),
+        (2, ("mean_loss", 5), {"strategy": "fsdp"}, 2),
     ],
 )
 def test_a_signal_cuts_off_a_look_at_the_losses(
@@ -105,7 +106,7 @@ def test_a_signal_cuts_off_a_look_at_the_losses(
     wholes: Path,
     ranks: int,
     within: tuple[str, int],
-    changes: dict[str, int],
+    changes: dict[str, Any],
     step: int,
 ) -> None:
     common = {"model__dropout": 0.1, "batch_size": 4 // ranks, "epochs": 2} | changes

@@ -3,21 +3,34 @@
 import dataclasses
 from collections.abc import Callable
 from contextlib import nullcontext
-from itertools import product
+from itertools import combinations, groupby, product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from sft.config import InputError, LoraConfig, TrainConfig
-from sft.data.dataset import Batch
+from sft.data.datamodule import InstructionData
+from sft.data.dataset import Batch, Examples, Split
+from sft.data.plan import Plan
 from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT, GPTConfig
 from sft.training import memory
-from sft.training.memory import EnoughMemory, Shape, most_rows, of_batch, of_copies, of_layer, of_weights, runs
+from sft.training.memory import (
+    EnoughMemory,
+    Shape,
+    batch_bytes,
+    copy_bytes,
+    fits_in_memory,
+    layer_bytes,
+    weight_bytes,
+)
 from sft.training.module import InstructionTuner
+from tests.benchmarks.memory import most_rows
 from tests.kept import loss_and_kept
 
 TINY = GPTConfig(n_layer=3, n_head=4, n_embd=64, vocab_size=500, n_positions=320)
@@ -35,7 +48,9 @@ def make_batch(rows: int, length: int, masked: bool = False) -> Batch:
 
 
 @pytest.mark.parametrize(("config", "dtype"), product([TINY, WIDE], [torch.float32, torch.bfloat16]))
-@pytest.mark.parametrize(("rows", "length", "masked"), [(3, 96, False), (6, 128, True), (2, 300, False)])
+@pytest.mark.parametrize(
+    ("rows", "length", "masked"), [(1, 40, False), (3, 96, False), (6, 128, True), (2, 300, False)]
+)
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_estimate_of_a_batch_is_what_torch_keeps(
     config: GPTConfig, dtype: torch.dtype, rows: int, length: int, masked: bool, checkpointing: bool
@@ -43,9 +58,9 @@ def test_the_estimate_of_a_batch_is_what_torch_keeps(
     model = GPT(config).train()
     model.activation_checkpointing = checkpointing
     batch = make_batch(rows, length, masked)
-    found = of_batch(model, Shape.of(batch), dtype, "cpu")
+    found = batch_bytes(model, Shape.of(batch), dtype, "cpu")
     if checkpointing:  # a layer whole, and the cache of autocast, are no part of the graph after the forward pass
-        found -= of_layer(config, Shape.of(batch), dtype, "cpu") + of_copies(model, dtype)
+        found -= layer_bytes(config, Shape.of(batch), dtype, "cpu") + copy_bytes(model, dtype)
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
         loss, kept = loss_and_kept(model, batch.input_ids, batch.labels, batch.lengths)
     assert loss.isfinite()
@@ -55,24 +70,24 @@ def test_the_estimate_of_a_batch_is_what_torch_keeps(
 def test_an_adapter_is_all_that_is_trained() -> None:
     model = GPT(TINY)
     whole = sum(parameter.numel() for parameter in model.parameters())
-    assert of_weights(model) == 16 * whole
+    assert weight_bytes(model) == 16 * whole
     model.to(torch.bfloat16)
     add_lora(model, LoraConfig(kind="default", rank=2))
     adapter = sum(parameter.numel() for parameter in model.parameters()) - whole
     assert 0 < adapter < whole / 10
-    assert of_weights(model) == 2 * whole + 16 * adapter
+    assert weight_bytes(model) == 2 * whole + 16 * adapter
 
 
 def test_the_most_rows_need_no_more_than_there_is_and_one_more_does() -> None:
     model, limit = GPT(TINY), 100_000_000
     rows = most_rows(model, 64, 32, torch.float32, "cpu", limit)
     sizes = [
-        of_weights(model) + of_batch(model, Shape(n, 64, n * 64, n * 32), torch.float32, "cpu")
+        weight_bytes(model) + batch_bytes(model, Shape(n, 64, n * 64, n * 32), torch.float32, "cpu")
         for n in (rows, rows + 1)
     ]
     assert 1 < rows
     assert sizes[0] <= limit < sizes[1]
-    assert most_rows(model, 64, 32, torch.float32, "cpu", of_weights(model)) == 0
+    assert most_rows(model, 64, 32, torch.float32, "cpu", weight_bytes(model)) == 0
 
 
 def small_gpu(monkeypatch: pytest.MonkeyPatch, rows: int) -> list[int]:
@@ -95,16 +110,12 @@ def small_gpu(monkeypatch: pytest.MonkeyPatch, rows: int) -> list[int]:
 def test_a_try_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
     model, batch = GPT(dataclasses.replace(TINY, dropout=0.1)).train(), make_batch(3, 40)
     small_gpu(monkeypatch, room)
-    model._kept.give(torch.zeros(256, 500))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    random, kept, free = torch.get_rng_state(), model._kept, list(model._kept._free)
-    assert runs(model, batch, torch.device("cpu"), nullcontext(), means=True) == (room == 3)
+    random = torch.get_rng_state()
+    assert fits_in_memory(model, batch, torch.device("cpu"), nullcontext(), means=True) == (room == 3)
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
-    assert model._kept is kept
-    assert len(kept._free) == len(free) == 1
-    assert kept._free[0] is free[0]
 
 
 @pytest.fixture
@@ -120,7 +131,8 @@ def test_a_batch_beyond_the_gpu_is_told_before_step_1(
     asked = small_gpu(monkeypatch, 2)
     told = (
         r"^batch_size: the GPU's memory does not hold a batch of 6 records of up to \d+ tokens; batch_size=2 "
-        r"accumulate=6 would fit, and trains the same; or lower data.max_length, or set activation_checkpointing=true$"
+        r"accumulate=6 would fit, and trains the same; or set activation_checkpointing=true; or lower data.max_length; "
+        r"or set lora=default$"
     )
     with pytest.raises(InputError, match=told):
         run(config(batch_size=6, accumulate=2))
@@ -128,16 +140,47 @@ def test_a_batch_beyond_the_gpu_is_told_before_step_1(
 
 
 @pytest.mark.usefixtures("gpu")
-def test_where_no_batch_fits(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("taken", "left"),
+    [
+        ({}, "set activation_checkpointing=true; or lower data.max_length; or set lora=default"),
+        ({"activation_checkpointing": True}, "lower data.max_length; or set lora=default"),
+        ({"activation_checkpointing": True, "lora": {"kind": "default"}}, "lower data.max_length"),
+    ],
+)
+def test_where_no_batch_fits_what_is_left_to_do_is_told(
+    config: Config, run: Run, monkeypatch: pytest.MonkeyPatch, taken: dict[str, Any], left: str
+) -> None:
     small_gpu(monkeypatch, 0)
-    with pytest.raises(InputError, match=r"tokens; no smaller one fits either; lower data.max_length, or set lora="):
-        run(config(activation_checkpointing=True))
+    with pytest.raises(InputError, match=rf"tokens; no smaller one fits either: {left}$"):
+        run(config(**taken))
+
+
+@pytest.mark.parametrize(("checkpointing", "tried"), [(False, False), (True, True)])
+def test_a_resumed_run_is_told_what_it_may_change(
+    config: Config, run: Run, monkeypatch: pytest.MonkeyPatch, checkpointing: bool, tried: bool
+) -> None:
+    """Whether it finds out before its first step or at it."""
+    settings = config(max_steps=2, activation_checkpointing=checkpointing)
+    folder = run(settings)
+    small_gpu(monkeypatch, 0)
+    if tried:
+        monkeypatch.setattr(EnoughMemory, "estimate", EnoughMemory.attempt)
+    left = "use a device with more memory, or start a new run with a smaller batch_size"
+    with pytest.raises(InputError, match=f"; {left if checkpointing else 'set activation_checkpointing=true'}$"):
+        run(dataclasses.replace(settings, max_steps=4, resume=str(folder)))
+
+
+def test_batches_of_one_record_cannot_be_smaller(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_gpu(monkeypatch, 0)
+    with pytest.raises(InputError, match=r"memory\); set activation_checkpointing=true; or lower data.max_length; or"):
+        run(config(batch_size=1))
 
 
 @pytest.mark.usefixtures("gpu")
 def test_a_run_that_was_tried_is_the_same_run(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, tried, trained = config(model__dropout=0.2, epochs=2), [], []
-    honest, step = memory.runs, InstructionTuner.training_step
+    honest, step = memory.fits_in_memory, InstructionTuner.training_step
 
     def noted(model: GPT, batch: Batch, *rest: Any, means: bool) -> bool:
         assert model.training
@@ -149,7 +192,7 @@ def test_a_run_that_was_tried_is_the_same_run(config: Config, run: Run, monkeypa
         trained.append(int(batch.lengths.sum()))
         return step(self, batch, batch_idx)
 
-    monkeypatch.setattr(memory, "runs", noted)
+    monkeypatch.setattr(memory, "fits_in_memory", noted)
     monkeypatch.setattr(InstructionTuner, "training_step", training_step)
     first = run(settings)
     assert tried == [max(trained)]
@@ -164,14 +207,14 @@ def test_an_estimate_beyond_the_free_memory_warns(
     config: Config, run: Run, monkeypatch: pytest.MonkeyPatch, free: int | None
 ) -> None:
     monkeypatch.setattr(memory, "free_memory", lambda device: free)
-    monkeypatch.setattr(memory, "of_batch", lambda model, shape, *_: shape.rows * 10**9)
+    monkeypatch.setattr(memory, "batch_bytes", lambda model, shape, *_: shape.rows * 10**9)
     text = (run(config(max_steps=1)) / "train.log").read_text()
     lines = [line for line in text.splitlines() if "by an estimate" in line]
     assert len(lines) == (free == 2_500_000_000)
     for line in lines:
         assert " of 4 records of up to 48 tokens may take 3.7 GiB more memory, by an estimate, and 2.3 GiB are" in line
         assert (
-            "free; batch_size=2 accumulate=2 would fit, and trains the same; or lower data.max_length, or set " in line
+            "free; batch_size=2 accumulate=2 would fit, and trains the same; or set activation_checkpointing=" in line
         )
 
 
@@ -179,3 +222,110 @@ def test_the_free_memory_of_this_machine() -> None:
     found = memory.free_memory("cpu")
     assert (found is None) == (not Path("/proc/meminfo").exists())
     assert found is None or 10**6 < found < 10**14
+
+
+@pytest.mark.parametrize("files", [0, 700])
+@pytest.mark.parametrize(
+    ("line", "names", "inactive"),
+    [
+        ("0::{}", ("memory.max", "memory.current"), "inactive_file"),
+        ("4:memory:{}", ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"), "total_inactive_file"),
+    ],
+)
+def test_control_groups_limit_the_free_memory(
+    tmp_path: Path, line: str, names: tuple[str, str], inactive: str, files: int
+) -> None:
+    def write(name: str, text: str) -> None:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    def limit(group: str, most: str, used: str) -> None:
+        for name, value in zip(names, (most, used), strict=True):
+            kind, _, name = f"sys/fs/cgroup/{name}".rpartition("/")
+            write(f"{kind}/{group}/{name}", f"{value}\n")
+
+    assert memory.free_memory("cpu", tmp_path) is None
+    write("proc/meminfo", "MemTotal:  9 kB\nMemAvailable:  8 kB\n")
+    write("proc/self/cgroup", "9:name=systemd:/\n" + line.format("/job/step") + "\n")
+    assert memory.free_memory("cpu", tmp_path) == 8192
+    limit("job/step", "max", "5000")
+    assert memory.free_memory("cpu", tmp_path) == 8192
+    limit("job", "7000", "5000")
+    folder = f"sys/fs/cgroup/{names[0].rpartition('/')[0]}"
+    write(f"{folder}/job/memory.stat", f"anon 4300\n{inactive} {files}\n")
+    assert memory.free_memory("cpu", tmp_path) == 2000 + files
+    limit(".", "6000", "5000")  # a container sees its own group as the root
+    assert memory.free_memory("cpu", tmp_path) == 1000
+
+
+def make_data(sizes: list[tuple[int, int]], batch_size: int, **settings: Any) -> InstructionData:
+    """Of records with so many tokens in prompt and answer."""
+    lengths = np.array([sum(size) for size in sizes])
+    examples = Examples(
+        tokens=np.arange(lengths.sum()) % 400,
+        starts=lengths.cumsum() - lengths,
+        sizes=lengths,
+        prompts=np.array([prompt for prompt, _ in sizes], np.int32),
+        records=np.arange(len(sizes)),
+        eot=0,
+        max_length=300,
+        mask_prompt=True,
+        cut=0,
+        dropped=0,
+    )
+    return InstructionData({"train": Split(examples, np.zeros(0, np.uint64), None)}, batch_size, **settings)
+
+
+def heaviest_of(data: InstructionData, size: int, steps: tuple[int, int], config: GPTConfig = TINY) -> list[int]:
+    """The rows of the batch of which most is expected in these steps."""
+    trainer: Any = SimpleNamespace(
+        datamodule=data,
+        world_size=1,
+        global_rank=0,
+        global_step=steps[0],
+        precision_plugin=SimpleNamespace(precision="32-true"),
+    )
+    module: Any = SimpleNamespace(model=GPT(config), trainer=trainer, device=torch.device("cpu"), total_steps=steps[1])
+    return sorted(memory.heaviest(trainer, module, size).records.tolist())
+
+
+def test_the_heaviest_batch_is_not_always_that_of_the_most_tokens() -> None:
+    few_words = dataclasses.replace(TINY, vocab_size=50)
+    learned = make_data([(290, 2), (2, 270), (1, 1)], 1, shuffle=False)
+    assert heaviest_of(learned, 1, (0, 3), dataclasses.replace(TINY, vocab_size=5000)) == [1]
+    assert heaviest_of(learned, 1, (0, 3), few_words) == [0]
+    padded = make_data([(60, 2)] * 5 + [(240, 2)] + [(2, 2)] * 4, 5, shuffle=False)
+    assert heaviest_of(padded, 5, (0, 2), few_words) == [5, 6, 7, 8, 9]
+
+
+def test_the_heaviest_batch_is_one_that_is_still_to_come() -> None:
+    data = make_data([(2, size) for size in (90, 10, 50, 20, 70, 30, 40, 80)], 2, shuffle=False)
+    assert heaviest_of(data, 2, (0, 8)) == [0, 1]
+    assert heaviest_of(data, 2, (1, 4)) == [6, 7]
+    assert heaviest_of(data, 2, (1, 3)) == [4, 5]
+    assert heaviest_of(data, 1, (1, 3)) == [4]
+    assert heaviest_of(data, 2, (2, 5)) == [0, 1]
+
+
+@pytest.mark.parametrize(("accumulate", "ranks"), [(1, 1), (4, 1), (4, 2)])
+def test_what_remains_of_a_run_is_counted_in_steps(accumulate: int, ranks: int) -> None:
+    plan = Plan(21, 2, accumulate, ranks, shuffle=True)
+    whole = [micro for epoch in range(3) for micro in plan.micro_batches(epoch, ranks - 1)]
+    steps = [list(group) for _, group in groupby(whole, key=lambda micro: micro.step.tobytes())]
+    assert len(steps) == 3 * plan.steps
+    for done, end in combinations(range(len(steps) + 1), 2):
+        found = [micro for epoch in memory.remaining(plan, ranks - 1, done, end) for micro in epoch]
+        expected = [micro for step in steps[done:end] for micro in step]
+        assert [micro.rows.tolist() for micro in found] == [micro.rows.tolist() for micro in expected]
+
+
+def test_the_shapes_of_batches_that_are_not_made() -> None:
+    examples = make_data([(3, 7 * size % 41 + 1) for size in range(30)] + [(290, 9)], 4).splits["train"].examples
+    parts = [np.arange(start, min(start + 4, 31)) for start in range(0, 31, 4)]
+    expected = [Shape.of(examples.batch(part.tolist(), multiple=16)) for part in parts]
+    found = memory.shapes(examples, parts, 16)
+    assert [Shape(*shape) for shape in zip(*found, strict=True)] == expected
+    model = GPT(TINY)
+    for device in ("cpu", "cuda", "mps"):
+        each = [batch_bytes(model, shape, torch.bfloat16, device) for shape in expected]
+        assert batch_bytes(model, found, torch.bfloat16, device).tolist() == each

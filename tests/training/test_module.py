@@ -1,6 +1,6 @@
 """One optimizer step: its loss and gradient are those of one big batch, however it is divided."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from sft.config import PROMPTS, LoraConfig, OptimConfig, TrainConfig
 from sft.data.datamodule import InstructionData
-from sft.data.dataset import encode_splits, split_records
+from sft.data.dataset import Batch, encode_splits, split_records
 from sft.data.sources import load_source
 from sft.gpt2.checkpoint import Pretrained, load_pretrained
 from sft.gpt2.lora import add_lora
@@ -201,3 +201,44 @@ def test_the_gradient_is_clipped_by_its_whole_norm(config: Config, tmp_path: Pat
     precision = {"32": "32-true"}.get(precision, precision)
     pl.Trainer(accelerator="cpu", precision=precision, gradient_clip_val=0.01, **options).fit(module, data)
     assert module.seen[1] == pytest.approx(0.01, rel=1e-3)
+
+
+def alone(checkpoint: Path) -> InstructionTuner:
+    """A module with a trainer that does not train."""
+    module = InstructionTuner(load_pretrained(checkpoint).model, OptimConfig(), total_steps=1)
+    module.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    return module
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("broken", [None, float("inf"), float("nan")])
+def test_a_gradient_that_is_no_number_is_found_on_every_device(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, device: str, broken: float | None
+) -> None:
+    module = alone(checkpoint)
+    monkeypatch.setattr(InstructionTuner, "device", torch.device(device))
+    module.step_loss = 1.0
+    for parameter in module.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    if broken is not None:
+        module.model.wpe.weight.grad[3, 4] = broken
+    assert module._is_finite(adamw(module.model, OptimConfig())) == (broken is None)
+    module.step_loss = float("nan")
+    assert not module._is_finite(adamw(module.model, OptimConfig()))
+
+
+def test_a_look_that_was_cut_off_reads_no_more_batches(checkpoint: Path) -> None:
+    module, ones = alone(checkpoint), torch.ones(1, 4).long()
+    read: list[int] = []
+
+    def batches() -> Iterator[Batch]:
+        for number in range(9):
+            read.append(number)
+            yield Batch(ones, ones, torch.tensor([4]), torch.tensor([0]), 4, 4)
+
+    module.signals = lambda: [0.0, float(len(read) == 3)]
+    module.validate(batches())
+    assert module.cut
+    assert read == [0, 1, 2]
+    module.validate(batches())
+    assert read == [0, 1, 2, 0]

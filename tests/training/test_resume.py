@@ -67,6 +67,17 @@ def test_resumed_is_uninterrupted(
         assert mine == other or mine["step"] == halt
 
 
+def test_activation_checkpointing_may_begin_with_a_resumed_run(config: Config, run: Run) -> None:
+    common = {"model__dropout": 0.2, "epochs": 1, "eval__every": 0}
+    whole, folder = run(config(**common), "whole"), run(config(**common, max_steps=6), "parts")
+    given = dataclasses.replace(config(**common), resume=str(folder), activation_checkpointing=True)
+    resumed = resumed_config(given, ["activation_checkpointing=true", "max_steps=-1"])
+    assert resumed.activation_checkpointing
+    run(resumed, "parts")
+    ends = [torch.load(path / "checkpoints/last.ckpt", weights_only=True) for path in (whole, folder)]
+    assert equal(ends[0]["state_dict"], ends[1]["state_dict"])
+
+
 def test_a_finished_run_says_so(config: Config, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run(config(epochs=1))
     before = (folder / "checkpoints/last.ckpt").stat().st_mtime_ns

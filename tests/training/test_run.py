@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import train
+from sft import cli
 from sft.cli import on_devices
 from sft.config import PROMPTS, InputError, TrainConfig
 from sft.data.dataset import encode_splits, split_records
@@ -284,3 +285,10 @@ def test_compiled_layers_train_as_others_do(config: Config, run: Run, tmp_path: 
         assert [other[key] for key in one if "loss" in key] == pytest.approx(
             [one[key] for key in one if "loss" in key], abs=1e-5
         )
+
+
+def test_torch_is_told_to_keep_ddps_advice_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything that imports torch, which a resumed run's config does."""
+    monkeypatch.setattr(os, "environ", {})
+    cli.run(lambda: os.environ.update(FOUND=os.environ["TORCH_CPP_LOG_LEVEL"]))
+    assert os.environ["FOUND"] == "ERROR"
