@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -345,6 +346,8 @@ def fail_on_rank_1(how: str) -> None:
         time.sleep(3600)
     if how == "exit":
         os._exit(7)
+    if how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
     raise RuntimeError("a bug\nof rank 1")
 
 
@@ -353,6 +356,7 @@ def fail_on_rank_1(how: str) -> None:
     [
         ("raise", RuntimeError, "process 1 of 2: RuntimeError: a bug\nof rank 1"),
         ("exit", InputError, "process 1 of 2 ended with exit code 7 and said nothing; resume= goes on from the last"),
+        ("killed", InputError, r"process 1 of 2 was killed \(SIGKILL\), perhaps for want of memory; resume= goes on"),
     ],
 )
 def test_what_ends_one_process_ends_all(how: str, error: type[Exception], message: str) -> None:

@@ -18,9 +18,10 @@ from hydra.types import RunMode
 
 import evaluate
 import train
-from sft.cli import on_devices, to_resume
+from sft.cli import on_devices
 from sft.config import EvaluateConfig, TrainConfig
 from sft.data import sources
+from sft.folders import to_resume, which_run
 from sft.merge import from_hydra
 from sft.training.resume import resumed_config
 from tests.evaluation.judge_server import Site, serving
@@ -103,7 +104,7 @@ def test_python_commands(place: Path, checkpoint: Path, monkeypatch: pytest.Monk
         else:
             asked = config("train", TrainConfig, [*arguments, *tiny, *added, "max_steps=2"])
             folder = to_resume(asked.resume) or place / "outputs" / str(number)
-            asked.resume = train.which_run(asked.resume, folder)
+            asked.resume = which_run(asked.resume, folder)
             if asked.resume:
                 asked = resumed_config(asked, [*arguments, "max_steps=-1"])
                 asked.max_steps = 3

@@ -230,21 +230,12 @@ class Launched:
 
 
 def test_through_the_launcher(checkpoint: Path, records_file: Path) -> None:
-    """A signal to the launcher alone; then a rank that dies."""
+    """A signal to it alone reaches the ranks."""
     run = Launched(checkpoint, records_file)
     wait_for_rows(run.folder, 3)
-    run.process.terminate()
-    assert run.end()[0] == 143
-    steps = read_newest(run.folder)[1]["global_step"]
-    assert "SIGTERM: stopped after step" in log_of(run.folder)
-
-    run = Launched(checkpoint, records_file)
-    wait_for_rows(run.folder, steps + 4)
-    assert f"resumed at step {steps + 1}" in log_of(run.folder)
     ranks = run.ranks()
     assert len(ranks) == 2
-    os.kill(ranks[1], signal.SIGKILL)
-    code, said = run.end()
-    assert code == 1
-    assert said.startswith("error: process 1 of 2 was killed (SIGKILL), perhaps for want of memory; resume= goes on")
+    run.process.terminate()
+    assert run.end()[0] == 143
+    assert f"SIGTERM: stopped after step {read_newest(run.folder)[1]['global_step']}" in log_of(run.folder)
     assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)

@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-import train
-from sft.cli import on_devices
 from sft.config import InputError, TrainConfig
 from sft.files import read_numbers
 from sft.gpt2.checkpoint import load_pretrained, save_pretrained
 from sft.gpt2.model import GPT
 from sft.training.resume import resumed_config
+from tests.training.processes import finish
 
 Config = Callable[..., TrainConfig]
 Run = Callable[..., Path]
@@ -94,12 +93,12 @@ def test_a_run_cut_off_between_its_last_step_and_its_end_is_completed(
     settings = config(epochs=1, max_steps=2, data__split=[0.9, 0.1, 0.0], devices=devices, strategy=strategy)
     folder = Path("run").absolute()
     folder.mkdir()
-    on_devices(devices, train.fit, settings, folder)
+    finish(settings, folder, devices)
     whole = {name: (folder / name).read_bytes() for name in ("metrics.csv", "model/model.safetensors")}
     summary = json.loads((folder / "summary.json").read_text())
     shutil.rmtree(folder / "model")
     (folder / "summary.json").unlink()
-    on_devices(devices, train.fit, resumed_config(dataclasses.replace(settings, resume=str(folder)), []), folder)
+    finish(resumed_config(dataclasses.replace(settings, resume=str(folder)), []), folder, devices)
     assert {name: (folder / name).read_bytes() for name in whole} == whole
     again = json.loads((folder / "summary.json").read_text())
     for changing in ("peak_memory_bytes", "config"):
