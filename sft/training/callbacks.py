@@ -25,7 +25,7 @@ from sft.training.checkpoints import last
 from sft.training.interruption import Interruption
 from sft.training.metrics import data_of, epochs_done, has_validation, stepped
 from sft.training.module import InstructionTuner
-from sft.training.sharding import whole
+from sft.training.sharding import unsharded_model
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +182,7 @@ class RunFolder(Callback):
 
     def _write_model(self, trainer: Trainer, pl_module: InstructionTuner) -> None:
         """The weights as they stand; all ranks together."""
-        model = whole(pl_module.model)
+        model = unsharded_model(pl_module.model)
         if trainer.is_global_zero:
             self.save_model(model)
         trainer.strategy.barrier()
@@ -223,7 +223,7 @@ class SampleAnswer(Callback):
         record = data.splits["validation"].first
         if not record:
             return
-        prompt, model = self.tokenizer.encode_ordinary(render(self.template, record)), whole(pl_module.model)
+        prompt, model = self.tokenizer.encode_ordinary(render(self.template, record)), unsharded_model(pl_module.model)
         if not trainer.is_global_zero or not 0 < len(prompt) < model.config.n_positions:
             return
         model.to(pl_module.device).eval()

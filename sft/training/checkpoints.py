@@ -7,9 +7,10 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import IO, Any
 
 import torch
@@ -59,6 +60,8 @@ def _read(path: Path) -> dict[str, Any]:
         if _beside(path).exists():
             _check_hash(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if missing := [key for key in NEEDED if key not in content]:
+            raise ValueError(f"without {', '.join(missing)}: written by another version?")
         return {key: content[key] for key in NEEDED}
     except Exception as error:  # a damaged pickle makes torch raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -73,31 +76,41 @@ def _check_hash(path: Path) -> None:
         raise ValueError(f"sha256 {found[:12]}…, expected {expected[:12]}…")
 
 
-class _Hashing:
-    """A file for torch.save, which only writes to it. What it is given is hashed while it is written, by a second
-    thread, and the error of a write is kept."""
+class _Watched:
+    """A file for torch.save, which only writes to it, that keeps the error of a write."""
 
-    def __init__(self, file: IO[bytes], thread: Executor) -> None:
-        self.file, self.thread, self.sha256 = file, thread, hashlib.sha256()
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
         self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        hashed = self.thread.submit(self.sha256.update, data)
         try:
             return self.file.write(data)
         except OSError as error:
             self.error = error
             raise
-        finally:
-            hashed.result()
 
     def flush(self) -> None:
         self.file.flush()
 
 
+def _digest(path: Path, whole: Event) -> str:
+    """The SHA-256 of a file that grows until it is `whole`: read while it is written, so that nobody waits for it."""
+    sha256, memory = hashlib.sha256(), memoryview(bytearray(1 << 22))
+    with path.open("rb", buffering=0) as file:
+        while True:
+            last = whole.is_set()
+            if size := file.readinto(memory):
+                sha256.update(memory[:size])
+            elif last:
+                return sha256.hexdigest()
+            else:
+                whole.wait(0.01)
+
+
 @contextmanager
 def _without_crc32() -> Iterator[None]:
-    """The zip file that torch.save writes has checksums of its own, which take longer than to write it."""
+    """The zip file that torch.save writes would have checksums of its own, which nothing reads."""
     before = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
     try:
@@ -118,15 +131,20 @@ class CheckpointFiles(TorchCheckpointIO):
         path = Path(path)
         make_folder(path.parent)
         with replaced(path) as file, ThreadPoolExecutor(1) as thread, _without_crc32():
-            hashing = _Hashing(file, thread)
+            watched, whole = _Watched(file), Event()
+            digest = thread.submit(_digest, Path(file.name), whole)
             try:
-                torch.save(checkpoint, hashing)  # type: ignore[arg-type]
+                torch.save(checkpoint, watched)  # type: ignore[arg-type]  # which says it needs more than `write`
+                file.flush()
+                whole.set()
+                os.fsync(file.fileno())
             except RuntimeError as error:  # torch has words of its own for a full disk
-                raise hashing.error or error from None
-            file.flush()
-            os.fsync(file.fileno())
+                raise watched.error or error from None
+            finally:
+                whole.set()
+            sha256 = digest.result()
             self._step_aside(path)
-            _write_hash(path, hashing.sha256.hexdigest())
+            _write_hash(path, sha256)
         self.read = None
 
     def _step_aside(self, path: Path) -> None:
@@ -136,6 +154,8 @@ class CheckpointFiles(TorchCheckpointIO):
         if path.exists() and self.read != aside:
             if _beside(path).exists():
                 _write_hash(aside, _beside(path).read_text(encoding="utf-8").partition(" ")[0])
+            else:
+                _beside(aside).unlink(missing_ok=True)  # of the one before
             os.replace(path, aside)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:

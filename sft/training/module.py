@@ -14,7 +14,7 @@ from sft.config import InputError, OptimConfig
 from sft.data.dataset import IGNORE_INDEX, Batch
 from sft.gpt2.model import GPT
 from sft.training.optim import adamw, schedule
-from sft.training.sharding import full
+from sft.training.sharding import unsharded
 
 log = logging.getLogger(__name__)
 MOST_SKIPPED = 5
@@ -104,7 +104,7 @@ class InstructionTuner(LightningModule):
             found = torch.stack([grad.sum() for grad in grads])
         else:  # where each sum would be a kernel of its own
             found = torch.nn.utils.get_total_norm(grads)
-        return self.step_loss < float("inf") and bool(full(found).isfinite().all())
+        return self.step_loss < float("inf") and bool(unsharded(found).isfinite().all())
 
     def _refuse_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Raises InputError; or has the optimizer skip the step, by taking the gradients away."""

@@ -10,7 +10,7 @@ from sft.files import restore_folder
 from sft.gpt2.checkpoint import Pretrained, merge_adapter, save_adapter, save_pretrained
 from sft.gpt2.model import GPT
 from sft.training.callbacks import RunFolder
-from sft.training.sharding import whole
+from sft.training.sharding import unsharded_model
 
 
 def save_tuned(model: GPT, base: Pretrained, lora: LoraConfig | None, template: str, folder: Path) -> None:
@@ -42,6 +42,6 @@ def save_if_cut_off(trainer: Trainer, model: GPT, run_folder: RunFolder, nothing
     missing = trainer.is_global_zero and not restore_folder(run_folder.folder / "model")
     cut_off = missing or (nothing_left and run_folder.best == float("inf"))
     if trainer.strategy.broadcast(cut_off):
-        gathered = whole(model)
+        gathered = unsharded_model(model)
         if trainer.is_global_zero:
             run_folder.save_model(gathered)

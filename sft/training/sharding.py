@@ -73,7 +73,7 @@ def _share(value: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def full(tensor: Tensor) -> Tensor:
+def unsharded(tensor: Tensor) -> Tensor:
     """The tensor itself, or of a share the whole; all ranks must ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
@@ -85,12 +85,12 @@ def _gathered(state: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict):
             found[name] = _gathered(value)
         elif isinstance(value, DTensor):
-            tensor = full(value)
+            tensor = unsharded(value)
             found[name] = tensor.cpu() if first else value
     return found
 
 
-def whole(model: GPT) -> GPT:
+def unsharded_model(model: GPT) -> GPT:
     """The model itself, or of one in shards a copy with all weights, on the CPU of rank 0; all ranks must ask, and the
     others get what is of no use."""
     if not isinstance(model, FSDPModule):

@@ -102,6 +102,7 @@ class Ours(Answerer):
         from sft.training.module import InstructionTuner
         from sft.training.trainer import make_trainer
 
+        gc.collect()  # the optimizer of the call before: Lightning's objects hold each other
         clock, starts, losses = self.synchronised, [], []
 
         class Clock(Callback):
@@ -120,7 +121,6 @@ class Ours(Answerer):
         trainer.progress_bar_callback.disable()
         trainer.fit(module, DataLoader([self.batch(texts, masked) for texts in batches], batch_size=None))
         self.losses = losses
-        gc.collect()  # the optimizer of this call, before the next one makes its own
         return starts
 
     def answer(self, prompts: Sequence[list[int]], lengths: Sequence[int], together: int) -> float:

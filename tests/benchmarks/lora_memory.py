@@ -22,7 +22,7 @@ from sft.gpt2 import weights
 from sft.gpt2.checkpoint import load_pretrained, save_pretrained
 from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT, GPTConfig
-from sft.training.memory import Shape, batch_bytes, weight_bytes
+from sft.training.estimate import Shape, batch_bytes, weight_bytes
 
 ROOT = Path(__file__).parents[2]
 XL = GPTConfig(n_layer=48, n_head=25, n_embd=1600)

@@ -19,7 +19,7 @@ from sft.data.dataset import IGNORE_INDEX
 from sft.gpt2.device import DTYPES, keep_freed_memory, pick_precision
 from sft.gpt2.model import GPT
 from sft.gpt2.weights import skeleton
-from sft.training.memory import Shape, batch_bytes, weight_bytes
+from sft.training.estimate import Shape, batch_bytes, weight_bytes
 from sft.training.optim import adamw
 from tests.benchmarks.data import in_own_process, peak
 from tests.benchmarks.speed import SIZES

@@ -20,15 +20,8 @@ from sft.data.plan import Plan
 from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT, GPTConfig
 from sft.training import memory
-from sft.training.memory import (
-    EnoughMemory,
-    Shape,
-    batch_bytes,
-    copy_bytes,
-    fits_in_memory,
-    layer_bytes,
-    weight_bytes,
-)
+from sft.training.estimate import Shape, batch_bytes, copy_bytes, free_memory, layer_bytes, weight_bytes
+from sft.training.memory import EnoughMemory, fits_in_memory
 from sft.training.module import InstructionTuner
 from tests.benchmarks.memory import most_rows
 from tests.kept import loss_and_kept
@@ -219,7 +212,7 @@ def test_an_estimate_beyond_the_free_memory_warns(
 
 
 def test_the_free_memory_of_this_machine() -> None:
-    found = memory.free_memory("cpu")
+    found = free_memory("cpu")
     assert (found is None) == (not Path("/proc/meminfo").exists())
     assert found is None or 10**6 < found < 10**14
 
@@ -244,18 +237,18 @@ def test_control_groups_limit_the_free_memory(
             kind, _, name = f"sys/fs/cgroup/{name}".rpartition("/")
             write(f"{kind}/{group}/{name}", f"{value}\n")
 
-    assert memory.free_memory("cpu", tmp_path) is None
+    assert free_memory("cpu", tmp_path) is None
     write("proc/meminfo", "MemTotal:  9 kB\nMemAvailable:  8 kB\n")
     write("proc/self/cgroup", "9:name=systemd:/\n" + line.format("/job/step") + "\n")
-    assert memory.free_memory("cpu", tmp_path) == 8192
+    assert free_memory("cpu", tmp_path) == 8192
     limit("job/step", "max", "5000")
-    assert memory.free_memory("cpu", tmp_path) == 8192
+    assert free_memory("cpu", tmp_path) == 8192
     limit("job", "7000", "5000")
     folder = f"sys/fs/cgroup/{names[0].rpartition('/')[0]}"
     write(f"{folder}/job/memory.stat", f"anon 4300\n{inactive} {files}\n")
-    assert memory.free_memory("cpu", tmp_path) == 2000 + files
+    assert free_memory("cpu", tmp_path) == 2000 + files
     limit(".", "6000", "5000")  # a container sees its own group as the root
-    assert memory.free_memory("cpu", tmp_path) == 1000
+    assert free_memory("cpu", tmp_path) == 1000
 
 
 def make_data(sizes: list[tuple[int, int]], batch_size: int, **settings: Any) -> InstructionData:

@@ -18,7 +18,7 @@ from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT
 from sft.training.module import InstructionTuner
 from sft.training.optim import adamw, schedule
-from sft.training.sharding import Sharded, full, whole
+from sft.training.sharding import Sharded, unsharded, unsharded_model
 from tests.training.processes import finish
 
 Config = Callable[..., TrainConfig]
@@ -31,7 +31,7 @@ class SGDTuner(InstructionTuner):
         super().on_before_optimizer_step(optimizer)
         if not hasattr(self, "gradients"):
             found = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
-            self.gradients = {name: full(gradient).clone() for name, gradient in found.items()}
+            self.gradients = {name: unsharded(gradient).clone() for name, gradient in found.items()}
             self.first_loss = self.step_loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -67,7 +67,7 @@ def train_sgd(config: TrainConfig, out: Path) -> None:
         num_sanity_val_steps=0,
     )
     trainer.fit(module, data)
-    weights = whole(module.model).state_dict()
+    weights = unsharded_model(module.model).state_dict()
     if trainer.is_global_zero:
         kept = {"gradients": module.gradients, "weights": weights, "loss": module.first_loss}
         kept["held"] = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in module.parameters())
