@@ -107,8 +107,9 @@ def _claimed(folder: Path) -> Iterator[bool]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, FileNotFoundError):
             free = False
-        except (OSError, ImportError) as error:  # no locks here, see `locked`
+        except (OSError, ImportError) as error:  # no locks here, see `locked`: who knows whose it is
             log.debug(f"{folder}: {error}")
+            free = False
         yield free
 
 

@@ -30,6 +30,8 @@ def which_run(resume: str | None, folder: Path) -> str | None:
         return "outputs/latest" if resume == "latest" else resume
     if not any(override.startswith(f"{key}=") for override in HydraConfig.get().overrides.hydra):
         raise InputError(f"resume: auto looks into the run's folder; give one, {key}=FOLDER")
+    if holds_run(folder) and not has_checkpoint(folder):
+        raise InputError(f"{key}: {folder} holds a run without its checkpoints; give a new folder")
     return str(folder) if has_checkpoint(folder) else None
 
 

@@ -475,6 +475,9 @@ def test_a_run_is_not_lost_to_another_in_its_folder(
         command(*arguments, "seed=6")
     told = f"{end.value.code}{capsys.readouterr().err}"
     assert f"{key}: {Path('sweep/0').absolute()} holds a run; go on with it by resume=auto, or give a new" in told
+    if file == "summary.json":
+        told = line(command, "hydra.run.dir=sweep/0", "resume=auto")
+        assert told.endswith("sweep/0 holds a run without its checkpoints; give a new folder")
     assert {path: path.read_text() for path in Path("sweep/0").rglob("*") if path.is_file()} == texts
 
 

@@ -40,6 +40,7 @@ class Cache:
             return attend_plainly(q, keys, values, bias.expand(-1, q.shape[1], -1, -1).flatten(0, 1)).squeeze(2)
         return F.scaled_dot_product_attention(q, keys, values, bias).squeeze(2)
 
-    def move(self, source: int, target: int) -> None:
-        if self.kept.numel():
-            self.kept[:, target] = self.kept[:, source]
+    def move(self, source: int, target: int, length: int) -> None:
+        """Have a slot hold what another one does, of which `length` tokens were read."""
+        if source != target:
+            self.kept[:, target, :, :, :length] = self.kept[:, source, :, :, :length]

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sft.gpt2.cache import Cache
+from sft.gpt2.device import row_multiple
 from sft.gpt2.model import GPT, Attend
-from sft.gpt2.padding import MULTIPLE, Padding
+from sft.gpt2.padding import Padding
 from sft.gpt2.sampling import Sampling
 
 # How many prompt tokens a step reads at most, unless one prompt alone is longer: a CPU's caches hold the activations of
@@ -48,11 +49,11 @@ def choose(logits: Tensor, rows: Sequence[Row]) -> list[int]:
 
 
 class Part(NamedTuple):
-    """Of the tokens that a step reads, N of them."""
+    """Some of the tokens that a step reads, N of them."""
 
     ids: Tensor  # (N,)
     positions: Tensor  # (N,)
-    attend: Callable[[Tensor, int], Tensor]  # as an Attend, and of which layer
+    attend: Callable[[Tensor, int], Tensor]  # what an Attend does, in the layer of that number
     ends: Tensor  # (rows,), where in N the last token of each row is
 
 
@@ -65,11 +66,12 @@ class Decoder:
 
     def __init__(self, model: GPT, slots: int, size: int) -> None:
         self.model, self.slots = model, slots
+        self.device, self.dtype = model.wte.weight.device, model.wte.weight.dtype
         self.size = min(size, model.config.n_positions)
-        self.cache = Cache(model.config.n_layer, slots, -(-self.size // MULTIPLE) * MULTIPLE)
+        self.multiple = row_multiple(self.device.type)
+        self.cache = Cache(model.config.n_layer, slots, -(-self.size // self.multiple) * self.multiple)
         self.rows: list[Row] = []  # row i lives in slot i of the cache
         self.waiting: list[Row] = []  # prompts that no step has read yet
-        self.device, self.dtype = model.wte.weight.device, model.wte.weight.dtype
         self._next_id = 0
 
     def add(self, prompt: Sequence[int], seed: int = 0, sampling: Sampling | None = None) -> int:
@@ -96,7 +98,7 @@ class Decoder:
         self.waiting = [row for row in self.waiting if row.id != row_id]
         for slot, row in enumerate(self.rows):
             if row.id == row_id:
-                self.cache.move(len(self.rows) - 1, slot)
+                self.cache.move(len(self.rows) - 1, slot, self.rows[-1].length)
                 self.rows[slot] = self.rows[-1]
                 self.rows.pop()
                 return
@@ -126,7 +128,8 @@ class Decoder:
         """The newest token of each row."""
         ids = torch.tensor([row.token for row in self.rows], device=self.device)
         positions = torch.tensor([row.length for row in self.rows], device=self.device)
-        seen = torch.arange(max(row.length for row in self.rows) + 1, device=self.device)
+        longest = max(row.length for row in self.rows) + 1
+        seen = torch.arange(longest + -longest % self.multiple, device=self.device)
         bias = torch.where(seen <= positions.unsqueeze(1), 0.0, -torch.inf).to(self.dtype)  # (rows, seen)
         slots = torch.arange(len(ids), device=self.device)
         attend = partial(self.cache.extend, slots=slots, positions=positions, bias=bias[:, None, None])
@@ -136,12 +139,11 @@ class Decoder:
         """Whole prompts, of rows that come behind the others."""
         prompts = [torch.tensor(row.prompt) for row in rows]
         ids = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True)
-        ids = F.pad(ids, (0, -ids.shape[1] % MULTIPLE)).to(self.device)
+        ids = F.pad(ids, (0, -ids.shape[1] % self.multiple)).to(self.device)
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
         padding = Padding(ids, lengths, beside=len(self.rows))
-        positions = padding.remove(padding.positions.expand(padding.B, -1))
         attend = partial(self.cache.prefill, slot=len(self.rows), padding=padding)
-        return Part(padding.ids, positions, attend, lengths.cumsum(0) - 1)
+        return Part(padding.ids, padding.places(), attend, lengths.cumsum(0) - 1)
 
     def _logits(self, parts: list[Part]) -> Tensor:
         """Those of each row's next token, (rows, V)."""
@@ -198,7 +200,7 @@ def complete(
         raise ValueError(f"max_new_tokens: expected a number from 1 up, found {min(limits)}")
     queue = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))  # popped from its long end
     size = min(context, max((len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True)), default=0))
-    decoder = Decoder(model, slots, size)
+    decoder = Decoder(model, max(1, min(slots, len(prompts))), size)
     running: dict[int, Completion] = {}
     while queue or running:
         while queue and len(running) < slots:

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Rows whose logits are held in fp32 at a time: 3 MB on a CPU, which its cache holds. Without a gradient, products too.
+# Rows that are turned into fp32 at a time: 3 MB on a CPU, which its cache holds; and, where no gradient is wanted, rows
+# that have logits at all at a time.
 ROWS = {"cpu": 16, "cuda": 1024, "mps": 1024}
 UNLEARNED = {"cpu": 128, "cuda": 1024, "mps": 1024}
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sft.gpt2.loss import Kept, cross_entropies, tied
-from sft.gpt2.padding import Padding, chosen
+from sft.gpt2.padding import Padding, indices_of
 
 Attend = Callable[[Tensor], Tensor]  # queries, keys and values (N, 3, nh, hs) -> attended values (N, nh, hs)
 
@@ -243,8 +243,7 @@ class GPT(nn.Module):
 
     def _features(self, x: Tensor, padding: Padding) -> Tensor:  # (N, C) -> (N, C)
         attend = partial(padding.attend, dropout=self.config.dropout if self.training else 0.0)
-        positions = padding.remove(padding.positions.expand(padding.B, -1))
-        return self.layers(x, positions, [attend] * self.config.n_layer)
+        return self.layers(x, padding.places(), [attend] * self.config.n_layer)
 
     def layers(self, x: Tensor, positions: Tensor, attends: list[Attend]) -> Tensor:
         """The way through the network of N tokens' embeddings (N, C) at positions (N,): hidden states (N, C)."""
@@ -277,7 +276,7 @@ class GPT(nn.Module):
         targets = padding.remove(labels)  # (N,)
         wanted = targets != ignore_index
         wanted[padding.count :] = False
-        places, count = chosen(wanted)
+        places, count = indices_of(wanted)
         targets = targets[places]
         targets[count:] = 0
         return cross_entropies(x[places], matrix, targets, self._kept)[:count]

@@ -7,15 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MULTIPLE = 32  # of tokens: see `chosen`
+MULTIPLE = 32  # of tokens: see `indices_of`
 PLAIN = 256  # tokens up to which, on a CPU, torch's own attention takes longer than its formula
 
 
-def chosen(wanted: Tensor, beside: int = 0) -> tuple[Tensor, int]:
+def indices_of(wanted: Tensor, beside: int = 0) -> tuple[Tensor, int]:
     """The indices at which `wanted`, (n,), is true, and how many there are.
 
-    On a CPU, index 0 stands behind them as often as is needed for a multiple of 32, with `beside` more tokens: a matrix
-    product of a new shape is prepared first, which can take longer than the product, so there should be few shapes.
+    On a CPU, zeros follow them until their number, with `beside`, is a multiple of 32: a matrix product of a new shape
+    is prepared first, which can take longer than the product. The caller drops what is computed for these.
     """
     found = wanted.nonzero().squeeze(1)
     fill = -(len(found) + beside) % MULTIPLE if wanted.device.type == "cpu" else 0
@@ -23,8 +23,12 @@ def chosen(wanted: Tensor, beside: int = 0) -> tuple[Tensor, int]:
 
 
 class Padding:
-    """Where the real tokens lie in a right-padded (B, T) batch, and the way there and back. N counts them, and what
-    `chosen` adds behind them; `beside` is for it."""
+    """Where the real tokens lie in a right-padded (B, T) batch, and the way there and back. N is their number, and of
+    what `indices_of` adds to them.
+
+    Args:
+        beside: how many other tokens will stand in the same stream.
+    """
 
     def __init__(self, input_ids: Tensor, lengths: Tensor | None, beside: int = 0) -> None:
         self.B, self.T = input_ids.shape
@@ -32,8 +36,11 @@ class Padding:
         self.index, self.count = None, input_ids.numel()  # (N,), and how many real tokens there are
         if lengths is not None:
             real = self.positions < lengths.unsqueeze(1)  # (B, T)
-            self.index, self.count = chosen(real.flatten(), beside)
+            self.index, self.count = indices_of(real.flatten(), beside)
         self.ids = self.remove(input_ids)  # (N,)
+
+    def places(self) -> Tensor:  # (N,), each token's position in its row
+        return self.remove(self.positions.expand(self.B, -1))
 
     def remove(self, x: Tensor) -> Tensor:  # (B, T, ...) -> (N, ...)
         flat = x.flatten(0, 1)

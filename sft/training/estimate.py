@@ -37,7 +37,7 @@ def up(number: Ints, multiple: int) -> Ints:
 
 
 def _filled(number: Ints, device: str) -> Ints:
-    """With what `chosen` adds."""
+    """With what `indices_of` adds."""
     return up(number, MULTIPLE) if device == "cpu" else number
 
 
@@ -121,4 +121,7 @@ def _left(root: Path) -> Iterator[int]:
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError:  # not there, or not for this process: then no limit is known from it
+        return []

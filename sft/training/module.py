@@ -55,7 +55,7 @@ class InstructionTuner(LightningModule):
         self.signals: Callable[[], list[float]] = lambda: [0.0, 0.0]  # whether this rank got SIGINT, and SIGTERM
         self.agreed = [0.0, 0.0, 0.0]  # the sums of all ranks' wishes, the last two of them their signals
         self.cut = False  # whether the ranks agreed on a signal in the middle of a look at the losses
-        self.batch_shape: tuple[int, ...] = (0, 0)  # (B, T) of the micro-batch at hand
+        self.batch_shape: tuple[int, ...] | None = None  # (B, T) of the micro-batch at hand
         self._sums: list[Tensor] = []  # of the losses of each micro-batch in the current step, (1,)
         self._records: list[Tensor] = []
         self._validation: list[Tensor] = []

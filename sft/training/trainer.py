@@ -76,5 +76,9 @@ def memory_needed(module: InstructionTuner) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        remedy = f" ({str(error).partition('. ')[0]}); {advice(module.trainer, module)}"
+        reason = str(error).partition(". ")[0]
+        if module.batch_shape is None:
+            what = f"model: the GPU's memory does not hold its weights ({reason}); take a smaller one, or a larger GPU"
+            raise InputError(what) from error
+        remedy = f" ({reason}); {advice(module.trainer, module)}"
         raise InputError(too_large(module.batch_shape, remedy)) from error

@@ -23,7 +23,7 @@ from tests.benchmarks import data, start
 from tests.benchmarks.speed import SIZES, Row, Trials, measure
 
 FULL = Trials(rounds=5, steps=4, alone=3, real=110, book=3)
-QUICK = Trials(rounds=3, steps=2, alone=2, real=32, book=2)
+QUICK = Trials(rounds=3, steps=2, alone=2, real=48, book=2)
 NAMES = {"Ours": "this project", "Transformers": "transformers", "TRL": "TRL", "Book": "the book's code"}
 INSTRUCTIONS = Path(__file__).parents[2] / "conf" / "data" / "instructions.yaml"
 

@@ -86,10 +86,12 @@ class Ours(Answerer):
 
     def batch(self, texts: Sequence[Text], masked: bool) -> Any:
         from sft.data.dataset import Batch
+        from sft.gpt2.device import row_multiple
 
         sizes = [len(tokens) - 1 for _, tokens in texts]
-        ids = padded([t[:-1] for _, t in texts], 0, multiple=16)
-        labels = padded([learned(t, masked)[1:] for t in texts], multiple=16)
+        multiple = row_multiple(self.device)
+        ids = padded([t[:-1] for _, t in texts], 0, multiple)
+        labels = padded([learned(t, masked)[1:] for t in texts], multiple=multiple)
         targets = int((labels != IGNORE_INDEX).sum())
         return Batch(ids, labels, torch.tensor(sizes), torch.arange(len(texts)), targets, sum(sizes))
 

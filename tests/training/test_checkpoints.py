@@ -128,5 +128,7 @@ def test_one_of_an_older_version_is_refused(tmp_path: Path, missing: str) -> Non
     found = content(1)
     del found[missing]
     CheckpointFiles().save_checkpoint(found, last(tmp_path))
-    with pytest.raises(InputError, match=rf"last\.ckpt: not a checkpoint of a run, or damaged \(without {missing}: written by another version\?\)"):
+    with pytest.raises(
+        InputError, match=rf"last\.ckpt: not a .*damaged \(without {missing}: written by another version"
+    ):
         read_newest(tmp_path)
