@@ -8,7 +8,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -79,21 +79,21 @@ def training(
 ) -> list[Row]:
     rows = trained(contestants, texts, trials, BATCH, shape, device, low)
     learners = {name: contestants[name] for name in ("Ours", "Transformers", "TRL")}
-    masked = train(learners, texts, trials, BATCH, masked=True)
-    return [*rows, row("training, the answers alone learned", masked)]
+    flow = cycle(texts)
+    masked = [train(learners, flow, trials.steps, BATCH, masked=True)[0] for _ in range(trials.rounds)]
+    return [*rows, row("training, the answers alone learned", by_name(masked))]
 
 
 def on_gpu(
     contestants: dict[str, Apart], texts: Sequence[Text], trials: Trials, shape: GPTConfig, device: str, low: bool
 ) -> list[Row]:
     """What only a GPU is fast enough for."""
-    ours, prompts = contestants["Ours"], [t[:n] for n, t in texts[:LARGE]]
-    run = 2 * [texts[i : i + BATCH] for i in range(0, PUBLISHED, BATCH)]
-    seconds = sum(ours.ask("train", run))
-    rows = [(f"2 epochs of {PUBLISHED} records, batch {BATCH}", {"Ours": f"{seconds:.0f} s"})]
-    rows += trained(contestants, texts, trials, LARGE, shape, device, low)
+    rows, prompts = trained(contestants, texts, trials, LARGE, shape, device, low), [t[:n] for n, t in texts[:LARGE]]
     together = answer(contestants, prompts, [NEW] * LARGE, LARGE, trials)
-    return [*rows, row(f"answering {LARGE} together, {NEW} tokens each", together)]
+    rows.append(row(f"answering {LARGE} together, {NEW} tokens each", together))
+    run = 2 * [texts[i : i + BATCH] for i in range(0, PUBLISHED, BATCH)]
+    seconds = sum(contestants["Ours"].ask("train", run))
+    return [*rows, (f"2 epochs of {PUBLISHED} records, batch {BATCH}", {"Ours": f"{seconds:.0f} s"})]
 
 
 def trained(
@@ -105,38 +105,49 @@ def trained(
     device: str,
     low: bool,
 ) -> list[Row]:
-    """Training on the whole text: speed, memory, and how much of the time the necessary work would take alone."""
-    rounds = train(contestants, texts, trials, batch)
-    rows = [row(f"training, batch {batch}", rounds)]
+    """Training on the whole text: speed, losses, memory, and the time that the necessary work would take alone."""
+    flow, tokens = cycle(texts), sum(len(tokens) - 1 for _, tokens in texts) / len(texts) * batch
+    found, bounds = [], []
+    for _ in range(trials.rounds):
+        found.append(train(contestants, flow, trials.steps, batch))
+        bounds.append(bound(shape, round(tokens), device, low))
+        print("  a step's products {:.3f} s, AdamW {:.3f} s".format(*bounds[-1]), file=sys.stderr)
+    rounds = by_name([rates for rates, _ in found])
     peaks = {name: f"{contestant.ask('peak') / 2**30:.1f} GiB" for name, contestant in contestants.items()}
-    rows.append(("its peak memory", peaks))
-    tokens = sum(len(tokens) - 1 for _, tokens in texts) / len(texts) * batch
-    products, update = bound(shape, round(tokens), device, low)
-    print(f"  a step's products {products:.3f} s, AdamW {update:.3f} s, of {tokens:.0f} tokens", file=sys.stderr)
-    for what, seconds in (("products", products), ("products and AdamW", products + update)):
-        share = {name: f"{statistics.median(found) * seconds / tokens:.0%}" for name, found in rounds.items()}
-        rows.append((f"its share of what the {what} alone would allow", share))
+    rows = [row(f"training, batch {batch}", rounds), ("its peak memory", peaks)]
+    rows.append(("a step's loss beside transformers', at most", {"Ours": f"{max(gap for _, gap in found):.3f} off"}))
+    for what, seconds in (
+        ("products", [products for products, _ in bounds]),
+        ("products and AdamW", [products + update for products, update in bounds]),
+    ):
+        shares = {
+            name: statistics.median(rate * alone / tokens for rate, alone in zip(rates, seconds, strict=True))
+            for name, rates in rounds.items()
+        }
+        cells = {name: f"{share:.0%}" for name, share in shares.items()}
+        rows.append((f"its share of what the {what} alone would allow", cells))
     return rows
 
 
 def train(
-    contestants: dict[str, Apart], texts: Sequence[Text], trials: Trials, batch: int, masked: bool = False
-) -> Rounds:
-    found: Rounds = {name: [] for name in contestants}
-    flow = cycle(texts)
-    for number in range(trials.rounds):
-        batches = [list(islice(flow, batch)) for _ in range(trials.steps + 1)]
-        tokens = sum(len(tokens) - 1 for few in batches[1:] for _, tokens in few)
-        losses = {}
-        for name, contestant in contestants.items():
-            seconds = contestant.ask("train", batches, masked)
-            found[name].append(tokens / sum(seconds[1:]))
-            losses[name] = contestant.ask("losses")[0]
-            print(f"  {name}: {found[name][-1]:,.1f} tokens/s, first loss {losses[name]:.3f}", file=sys.stderr)
-        losses.pop("TRL", None)  # divided by the tokens of a batch, of which each record's first has no loss
-        if number == 0 and not masked and max(losses.values()) - min(losses.values()) > 0.01:
-            raise RuntimeError(f"the contestants do not compute the same: {losses}")
-    return found
+    contestants: dict[str, Apart], flow: Iterator[Text], steps: int, batch: int, masked: bool = False
+) -> tuple[dict[str, float], float]:
+    """A round: tokens a second, and how far a step's loss was from transformers' at most."""
+    batches = [list(islice(flow, batch)) for _ in range(steps + 1)]
+    tokens = sum(len(tokens) - 1 for few in batches[1:] for _, tokens in few)
+    rates, losses = {}, {}
+    for name, contestant in contestants.items():
+        seconds = contestant.ask("train", batches, masked)
+        rates[name], losses[name] = tokens / sum(seconds[1:]), contestant.ask("losses")
+        print(f"  {name}: {rates[name]:,.1f} tokens/s, first loss {losses[name][0]:.3f}", file=sys.stderr)
+    gaps = [abs(ours - theirs) for ours, theirs in zip(losses["Ours"], losses["Transformers"], strict=True)]
+    if max(gaps) > 0.5:
+        raise RuntimeError(f"the contestants do not compute the same: {losses}")
+    return rates, max(gaps)
+
+
+def by_name(rounds: list[dict[str, float]]) -> Rounds:
+    return {name: [found[name] for found in rounds] for name in rounds[0]}
 
 
 def answering(contestants: dict[str, Apart], texts: Sequence[Text], trials: Trials) -> list[Row]:
