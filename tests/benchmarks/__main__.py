@@ -53,7 +53,7 @@ def others(vocabulary: Path, records: int, size: str) -> list[Row]:
         ("planning their epoch", {"Ours": f"{second.plan:.2f} s"}),
         ("from the command to the first step of gpt2-nano", {"Ours": f"{start.first_step():.1f} s"}),
         (f"loading gpt2-{size}, {loaded.size / 1e9:.1f} GB", {"Ours": f"{loaded.seconds:.1f} s"}),
-        *([("the same beside reading its file from the disk", {"Ours": beside})] if start.CAN_FORGET else []),
+        *([("the same beside reading its file into memory", {"Ours": beside})] if start.CAN_FORGET else []),
         ("its peak memory beside its file", {"Ours": f"{loaded.peak / loaded.size:.2f}×"}),
         (f"writing a checkpoint of gpt2-small, {saved.size / 1e9:.1f} GB", {"Ours": f"{saved.seconds:.1f} s"}),
         ("the same beside writing its bytes to the disk", {"Ours": f"{saved.beside:.2f} times as long"}),

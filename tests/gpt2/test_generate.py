@@ -83,13 +83,17 @@ def test_prompts_are_read_some_at_a_time(model, tokens, monkeypatch):
     assert generate(model, PROMPTS, 12) == expected
 
 
-def test_narrow_products_are_those_of_the_layer(model):
-    model = model.to(torch.bfloat16)
-    for tokens in (1, 2, 31, 256, 257):
-        x = torch.randn(tokens, 32, dtype=torch.bfloat16)
-        layer = model.h[0].attn.c_attn
-        with torch.no_grad():
-            torch.testing.assert_close(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias))
+@pytest.mark.parametrize("tokens", [1, 2, 31, 60])
+def test_few_tokens_are_multiplied_another_way_with_the_same_result(model, tokens, monkeypatch):
+    model, ids, calls = model.to(torch.bfloat16), torch.arange(tokens).unsqueeze(0), []
+    plain = torch.nn.functional.linear
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda *given: calls.append(1) or plain(*given))
+    with torch.no_grad():
+        found = model(ids)
+        assert not calls
+        monkeypatch.setattr("sft.gpt2.model.FEW", 0)
+        torch.testing.assert_close(found, model(ids), atol=0.02, rtol=0.05)
+    assert len(calls) == 3 * 4 + 1
 
 
 def test_seeds_repeat_and_differ(model):
