@@ -111,6 +111,15 @@ def test_without_its_hash_it_is_taken_if_it_can_be_read(tmp_path: Path) -> None:
         read_newest(tmp_path)
 
 
+def test_one_without_its_hash_steps_aside_without_that_of_another(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save(tmp_path, step)
+    last(tmp_path).with_name("last.ckpt.sha256").unlink()
+    save(tmp_path, 3)
+    damage(last(tmp_path))
+    assert newest(tmp_path) == 2
+
+
 def test_nothing_is_unpickled(tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> Any:
