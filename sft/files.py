@@ -96,18 +96,17 @@ def restore_folder(folder: Path) -> bool:
 
 @contextmanager
 def _claimed(folder: Path) -> Iterator[bool]:
-    """Keep a folder for this process, by a lock that ends with it (flock(2)); False if another has it, or moved it."""
+    """Keep a folder for this process, by a lock that ends with it (flock(2)); False if another has it or moved it, or
+    if there are no locks here (see `locked`), so that nobody knows whose it is."""
     with ExitStack() as stack:
-        free = True
         try:
             import fcntl  # not everywhere part of Python
 
             handle = os.open(folder, os.O_RDONLY)
             stack.callback(os.close, handle)
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, FileNotFoundError):
-            free = False
-        except (OSError, ImportError) as error:  # no locks here, see `locked`: who knows whose it is
+            free = True
+        except (OSError, ImportError) as error:
             log.debug(f"{folder}: {error}")
             free = False
         yield free
@@ -151,8 +150,8 @@ def _fsync(path: Path) -> None:
 def locked(path: Path, refuse: str | None = None) -> Iterator[None]:
     """One process at a time, by a lock file; the others wait, or are refused with that message.
 
-    Some places have no locks: a folder that cannot be written gives an OSError, a system or file system without
-    flock(2) filelock's NotImplementedError. There all go on at once, so what is done here must be safe without it too.
+    Some places have no locks: a folder that cannot be written gives an OSError, and where flock(2) is missing, filelock
+    raises NotImplementedError. There all go on at once, so what is done here must be safe without it too.
 
     Raises:
         InputError: another process is at work here, and `refuse` is given.

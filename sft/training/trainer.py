@@ -78,7 +78,9 @@ def memory_needed(module: InstructionTuner) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         reason = str(error).partition(". ")[0]
         if module.batch_shape is None:
-            what = f"model: the GPU's memory does not hold its weights ({reason}); take a smaller one, or a larger GPU"
-            raise InputError(what) from error
+            raise InputError(
+                f"model: the GPU's memory did not last to the first batch ({reason}); take a smaller model, a smaller "
+                "batch_size, or a larger GPU"
+            ) from error
         remedy = f" ({reason}); {advice(module.trainer, module)}"
         raise InputError(too_large(module.batch_shape, remedy)) from error

@@ -166,6 +166,21 @@ def test_a_resumed_run_is_told_what_it_may_change(
         run(dataclasses.replace(settings, max_steps=4, resume=str(folder)))
 
 
+@pytest.mark.parametrize("where", ["configure_optimizers", "mean_loss"])
+def test_memory_that_ends_before_the_first_batch_is_not_blamed_on_one(
+    config: Config, run: Run, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """In the setup, or in the first look at the losses."""
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …")
+
+    monkeypatch.setattr(InstructionTuner, where, full)
+    message = r"^model: the GPU's memory did not last to the first batch \(CUDA out of memory\); take a smaller"
+    with pytest.raises(InputError, match=message):
+        run(config())
+
+
 def test_batches_of_one_record_cannot_be_smaller(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     small_gpu(monkeypatch, 0)
     with pytest.raises(InputError, match=r"memory\); set activation_checkpointing=true; or lower data.max_length; or"):
