@@ -113,8 +113,8 @@ class GPTConfig:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b, (N, in) to (N, out).
 
-    On a CPU, in bf16, W^T would first be rearranged for the processor's matrix unit, which for few tokens takes as long
-    as reading W from memory does. (W x^T)^T is the same, and rearranges x; a single token is a vector.
+    On a CPU, in bf16, W^T would first be rearranged for the processor's matrix unit, which for few tokens takes much of
+    the time. (W x^T)^T is the same, and rearranges x instead; a single token is a vector.
     """
     bare = not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
     if not bare or x.device.type != "cpu" or x.dtype != torch.bfloat16 or len(x) > FEW:
