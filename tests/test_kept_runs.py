@@ -50,10 +50,11 @@ def test_a_kept_run_is_evaluated_to_the_same_numbers(place: Path) -> None:
     call("evaluate.py", *EVALUATED, "run=run", folder=place)
 
     after = read(place / "run" / "evaluation" / "summary.json")
+    measures = ("loss", "perplexity", "exact_match", "token_f1", "rouge_l", "chrf")
     for name in ("tuned", "base"):
-        flat = {key: value for key, value in before[name].items() if isinstance(value, float)}
-        assert {"loss", "perplexity", "exact_match", "token_f1", "rouge_l", "chrf"} <= flat.keys()
-        assert {key: after[name][key] for key in flat} == pytest.approx(flat, abs=1e-4)
+        expected = {measure: before[name][measure] for measure in measures}
+        found = {measure: after[name][measure] for measure in measures}
+        assert found == pytest.approx(expected, abs=1e-4), name
     assert set(keys(before)) <= set(keys(after))
     answered = answers.read_text(encoding="utf-8")
     assert sorted(answered.splitlines()) == sorted(kept_answers.splitlines())
