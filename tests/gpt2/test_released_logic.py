@@ -1,4 +1,4 @@
-"""What `make test-gpt2` computes with the released GPT-2s, on random ones and without the network."""
+"""The logic of `make test-gpt2`, on random models and without the network."""
 
 import json
 import math
@@ -39,7 +39,7 @@ def records() -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def folder(bpe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random GPT-2 as transformers writes it, with GPT-2's own vocabulary where it is, else a tiny one."""
+    """A random GPT-2 as transformers writes it, with GPT-2's own vocabulary or a tiny one."""
     vocabulary = bpe if REAL is None else REAL / "gpt2-vocab"
     folder = tmp_path_factory.mktemp("released")
     tokens = json.loads((vocabulary / "vocab.json").read_text(encoding="utf-8"))

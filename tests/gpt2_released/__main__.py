@@ -1,7 +1,7 @@
 """The released GPT-2s, against published losses and against transformers: `make test-gpt2`.
 
-Needs the network, 2.1 GB of downloads and about 6 GB of memory. Every check prints a line; the exit code is 1 if one
-failed. `--fewer` leaves out what needs gpt2-medium.
+It needs the network, downloads about 2 GB, and takes about 6 GB of memory. Every check prints a
+line. The exit code is 1 if one failed. `--fewer` leaves gpt2-medium out.
 """
 
 import argparse
@@ -57,7 +57,7 @@ class Checks:
 
 
 def download(data: str) -> list[book.Record]:
-    """The records of `data=NAME`, from where conf/data/NAME.yaml says, checked by its hash if there is one."""
+    """The records of `data=NAME`, from the URL in its config, checked by the hash if it has one."""
     config = yaml.safe_load((ROOT / "conf" / "data" / f"{data}.yaml").read_text(encoding="utf-8"))
     try:
         answer = requests.get(config["url"], timeout=60)
@@ -83,7 +83,8 @@ def check_losses(
     context = gpt2.model.config.n_positions
     found = book.initial_losses(gpt2.model.eval(), parts, gpt2.tokenizer, context)
     for name, ours, theirs in zip(("train", "validation"), found, published, strict=True):
-        checks.near(f"{folder}, {len(parts['train'])} records, {name} loss", ours, theirs, tolerance)
+        what = f"{folder}, {len(parts['train'])} training records, {name} loss"
+        checks.near(what, ours, theirs, tolerance)
 
 
 def check_tokens(checks: Checks, folder: str, prompts: Sequence[str] = PROMPTS) -> None:
@@ -91,7 +92,8 @@ def check_tokens(checks: Checks, folder: str, prompts: Sequence[str] = PROMPTS) 
     gpt2 = sft.load_pretrained(folder)
     ids = [gpt2.tokenizer.encode_ordinary(prompt) for prompt in prompts]
     ours = sft.generate(gpt2.model, ids, NEW_TOKENS)
-    theirs = GPT2LMHeadModel.from_pretrained(folder, revision=gpt2.revision or "main").float().eval()
+    theirs = GPT2LMHeadModel.from_pretrained(folder, revision=gpt2.revision or "main")
+    theirs.float().eval()
     for prompt, mine, given in zip(prompts, ours, ids, strict=True):
         what = f"{folder}, {NEW_TOKENS} tokens after {prompt!r}"
         checks.same(what, mine, likeliest(theirs, given, NEW_TOKENS))

@@ -1,6 +1,6 @@
 """The data loader and the losses of "Build a Large Language Model (From Scratch)", chapter 7.
 
-It is written anew from the book, apart from this project's own loader, to compare with published numbers.
+It follows the book and shares nothing with this project's own loader.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -42,7 +42,7 @@ def collate(texts: Sequence[list[int]], end: int, context: int) -> tuple[Tensor,
     """Pad texts with the end token to the longest, and shift them by one token.
 
     Returns:
-        Inputs and targets, both (B, T). In a row's targets the first end token counts, and the others do not.
+        Inputs and targets, both (B, T). Of a row's end tokens, the first alone is a target.
     """
     width = max(len(text) for text in texts) + 1
     padded = torch.tensor([text + [end] * (width - len(text)) for text in texts])
@@ -50,13 +50,13 @@ def collate(texts: Sequence[list[int]], end: int, context: int) -> tuple[Tensor,
     targets = padded[:, 1:].clone()
 
     # The text's own end token stands first, before the padding.
-    after_the_first = (targets == end).cumsum(1) > 1
-    targets[after_the_first & (targets == end)] = IGNORE_INDEX
+    is_end = targets == end
+    targets[is_end & (is_end.cumsum(1) > 1)] = IGNORE_INDEX
     return inputs[:, :context], targets[:, :context]
 
 
 def loader(records: Sequence[Record], tokenizer: tiktoken.Encoding, context: int, train: bool) -> DataLoader[list[int]]:
-    """The batches of a split. Those of training are shuffled, and the last one is dropped if it is not full."""
+    """The batches of a split. In training they are shuffled, and a last one that is not full is dropped."""
     texts = [tokenizer.encode_ordinary(text_of(record)) for record in records]
     return DataLoader(
         texts,  # type: ignore[arg-type]  # a list has all that is asked of a Dataset
@@ -73,7 +73,8 @@ def mean_loss(logits_of: Callable[[Tensor], Tensor], batches: Loader) -> float:
     losses = []
     for inputs, targets in islice(batches, BATCHES):
         logits = logits_of(inputs)
-        losses.append(F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX))
+        logits, labels = logits.flatten(0, 1), targets.flatten()
+        losses.append(F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX))
     return float(torch.stack(losses).mean())
 
 
