@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help train evaluate test test-browser test-tracking test-sweeps soak test-gguf test-openai screenshot lint bench bench-memory bench-lora bench-serve nano clean
+.PHONY: help train evaluate test test-browser test-tracking test-sweeps soak test-gguf test-gpt2 test-openai screenshot lint bench bench-memory bench-lora bench-serve nano clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 train: .venv/ready  ## fine-tune; ARGS="model=gpt2-medium" passes settings on
 	$(BIN)/python train.py $(ARGS)
@@ -31,6 +31,9 @@ soak: .venv/ready  ## runs that are killed, signalled and damaged for half an ho
 
 test-gguf: .venv/gguf  ## exported models in llama.cpp, which is compiled first, for some minutes
 	$(BIN)/python -m pytest tests/gguf $(ARGS)
+
+test-gpt2: .venv/ready  ## the released gpt2 and gpt2-medium: published losses, transformers' tokens; needs the network
+	$(BIN)/python -m tests.gpt2_released $(ARGS)
 
 test-openai: .venv/openai  ## the import of a checkpoint that TensorFlow wrote
 	$(BIN)/python -m pytest tests/openai $(ARGS)
