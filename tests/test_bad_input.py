@@ -303,7 +303,7 @@ def test_data_that_cannot_be_downloaded(refused: Refused, tmp_path: Path, monkey
     monkeypatch.setenv("SFT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "*")
     line = refused("data=alpaca", "data.path=null", "data.url=http://127.0.0.1:9/x")
-    assert line.startswith("http://127.0.0.1:9/x: the download failed (")
+    assert line.startswith("http://127.0.0.1:9/x: the download failed (cannot reach 127.0.0.1:9: refused)")
     assert line.endswith("; try again, or use a file you have: data=json data.path=FILE")
 
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from sft.config import DataConfig, InputError
 from sft.data.cache import Arrays, cache_folder, cached
 from sft.data.records import Record, stream_records
+from sft.network import unreachable
 
 SMALL = 4 << 20  # bytes; read and tokenised in about half a second
 EMBEDDED = {"nano": Path(__file__).parents[1] / "assets" / "nano.json"}
@@ -128,8 +129,9 @@ def download(name: str, url: str, sha256: str | None = None) -> Path:
             _check(url, sha256, partial)
             os.replace(partial, target)
     except (OSError, ValueError) as error:  # requests' errors are OSErrors too; ValueError: of a header
+        reason = unreachable(error, url) or error
         raise InputError(
-            f"{url}: the download failed ({error}); try again, or use a file you have: data=json data.path=FILE"
+            f"{url}: the download failed ({reason}); try again, or use a file you have: data=json data.path=FILE"
         ) from error
     return target
 

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 import requests
 from urllib3.exceptions import HTTPError
 
+from sft.network import unreachable
+
 T = TypeVar("T")
 # Seconds: the most for a connection, the least for a line of a stream, the pauses before a request is sent again.
 CONNECT, LINE, FIRST_PAUSE, LONGEST_PAUSE = 10.0, 600.0, 0.5, 8.0
@@ -94,7 +96,7 @@ class Client:
                         raise NoReplyError(_message(values))
                     yield values
             except (requests.RequestException, AttributeError, ValueError, RecursionError) as error:
-                raise NoReplyError(f"the reply broke off: {error}") from error
+                raise NoReplyError(f"the reply broke off: {unreachable(error, self.url) or error}") from error
 
     def _open(self, method: str, path: str, body: Any, wait: float) -> requests.Response:
         """The reply to a request, of which only the head has been read."""
@@ -114,7 +116,7 @@ class Client:
         except requests.ReadTimeout as error:
             raise self._late() from error
         except requests.RequestException as error:
-            raise NoReplyError(f"no connection: {error}", passing=True) from error
+            raise NoReplyError(unreachable(error, self.url) or f"no connection: {error}", passing=True) from error
         except (ValueError, HTTPError) as error:
             raise NoReplyError(f"not an address: {error}") from error
 
@@ -127,7 +129,8 @@ class Client:
         except requests.RequestException as error:
             if time.monotonic() > deadline:
                 raise self._late() from error
-            raise NoReplyError(f"the connection broke off: {error}", passing=True) from error
+            reason = unreachable(error, self.url) or f"the connection broke off: {error}"
+            raise NoReplyError(reason, passing=True) from error
 
     def _late(self) -> NoReplyError:
         return NoReplyError(f"no reply within {self.timeout:g} s", "timeout")

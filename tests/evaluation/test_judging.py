@@ -108,8 +108,8 @@ FAULTS = {  # how often it is asked, its status, and why
     "500": (5, "error", "HTTP 500: server busy"),
     "429": (5, "error", "HTTP 429: server busy"),
     "error in a 200": (5, "error", "the server replied with an error: an error was encountered while"),
-    "cut": (5, "error", "the connection broke off: "),
-    "closed": (5, "error", "no connection: "),
+    "cut": (5, "error", "the connection to 127.0.0.1"),
+    "closed": (5, "error", "the connection to 127.0.0.1"),
     "a web page": (5, "error", "a reply of another kind than expected: <html>Log in</html>"),
     "another object": (5, "error", 'a reply of another kind than expected: {"message": "hello", "choices": []}'),
     "a stream": (5, "error", "a reply of another kind than expected: {"),
@@ -158,7 +158,7 @@ def test_a_server_that_goes_down(site: Site, scores: Path, pauses: list[float]) 
     judge.client.url = "http://127.0.0.1:9"
     verdicts = judge_all(judge, QUESTIONS, scores)
     assert Counter(verdict.status for verdict in verdicts) == {"error": 6}
-    assert all(verdict.reason.startswith("no connection: ") for verdict in verdicts)
+    assert all(verdict.reason == "cannot reach 127.0.0.1:9: refused" for verdict in verdicts)
     assert len(pauses) == 24
 
 

@@ -62,7 +62,7 @@ def test_a_model_that_is_not_there(ollama: Site) -> None:
 
 def test_no_server(ollama: Site, pauses: list[float]) -> None:
     line = refused(ollama, url="http://127.0.0.1:9")
-    assert line.startswith("judge.url: no Ollama server at http://127.0.0.1:9 (no connection: ")
+    assert line.startswith("judge.url: no Ollama server at http://127.0.0.1:9 (cannot reach 127.0.0.1:9: refused)")
     assert line.endswith(
         "); start one with `ollama serve`, or give its address, such as judge.url=http://localhost:11434"
     )

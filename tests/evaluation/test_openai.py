@@ -112,7 +112,7 @@ def test_a_key_that_is_none(key: str, openai: Site, monkeypatch: pytest.MonkeyPa
 
 def test_no_server(openai: Site, ollama: Site, pauses: list[float]) -> None:
     line = refused(openai, url="http://127.0.0.1:9/v1")
-    assert line.startswith("judge.url: no server at http://127.0.0.1:9/v1 (no connection: ")
+    assert line.startswith("judge.url: no server at http://127.0.0.1:9/v1 (cannot reach 127.0.0.1:9: refused)")
     assert line.endswith("start it, or give the address of another, up to /v1, as judge.url")
     assert pauses == []
 
