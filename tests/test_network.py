@@ -92,13 +92,12 @@ def test_an_error_within_others_is_found_and_a_hidden_one_is_not() -> None:
     for outer in (RuntimeError("the client", inner), ExceptionGroup("several", [ValueError(), inner])):
         outer.__cause__ = outer if isinstance(outer, RuntimeError) else inner
         assert unreachable(outer) == "cannot reach the server: refused"
-    try:
-        try:
-            raise inner
-        except OSError:
-            raise ValueError("of another matter") from None
-    except ValueError as error:
-        assert unreachable(error) is None
+
+    hidden = ValueError("of another matter")
+    hidden.__context__ = inner
+    assert unreachable(hidden) == "cannot reach the server: refused"
+    hidden.__suppress_context__ = True  # raised `from None`
+    assert unreachable(hidden) is None
 
 
 @pytest.mark.parametrize(
