@@ -57,8 +57,10 @@ def assert_nothing_left(place: Path) -> None:
 
 
 def test_the_run_that_is_changed_below_is_fine(command: Callable[..., None], arguments: list[str]) -> None:
+    Path("mine.json").write_text(json.dumps([RECORDS[0] | {"context": "c"}, *RECORDS[1:]]))
     command(*arguments, "max_steps=1", "eval.every=0", "eval.sample=false")
     assert Path("outputs/latest/summary.json").exists()
+    assert Path("outputs/latest/train.log").read_text().count("mine.json: not read: 'context' in 1 of its records") == 1
 
 
 # The data file
@@ -74,6 +76,7 @@ DATA = {
         f'[{A}, {A}, {{"instruction": 1, "output": "b"}}]',
         "record 3: 'instruction' is a number, expected text",
     ),
+    "a capital": (f'[{A}, {{"instruction": "a", "Input": "", "output": "b"}}]', "record 2: 'Input' is not read; "),
     "null": (f'[{A}, {{"instruction": "a", "output": null}}]', "record 2: 'output' is null, expected text"),
     "an empty file": ("", "empty, expected a JSON array of records"),
     "an empty array": ("[]", "an empty array, expected at least one record"),

@@ -4,6 +4,8 @@ import numpy as np
 import tiktoken
 
 from sft.data.dataset import IGNORE_INDEX, Split
+from sft.data.records import KEYS
+from sft.data.sources import Source
 
 
 def overview(splits: dict[str, Split]) -> dict[str, dict[str, int]]:
@@ -35,6 +37,16 @@ def overview_text(numbers: dict[str, dict[str, int]]) -> str:
     if any(row["duplicates"] for row in numbers.values()):
         lines.append("duplicates: prompts that stand in train word for word")
     return "\n".join(lines)
+
+
+def unused_text(source: Source) -> str | None:
+    """Say which keys of the file are not read, and in how many of its records they are; None if all are read."""
+    if not source.unused:
+        return None
+    shown = [f"{key[:40]!r} in {count:,}" for key, count in list(source.unused.items())[:8]]
+    more = len(source.unused) - len(shown)
+    rest = f" and {more:,} other keys" if more else ""
+    return f"{source.path}: not read: {', '.join(shown)} of its records{rest}; a record is its {', '.join(KEYS)}"
 
 
 def example_text(split: Split, tokenizer: tiktoken.Encoding) -> str:

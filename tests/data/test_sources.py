@@ -91,6 +91,20 @@ def test_a_large_file_is_counted_once(cache: Path, tmp_path: Path, monkeypatch: 
     assert len(load_source(mine(path)).chosen) == 600
 
 
+@pytest.mark.parametrize("small", [0, 1 << 20])
+def test_keys_that_are_not_read_are_known_again(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: int
+) -> None:
+    monkeypatch.setattr(sources, "SMALL", small)
+    path = tmp_path / "mine.json"
+    items = [{"instruction": "a", "output": "b", "\ud800": 1} | ({"context": "c"} if i % 2 else {}) for i in range(9)]
+    path.write_text(json.dumps(items))
+    for _ in range(2):  # counted, and found in the cache
+        source = load_source(mine(path, sample=2))
+        assert source.unused == {"\ud800": 9, "context": 4}
+        assert list(source.unused) == ["\ud800", "context"]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
