@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from sft.config import InputError
+from sft.data.formats import binary_format, looks_like
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 SPACE = re.compile(r"[ \t\n\r]*")
@@ -112,6 +113,8 @@ def parse_records(content: bytes, path: Path | str, unused: Counter[str] | None 
     Raises:
         InputError: by line and column for the syntax, by record number (from 1) for what a record holds.
     """
+    if told := binary_format(content):
+        raise InputError(f"{path}: {told}")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -147,7 +150,7 @@ def _parse(text: str, path: Path | str, line: int = 0) -> Any:
         return json.loads(text, parse_constant=refuse, parse_int=float)
     except json.JSONDecodeError as error:
         place = f"line {line or error.lineno}, column {error.colno}"
-        raise InputError(f"{path}: not JSON at {place} ({error.msg}); is the file cut short?") from None
+        raise InputError(f"{path}: not JSON at {place} ({error.msg}); {looks_like(text, error.pos)}") from None
 
 
 def _parse_lines(text: str, path: Path | str) -> Any:
