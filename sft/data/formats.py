@@ -78,7 +78,7 @@ def _place(text: str, at: int) -> str | None:
         return "it looks like Python, not JSON; write the records with json.dump"
     if after.startswith(("“", "”", "„", "‘", "’")):
         return 'there is a curly quotation mark; JSON has only the straight one, "'
-    if re.search(r"\\(u[0-9a-fA-F]{0,3})?$", text[-8:]) and at > len(text) - 8:  # within an escape
+    if re.search(r"\\(u[0-9a-fA-F]{0,4})?$", text[-8:]) and at > len(text) - 8:  # within an escape
         return CUT
     if not after or (after.startswith('"') and '"' not in re.sub(r"\\.", "", after[1:], flags=re.DOTALL)):
         return CUT

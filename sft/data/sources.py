@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import stat
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -98,7 +99,20 @@ def _locate(config: DataConfig) -> Path:
         return EMBEDDED[config.source]
     if config.path is None:
         raise InputError("data.path: missing; data=json needs data.path=FILE, a JSON array or JSON Lines")
-    return Path(config.path)
+    return _regular(Path(config.path))
+
+
+def _regular(path: Path) -> Path:
+    """The path itself, unless it is a pipe or a device, which could be read but once, or without an end."""
+    kinds = {stat.S_ISFIFO: "a pipe", stat.S_ISCHR: "a device", stat.S_ISBLK: "a device", stat.S_ISSOCK: "a socket"}
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # said where it is opened
+        return path
+    for is_one, kind in kinds.items():
+        if is_one(mode):
+            raise InputError(f"{path}: {kind}, which cannot be read again; write it to a file, and give data.path=FILE")
+    return path
 
 
 def _hash(path: Path) -> str:

@@ -122,6 +122,43 @@ def test_files_that_are_none(tmp_path: Path, make: Callable[[Path], Any], messag
     assert str(error.value).startswith(message.format(path=path))
 
 
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    """A reader would wait for a writer, and a second one for another."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(InputError, match=rf"/{name}: a pipe, .* data.path=FILE$"):
+            load_source(mine(tmp_path / name))
+    read, write = os.pipe()  # as a shell's <(...)
+    with pytest.raises(InputError, match=rf"/dev/fd/{read}: a pipe, "):
+        load_source(mine(f"/dev/fd/{read}"))
+    os.close(read)
+    os.close(write)
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/dev/null"])
+def test_a_device_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"^{name}: a device, "):
+        load_source(mine(name))
+
+
+def test_a_socket_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # the path of a socket may not be long
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("s")
+        with pytest.raises(InputError, match=r"/s: a socket, "):
+            load_source(mine("s"))
+
+
+def test_standard_input_from_a_file_is_that_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_bytes(DATA)
+    with path.open() as file:
+        source = load_source(mine(f"/dev/fd/{file.fileno()}"))
+    assert source.path == path
+    assert len(source.records) == 300
+
+
 def test_a_home_folder_that_does_not_exist() -> None:
     with pytest.raises(InputError, match=r"~nobody-of-that-name/mine.json: no such file"):
         load_source(mine("~nobody-of-that-name/mine.json"))
