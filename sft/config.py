@@ -162,6 +162,7 @@ class JudgeConfig:
     pull: bool = False
     context: int | None = at_least(1024, None)
     schema: bool = True
+    max_tokens: int = at_least(16, 512)
     prompt: str = one_of("strict", "published")
     mode: str = one_of("score", "pairwise")
     audit: int = at_least(0, 20)

@@ -51,8 +51,19 @@ class Client:
     def __init__(self, url: str, timeout: float, retries: int, key: str = "") -> None:
         self.url, self.timeout, self.retries, self._key = url.rstrip("/"), timeout, retries, key
 
-    def call(self, method: str, path: str, body: Any, read: Callable[[Any], T], retries: int | None = None) -> T:
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Any,
+        read: Callable[[Any], T],
+        retries: int | None = None,
+        final: Callable[[NoReplyError], bool] = lambda fault: False,
+    ) -> T:
         """What `read` takes from the JSON of the reply.
+
+        Args:
+            final: whether a fault would come again, though it looks passing.
 
         Raises:
             NoReplyError: there is no reply, or `read` raised one, or one of BAD.
@@ -62,7 +73,7 @@ class Client:
             try:
                 return self._once(method, path, body, read)
             except NoReplyError as fault:
-                if not fault.passing:
+                if not fault.passing or final(fault):
                     raise
                 sleep(pause)
         return self._once(method, path, body, read)
