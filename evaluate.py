@@ -85,7 +85,7 @@ def evaluate(config: EvaluateConfig, given: list[str]) -> None:
         f"{len(records)} records of the {config.split} split (data.split={subject.data.split} of {every} in all), for "
         f"{subject.models['tuned'].source}"
     )
-    if unused := unused_text(subject.source):
+    if unused := unused_text(subject.source.path, subject.source.unused):
         log.info(unused)
     if subject.alone:
         log.info(f"no base beside it: {subject.alone}")

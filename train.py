@@ -128,7 +128,7 @@ def fit(config: TrainConfig, folder: Path) -> None:
 
     numbers = overview(splits)
     log.info(overview_text(numbers))
-    if unused := unused_text(source):
+    if unused := unused_text(source.path, source.unused):
         log.info(unused)
     log.info(f"one example, with what is learned in ⟦ ⟧:\n{example_text(splits['train'], base.tokenizer)}")
     resumed = f", resumed at step {done + 1}" if done else ""

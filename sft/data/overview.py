@@ -1,11 +1,13 @@
 """The data in numbers, and one example as the model sees it."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import numpy as np
 import tiktoken
 
 from sft.data.dataset import IGNORE_INDEX, Split
 from sft.data.records import KEYS
-from sft.data.sources import Source
 
 
 def overview(splits: dict[str, Split]) -> dict[str, dict[str, int]]:
@@ -39,14 +41,14 @@ def overview_text(numbers: dict[str, dict[str, int]]) -> str:
     return "\n".join(lines)
 
 
-def unused_text(source: Source) -> str | None:
-    """Say which keys of the file are not read, and in how many of its records they are; None if all are read."""
-    if not source.unused:
+def unused_text(name: Path | str, unused: Mapping[str, int]) -> str | None:
+    """Say which keys are not read, and in how many records of that name they are; None if all are read."""
+    if not unused:
         return None
-    shown = [f"{key[:40]!r} in {count:,}" for key, count in list(source.unused.items())[:8]]
-    more = len(source.unused) - len(shown)
+    shown = [f"{key[:40]!r} in {count:,}" for key, count in list(unused.items())[:8]]
+    more = len(unused) - len(shown)
     rest = f" and {more:,} other keys" if more else ""
-    return f"{source.path}: not read: {', '.join(shown)} of its records{rest}; a record is its {', '.join(KEYS)}"
+    return f"{name}: not read: {', '.join(shown)} of its records{rest}; a record is its {', '.join(KEYS)}"
 
 
 def example_text(split: Split, tokenizer: tiktoken.Encoding) -> str:

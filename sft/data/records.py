@@ -46,7 +46,7 @@ def stream_records(file: BinaryIO, path: Path | str, unused: Counter[str] | None
     try:
         for item in _items(text):
             record = checked_record(item, path, number + 1)
-            _count_unused(item, unused)
+            count_unused(item, unused)
             yield record
             number += 1
         if not number:
@@ -132,12 +132,13 @@ def parse_records(content: bytes, path: Path | str, unused: Counter[str] | None 
     records = [checked_record(item, path, number) for number, item in enumerate(items, 1)]
     if unused is not None:
         for item in items:
-            _count_unused(item, unused)
+            count_unused(item, unused)
     return records
 
 
-def _count_unused(item: dict[str, Any], unused: Counter[str]) -> None:
-    for key in item:
+def count_unused(item: dict[Any, Any], unused: Counter[str]) -> None:
+    """Count the keys of a record that are not read."""
+    for key in map(str, item):
         if key not in KEYS and (key in unused or len(unused) < MOST_KEYS):
             unused[key] += 1
 

@@ -8,7 +8,6 @@ import tiktoken
 from sft.data.dataset import Split, encode_splits
 from sft.data.overview import example_text, overview, overview_text, unused_text
 from sft.data.records import Record
-from sft.data.sources import Source
 
 TEMPLATE = "{{ instruction }}{% if input %}/{{ input }}{% endif %}:"
 
@@ -64,9 +63,8 @@ def test_an_example_with_its_learned_part_marked(splits: dict[str, Split], lette
 
 
 def test_keys_that_are_not_read() -> None:
-    assert unused_text(Source(Path("mine.json"), "", range(9))) is None
-    source = Source(Path("mine.json"), "", range(9), {"context": 4000, "\ud800" * 99: 2})
-    line = unused_text(source)
+    assert unused_text("mine.json", {}) is None
+    line = unused_text(Path("mine.json"), {"context": 4000, "\ud800" * 99: 2})
     assert line is not None
     assert line.startswith("mine.json: not read: 'context' in 4,000, ")
     assert line.encode()  # the half of a pair is written as an escape
@@ -74,6 +72,6 @@ def test_keys_that_are_not_read() -> None:
 
 
 def test_many_keys_that_are_not_read() -> None:
-    line = unused_text(Source(Path("mine.json"), "", range(9), {str(key): 1 for key in range(500)}))
+    line = unused_text("mine.json", {str(key): 1 for key in range(500)})
     assert line is not None
     assert "'7' in 1 of its records and 492 other keys;" in line
