@@ -55,6 +55,7 @@ def check_given(config: EvaluateConfig, given: list[str]) -> None:
 
 def evaluate(config: EvaluateConfig, given: list[str]) -> None:
     """The evaluation, from a model's folder to its numbers; all that can be refused is refused before any answer."""
+    from sft.data.overview import unused_text
     from sft.evaluation.exam import prepare
     from sft.evaluation.judging import connect
     from sft.evaluation.subject import subject_of_checkpoint, subject_of_run
@@ -84,6 +85,8 @@ def evaluate(config: EvaluateConfig, given: list[str]) -> None:
         f"{len(records)} records of the {config.split} split (data.split={subject.data.split} of {every} in all), for "
         f"{subject.models['tuned'].source}"
     )
+    if unused := unused_text(subject.source.path, subject.source.unused):
+        log.info(unused)
     if subject.alone:
         log.info(f"no base beside it: {subject.alone}")
     busy = f"{subject.folder}: another evaluation is at work there; wait for it, or end it"

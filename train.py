@@ -73,7 +73,7 @@ def fit(config: TrainConfig, folder: Path) -> None:
     """The run, from records to the folder that holds all it gave; one process of it for each device."""
     from sft.data.datamodule import InstructionData
     from sft.data.dataset import load_splits, split_rows
-    from sft.data.overview import example_text, overview, overview_text
+    from sft.data.overview import example_text, overview, overview_text, unused_text
     from sft.data.sources import load_source
     from sft.gpt2.checkpoint import load_pretrained
     from sft.gpt2.device import DTYPES, check_compiler, keep_freed_memory, pick_device, pick_precision, row_multiple
@@ -128,6 +128,8 @@ def fit(config: TrainConfig, folder: Path) -> None:
 
     numbers = overview(splits)
     log.info(overview_text(numbers))
+    if unused := unused_text(source.path, source.unused):
+        log.info(unused)
     log.info(f"one example, with what is learned in ⟦ ⟧:\n{example_text(splits['train'], base.tokenizer)}")
     resumed = f", resumed at step {done + 1}" if done else ""
     log.info(f"{world_size(config.devices)} × {device}, {precision}, {steps} steps{resumed}")

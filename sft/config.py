@@ -6,6 +6,7 @@ into these dataclasses.
 """
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field
 from typing import Any
@@ -74,6 +75,12 @@ class ModelConfig:
             self.checkpoint = os.path.realpath(self.checkpoint)
 
 
+def _scheme(path: str) -> str | None:
+    """The scheme of an address (`https`); None for the path of a file."""
+    found = re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]*)://", path)
+    return found[1].lower() if found else None
+
+
 @dataclass
 class DataConfig:
     source: str = "nano"
@@ -91,12 +98,17 @@ class DataConfig:
     workers: int = at_least(0, 0)
 
     def __post_init__(self) -> None:
-        if self.path:  # a run is evaluated, and resumed, from anywhere
+        if self.path and not _scheme(self.path):  # a run is evaluated, and resumed, from anywhere
             self.path = os.path.abspath(os.path.expanduser(self.path))
+            if self.path.startswith("/dev/") and os.path.isfile(self.path):  # /dev/stdin, which is another file later
+                self.path = os.path.realpath(self.path)
 
     def check(self) -> Iterable[str]:
         if self.source == "json" and not self.path:
             yield "data.path: missing; data=json needs data.path=FILE, a JSON array or JSON Lines"
+        if scheme := _scheme(self.path or ""):
+            remedy = "leave file:// out" if scheme == "file" else "download it first, and give data.path=FILE"
+            yield f"data.path: an address ({scheme}://…), expected a file; {remedy}"
         if self.source in ("json", "nano") and self.url:
             yield f"data.url: {self.url!r} would not be read by data={self.source}"
         if self.source not in ("json", "nano") and not self.url:
@@ -150,6 +162,7 @@ class JudgeConfig:
     pull: bool = False
     context: int | None = at_least(1024, None)
     schema: bool = True
+    max_tokens: int = at_least(16, 512)
     prompt: str = one_of("strict", "published")
     mode: str = one_of("score", "pairwise")
     audit: int = at_least(0, 20)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sft.cli import command
 from sft.config import InputError
+from sft.network import unreachable
 
 if TYPE_CHECKING:
     import tiktoken
@@ -195,7 +196,8 @@ def fetch(url: str, path: Path, attempts: int = 3) -> None:
             return
         except OSError as error:  # requests' errors are OSErrors too
             if attempt == attempts:
-                raise InputError(f"{url}: {error}; the same command goes on where this one stopped") from error
+                reason = unreachable(error, url) or error
+                raise InputError(f"{url}: {reason}; the same command goes on where this one stopped") from error
 
 
 def fetch_rest(url: str, part: Path) -> None:

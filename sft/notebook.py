@@ -1,19 +1,25 @@
 """The same parts for a notebook: train on a list of dicts, ask, measure. A record is a dict as in the data files.
 
+Records and questions come as a list, or as anything else that gives them one by one, as a generator does. A single
+record, or a single question, stands for a list with it.
+
 Nothing is written but by `save`. Checkpoints, metrics and several devices are train.py's.
 """
 
-from collections.abc import Sequence
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from sft.config import PROMPTS, DataConfig, InputError, TrainConfig
+from sft.config import PROMPTS, DataConfig, EvaluateConfig, InputError, TrainConfig
 from sft.data.datamodule import InstructionData
 from sft.data.dataset import encode_splits
+from sft.data.overview import unused_text
 from sft.data.prompt import chat_template, render
-from sft.data.records import Record, checked_record
+from sft.data.records import Record, checked_record, count_unused
 from sft.evaluation.aggregate import numbers
 from sft.evaluation.answers import Answer
 from sft.evaluation.exam import examine, prepare
@@ -28,10 +34,13 @@ from sft.training.metrics import Progress, stepped
 from sft.training.module import InstructionTuner
 from sft.training.trainer import make_trainer
 
+log = logging.getLogger(__name__)
+Given = Mapping[str, Any]  # a record
+
 
 def finetune(
     gpt2: Pretrained,
-    records: Sequence[dict[str, Any]],
+    records: Iterable[Given] | Given,
     epochs: int = 2,
     batch_size: int = 8,
     lr: float = 5e-5,
@@ -49,13 +58,14 @@ def finetune(
     Raises:
         InputError: a record is none, by its number from 1, or a setting is out of its range.
     """
+    _check_loaded(gpt2)
     settings = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "device": device, "precision": precision}
     data_settings = {"prompt": prompt, "mask_prompt": mask_prompt}
     groups = {"model": {"checkpoint": gpt2.source}, "data": data_settings, "optim": {"lr": lr}, "eval": {}}
     config = from_dict(TrainConfig, groups | settings)
     device = pick_device(device)
     template, context = PROMPTS[prompt], gpt2.model.config.n_positions
-    parts: dict[str, list[Record]] = {"train": _checked(records), "validation": []}
+    parts: dict[str, list[Record]] = {"train": _training(records), "validation": []}
     splits = encode_splits(parts, template, gpt2.tokenizer, None, context, mask_prompt)
     data = InstructionData(splits, batch_size, seed=seed, multiple=row_multiple(device))
     module = InstructionTuner(gpt2.model, config.optim, data.plan(1).steps * epochs, seed=seed)
@@ -68,13 +78,16 @@ def finetune(
 
 def save(gpt2: Pretrained, folder: str | Path) -> None:
     """Keep a model with its prompt; the folder is as a run's `model/`, and errors are those of `save_pretrained`."""
+    _check_loaded(gpt2)
+    if not isinstance(folder, str | Path):
+        raise InputError(f"folder: found {folder!r}, expected the path of a folder")
     chat = chat_template(gpt2.prompt) if gpt2.prompt else None
     save_pretrained(gpt2.model, folder, gpt2.tokenizer, gpt2.prompt, gpt2.base, chat_template=chat)
 
 
 def answer(
     gpt2: Pretrained,
-    questions: str | Sequence[str | dict[str, Any]],
+    questions: Iterable[str | Given] | str | Given,
     max_new_tokens: int = 256,
     temperature: float = 0.0,
     top_k: int | None = None,
@@ -83,24 +96,29 @@ def answer(
 ) -> list[str]:
     """The model's answers to instructions, or to records, of which it sees instruction and input.
 
+    Returns:
+        A list with an answer to each question, also to a single one.
+
     Raises:
-        InputError: a question is neither, by its number from 1.
-        ValueError: a prompt is longer than the context, or a setting is out of its range.
+        InputError: a question is neither, or longer than the context, by its number from 1; or a setting is out of its
+            range.
     """
-    if isinstance(questions, str):
-        questions = [questions]
-    asked = [{"instruction": one} if isinstance(one, str) else one for one in questions]
-    complete_records = [{**one, "output": ""} if isinstance(one, dict) else one for one in asked]
-    records = [checked_record(one, "questions", number) for number, one in enumerate(complete_records, 1)]
+    _check_loaded(gpt2)
+    _check_settings(max_new_tokens, device, temperature=temperature, top_k=top_k, seed=seed)
+    asked = [{"instruction": one} if isinstance(one, str) else one for one in _listed(questions, "questions")]
+    records = _checked([{**one, "output": ""} if isinstance(one, Mapping) else one for one in asked], "questions")
     template = gpt2.prompt or PROMPTS["alpaca"]
     prompts = [render(template, record) for record in records]
-    tokens = gpt2.tokenizer.encode_ordinary_batch(prompts)
+    tokens, context = gpt2.tokenizer.encode_ordinary_batch(prompts), gpt2.model.config.n_positions
+    for number, one in enumerate(tokens, 1):
+        if len(one) > context:
+            raise InputError(f"questions: record {number}: {len(one)} tokens, but the model's context is {context}")
     return [said.text for said in _answers(gpt2, tokens, max_new_tokens, Sampling(temperature, top_k), seed, device)]
 
 
 def evaluate(
     gpt2: Pretrained,
-    records: Sequence[dict[str, Any]],
+    records: Iterable[Given] | Given,
     max_new_tokens: int = 256,
     batch_size: int = 32,
     device: str = "auto",
@@ -108,9 +126,12 @@ def evaluate(
     """Greedy answers to the records, measured in fp32: means and 95% intervals, as evaluate.py's `summary.json`.
 
     Raises:
-        InputError: a record is none, or its prompt is longer than the context, by its number from 1.
+        InputError: a record is none, or its prompt is longer than the context, by its number from 1; or a setting is
+            out of its range.
     """
-    rows, greedy = _checked(records), Sampling()
+    _check_loaded(gpt2)
+    _check_settings(max_new_tokens, device, batch_size)
+    rows, greedy = _training(records), Sampling()
     exam = prepare("tuned", gpt2, rows, gpt2.prompt or PROMPTS["alpaca"], DataConfig(), "given")
     gpt2.model.to(pick_device(device)).eval()
     result = examine(
@@ -123,10 +144,47 @@ def evaluate(
     return numbers(rows_of(rows, {"tuned": result}, [None] * len(rows)), "tuned")
 
 
-def _checked(records: Sequence[dict[str, Any]]) -> list[Record]:
-    if isinstance(records, str) or not len(records):
+def _check_loaded(gpt2: Any) -> None:
+    if not isinstance(gpt2, Pretrained):
+        raise InputError(f"gpt2: found {gpt2!r}, expected a model from load_pretrained")
+
+
+def _check_settings(max_new_tokens: int, device: str, batch_size: int = 1, seed: int = 0, **sampling: Any) -> None:
+    """Raises InputError for what evaluate.py would refuse, by the same key."""
+    generate = {"max_new_tokens": max_new_tokens, **sampling}
+    settings = {"batch_size": batch_size, "seed": seed, "device": device}
+    from_dict(EvaluateConfig, {"data": {}, "generate": generate, **settings})
+
+
+def _listed(given: Any, name: str) -> list[Any]:
+    """What was given, as a list; a single record or text is a list of one."""
+    if isinstance(given, str | Mapping):
+        return [given]
+    if type(given).__name__ == "DataFrame":  # it would give the names of its columns
+        raise InputError(f"{name}: a DataFrame, expected a list of dicts; give its to_dict('records')")
+    if isinstance(given, bytes) or not isinstance(given, Iterable):
+        raise InputError(f"{name}: found {given!r}, expected a list of dicts with instruction, input and output")
+    return list(given)
+
+
+def _training(records: Any) -> list[Record]:
+    """The records, of which there must be one; a text is none, though it could be a question."""
+    items = [] if isinstance(records, str) else _listed(records, "records")
+    if not items:
         raise InputError(f"records: {records!r}; expected a list with at least one record")
-    return [checked_record(item, "records", number) for number, item in enumerate(records, 1)]
+    return _checked(items, "records")
+
+
+def _checked(items: list[Any], name: str) -> list[Record]:
+    """The records, checked; keys that are not read are told."""
+    plain = [dict(item) if isinstance(item, Mapping) else item for item in items]
+    records = [checked_record(item, name, number) for number, item in enumerate(plain, 1)]
+    unused: Counter[str] = Counter()
+    for item in plain:
+        count_unused(item, unused)
+    if told := unused_text(name, dict(unused.most_common())):
+        log.warning(told)
+    return records
 
 
 def _answers(

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted([*ROOT.glob("*.py"), *(ROOT / "sft").rglob("*.py")])
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 
-GROUND = {"sft.config", "sft.files", "sft.merge"}
+GROUND = {"sft.config", "sft.files", "sft.merge", "sft.network"}
 ROOMS = {  # a room, and those below it
     "sft.gpt2": set(),
     "sft.data": set(),
@@ -21,7 +21,8 @@ ROOMS = {  # a room, and those below it
     "sft.assets": {"sft.gpt2", "sft.data"},
 }
 DOORS = ("train.py", "evaluate.py", "sft/chat.py", "sft/convert_openai.py", "sft/export.py", "sft/serve.py")
-LIGHT = (*DOORS, "sft/cli.py", "sft/config.py", "sft/files.py", "sft/folders.py", "sft/merge.py", "sft/__init__.py")
+PLAIN = ("sft/cli.py", "sft/config.py", "sft/files.py", "sft/folders.py", "sft/merge.py", "sft/network.py")
+LIGHT = (*DOORS, *PLAIN, "sft/__init__.py")
 
 
 def module(name: str) -> str:

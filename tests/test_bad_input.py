@@ -57,8 +57,10 @@ def assert_nothing_left(place: Path) -> None:
 
 
 def test_the_run_that_is_changed_below_is_fine(command: Callable[..., None], arguments: list[str]) -> None:
+    Path("mine.json").write_text(json.dumps([RECORDS[0] | {"context": "c"}, *RECORDS[1:]]))
     command(*arguments, "max_steps=1", "eval.every=0", "eval.sample=false")
     assert Path("outputs/latest/summary.json").exists()
+    assert Path("outputs/latest/train.log").read_text().count("mine.json: not read: 'context' in 1 of its records") == 1
 
 
 # The data file
@@ -74,6 +76,7 @@ DATA = {
         f'[{A}, {A}, {{"instruction": 1, "output": "b"}}]',
         "record 3: 'instruction' is a number, expected text",
     ),
+    "a capital": (f'[{A}, {{"instruction": "a", "Input": "", "output": "b"}}]', "record 2: 'Input' is not read; "),
     "null": (f'[{A}, {{"instruction": "a", "output": null}}]', "record 2: 'output' is null, expected text"),
     "an empty file": ("", "empty, expected a JSON array of records"),
     "an empty array": ("[]", "an empty array, expected at least one record"),
@@ -303,7 +306,7 @@ def test_data_that_cannot_be_downloaded(refused: Refused, tmp_path: Path, monkey
     monkeypatch.setenv("SFT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "*")
     line = refused("data=alpaca", "data.path=null", "data.url=http://127.0.0.1:9/x")
-    assert line.startswith("http://127.0.0.1:9/x: the download failed (")
+    assert line.startswith("http://127.0.0.1:9/x: the download failed (cannot reach 127.0.0.1:9: refused)")
     assert line.endswith("; try again, or use a file you have: data=json data.path=FILE")
 
 

@@ -350,6 +350,18 @@ def test_numbers_out_of_range_in_evaluate(key: str, value: str, expected: str) -
         ),
         ("data=json", "data.path: missing; data=json needs data.path=FILE, a JSON array or JSON Lines"),
         ("data=json data.path=", "data.path: missing; data=json needs data.path=FILE, a JSON array or JSON Lines"),
+        (
+            "data=json data.path=https://me:secret@x/y",
+            "data.path: an address (https://…), expected a file; download it first, and give data.path=FILE",
+        ),
+        (
+            "data=json data.path=S3://bucket/mine.json",
+            "data.path: an address (s3://…), expected a file; download it first, and give data.path=FILE",
+        ),
+        (
+            "data=json data.path=file:///mine.json",
+            "data.path: an address (file://…), expected a file; leave file:// out",
+        ),
         ("data.path=/x.json", "data.path: '/x.json' would not be read by data=nano; use data=json"),
         ("data.url=http://x/y", "data.url: 'http://x/y' would not be read by data=nano"),
         ("data=json data.path=x data.url=http://x/y", "data.url: 'http://x/y' would not be read by data=json"),

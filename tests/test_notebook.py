@@ -1,7 +1,10 @@
 """Training, asking and measuring in a notebook are train.py's and evaluate.py's."""
 
 import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -97,3 +100,106 @@ def test_what_cannot_be_used_is_named(gpt2: Pretrained) -> None:
         sft.answer(gpt2, [{"instruction": 3}])
     assert sft.answer(gpt2, []) == []
     assert torch.equal(gpt2.model.wte.weight, before)
+
+
+def test_a_single_question_and_a_single_record_are_a_list_of_one(gpt2: Pretrained) -> None:
+    def said(questions: Any) -> list[str]:
+        return sft.answer(gpt2, questions, max_new_tokens=3, device="cpu")
+
+    gpt2.prompt = PROMPTS["phi3"]
+    record = {"instruction": "Say day.", "input": "now"}
+    assert len(said("Say day.")) == 1
+    assert said("Say day.") == said(["Say day."]) == said(("Say day.",)) == said(one for one in ["Say day."])
+    assert said(record) == said([record]) == said(MappingProxyType(record))
+    assert sft.evaluate(gpt2, RECORDS[0], max_new_tokens=1) == sft.evaluate(gpt2, RECORDS[:1], max_new_tokens=1)
+
+
+def test_records_from_a_generator_and_from_mappings(checkpoint: Path) -> None:
+    losses = []
+    for records in (RECORDS[:8], tuple(RECORDS[:8]), (MappingProxyType(one) for one in RECORDS[:8])):
+        gpt2 = sft.load_pretrained(checkpoint)
+        losses.append(sft.finetune(gpt2, records, epochs=1, device="cpu", precision="32"))
+    assert losses[0] == losses[1] == losses[2]
+
+
+class DataFrame:
+    """As pandas' own, it gives the names of its columns."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["instruction", "output"])
+
+
+@pytest.mark.parametrize(
+    ("records", "line"),
+    [
+        ([("Say day.", "day")], "records: record 1: a Python tuple instead of an object"),
+        ([RECORDS[0], {"Say day."}], "records: record 2: a Python set instead of an object"),
+        ([{"instruction": b"a", "output": "b"}], "records: record 1: 'instruction' is a Python bytes, expected text"),
+        ({"instruction": ["a"], "output": ["b"]}, "records: record 1: 'instruction' is an array, expected text"),
+        ({"train": RECORDS}, "records: record 1: no 'instruction'"),
+        ([{"instruction": "a", "Input": "b", "output": "c"}], "records: record 1: 'Input' is not read; "),
+        ([{1: "a"}], "records: record 1: no 'instruction', expected instruction and output; found 1"),
+        (DataFrame(), "records: a DataFrame, expected a list of dicts"),
+        (None, "records: found None, expected a list of dicts"),
+        (5, "records: found 5, expected a list of dicts"),
+        (b"a", "records: found b'a', expected a list of dicts"),
+        ("mine.json", "records: 'mine.json'; expected a list"),
+        ([], "records: []; expected a list with at least one record"),
+        (iter([]), "records: <"),
+    ],
+)
+def test_records_that_are_none(gpt2: Pretrained, records: Any, line: str) -> None:
+    for use in (sft.finetune, sft.evaluate):
+        with pytest.raises(InputError) as error:
+            use(gpt2, records)
+        assert str(error.value).startswith(line)
+
+
+@pytest.mark.parametrize("questions", [None, 5, b"a", DataFrame(), [("a", "b")], [None], [["a"]]])
+def test_questions_that_are_none(gpt2: Pretrained, questions: Any) -> None:
+    with pytest.raises(InputError, match=r"^questions: "):
+        sft.answer(gpt2, questions)
+
+
+def test_a_question_longer_than_the_context_is_named(gpt2: Pretrained) -> None:
+    gpt2.prompt = PROMPTS["phi3"]
+    with pytest.raises(InputError, match=r"^questions: record 2: \d+ tokens, but the model's context is 128$"):
+        sft.answer(gpt2, ["Say day.", "day " * 400])
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"device": "gpu"}, "device: unknown value 'gpu'"),
+        ({"device": None}, "device"),
+        ({"max_new_tokens": 0}, "generate.max_new_tokens: 0"),
+        ({"max_new_tokens": "9"}, "generate.max_new_tokens: found '9'"),
+    ],
+)
+def test_settings_that_are_none(gpt2: Pretrained, settings: Any, key: str) -> None:
+    with pytest.raises(InputError, match=f"^{key}"):
+        sft.answer(gpt2, "Say day.", **settings)
+    with pytest.raises(InputError, match=f"^{key}"):
+        sft.evaluate(gpt2, RECORDS[:1], **settings)
+
+
+def test_other_settings_that_are_none(gpt2: Pretrained, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^generate.temperature: -1"):
+        sft.answer(gpt2, "Say day.", temperature=-1)
+    with pytest.raises(InputError, match=r"^batch_size: 0"):
+        sft.evaluate(gpt2, RECORDS[:1], batch_size=0)
+    with pytest.raises(InputError, match=r"^device: unknown value 'gpu'"):
+        sft.finetune(gpt2, RECORDS, device="gpu")
+    with pytest.raises(InputError, match=r"^folder: found None"):
+        sft.save(gpt2, None)  # type: ignore[arg-type]
+    for call in (sft.finetune, sft.answer, sft.evaluate, sft.save):
+        with pytest.raises(InputError, match=r"^gpt2: found 'gpt2', expected a model from load_pretrained"):
+            call("gpt2", RECORDS)  # type: ignore[operator]
+
+
+def test_keys_that_are_not_read_are_told_once(gpt2: Pretrained, caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("sft").propagate = True
+    sft.answer(gpt2, [{"instruction": "a", "context": "b"}, {"instruction": "c"}], max_new_tokens=1)
+    assert [record.message.split(";")[0] for record in caplog.records] == [
+        "questions: not read: 'context' in 1 of its records"
+    ]

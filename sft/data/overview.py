@@ -1,9 +1,13 @@
 """The data in numbers, and one example as the model sees it."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import numpy as np
 import tiktoken
 
 from sft.data.dataset import IGNORE_INDEX, Split
+from sft.data.records import KEYS
 
 
 def overview(splits: dict[str, Split]) -> dict[str, dict[str, int]]:
@@ -35,6 +39,16 @@ def overview_text(numbers: dict[str, dict[str, int]]) -> str:
     if any(row["duplicates"] for row in numbers.values()):
         lines.append("duplicates: prompts that stand in train word for word")
     return "\n".join(lines)
+
+
+def unused_text(name: Path | str, unused: Mapping[str, int]) -> str | None:
+    """Say which keys are not read, and in how many records of that name they are; None if all are read."""
+    if not unused:
+        return None
+    shown = [f"{key[:40]!r} in {count:,}" for key, count in list(unused.items())[:8]]
+    more = len(unused) - len(shown)
+    rest = f" and {more:,} other keys" if more else ""
+    return f"{name}: not read: {', '.join(shown)} of its records{rest}; a record is its {', '.join(KEYS)}"
 
 
 def example_text(split: Split, tokenizer: tiktoken.Encoding) -> str:

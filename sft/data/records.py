@@ -2,14 +2,17 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import lru_cache
 from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from sft.config import InputError
+from sft.data.formats import binary_format, looks_like
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 SPACE = re.compile(r"[ \t\n\r]*")
@@ -26,22 +29,32 @@ class Record:
     category: str | None = None
 
 
-def stream_records(file: BinaryIO, path: Path | str) -> Iterator[Record]:
+KEYS = tuple(field.name for field in fields(Record))
+MOST_KEYS = 1000  # that are not read and are counted; a file may have as many as it has records
+
+
+def stream_records(file: BinaryIO, path: Path | str, unused: Counter[str] | None = None) -> Iterator[Record]:
     """The records that `parse_records` gives, one by one: a million of them, and their text, need not be in memory.
 
     Where this reading does not get on, `parse_records` takes over: it knows all forms, and what to say of the others.
+
+    Args:
+        unused: takes the keys that are not read, and in how many records they are; whole once all records are taken.
     """
+    unused = Counter() if unused is None else unused
     text, number = TextIOWrapper(file, "utf-8-sig", newline="\n"), 0
     try:
         for item in _items(text):
             record = checked_record(item, path, number + 1)
+            count_unused(item, unused)
             yield record
             number += 1
         if not number:
             raise ValueError
     except (ValueError, RecursionError, InputError):
         file.seek(0)
-        yield from islice(parse_records(file.read(), path), number, None)
+        unused.clear()  # all records are read again
+        yield from islice(parse_records(file.read(), path, unused), number, None)
     finally:
         text.detach()  # or it would close the file
 
@@ -91,12 +104,17 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(constant)
 
 
-def parse_records(content: bytes, path: Path | str) -> list[Record]:
+def parse_records(content: bytes, path: Path | str, unused: Counter[str] | None = None) -> list[Record]:
     """Records from a JSON array or from JSON Lines (one object a line), in UTF-8. Of a key given twice the last counts.
+
+    Args:
+        unused: as in `stream_records`.
 
     Raises:
         InputError: by line and column for the syntax, by record number (from 1) for what a record holds.
     """
+    if told := binary_format(content):
+        raise InputError(f"{path}: {told}")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -111,7 +129,18 @@ def parse_records(content: bytes, path: Path | str) -> list[Record]:
         raise InputError(f"{path}: {_kind(items)} instead of an array of records")
     if not items:
         raise InputError(f"{path}: an empty array, expected at least one record")
-    return [checked_record(item, path, number) for number, item in enumerate(items, 1)]
+    records = [checked_record(item, path, number) for number, item in enumerate(items, 1)]
+    if unused is not None:
+        for item in items:
+            count_unused(item, unused)
+    return records
+
+
+def count_unused(item: dict[Any, Any], unused: Counter[str]) -> None:
+    """Count the keys of a record that are not read."""
+    for key in map(str, item):
+        if key not in KEYS and (key in unused or len(unused) < MOST_KEYS):
+            unused[key] += 1
 
 
 def _parse(text: str, path: Path | str, line: int = 0) -> Any:
@@ -122,7 +151,7 @@ def _parse(text: str, path: Path | str, line: int = 0) -> Any:
         return json.loads(text, parse_constant=refuse, parse_int=float)
     except json.JSONDecodeError as error:
         place = f"line {line or error.lineno}, column {error.colno}"
-        raise InputError(f"{path}: not JSON at {place} ({error.msg}); is the file cut short?") from None
+        raise InputError(f"{path}: not JSON at {place} ({error.msg}); {looks_like(text, error.pos)}") from None
 
 
 def _parse_lines(text: str, path: Path | str) -> Any:
@@ -138,6 +167,10 @@ def checked_record(item: Any, path: Path | str, number: int) -> Record:
     where = f"{path}: record {number}"
     if not isinstance(item, dict):
         raise InputError(f"{where}: {_kind(item)} instead of an object with instruction, input and output")
+    for key in item:
+        meant = None if key in KEYS else _meant(str(key))
+        if meant and meant not in item:
+            raise InputError(f"{where}: {key!r} is not read; rename it to '{meant}', or leave it out")
     for key in ("instruction", "output"):
         if key not in item:
             found = ", ".join(map(repr, list(item)[:5])) or "nothing"
@@ -154,10 +187,26 @@ def checked_record(item: Any, path: Path | str, number: int) -> Record:
     return Record(**texts, category=category if isinstance(category, str) else None)
 
 
+@lru_cache(1000)
+def _meant(key: str) -> str | None:
+    """The key of a record that another one resembles, by case, by blanks around it or by one letter."""
+    plain = key.strip(" \t\n\r\ufeff").casefold() if len(key) < 40 else ""
+    return next((known for known in KEYS if _one_letter_apart(plain, known)), None)
+
+
+def _one_letter_apart(first: str, second: str) -> bool:
+    """Whether two words are the same after one letter is put in, taken out or changed, or two neighbours swapped."""
+    shared = zip(first, second, strict=False)
+    same = next((at for at, (one, other) in enumerate(shared) if one != other), min(len(first), len(second)))
+    a, b = first[same:], second[same:]
+    swapped = a[:2] == b[1::-1] and a[2:] == b[2:]
+    return swapped or a[1:] == b[1:] or a[1:] == b or a == b[1:]
+
+
 def _kind(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):
         return "a truth value"
     names = {int: "a number", float: "a number", str: "text", list: "an array", dict: "an object"}
-    return names[type(value)]
+    return names.get(type(value), f"a Python {type(value).__name__}")  # the latter in notebooks alone

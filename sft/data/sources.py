@@ -1,11 +1,14 @@
 """Where records come from: the embedded file, the user's own, or a download. To add one, add a file to `conf/data/`."""
 
 import hashlib
+import json
 import os
 import random
+import stat
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from tqdm import tqdm
 from sft.config import DataConfig, InputError
 from sft.data.cache import Arrays, cache_folder, cached
 from sft.data.records import Record, stream_records
+from sft.network import unreachable
 
 SMALL = 4 << 20  # bytes; read and tokenised in about half a second
 EMBEDDED = {"nano": Path(__file__).parents[1] / "assets" / "nano.json"}
@@ -24,11 +28,16 @@ EMBEDDED = {"nano": Path(__file__).parents[1] / "assets" / "nano.json"}
 
 @dataclass(frozen=True)
 class Source:
-    """The file of a data set, its hash, and which of its records are used, in which order."""
+    """The file of a data set, its hash, and which of its records are used, in which order.
+
+    Attributes:
+        unused: keys in the file that are not read, and in how many of its records they are; the commonest first.
+    """
 
     path: Path
     sha256: str
     chosen: Sequence[int]
+    unused: dict[str, int] = field(default_factory=dict)
 
     def stream(self) -> Iterator[Record]:
         """The records one by one; in memory are those of a sample, else none.
@@ -51,7 +60,7 @@ class Source:
 def load_source(config: DataConfig) -> Source:
     """Find the records that `config` asks for, sampled if it says so, and read them through once.
 
-    Of a large file that was read before, which its hash tells, the number of records is in the cache.
+    Of a large file that was read before, which its hash tells, the number of records and the keys are in the cache.
 
     Raises:
         InputError: no such file, a broken download, not JSON, a record that is none; by file and record.
@@ -61,15 +70,21 @@ def load_source(config: DataConfig) -> Source:
     if config.url is not None and config.sha256 not in (None, sha256):
         raise InputError(f"{path}: sha256 {sha256}, expected {config.sha256}; delete the file, it is downloaded anew")
 
-    def count() -> Arrays:
-        return {"count": np.array([sum(1 for _ in _stream(path, sha256))])}
+    def look() -> Arrays:
+        unused: Counter[str] = Counter()
+        count = sum(1 for _ in _stream(path, sha256, unused=unused))
+        keys = json.dumps(dict(unused.most_common())).encode()
+        return {"count": np.array([count]), "unused": np.frombuffer(keys, np.uint8)}
 
-    [records] = (count() if is_small(path) else cached(f"count-{sha256[:32]}", count))["count"].tolist()
+    found = look() if is_small(path) else cached(f"look-{sha256[:32]}", look)
+    [records] = found["count"].tolist()
+    unused: dict[str, int] = json.loads(found["unused"].tobytes())
     if config.sample is None:
-        return Source(path, sha256, range(records))
+        return Source(path, sha256, range(records), unused)
     if config.sample > records:
         raise InputError(f"data.sample: {config.sample} of the {records} records in {path}: lower it")
-    return Source(path, sha256, random.Random(config.sample_seed).sample(range(records), config.sample))
+    chosen = random.Random(config.sample_seed).sample(range(records), config.sample)
+    return Source(path, sha256, chosen, unused)
 
 
 def is_small(path: Path) -> bool:
@@ -84,7 +99,20 @@ def _locate(config: DataConfig) -> Path:
         return EMBEDDED[config.source]
     if config.path is None:
         raise InputError("data.path: missing; data=json needs data.path=FILE, a JSON array or JSON Lines")
-    return Path(config.path)
+    return _regular(Path(config.path))
+
+
+def _regular(path: Path) -> Path:
+    """The path itself, unless it is a pipe or a device, which could be read but once, or without an end."""
+    kinds = {stat.S_ISFIFO: "a pipe", stat.S_ISCHR: "a device", stat.S_ISBLK: "a device", stat.S_ISSOCK: "a socket"}
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # said where it is opened
+        return path
+    for is_one, kind in kinds.items():
+        if is_one(mode):
+            raise InputError(f"{path}: {kind}, which cannot be read again; write it to a file, and give data.path=FILE")
+    return path
 
 
 def _hash(path: Path) -> str:
@@ -99,10 +127,12 @@ def _hash(path: Path) -> str:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _stream(path: Path, sha256: str | None = None, name: str | None = None) -> Iterator[Record]:
+def _stream(
+    path: Path, sha256: str | None = None, name: str | None = None, unused: Counter[str] | None = None
+) -> Iterator[Record]:
     """A file's records; with `sha256` given, its hash is compared at the end. Errors call the file `name`."""
     with path.open("rb") as file:
-        yield from stream_records(file, name or path)
+        yield from stream_records(file, name or path, unused)
         file.seek(0)
         if sha256 not in (None, hashlib.file_digest(file, "sha256").hexdigest()):
             raise InputError(f"{path}: changed while it was read; start again")
@@ -128,8 +158,9 @@ def download(name: str, url: str, sha256: str | None = None) -> Path:
             _check(url, sha256, partial)
             os.replace(partial, target)
     except (OSError, ValueError) as error:  # requests' errors are OSErrors too; ValueError: of a header
+        reason = unreachable(error, url) or error
         raise InputError(
-            f"{url}: the download failed ({error}); try again, or use a file you have: data=json data.path=FILE"
+            f"{url}: the download failed ({reason}); try again, or use a file you have: data=json data.path=FILE"
         ) from error
     return target
 

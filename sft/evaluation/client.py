@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 import requests
 from urllib3.exceptions import HTTPError
 
+from sft.network import unreachable
+
 T = TypeVar("T")
 # Seconds: the most for a connection, the least for a line of a stream, the pauses before a request is sent again.
 CONNECT, LINE, FIRST_PAUSE, LONGEST_PAUSE = 10.0, 600.0, 0.5, 8.0
@@ -49,8 +51,19 @@ class Client:
     def __init__(self, url: str, timeout: float, retries: int, key: str = "") -> None:
         self.url, self.timeout, self.retries, self._key = url.rstrip("/"), timeout, retries, key
 
-    def call(self, method: str, path: str, body: Any, read: Callable[[Any], T], retries: int | None = None) -> T:
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Any,
+        read: Callable[[Any], T],
+        retries: int | None = None,
+        final: Callable[[NoReplyError], bool] = lambda fault: False,
+    ) -> T:
         """What `read` takes from the JSON of the reply.
+
+        Args:
+            final: whether a fault would come again, though it looks passing.
 
         Raises:
             NoReplyError: there is no reply, or `read` raised one, or one of BAD.
@@ -60,7 +73,7 @@ class Client:
             try:
                 return self._once(method, path, body, read)
             except NoReplyError as fault:
-                if not fault.passing:
+                if not fault.passing or final(fault):
                     raise
                 sleep(pause)
         return self._once(method, path, body, read)
@@ -94,7 +107,7 @@ class Client:
                         raise NoReplyError(_message(values))
                     yield values
             except (requests.RequestException, AttributeError, ValueError, RecursionError) as error:
-                raise NoReplyError(f"the reply broke off: {error}") from error
+                raise NoReplyError(f"the reply broke off: {unreachable(error, self.url) or error}") from error
 
     def _open(self, method: str, path: str, body: Any, wait: float) -> requests.Response:
         """The reply to a request, of which only the head has been read."""
@@ -114,7 +127,7 @@ class Client:
         except requests.ReadTimeout as error:
             raise self._late() from error
         except requests.RequestException as error:
-            raise NoReplyError(f"no connection: {error}", passing=True) from error
+            raise NoReplyError(unreachable(error, self.url) or f"no connection: {error}", passing=True) from error
         except (ValueError, HTTPError) as error:
             raise NoReplyError(f"not an address: {error}") from error
 
@@ -127,7 +140,8 @@ class Client:
         except requests.RequestException as error:
             if time.monotonic() > deadline:
                 raise self._late() from error
-            raise NoReplyError(f"the connection broke off: {error}", passing=True) from error
+            reason = unreachable(error, self.url) or f"the connection broke off: {error}"
+            raise NoReplyError(reason, passing=True) from error
 
     def _late(self) -> NoReplyError:
         return NoReplyError(f"no reply within {self.timeout:g} s", "timeout")

@@ -26,7 +26,7 @@ def judge_answers(judge: Judge, rows: list[Row], records: Sequence[Record], fold
     verdicts = judge_all(judge, questions, folder / "scores.jsonl", "audit of the judge") if questions else []
     audit = _audit(list(zip(questions, verdicts, strict=True))) if questions else None
     found = _pairs(judge, rows, folder) if judge.config.mode == "pairwise" else _scores(judge, rows, folder)
-    return judge.identity | {"audit": audit, "pairwise": None} | found
+    return judge.identity | {"forms": dict(judge.forms), "audit": audit, "pairwise": None} | found
 
 
 def _scores(judge: Judge, rows: list[Row], folder: Path) -> dict[str, Any]:
@@ -113,5 +113,6 @@ def check_judged(summary: dict[str, Any], folder: Path) -> None:
     status = f" ({', '.join(f'{name} {count}' for name, count in tuned['status'].items())})" if tuned else ""
     raise InputError(
         f"judge: none of the tuned model's answers has been judged{status}; why stands in {folder}, in scores.jsonl or "
-        "pairs.jsonl; those that ended in timeout or error are asked again by the same command"
+        "pairs.jsonl; those that ended in timeout, error or cut (raise judge.max_tokens) are asked again by the same "
+        "command"
     )

@@ -22,6 +22,7 @@ from sft.evaluation.rubric import Pair, Prompt, Question, is_refusal, pair_promp
 from sft.evaluation.verdicts import FINAL, Choice, PairFile, PairVerdict, ScoreFile, Verdict
 
 PATIENCE = 8  # questions in a row without a reply, each asked several times, after which a judge is left alone
+CUT = "length"  # how both kinds of server call the end of a reply at its limit
 JUDGES: dict[str, Any] = {"ollama": Ollama, "openai": OpenAI}
 
 
@@ -116,7 +117,9 @@ def _settle(judge: Judge, asked: Sequence[Asked], file: LineFile[Settled], name:
                 bar.update()
     finally:
         pool.shutdown(cancel_futures=True)
-    return [file.by_key[key] for key in keys]
+    results = [file.by_key[key] for key in keys]
+    judge.forms.update(result.form for result in results if result.form)
+    return results
 
 
 def _cases(judge: Judge, asked: Sequence[Asked]) -> tuple[list[str], list[_Case[Any]]]:
@@ -149,16 +152,24 @@ def _judged(judge: Judge, case: _Case[Settled], kind: type[Settled]) -> Settled:
         return kind("error", None, f"not asked: {PATIENCE} questions before this one had no reply")
     try:
         reply, found = _asked(judge, case)
-        if not found:
+        if not found and reply.done_reason != CUT:  # which it would reach again
             reply, found = _asked(judge, case)
         judge.silent = 0
     except NoReplyError as error:
         judge.silent += error.passing
         return kind(error.status, None, str(error))
+    about: dict[str, Any] = {
+        "done_reason": reply.done_reason,
+        "prompt_tokens": reply.prompt_tokens,
+        "reply_tokens": reply.reply_tokens,
+        "form": reply.form,
+    }
     if found:
-        return kind("scored", *found, reply.done_reason, reply.prompt_tokens, reply.reply_tokens)
+        return kind("scored", *found, **about)
+    if reply.done_reason == CUT and not reply.refused:
+        return kind("cut", None, one_line(f"reached judge.max_tokens={judge.config.max_tokens}: {reply.text}"), **about)
     status = "refused" if reply.refused or is_refusal(reply.text) else "unparsed"
-    return kind(status, None, one_line(reply.text), reply.done_reason, reply.prompt_tokens, reply.reply_tokens)
+    return kind(status, None, one_line(reply.text), **about)
 
 
 def _asked(judge: Judge, case: _Case[Settled]) -> tuple[Reply, tuple[Any, str] | None]:

@@ -42,7 +42,8 @@ class LineFile(Generic[Entry]):
     def _parse(self, line: bytes, number: int) -> tuple[str, Entry]:
         try:
             values = json.loads(line)
-            return values["key"], self.kind(**{item.name: values[item.name] for item in fields(self.kind)})
+            names = [item.name for item in fields(self.kind)]  # a line of an earlier version may lack the last
+            return values["key"], self.kind(**{name: values[name] for name in names if name in values})
         except (ValueError, TypeError, LookupError) as error:
             raise InputError(f"{self.path}: line {number} is no {self.noun}; delete the line, or the file") from error
 

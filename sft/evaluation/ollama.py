@@ -16,7 +16,7 @@ class Ollama(Judge):
     SERVE = "start one with `ollama serve`, or give its address, such as judge.url=http://localhost:11434"
     KEEP_ALIVE = "10m"  # the model stays in memory for so long after a request
     USUAL, UNTOLD = 4096, 8192  # tokens of context: Ollama's default; of a model of which it does not say: Llama 3's
-    REPLY, TEMPLATE = 512, 64  # tokens kept for the reply, and for what the model's chat template adds
+    TEMPLATE = 64  # tokens kept for what the model's chat template adds
 
     def look(self) -> dict[str, Any]:
         if ":" not in self.model.rpartition("/")[2]:
@@ -87,9 +87,20 @@ class Ollama(Judge):
             "options": self.options() | {"num_ctx": min(num_ctx, self.context)},
         } | ({"format": schema} if schema and self.config.schema else {})
 
+    def has_schema(self, request: Request) -> bool:
+        return "format" in request
+
+    def body(self, request: Request, form: str) -> Request:
+        body = request | {"options": request["options"] | {"num_predict": self.config.max_tokens}}
+        if form == "json_object":  # versions before 0.5 know only this one
+            body["format"] = "json"
+        elif form == "none":
+            body.pop("format", None)
+        return body
+
     def _tokens(self, messages: Messages) -> int:
         """No less than prompt and reply take with any tokenizer: no token is shorter than a byte."""
-        return sum(len(message["content"].encode()) for message in messages) + self.TEMPLATE + self.REPLY
+        return sum(len(message["content"].encode()) for message in messages) + self.TEMPLATE + self.config.max_tokens
 
     def size(self, request: Request) -> int:
         return int(request["options"]["num_ctx"])
@@ -100,7 +111,7 @@ class Ollama(Judge):
         if need > num_ctx:
             raise NoReplyError(f"not asked: {need} tokens may be needed, and the judge can hold {num_ctx}", "refused")
         reply = super().ask(request)
-        if (reply.prompt_tokens or 0) > num_ctx - self.REPLY:
+        if (reply.prompt_tokens or 0) > num_ctx - self.config.max_tokens:
             raise NoReplyError(f"the prompt may have been cut: {reply.prompt_tokens} tokens of {num_ctx}", "refused")
         return reply
 

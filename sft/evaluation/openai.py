@@ -24,6 +24,7 @@ class OpenAI(Judge):
         key = os.environ.get("OPENAI_API_KEY", "").strip()
         if not re.fullmatch("[!-~]*", key):  # requests' own error would show it
             raise InputError("OPENAI_API_KEY: holds characters that no key has; set it anew")
+        self.limit = "max_tokens"  # or max_completion_tokens, the one name that OpenAI's reasoning models take
         super().__init__(config, key)
         self.who["url"] = self.client.url  # there is no digest to know the model by
 
@@ -46,10 +47,22 @@ class OpenAI(Judge):
             body["response_format"] = {"type": "json_schema", "json_schema": named}
         return body
 
-    def stop_if_hopeless(self, error: NoReplyError) -> None:
-        if error.code is not None and "response_format" in str(error):  # 400 mostly; of llama-cpp-python, 500
-            raise InputError(f"judge.schema: {self.client.url}: {error}; add judge.schema=false") from error
-        super().stop_if_hopeless(error)
+    def has_schema(self, request: Request) -> bool:
+        return "response_format" in request
+
+    def body(self, request: Request, form: str) -> Request:
+        body = request | {self.limit: self.config.max_tokens}
+        if form == "json_object":
+            body["response_format"] = {"type": form, "schema": request["response_format"]["json_schema"]["schema"]}
+        elif form == "none":
+            body.pop("response_format", None)
+        return body
+
+    def adapts(self, error: NoReplyError, body: Request, form: str) -> bool:
+        if "max_tokens" in body and error.code == 400 and "max_completion_tokens" in str(error):
+            self.limit = "max_completion_tokens"
+            return True
+        return super().adapts(error, body, form)
 
     def read(self, body: Any) -> Reply:
         choice, usage = body["choices"][0], body.get("usage") or {}

@@ -1,20 +1,20 @@
 """What becomes of a question to a judge, and the files that keep it.
 
-Each ends in one of STATUSES. Those in FINAL are never asked for again; `timeout` and `error` are, when the same command
-is given again.
+Each ends in one of STATUSES. Those in FINAL are never asked for again. The others are, when the same command is given
+again: `cut` (the reply reached judge.max_tokens), `timeout` and `error`.
 """
 
 from dataclasses import dataclass
 
 from sft.evaluation.lines import LineFile
 
-STATUSES = ("scored", "unparsed", "refused", "timeout", "error")
+STATUSES = ("scored", "unparsed", "refused", "cut", "timeout", "error")
 FINAL = STATUSES[:3]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a question. The last three tell of the judge's reply, where there was one."""
+    """What became of a question. The last four tell of the judge's reply, where there was one."""
 
     status: str
     score: int | None  # 0 to 100
@@ -22,6 +22,7 @@ class Verdict:
     done_reason: str | None = None
     prompt_tokens: int | None = None
     reply_tokens: int | None = None
+    form: str | None = None
 
     def __post_init__(self) -> None:
         fits = self.score is None if self.status != "scored" else type(self.score) is int and 0 <= self.score <= 100
@@ -39,6 +40,7 @@ class Choice:
     done_reason: str | None = None
     prompt_tokens: int | None = None
     reply_tokens: int | None = None
+    form: str | None = None
 
     def __post_init__(self) -> None:
         fits = self.winner is None if self.status != "scored" else self.winner in ("A", "B", "tie")

@@ -32,6 +32,9 @@ def pick_device(name: str, count: int = 1) -> str:
 
 def _pick(name: str) -> str:
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name not in ("auto", *present):
+        hint = "; a GPU of NVIDIA or AMD is cuda" if str(name).lower() in ("gpu", "nvidia", "amd", "rocm") else ""
+        raise InputError(f"device: unknown value {name!r}; expected one of auto, cpu, cuda, mps{hint}")
     if name == "auto":
         return next(device for device, there in present.items() if there)
     if not present[name]:

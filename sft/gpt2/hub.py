@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
 )
 
 from sft.config import InputError
+from sft.network import unreachable
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 VOCAB, MERGES, TOKENIZER_CONFIG = "vocab.json", "merges.txt", "tokenizer_config.json"
@@ -155,6 +156,7 @@ def digest(path: Path, kind: str = "sha256") -> str:
 def _explain(error: Exception, repo: str, name: str, revision: str) -> str:
     """One line for whatever went wrong on the way from the hub to the cache."""
     endpoint = public(constants.ENDPOINT)
+    reason = unreachable(error, constants.ENDPOINT)
     match error:
         case GatedRepoError():
             return f"{repo}: access is restricted; ask for it at {endpoint}/{repo}, then `hf auth login`"
@@ -166,6 +168,8 @@ def _explain(error: Exception, repo: str, name: str, revision: str) -> str:
             return f"{repo!r}: neither a folder nor the name of a repository, `owner/name`"
         case LocalEntryNotFoundError() if constants.HF_HUB_OFFLINE:
             return f"{repo}: {name} is not in the cache ({constants.HF_HUB_CACHE}) and HF_HUB_OFFLINE is set"
+        case LocalEntryNotFoundError() if reason:
+            return f"{repo}: {reason}; {REMEDY}"
         case LocalEntryNotFoundError():
             return f"{repo}: cannot reach {endpoint} ({_line(error.__cause__ or error)}); {REMEDY}"
         case EntryNotFoundError():
@@ -173,7 +177,7 @@ def _explain(error: Exception, repo: str, name: str, revision: str) -> str:
         case OSError(errno=errno.ENOSPC):
             return f"{repo}: no space left for {name} in {constants.HF_HUB_CACHE}; free some, or set HF_HUB_CACHE"
         case _:
-            return f"{repo}: the download of {name} failed ({_line(error)}); {REMEDY}"
+            return f"{repo}: the download of {name} failed ({reason or _line(error)}); {REMEDY}"
 
 
 def _line(error: BaseException) -> str:

@@ -7,6 +7,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from sft.config import InputError
 from sft.gpt2.hub import public
+from sft.network import unreachable
 
 LOG_IN = "`hf auth login`, or set HF_TOKEN, with a token that may write"
 
@@ -50,4 +51,5 @@ def _explain(error: Exception, repo: str) -> str:
         case HfHubHTTPError():
             return f"{repo}: {endpoint} refused with status {status}; try again later"
         case _:
-            return f"{repo}: cannot be uploaded to {endpoint} ({type(error).__name__}); is the network there?"
+            reason = unreachable(error, constants.ENDPOINT) or type(error).__name__
+            return f"{repo}: cannot be uploaded to {endpoint} ({reason}); is the network there?"

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from sft.config import InputError, TrainConfig
 from sft.gpt2.hub import public
+from sft.network import unreachable
 from sft.training.metrics import MetricsFile, scalars
 from sft.training.resume import Past
 
@@ -82,7 +83,7 @@ class RemoteLogger(Logger):
             raise InputError(f"logger: {kind} is not installed; pip install -e '.[{kind}]'") from error
         except Exception as error:  # of a library and a server that are not ours
             raise InputError(
-                f"logger: {kind} cannot be used ({_line(error)}); see to it, or choose another logger="
+                f"logger: {kind} cannot be used ({_line(error, kind)}); see to it, or choose another logger="
             ) from error
 
     @property
@@ -114,11 +115,16 @@ class RemoteLogger(Logger):
             call(*arguments)
         except Exception as error:  # as above: hours of training are worth more than their copy elsewhere
             self.works = False
-            log.warning(f"{self.kind} failed ({_line(error)}); not tracked any more, the numbers are in metrics.csv")
+            line = _line(error, self.kind)
+            log.warning(f"{self.kind} failed ({line}); not tracked any more, the numbers are in metrics.csv")
 
 
-def _line(error: Exception) -> str:
-    """In one line, without the name and password that an address may hold."""
+def _line(error: Exception, kind: str) -> str:
+    """What went wrong, in one line, without the name and password that an address may hold."""
+    wandb = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    address = wandb if kind == "wandb" else os.environ.get("MLFLOW_TRACKING_URI", "")
+    if reason := unreachable(error, address):
+        return reason
     return public(" ".join(str(error).split()))[:300] or type(error).__name__
 
 

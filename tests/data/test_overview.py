@@ -1,10 +1,12 @@
 """The data in numbers, counted by hand."""
 
+from pathlib import Path
+
 import pytest
 import tiktoken
 
 from sft.data.dataset import Split, encode_splits
-from sft.data.overview import example_text, overview, overview_text
+from sft.data.overview import example_text, overview, overview_text, unused_text
 from sft.data.records import Record
 
 TEMPLATE = "{{ instruction }}{% if input %}/{{ input }}{% endif %}:"
@@ -58,3 +60,18 @@ def test_an_example_with_its_learned_part_marked(splits: dict[str, Split], lette
     assert example_text(unmasked, letters) == "a⟦ñb:é<|endoftext|>⟧"  # nothing predicts the first token
     [plain] = encode_splits(parts, "", letters, None, 16, mask_prompt=True).values()
     assert example_text(plain, letters) == "�⟦�<|endoftext|>⟧"  # nor the first byte of plain text
+
+
+def test_keys_that_are_not_read() -> None:
+    assert unused_text("mine.json", {}) is None
+    line = unused_text(Path("mine.json"), {"context": 4000, "\ud800" * 99: 2})
+    assert line is not None
+    assert line.startswith("mine.json: not read: 'context' in 4,000, ")
+    assert line.encode()  # the half of a pair is written as an escape
+    assert len(line) < 500
+
+
+def test_many_keys_that_are_not_read() -> None:
+    line = unused_text("mine.json", {str(key): 1 for key in range(500)})
+    assert line is not None
+    assert "'7' in 1 of its records and 492 other keys;" in line

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 from io import BytesIO
 from pathlib import Path
 
@@ -106,8 +107,8 @@ def test_one_line_is_json_lines_of_one_record() -> None:
         ("2.5e3", "a number instead of an array of records"),
         ("true", "a truth value instead of an array of records"),
         ("null", "null instead of an array of records"),
-        ("instruction,output\na,b\n", "not JSON at line 1, column 1 (Expecting value); is the file cut short?"),
-        ("<!DOCTYPE html>", "not JSON at line 1, column 1 (Expecting value); is the file cut short?"),
+        ("instruction,output\na,b\n", "not JSON at line 1, column 1 (Expecting value); it looks like a table (CSV)"),
+        ("<!DOCTYPE html>", "not JSON at line 1, column 1 (Expecting value); it looks like a web page"),
         ("[\n" + A + ",\n  " + A[:18], "not JSON at line 3, column 19 (Unterminated string starting at)"),
         ("[\n" + A + ",\n", "not JSON at line 3, column 1 (Expecting value); is the file cut short?"),
         ("[\n" + A + "\n", "not JSON at line 3, column 1 (Expecting ',' delimiter); is the file cut short?"),
@@ -121,7 +122,8 @@ def test_one_line_is_json_lines_of_one_record() -> None:
         (A + '\n{"instruction": "a", "output": -Infinity}', "-Infinity in line 2 is not JSON"),
         ("[" * 100_000, "nested too deeply, expected a JSON array of records"),
         ('{"a":' * 100_000, "nested too deeply, expected a JSON array of records"),
-        (b"\xff\xfe[\x00]\x00", "not UTF-8 text (byte 0); save it as UTF-8"),
+        (b"\xff\xfe[\x00]\x00", "UTF-16 text; save it as UTF-8"),
+        (b"\xff[]", "not UTF-8 text (byte 0); save it as UTF-8"),
         (b'[{"instruction": "caf\xe9", "output": ""}]', "not UTF-8 text (byte 21); save it as UTF-8"),
         (f"[{A}, 5]", "record 2: a number instead of an object with instruction, input and output"),
         (f"[{A}, [{A}]]", "record 2: an array instead of an object with instruction, input and output"),
@@ -156,6 +158,85 @@ def test_what_is_refused(content: str | bytes, message: str) -> None:
     assert refused(content).startswith(message)
 
 
+WITH = '{"instruction": "a", "output": "b", KEY: "c"}'
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("Input", "input"),
+        ("INPUT", "input"),
+        (" input", "input"),
+        ("input ", "input"),
+        ("inputs", "input"),
+        ("Inputs", "input"),
+        ("inpt", "input"),
+        ("imput", "input"),
+        ("inptu", "input"),
+        ("in_put", "input"),
+        ("Category", "category"),
+        ("categroy", "category"),
+    ],
+)
+def test_a_key_like_one_that_is_absent(key: str, meant: str) -> None:
+    with_key = WITH.replace("KEY", json.dumps(key))
+    message = f"record 2: {key!r} is not read; rename it to '{meant}'"
+    assert refused(f"[{A}, {with_key}]").startswith(message)
+    assert refused(f"{A}\n{with_key}").startswith(message)
+
+
+@pytest.mark.parametrize("key", ["Instruction", "instructions", "intruction", "instruct1on", "\ufeffinstruction"])
+def test_a_key_like_one_that_must_be_there(key: str) -> None:
+    text = json.dumps([{key: "a", "output": "b"}])
+    assert refused(text).startswith(f"record 1: {key!r} is not read; rename it to 'instruction'")
+    text = json.dumps([{"instruction": "a", key.replace("instru", "outp"): "b"}])
+    assert refused(text).startswith("record 1: ")
+
+
+@pytest.mark.parametrize(
+    "key", ["put", "out", "in", "context", "history", "text", "data_input", "", "categories", "i" * 99]
+)
+def test_a_key_unlike_any_is_not_read(key: str) -> None:
+    assert parsed(f"[{WITH.replace('KEY', json.dumps(key))}]") == [RECORD]
+
+
+def test_a_key_like_one_that_is_there_too_is_not_read() -> None:
+    assert parsed('[{"instruction": "a", "output": "b", "input": "", "Input": "c", "outputs": [], "INPUT": 1}]') == [
+        RECORD
+    ]
+
+
+def unused(content: str) -> dict[str, int]:
+    """The keys that are counted as not read; the same where the file is read as a whole."""
+    counted: Counter[str] = Counter()
+    list(stream_records(BytesIO(content.encode()), "mine.json", counted))
+    again: Counter[str] = Counter()
+    parse_records(content.encode(), "mine.json", again)
+    assert counted == again
+    return dict(counted)
+
+
+def test_keys_that_are_not_read_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = WITH.replace("KEY", '"context"')
+    both = '{"instruction": "a", "input": "", "output": "b", "category": "c", "context": 1, "history": []}'
+    for text in (f"[{some}, {A}, {both}]", f"{some}\n{A}\n{both}"):
+        assert unused(text) == {"context": 2, "history": 1}
+    assert unused(f"[{A}]") == {}
+    many = [{"instruction": "a", "output": "b", f"key {number}": "", "same": ""} for number in range(9)]
+    monkeypatch.setattr(records, "MOST_KEYS", 4)
+    assert unused(json.dumps(many)) == {"key 0": 1, "same": 9, "key 1": 1, "key 2": 1}
+
+
+def test_keys_are_counted_once_where_reading_in_pieces_stops() -> None:
+    """One record over several lines is no JSON Lines; what was counted before the whole is read does not stay."""
+    some = WITH.replace("KEY", '"context"')
+    assert unused(f"{some}\n\n{some}\n") == {"context": 2}
+    counted: Counter[str] = Counter()
+    with pytest.raises(InputError):
+        list(stream_records(BytesIO(f"[{some}, {some}, ".encode()), "mine.json", counted))
+    assert counted == {}
+
+
 def test_random_records_in_both_forms() -> None:
     draw = random.Random(0)
     made = [
@@ -179,5 +260,5 @@ def test_the_file_is_not_read_ahead(form: str) -> None:
 
 def test_what_only_the_whole_reading_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     """The records before the place where the reading in pieces stops do not come twice."""
-    monkeypatch.setattr(records, "parse_records", lambda content, path: [*"1234"])
+    monkeypatch.setattr(records, "parse_records", lambda content, *rest: [*"1234"])
     assert streamed(f"[{A}, {A}, ?") == [RECORD, RECORD, "3", "4"]

@@ -91,6 +91,20 @@ def test_a_large_file_is_counted_once(cache: Path, tmp_path: Path, monkeypatch: 
     assert len(load_source(mine(path)).chosen) == 600
 
 
+@pytest.mark.parametrize("small", [0, 1 << 20])
+def test_keys_that_are_not_read_are_known_again(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: int
+) -> None:
+    monkeypatch.setattr(sources, "SMALL", small)
+    path = tmp_path / "mine.json"
+    items = [{"instruction": "a", "output": "b", "\ud800": 1} | ({"context": "c"} if i % 2 else {}) for i in range(9)]
+    path.write_text(json.dumps(items))
+    for _ in range(2):  # counted, and found in the cache
+        source = load_source(mine(path, sample=2))
+        assert source.unused == {"\ud800": 9, "context": 4}
+        assert list(source.unused) == ["\ud800", "context"]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -106,6 +120,43 @@ def test_files_that_are_none(tmp_path: Path, make: Callable[[Path], Any], messag
     with pytest.raises(InputError) as error:
         load_source(mine(path))
     assert str(error.value).startswith(message.format(path=path))
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    """A reader would wait for a writer, and a second one for another."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(InputError, match=rf"/{name}: a pipe, .* data.path=FILE$"):
+            load_source(mine(tmp_path / name))
+    read, write = os.pipe()  # as a shell's <(...)
+    with pytest.raises(InputError, match=rf"/dev/fd/{read}: a pipe, "):
+        load_source(mine(f"/dev/fd/{read}"))
+    os.close(read)
+    os.close(write)
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/dev/null"])
+def test_a_device_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"^{name}: a device, "):
+        load_source(mine(name))
+
+
+def test_a_socket_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # the path of a socket may not be long
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("s")
+        with pytest.raises(InputError, match=r"/s: a socket, "):
+            load_source(mine("s"))
+
+
+def test_standard_input_from_a_file_is_that_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_bytes(DATA)
+    with path.open() as file:
+        source = load_source(mine(f"/dev/fd/{file.fileno()}"))
+    assert source.path == path
+    assert len(source.records) == 300
 
 
 def test_a_home_folder_that_does_not_exist() -> None:
@@ -229,7 +280,7 @@ CUT = DATA[:5000]
             "the download failed (",
         ),
         ({"content": CUT, "headers": {"Content-Length": ""}}, "not JSON at line 1, column 5"),
-        ({"content": b"", "headers": {"Content-Length": str(len(DATA))}}, "the download failed ("),
+        ({"content": b"", "headers": {"Content-Length": str(len(DATA))}}, "the download failed (the connection to 127"),
         ({"content": b""}, "empty, expected a JSON array"),
         ({"status": 404, "content": b"404: Not Found"}, "the download failed (404 Client Error: Not Found for url"),
         ({"status": 500}, "the download failed (500 Server Error"),
@@ -240,7 +291,10 @@ CUT = DATA[:5000]
             {"content": gzip.compress(DATA)[:900], "headers": {"Content-Encoding": "gzip"}},
             "not JSON at line 1, column ",
         ),
-        ({"status": 302, "headers": {"Location": "http://127.0.0.1:1/elsewhere"}}, "the download failed ("),
+        (
+            {"status": 302, "headers": {"Location": "http://127.0.0.1:1/elsewhere"}},
+            "the download failed (cannot reach 127.0.0.1:1: ",
+        ),
         ({"headers": {"Content-Length": "many"}}, "the download failed ("),
     ],
 )
@@ -286,8 +340,7 @@ def test_nothing_listens(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setattr(ALPACA, "url", "http://127.0.0.1:9/x")
     line = failed()
-    assert line.startswith("http://127.0.0.1:9/x: the download failed (")
-    assert "Connection refused" in line
+    assert line.startswith("http://127.0.0.1:9/x: the download failed (cannot reach 127.0.0.1:9: refused); ")
     assert files(cache) == []
 
 

@@ -63,6 +63,13 @@ def grade(messages: list[dict[str, str]]) -> str:
     return json.dumps({"reason": f"{len(answer)} letters", "score": score})
 
 
+def form_of(body: dict[str, Any]) -> str:
+    """In which form a request asks for JSON."""
+    asked = body.get("format", body.get("response_format"))
+    kinds = {"json": "json_object", "json_object": "json_object", "json_schema": "json_schema", "object": "json_schema"}
+    return "none" if asked is None else kinds[asked["type"] if isinstance(asked, dict) else asked]
+
+
 @dataclass
 class Site:
     """The server, how it answers, and what it was asked."""
@@ -73,6 +80,9 @@ class Site:
     context: int | None = 8192  # that the models can hold; None: an old server, which does not say
     tokens: Callable[[str], int] = lambda text: len(re.findall(r"\w+|[^\w\s]", text))
     key: str = ""  # that a request must bring
+    forms: tuple[str, ...] = ("json_schema", "json_object", "none")  # of asking for JSON that it takes
+    refusal: tuple[int, str] = (400, "Unknown parameter: 'response_format'.")  # of the others
+    limit: str = "max_tokens"  # openai: the name that the limit on a reply's tokens has here
     fault: str | None = None
     about: str = ""  # which chats meet the fault: those whose last message holds this
     times: int = 10**9  # how many of them meet it
@@ -170,7 +180,11 @@ class Handler(BaseHTTPRequestHandler):
         try:
             time.sleep(site.delay)
             model = body["model"] if ":" in body["model"] or site.kind == "openai" else body["model"] + ":latest"
-            if site.strikes(body):
+            if form_of(body) not in site.forms:
+                self.send(site.refusal[0], {"error": {"message": site.refusal[1]}})
+            elif site.kind == "openai" and site.limit not in body:
+                self.send(400, {"error": {"message": f"Unsupported parameter. Use '{site.limit}' instead."}})
+            elif site.strikes(body):
                 self.broken(body)
             elif model not in site.models:
                 self.send(404, {"error": f"model '{body['model']}' not found"})
@@ -182,9 +196,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def reply(self, body: dict[str, Any], content: Any) -> dict[str, Any]:
         prompt = sum(self.site.tokens(message["content"]) for message in body["messages"])
-        message, length = {"role": "assistant", "content": content}, len(str(content).split())
+        words = str(content).split(" ")
+        limit = body[self.site.limit] if self.site.kind == "openai" else body["options"]["num_predict"]
+        ended = "stop" if len(words) <= limit else "length"
+        content = content if ended == "stop" else " ".join(words[:limit])
+        message, length = {"role": "assistant", "content": content}, min(len(words), limit)
         if self.site.kind == "openai":
-            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            choice = {"index": 0, "message": message, "finish_reason": ended}
             usage = {"prompt_tokens": prompt, "completion_tokens": length, "total_tokens": prompt + length}
             return {"object": "chat.completion", "model": body["model"], "choices": [choice], "usage": usage}
         return {
@@ -192,7 +210,7 @@ class Handler(BaseHTTPRequestHandler):
             "created_at": "2026-01-31T12:00:00.000000Z",
             "message": message,
             "done": True,
-            "done_reason": "stop",
+            "done_reason": ended,
             "total_duration": 2254970291,
             "prompt_eval_count": min(prompt, body["options"]["num_ctx"]),  # a longer one has lost its beginning
             "eval_count": length,

@@ -103,13 +103,37 @@ def test_the_second_reply_may_be_good(site: Site, scores: Path) -> None:
     assert [verdict.score for verdict in judge_all(met(site), QUESTIONS, scores)] == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_reply_without_an_end_is_cut(site: Site, scores: Path) -> None:
+    """It is asked for once a command: it would reach the same limit again. A higher limit reads it."""
+    long = json.dumps({"reason": "again and " * 30, "score": 7})
+    site.fault, site.about = long, BAD.instruction
+    verdicts = judge_all(met(site, max_tokens=16), QUESTIONS, scores)
+    assert (verdicts[2].status, verdicts[2].score, verdicts[2].done_reason) == ("cut", None, "length")
+    assert verdicts[2].reason.startswith('reached judge.max_tokens=16: {"reason": "again and')
+    assert verdicts[2].reply_tokens == 16
+    assert len(site.chats) == 6
+    verdicts = judge_all(met(site, max_tokens=100), QUESTIONS, scores)
+    assert (verdicts[2].status, verdicts[2].score) == ("scored", 7)
+    assert len(site.chats) == 7  # the others were not asked again
+
+
+def test_judgements_of_an_earlier_version_are_read(site: Site, scores: Path) -> None:
+    verdicts = judge_all(met(site), QUESTIONS, scores)
+    old = [{name: value for name, value in line.items() if name != "form"} for line in lines(scores)]
+    scores.write_text("".join(json.dumps(line) + "\n" for line in old))
+    again = judge_all(met(site), QUESTIONS, scores)
+    assert [one.score for one in again] == [one.score for one in verdicts]
+    assert {one.form for one in again} == {None}
+    assert len(site.chats) == 6
+
+
 FAULTS = {  # how often it is asked, its status, and why
     "503": (5, "error", "HTTP 503: server busy"),
     "500": (5, "error", "HTTP 500: server busy"),
     "429": (5, "error", "HTTP 429: server busy"),
     "error in a 200": (5, "error", "the server replied with an error: an error was encountered while"),
-    "cut": (5, "error", "the connection broke off: "),
-    "closed": (5, "error", "no connection: "),
+    "cut": (5, "error", "the connection to 127.0.0.1"),
+    "closed": (5, "error", "the connection to 127.0.0.1"),
     "a web page": (5, "error", "a reply of another kind than expected: <html>Log in</html>"),
     "another object": (5, "error", 'a reply of another kind than expected: {"message": "hello", "choices": []}'),
     "a stream": (5, "error", "a reply of another kind than expected: {"),
@@ -158,7 +182,7 @@ def test_a_server_that_goes_down(site: Site, scores: Path, pauses: list[float]) 
     judge.client.url = "http://127.0.0.1:9"
     verdicts = judge_all(judge, QUESTIONS, scores)
     assert Counter(verdict.status for verdict in verdicts) == {"error": 6}
-    assert all(verdict.reason.startswith("no connection: ") for verdict in verdicts)
+    assert all(verdict.reason == "cannot reach 127.0.0.1:9: refused" for verdict in verdicts)
     assert len(pauses) == 24
 
 

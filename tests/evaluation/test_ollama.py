@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from sft.evaluation.judging import judge_all
-from sft.evaluation.ollama import Ollama
 from sft.evaluation.rubric import SCORE, Question
 from tests.evaluation.judge_server import Site, met, refused, serving
 
@@ -24,6 +23,7 @@ def test_who_judges(ollama: Site) -> None:
         "prompt": "strict",
         "mode": "score",
         "options": {"seed": 123, "temperature": 0},
+        "max_tokens": 512,
     }
     assert [path for _, path, _ in ollama.requests] == ["/api/version", "/api/tags", "/api/tags", "/api/show"]
 
@@ -62,7 +62,7 @@ def test_a_model_that_is_not_there(ollama: Site) -> None:
 
 def test_no_server(ollama: Site, pauses: list[float]) -> None:
     line = refused(ollama, url="http://127.0.0.1:9")
-    assert line.startswith("judge.url: no Ollama server at http://127.0.0.1:9 (no connection: ")
+    assert line.startswith("judge.url: no Ollama server at http://127.0.0.1:9 (cannot reach 127.0.0.1:9: refused)")
     assert line.endswith(
         "); start one with `ollama serve`, or give its address, such as judge.url=http://localhost:11434"
     )
@@ -121,7 +121,7 @@ def test_what_is_sent(ollama: Site, tmp_path: Path) -> None:
         "stream": False,
         "think": False,
         "keep_alive": "10m",
-        "options": {"seed": 123, "temperature": 0, "num_ctx": 4096},
+        "options": {"seed": 123, "temperature": 0, "num_ctx": 4096, "num_predict": 512},
         "format": SCORE,
     }
     assert (verdict.done_reason, verdict.reply_tokens) == ("stop", 5)
@@ -144,7 +144,7 @@ def test_the_context_holds_prompt_and_reply(text: str, num_ctx: int, ollama: Sit
     assert body["options"]["num_ctx"] == num_ctx
     assert verdict.status == "scored"
     assert verdict.prompt_tokens is not None
-    assert verdict.prompt_tokens <= num_ctx - Ollama.REPLY
+    assert verdict.prompt_tokens <= num_ctx - 512
 
 
 @pytest.mark.parametrize(
@@ -197,3 +197,11 @@ def test_the_same_model_at_another_address_goes_on(ollama: Site, tmp_path: Path)
     with serving(Site()) as other:
         judge_all(met(other), [QUESTION], tmp_path / "scores.jsonl")
         assert other.chats == []
+
+
+def test_an_old_server_that_knows_no_schema(ollama: Site, tmp_path: Path) -> None:
+    ollama.forms = ("json_object", "none")
+    ollama.refusal = (400, "json: cannot unmarshal object into Go struct field ChatRequest.format of type string")
+    [verdict] = judge_all(met(ollama), [QUESTION], tmp_path / "scores.jsonl")
+    assert (verdict.status, verdict.form) == ("scored", "json_object")
+    assert [body["format"] for body in ollama.chats] == [SCORE, "json"]

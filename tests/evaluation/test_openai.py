@@ -10,7 +10,7 @@ import pytest
 from sft.config import InputError
 from sft.evaluation.judging import judge_all
 from sft.evaluation.rubric import SCORE, Question
-from tests.evaluation.judge_server import Site, met, refused, serving
+from tests.evaluation.judge_server import Site, form_of, met, refused, serving
 
 KEY = "sk-proj-0123456789abcdef"
 QUESTIONS = [Question(n, "tuned", "Name the capital.", "France", "Paris.", "It is Paris" + "." * n) for n in range(3)]
@@ -29,6 +29,7 @@ def test_who_judges(openai: Site) -> None:
         "prompt": "strict",
         "mode": "score",
         "options": {"seed": 123, "temperature": 0},
+        "max_tokens": 512,
     }
 
 
@@ -38,7 +39,8 @@ def test_what_is_sent_and_without_a_key(openai: Site, tmp_path: Path) -> None:
     assert [message["role"] for message in body.pop("messages")] == ["system", "user"]
     schema = {"name": "verdict", "strict": True, "schema": SCORE}
     form = {"type": "json_schema", "json_schema": schema}
-    assert body == {"model": "mine", "stream": False, "seed": 123, "temperature": 0, "response_format": form}
+    choices = {"stream": False, "seed": 123, "temperature": 0, "max_tokens": 512}
+    assert body == {"model": "mine", "response_format": form} | choices
     assert [(method, path) for method, path, _ in openai.requests] == [
         ("GET", "/v1/models"),
         ("POST", "/v1/chat/completions"),
@@ -112,7 +114,7 @@ def test_a_key_that_is_none(key: str, openai: Site, monkeypatch: pytest.MonkeyPa
 
 def test_no_server(openai: Site, ollama: Site, pauses: list[float]) -> None:
     line = refused(openai, url="http://127.0.0.1:9/v1")
-    assert line.startswith("judge.url: no server at http://127.0.0.1:9/v1 (no connection: ")
+    assert line.startswith("judge.url: no server at http://127.0.0.1:9/v1 (cannot reach 127.0.0.1:9: refused)")
     assert line.endswith("start it, or give the address of another, up to /v1, as judge.url")
     assert pauses == []
 
@@ -131,23 +133,54 @@ def test_an_address_without_v1(openai: Site, tmp_path: Path) -> None:
         judge_all(judge, QUESTIONS, tmp_path / "scores.jsonl")
 
 
-@pytest.mark.parametrize("code", [400, 422, 500])
-def test_a_server_without_schemas(
-    code: int, openai: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pauses: list[float]
+@pytest.mark.parametrize("code", [400, 422, 500, 501])
+@pytest.mark.parametrize("form", ["json_object", "none"])
+def test_a_server_is_asked_in_the_next_form_that_it_takes(
+    code: int, form: str, openai: Site, tmp_path: Path, pauses: list[float]
 ) -> None:
-    said = {"error": {"message": "Unknown parameter: 'response_format'.", "type": "invalid_request_error"}}
-    reply = {"choices": [{"message": {"role": "assistant", "content": '{"reason": "", "score": 5}'}}]}
+    openai.forms, openai.refusal = (form, "none"), (code, "Unknown parameter: 'response_format'.")
+    judge = met(openai, concurrency=1)
+    verdicts = judge_all(judge, QUESTIONS, tmp_path / "scores.jsonl")
+    assert [(verdict.status, verdict.form) for verdict in verdicts] == [("scored", form)] * 3
+    assert judge.forms == {form: 3}
+    assert pauses == []  # no fault that would pass
+    asked = [form_of(body) for body in openai.chats]
+    assert asked == ["json_schema", *["json_object"] * (form == "none"), *[form] * 3]
+    if form == "json_object":
+        assert openai.chats[-1]["response_format"] == {"type": "json_object", "schema": SCORE}
 
-    def chat(handler: Any, body: dict[str, Any]) -> None:
-        handler.send(*((code, said) if "response_format" in body else (200, reply)))
+    again = met(openai)  # what is kept is found by the next command, which asks nothing
+    assert judge_all(again, QUESTIONS, tmp_path / "scores.jsonl") == verdicts
+    assert again.forms == {form: 3}
+    assert len(openai.chats) == len(asked)
 
-    monkeypatch.setattr("tests.evaluation.judge_server.Handler.chat", chat)
-    with pytest.raises(InputError, match=r"judge.schema: .*Unknown parameter.*; add judge.schema=false"):
-        judge_all(met(openai), QUESTIONS, tmp_path / "scores.jsonl")
+
+def test_threads_that_are_refused_at_once_take_one_step(openai: Site, tmp_path: Path) -> None:
+    openai.forms, openai.delay = ("json_object", "none"), 0.05
+    verdicts = judge_all(met(openai, concurrency=3), QUESTIONS, tmp_path / "scores.jsonl")
+    assert {verdict.form for verdict in verdicts} == {"json_object"}
+
+
+def test_no_schema_is_asked_in_no_form(openai: Site, tmp_path: Path) -> None:
+    openai.forms = ("none",)
     verdicts = judge_all(met(openai, schema=False), QUESTIONS, tmp_path / "scores.jsonl")
-    assert [(verdict.score, verdict.done_reason, verdict.prompt_tokens) for verdict in verdicts] == [
-        (5, None, None)
-    ] * 3
+    assert [(verdict.status, verdict.form) for verdict in verdicts] == [("scored", "none")] * 3
+    assert len(openai.chats) == 3
+
+
+def test_a_server_that_refuses_every_form_is_told_so(openai: Site, tmp_path: Path) -> None:
+    openai.forms = ()
+    [verdict] = judge_all(met(openai), QUESTIONS[:1], tmp_path / "scores.jsonl")
+    assert (verdict.status, len(openai.chats)) == ("error", 3)
+    assert "response_format" in verdict.reason
+
+
+def test_a_model_that_knows_the_limit_by_its_newer_name(openai: Site, tmp_path: Path) -> None:
+    openai.limit, openai.forms = "max_completion_tokens", ("json_object", "none")
+    verdicts = judge_all(met(openai, concurrency=1), QUESTIONS, tmp_path / "scores.jsonl")
+    assert {(verdict.status, verdict.form) for verdict in verdicts} == {("scored", "json_object")}
+    assert openai.chats[-1]["max_completion_tokens"] == 512
+    assert "max_tokens" not in openai.chats[-1]
 
 
 @pytest.mark.parametrize(

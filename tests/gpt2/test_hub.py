@@ -335,8 +335,8 @@ def test_a_cache_without_links_is_read(fake, cache):
         ({"*": "log-in elsewhere"}, "cannot reach http://127.* .*does not seem to be served by a Hugging Face Hub"),
         ({"model.safetensors": "overloaded"}, "someone/tiny: cannot reach"),
         ({"tokenizer_config.json": "overloaded"}, "someone/tiny: cannot reach"),
-        ({"model.safetensors": "breaks off"}, "the download of model.safetensors failed .*RemoteProtocolError"),
-        ({"vocab.json": "breaks off"}, "the download of vocab.json failed .*RemoteProtocolError"),
+        ({"model.safetensors": "breaks off"}, r"model.safetensors failed \(the connection to 127\S+ broke off\)"),
+        ({"vocab.json": "breaks off"}, r"vocab.json failed \(the connection to 127\S+ broke off\)"),
     ],
 )
 def test_faults(fake, cache, faults, message):
@@ -349,7 +349,7 @@ def test_a_hub_that_accepts_and_says_nothing(fake, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.1)
     monkeypatch.setattr("huggingface_hub.file_download._ETAG_RETRY_TIMEOUT", 0.1)  # a minute, and it tries six times
     fake.faults["*"] = "stalls"
-    refused("someone/tiny: cannot reach http://127.* .*ReadTimeout")
+    refused(r"someone/tiny: cannot reach 127.0.0.1:\d+: timed out; ")
 
 
 def test_no_such_repository(fake):
@@ -385,13 +385,13 @@ def test_a_local_folder_of_the_owners_name_is_in_nobodys_way(fake, cache, tmp_pa
 
 def test_nothing_listens(cache, monkeypatch):
     use(monkeypatch, "http://127.0.0.1:9", cache)
-    refused("cannot reach http://127.0.0.1:9 .*ConnectError.*; try again, set HF_ENDPOINT to a mirror, or give a local")
+    refused("cannot reach 127.0.0.1:9: refused; try again, set HF_ENDPOINT to a mirror, or give a local")
     close_session()
 
 
 def test_a_password_in_the_mirrors_address_is_not_told(cache, monkeypatch):
     use(monkeypatch, "http://me:secret@127.0.0.1:9", cache)
-    refused("someone/tiny: cannot reach http://…@127.0.0.1:9 (?!.*secret)")
+    refused("someone/tiny: cannot reach 127.0.0.1:9: refused; (?!.*secret)")
     close_session()
 
 

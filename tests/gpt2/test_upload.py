@@ -148,7 +148,10 @@ def test_a_refusal_is_one_line_without_the_token(hub, checkpoint, place, status,
 
 def test_no_network(hub, checkpoint, monkeypatch, tmp_path):
     use(monkeypatch, "http://127.0.0.1:9", tmp_path)
-    with pytest.raises(InputError, match=r"cannot be uploaded to http://127.0.0.1:9 \(.*\); is the network there"):
+    with pytest.raises(
+        InputError,
+        match=r"cannot be uploaded to http://127.0.0.1:9 \(cannot reach 127.0.0.1:9: refused\); is the network there",
+    ):
         upload(checkpoint, HF_FILES, REPO)
 
 

@@ -44,7 +44,7 @@ def test_mlflow_keeps_a_resumed_run_as_one() -> None:
 
 def test_mlflow_that_is_not_there() -> None:
     told = train("logger=mlflow", expect=1, MLFLOW_TRACKING_URI="http://localhost:9")
-    assert told.splitlines()[-1].startswith("error: logger: mlflow cannot be used (")
+    assert told.splitlines()[-1].startswith("error: logger: mlflow cannot be used (cannot reach localhost:9: refused)")
     assert "Traceback" not in told
 
 
