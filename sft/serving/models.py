@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tiktoken
+import torch
 
 from sft.config import PROMPTS, InputError
 from sft.data.prompt import render
@@ -36,7 +37,22 @@ class Place:
     def load(self, name: str | Path, revision: str | None = None) -> Pretrained:
         found = load_pretrained(name, revision, dtype=DTYPES[self.precision], device=self.device)
         found.model.eval()
+        check_finite(found)
         return found
+
+
+def check_finite(checkpoint: Pretrained) -> None:
+    """Raise InputError if a weight in memory is NaN or infinite: every answer would repeat one token."""
+    for name, tensor in checkpoint.model.state_dict().items():
+        # A sum is one pass without memory of its own. Huge finite values can overflow it, so then
+        # each is tested.
+        if torch.isfinite(tensor.sum(dtype=torch.float32)) or torch.isfinite(tensor).all():
+            continue
+        bad = int((~torch.isfinite(tensor)).sum())
+        where = f"{checkpoint.source}: tensor {name!r}"
+        if torch.isfinite(checkpoint.read(name)).all():
+            raise InputError(f"{where}: {bad:,} weights are too large for {tensor.dtype}; give --precision 32")
+        raise InputError(f"{where}: {bad:,} of {tensor.numel():,} weights are NaN or infinite; use another checkpoint")
 
 
 @dataclass(frozen=True)
