@@ -13,7 +13,7 @@ from sft.config import InputError
 if TYPE_CHECKING:
     from sft.gpt2.checkpoint import Pretrained
 
-HF_FILES = ["*.json", "*.safetensors", "merges.txt", "README.md"]
+HF_FILES = ["*.json", "*.safetensors", "merges.txt", "chat_template.jinja", "README.md"]
 DTYPES = {"hf": ("f32", "f16", "bf16"), "gguf": ("f32", "f16", "bf16", "q8_0")}
 QUESTION = "Name the capital of France, and the days of the week."
 

@@ -19,6 +19,7 @@ from sft.data.sources import Source, is_small
 
 CHUNK = 4096  # records tokenised together
 END = "<|endoftext|>"
+LONG = 10_000  # characters; only `encode_ordinary` is prepared for the runs of blanks that a longer text may hold
 
 
 class Texts(NamedTuple):
@@ -72,7 +73,8 @@ def _encode(texts: list[str], tokenizer: tiktoken.Encoding) -> NDArray[Any]:
     whose threads wait for each other on texts this short).
     """
     joined = END.join([*texts, ""])
-    if joined.count(END) == len(texts) and not SURROGATE.search(joined):
+    short = max(map(len, texts), default=0) < LONG
+    if short and joined.count(END) == len(texts) and not SURROGATE.search(joined):
         return tokenizer.encode_to_numpy(joined, allowed_special={END}, disallowed_special=())
     end = [tokenizer.eot_token]  # a text that spells the end token must not become it
     return np.array([token for text in texts for token in tokenizer.encode_ordinary(text) + end], dtype=np.uint32)
