@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from sft.config import PROMPTS, DataConfig, InputError, TrainConfig
 from sft.data.datamodule import InstructionData
 from sft.data.dataset import encode_splits
-from sft.data.prompt import chat_template, render
+from sft.data.prompt import chat_template, prompt_tokens, template_of
 from sft.data.records import Record, checked_record
 from sft.evaluation.aggregate import numbers
 from sft.evaluation.answers import Answer
@@ -63,12 +63,13 @@ def finetune(
     trainer = make_trainer(config, 1, device, pick_precision(precision, device), [Progress(), losses], logger=False)
     trainer.fit(module.train(), data)
     gpt2.prompt, gpt2.base, gpt2.sha256 = template or None, gpt2.source, ""  # no file's any more
+    gpt2.chat_template = None  # it was of the model before
     return losses.taken
 
 
 def save(gpt2: Pretrained, folder: str | Path) -> None:
     """Keep a model with its prompt; the folder is as a run's `model/`, and errors are those of `save_pretrained`."""
-    chat = chat_template(gpt2.prompt) if gpt2.prompt else None
+    chat = chat_template(gpt2.prompt) if gpt2.prompt else gpt2.chat_template
     save_pretrained(gpt2.model, folder, gpt2.tokenizer, gpt2.prompt, gpt2.base, chat_template=chat)
 
 
@@ -92,9 +93,8 @@ def answer(
     asked = [{"instruction": one} if isinstance(one, str) else one for one in questions]
     complete_records = [{**one, "output": ""} if isinstance(one, dict) else one for one in asked]
     records = [checked_record(one, "questions", number) for number, one in enumerate(complete_records, 1)]
-    template = gpt2.prompt or PROMPTS["alpaca"]
-    prompts = [render(template, record) for record in records]
-    tokens = gpt2.tokenizer.encode_ordinary_batch(prompts)
+    template = _template(gpt2)
+    tokens = [prompt_tokens(template, record, gpt2.tokenizer) for record in records]
     return [said.text for said in _answers(gpt2, tokens, max_new_tokens, Sampling(temperature, top_k), seed, device)]
 
 
@@ -111,7 +111,7 @@ def evaluate(
         InputError: a record is none, or its prompt is longer than the context, by its number from 1.
     """
     rows, greedy = _checked(records), Sampling()
-    exam = prepare("tuned", gpt2, rows, gpt2.prompt or PROMPTS["alpaca"], DataConfig(), "given")
+    exam = prepare("tuned", gpt2, rows, _template(gpt2), DataConfig(), "given")
     gpt2.model.to(pick_device(device)).eval()
     result = examine(
         exam,
@@ -121,6 +121,10 @@ def evaluate(
         lambda: _answers(gpt2, exam.prompts, max_new_tokens, greedy, 0, device),
     )
     return numbers(rows_of(rows, {"tuned": result}, [None] * len(rows)), "tuned")
+
+
+def _template(gpt2: Pretrained) -> str:
+    return template_of(gpt2.source, gpt2.prompt, gpt2.chat_template, gpt2.names) or PROMPTS["alpaca"]
 
 
 def _checked(records: Sequence[dict[str, Any]]) -> list[Record]:

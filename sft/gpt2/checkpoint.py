@@ -59,6 +59,7 @@ class Pretrained:
     sha256: str  # of the weights' file; of several, of the lines "<sha256>  <name>"; of an adapter, with its base
     read: weights.Read = field(repr=False)  # a tensor from the files, by name, wherever the model is
     adapter: AdapterConfig | None = None  # the folder was an adapter's, which is merged into the model
+    names: dict[str, str] = field(default_factory=dict)  # of special tokens, as the chat template calls them
 
 
 def load_pretrained(
@@ -91,11 +92,13 @@ def load_pretrained(
     config = _read_config(home / CONFIG, raw, dropout)
     tokenizer = load_tokenizer(home)
     if tokenizer.n_vocab > config.vocab_size:
-        source = home / (VOCAB if (home / VOCAB).exists() else TOKENIZER)
-        raise InputError(f"{source}: {tokenizer.n_vocab} tokens, but {CONFIG} has vocab_size {config.vocab_size}")
+        path = home / (VOCAB if (home / VOCAB).exists() else TOKENIZER)
+        raise InputError(f"{path}: {tokenizer.n_vocab} tokens, but {CONFIG} has vocab_size {config.vocab_size}")
     files = weights.files(home)
-    told = _read_tokenizer_config(folder) or _read_tokenizer_config(home)
-    chat = _read_chat_template(folder) or _read_chat_template(home)
+    # An adapter's folder may say how it is asked; if it says nothing, its base does.
+    own = folder if any((folder / name).exists() for name in (TOKENIZER_CONFIG, CHAT_TEMPLATE)) else home
+    told = _read_tokenizer_config(own)
+    chat = _read_chat_template(own)
     with ThreadPoolExecutor(1) as aside:  # hashed while they are read
         sha256 = aside.submit(weights.sha256, files)
         adapter = read_adapter(tuned, config, sha256.result()) if tuned else None
@@ -112,6 +115,7 @@ def load_pretrained(
         sha256=adapter.sha256 if adapter else sha256.result(),
         read=read,
         adapter=tuned,
+        names=_special_names(told),
     )
 
 
@@ -285,6 +289,13 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _read_tokenizer_config(folder: Path) -> dict[str, Any]:
     path = folder / TOKENIZER_CONFIG
     return _read_json(path) if path.exists() else {}
+
+
+def _special_names(found: dict[str, Any]) -> dict[str, str]:
+    """Return the special tokens by the names that chat templates have for them, such as `eos_token`."""
+    tokens = {name: found.get(name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
+    texts = {name: token.get("content") if isinstance(token, dict) else token for name, token in tokens.items()}
+    return {name: text for name, text in texts.items() if isinstance(text, str)}
 
 
 def _read_chat_template(folder: Path) -> str | None:
