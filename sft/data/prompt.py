@@ -51,6 +51,7 @@ CHATS.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_as
 CHATS.globals["raise_exception"] = _raise
 CHATS.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
 CHAT = "{# a chat template #}"
+END = "<|endoftext|>"
 
 
 @lru_cache
@@ -84,6 +85,12 @@ def template_of(
     except InputError as error:
         log.warning(f"warning: {source}: its chat template cannot be used for a single question ({error})")
         return None
+    # TODO: stop at the token that the checkpoint names; today decoding and training know one end token alone.
+    end = (names or {}).get("eos_token", END)
+    if end != END:
+        log.warning(
+            f"warning: {source}: its turns end with {end!r}, but answers end at {END!r} or at their limit alone"
+        )
     return template
 
 

@@ -211,6 +211,11 @@ def test_the_template_of_a_checkpoint(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.text == ""
 
 
+def test_another_end_token_than_gpt2s_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    assert template_of("someone/model", None, "{{ messages[0].content }}", NAMES)
+    assert "someone/model: its turns end with '<|im_end|>'" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("chat", "reason"),
     [
