@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from sft.cli import command
+from sft.cli import command, visible
 from sft.config import InputError
 
 if TYPE_CHECKING:
@@ -159,14 +159,14 @@ def converse(chat: Chat) -> None:
 def take(chat: Chat, line: str) -> None:
     """Obey a command, or print an answer as it grows."""
     if line.startswith("/"):
-        print(chat.obey(line))
+        print(visible(chat.obey(line)))
     elif line:
         try:
             for piece in chat.answer(line):
-                print(piece, end="", flush=True)
+                print(visible(piece), end="", flush=True)
             print()
         except InputError as error:
-            print(f"error: {error}")
+            print(f"error: {visible(str(error))}")
 
 
 @contextmanager
@@ -199,8 +199,9 @@ def pipe(chat: Chat) -> None:
             pieces = list(chat.answer(line.strip())) if line.strip() else []
         except InputError as error:
             pieces, failed = [], True
-            print(f"error: line {place}: {error}", file=sys.stderr)
-        print(" ".join("".join(pieces).strip().splitlines()), flush=True)
+            print(f"error: line {place}: {visible(str(error))}", file=sys.stderr)
+        said = " ".join("".join(pieces).strip().splitlines())
+        print(visible(said) if sys.stdout.isatty() else said, flush=True)
     if failed:
         sys.exit(1)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import builtins
+import io
 import logging
 import os
 import platform
+import re
 import signal
 import sys
 import traceback
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 
 # Asked for by the user; run() sets HYDRA_FULL_ERROR for Hydra's sake, which processes started from here inherit.
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0") and not os.environ.get("SFT_ONE_LINE")
+# Characters that command a terminal instead of being shown: all controls but tab and line feed, and those that reorder
+# the text around them (Unicode Standard Annex 9, "Explicit Directional Embeddings", "... Isolates").
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 PACKAGES = ("sft", "torch", "lightning", "hydra-core", "tiktoken", "safetensors", "huggingface_hub", "torchmetrics")
 
 
@@ -42,6 +47,7 @@ def run(main: Callable[[], Any], again: str = "") -> None:
     Args:
         again: what to do after Ctrl-C, for the terminal.
     """
+    prepare_streams()
     # DDP's advice on find_unused_parameters does not apply, see _strategy in sft/training/trainer.py. It is C++ that
     # gives it, and reads this when torch is imported
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -67,12 +73,31 @@ def run(main: Callable[[], Any], again: str = "") -> None:
 
 def command(main: Callable[[], None]) -> None:
     """Call the main function of a door without Hydra (`python -m sft.chat`); errors are told as in `job`."""
+    prepare_streams()
     try:
         main()
     except (InputError, OSError) as error:
         if FULL_ERROR:
             raise
-        sys.exit(f"error: {' '.join(str(error).splitlines())}")
+        sys.exit(f"error: {visible(' '.join(str(error).splitlines()))}")
+
+
+def prepare_streams() -> None:
+    """Let this process's streams replace what their encoding cannot show or read, and give it those that are closed.
+
+    Redirected output is often not UTF-8 (cp1252 on Windows), and no letter is worth the end of a run.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors != "replace":
+            stream.reconfigure(errors="replace")
+
+
+def visible(text: str) -> str:
+    """Text for a terminal: control characters, by which a record or an answer could command it, as their escapes."""
+    return CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def _one_line(error: BaseException) -> str:
@@ -95,6 +120,7 @@ def job() -> Iterator[None]:
 
     In a sweep the job ends there, whatever the error, and the others run; the sweep's table then lists it as failed.
     """
+    prepare_streams()  # a launcher's process does not come through `run`
     try:
         yield
     except (SystemExit, KeyboardInterrupt):  # by a signal
@@ -103,7 +129,7 @@ def job() -> Iterator[None]:
             print(f"the sweep ends here; the same command with {again} goes on with it", file=sys.stderr)
         raise
     except Exception as error:
-        message, outside = " ".join(str(error).splitlines()), isinstance(error, InputError | OSError)
+        message, outside = visible(" ".join(str(error).splitlines())), isinstance(error, InputError | OSError)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             if FULL_ERROR or not outside:
                 traceback.print_exception(error)
@@ -126,10 +152,10 @@ class _FileHandler(logging.FileHandler):
 
 
 class _TqdmHandler(logging.Handler):
-    """Prints above a progress bar instead of through it."""
+    """Prints above a progress bar instead of through it, with control characters made visible."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record))
+        tqdm.write(visible(self.format(record)))
 
 
 def log_to(path: Path) -> None:
@@ -141,7 +167,7 @@ def log_to(path: Path) -> None:
     if os.environ.get("RANK", "0") != "0":
         log.addHandler(logging.NullHandler())
         return
-    file = _FileHandler(path, delay=True, encoding="utf-8")
+    file = _FileHandler(path, delay=True, encoding="utf-8", errors="replace")
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log.addHandler(file)
     log.addHandler(_TqdmHandler())
@@ -169,11 +195,16 @@ def on_devices(devices: int, function: Callable[..., None], *arguments: Any) -> 
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")  # of a process that was killed
     config = LaunchConfig(1, 1, devices, run_id="sft", rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0)
     try:
-        elastic_launch(config, function)(*arguments)
+        elastic_launch(config, _in_child)(function, *arguments)
     except SignalException as error:  # handed on to the processes, which have ended
         sys.exit(128 + error.sigval)
     except ChildFailedError as error:
         _raise_first(error, devices)
+
+
+def _in_child(function: Callable[..., None], *arguments: Any) -> None:
+    prepare_streams()
+    function(*arguments)
 
 
 def _raise_first(error: ChildFailedError, devices: int) -> NoReturn:

@@ -13,7 +13,7 @@ from sft.config import InputError
 if TYPE_CHECKING:
     from sft.gpt2.checkpoint import Pretrained
 
-HF_FILES = ["*.json", "*.safetensors", "merges.txt", "README.md"]
+HF_FILES = ["*.json", "*.safetensors", "merges.txt", "chat_template.jinja", "README.md"]
 DTYPES = {"hf": ("f32", "f16", "bf16"), "gguf": ("f32", "f16", "bf16", "q8_0")}
 QUESTION = "Name the capital of France, and the days of the week."
 
@@ -117,7 +117,7 @@ def export_gguf(folder: Path, dtype: str, out: Path | None) -> tuple[Path, list[
     expected = logits(source.model, tokens_of(source))
     out = out or folder.with_name(f"{folder.name}-{dtype}.gguf")
     recipe = out.with_suffix(".Modelfile")
-    text = modelfile(source.prompt, out.name, source.model.config.n_positions)
+    text = modelfile(template(source), out.name, source.model.config.n_positions)
     make_folder(out.parent)
     with replaced(out) as file:
         part = Path(file.name)
@@ -154,11 +154,22 @@ def _in_go(text: str) -> str:
 
 def tokens_of(source: Pretrained) -> list[int]:
     """The prompt by which a model is compared with its copy."""
-    from sft.data.prompt import render
+    from sft.data.prompt import prompt_tokens
     from sft.data.records import Record
 
-    text = render(source.prompt, Record(QUESTION, "", "")) if source.prompt else QUESTION
-    return source.tokenizer.encode_ordinary(text)[: source.model.config.n_positions]
+    asked_in = template(source)
+    if asked_in:
+        tokens = prompt_tokens(asked_in, Record(QUESTION, "", ""), source.tokenizer)
+    else:
+        tokens = source.tokenizer.encode_ordinary(QUESTION)
+    return tokens[: source.model.config.n_positions]
+
+
+def template(source: Pretrained) -> str | None:
+    """The template that the model is asked in; None: it goes on with plain text."""
+    from sft.data.prompt import template_of
+
+    return template_of(source.source, source.prompt, source.chat_template, source.names)
 
 
 def title(folder: Path) -> str:

@@ -196,7 +196,7 @@ def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
 
 def read_numbers(path: Path) -> list[dict[str, float]]:
     """The rows of a CSV file of numbers, without their empty cells; a last line that was cut off does not count."""
-    lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
     return [{key: _number(value) for key, value in row.items() if value} for row in csv.DictReader(lines)]
 
 

@@ -18,7 +18,7 @@ from sft.config import PROMPTS, DataConfig, EvaluateConfig, InputError, TrainCon
 from sft.data.datamodule import InstructionData
 from sft.data.dataset import encode_splits
 from sft.data.overview import unused_text
-from sft.data.prompt import chat_template, render
+from sft.data.prompt import chat_template, prompt_tokens, template_of
 from sft.data.records import Record, checked_record, count_unused
 from sft.evaluation.aggregate import numbers
 from sft.evaluation.answers import Answer
@@ -73,6 +73,7 @@ def finetune(
     trainer = make_trainer(config, 1, device, pick_precision(precision, device), [Progress(), losses], logger=False)
     trainer.fit(module.train(), data)
     gpt2.prompt, gpt2.base, gpt2.sha256 = template or None, gpt2.source, ""  # no file's any more
+    gpt2.chat_template = None  # it was of the model before
     return losses.taken
 
 
@@ -81,7 +82,7 @@ def save(gpt2: Pretrained, folder: str | Path) -> None:
     _check_loaded(gpt2)
     if not isinstance(folder, str | Path):
         raise InputError(f"folder: found {folder!r}, expected the path of a folder")
-    chat = chat_template(gpt2.prompt) if gpt2.prompt else None
+    chat = chat_template(gpt2.prompt) if gpt2.prompt else gpt2.chat_template
     save_pretrained(gpt2.model, folder, gpt2.tokenizer, gpt2.prompt, gpt2.base, chat_template=chat)
 
 
@@ -107,9 +108,8 @@ def answer(
     _check_settings(max_new_tokens, device, temperature=temperature, top_k=top_k, seed=seed)
     asked = [{"instruction": one} if isinstance(one, str) else one for one in _listed(questions, "questions")]
     records = _checked([{**one, "output": ""} if isinstance(one, Mapping) else one for one in asked], "questions")
-    template = gpt2.prompt or PROMPTS["alpaca"]
-    prompts = [render(template, record) for record in records]
-    tokens, context = gpt2.tokenizer.encode_ordinary_batch(prompts), gpt2.model.config.n_positions
+    template, context = _template(gpt2), gpt2.model.config.n_positions
+    tokens = [prompt_tokens(template, record, gpt2.tokenizer) for record in records]
     for number, one in enumerate(tokens, 1):
         if len(one) > context:
             raise InputError(f"questions: record {number}: {len(one)} tokens, but the model's context is {context}")
@@ -132,7 +132,7 @@ def evaluate(
     _check_loaded(gpt2)
     _check_settings(max_new_tokens, device, batch_size)
     rows, greedy = _training(records), Sampling()
-    exam = prepare("tuned", gpt2, rows, gpt2.prompt or PROMPTS["alpaca"], DataConfig(), "given")
+    exam = prepare("tuned", gpt2, rows, _template(gpt2), DataConfig(), "given")
     gpt2.model.to(pick_device(device)).eval()
     result = examine(
         exam,
@@ -142,6 +142,10 @@ def evaluate(
         lambda: _answers(gpt2, exam.prompts, max_new_tokens, greedy, 0, device),
     )
     return numbers(rows_of(rows, {"tuned": result}, [None] * len(rows)), "tuned")
+
+
+def _template(gpt2: Pretrained) -> str:
+    return template_of(gpt2.source, gpt2.prompt, gpt2.chat_template, gpt2.names) or PROMPTS["alpaca"]
 
 
 def _check_loaded(gpt2: Any) -> None:

@@ -22,8 +22,8 @@ Serve a tuned model and its base with OpenAI's chat API, and a page to try them 
 
 POST /v1/chat/completions (stream, too) and GET /v1/models, with the models `tuned` and `base`; GET /health.
 The last user message is the instruction; `input` may go beside it, as in the training records. Earlier turns are not
-shown to the model, which learned from single ones, and system messages are refused. The likeliest token is taken,
-unless a request asks for a temperature.
+shown to the model, which learned from single ones, unless it came with a chat template of its own. System messages are
+refused. The likeliest token is taken, unless a request asks for a temperature.
 """
 EPILOG = """\
 At SIGINT (Ctrl-C) or SIGTERM nothing new is taken, what is being answered is finished, for at most 30 seconds, and the

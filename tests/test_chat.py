@@ -14,7 +14,7 @@ import pytest
 
 from sft import generate, load_pretrained
 from sft.chat import Chat, converse, pipe
-from sft.config import PROMPTS
+from sft.config import PROMPTS, InputError
 from sft.data.prompt import render
 from sft.data.records import Record
 from sft.gpt2.checkpoint import save_pretrained
@@ -209,3 +209,77 @@ def test_a_model_without_a_base(tmp_path: Path) -> None:
     chat = Chat(load_tuned(str(tmp_path / "model"), place), place, Sampling())
     assert chat.obey("/base").endswith("model does not name its base")
     assert chat.asked == "tuned"
+
+
+# What a terminal is shown
+
+
+def test_weights_that_are_nan_are_refused_at_once(run: Path, tmp_path: Path) -> None:
+    broken = load_pretrained(run)
+    broken.model.h[1].mlp.c_fc.weight.data[0, :3] = float("nan")
+    save_pretrained(broken.model, tmp_path / "nan", broken.tokenizer, PROMPTS["alpaca"])
+    found = piped(tmp_path, "Hello.\n", "--quiet", "nan")
+    assert (found.returncode, found.stdout) == (1, "")
+    assert found.stderr.startswith("error: nan: tensor 'h.1.mlp.c_fc.weight': 3 of ")
+    assert found.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("value", [float("inf"), 1e6])
+def test_weights_that_fp16_cannot_hold_are_refused_in_it_alone(run: Path, tmp_path: Path, value: float) -> None:
+    large = load_pretrained(run)
+    large.model.ln_f.bias.data[7] = value
+    save_pretrained(large.model, tmp_path / "large", large.tokenizer, PROMPTS["alpaca"])
+    cause = "too large for torch.float16; give --precision 32" if value == 1e6 else "NaN or infinite"
+    with pytest.raises(InputError, match=rf"'ln_f.bias': 1 .*{cause}"):
+        load_tuned(str(tmp_path / "large"), Place("cpu", "16-mixed"))
+    if value == 1e6:
+        assert load_tuned(str(tmp_path / "large"), Place("cpu", "32-true")).context == 256
+
+
+def test_escape_sequences_do_not_reach_the_terminal(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = iter(["Hello.", "/\x1b]0;title\x07", "/quit"])
+    monkeypatch.setattr(chat, "answer", lambda _: iter(["\x1b", "[2J\tgone\n", "\x9b2J\u202e", "é"]))
+    monkeypatch.setattr("builtins.input", lambda _: next(said))
+    converse(chat)
+    shown = capsys.readouterr().out
+    assert "\\x1b[2J\tgone\n\\x9b2J\\u202eé\n" in shown
+    assert "/\\x1b]0;title\\x07: no such command" in shown
+
+
+def test_a_pipe_gets_the_answer_as_it_is_but_a_terminal_does_not(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(chat, "answer", lambda _: iter(["\x1b[2J"]))
+    for terminal in (False, True):
+        monkeypatch.setattr("sys.stdin", ["?\n"])
+        monkeypatch.setattr(sys.stdout, "isatty", lambda found=terminal: found)
+        pipe(chat)
+    assert capsys.readouterr().out == "\x1b[2J\n\\x1b[2J\n"
+
+
+# Streams that are not UTF-8, or not there
+
+
+def in_bytes(run: Path, text: bytes, encoding: str, shell: str = "") -> subprocess.CompletedProcess[bytes]:
+    command = f"{sys.executable} -m sft.chat --quiet . --device cpu --precision 32 {shell}"
+    env = os.environ | {"PYTHONIOENCODING": encoding}
+    return subprocess.run(["sh", "-c", command], cwd=run, input=text, capture_output=True, timeout=120, env=env)
+
+
+def test_input_that_is_not_utf8_is_read_with_replacements(run: Path) -> None:
+    found = in_bytes(run, b"caf\xe9\n", "utf-8:strict")
+    assert (found.returncode, found.stderr) == (0, b"")
+    answer = " ".join(expected(run, "caf\ufffd").strip().splitlines())
+    assert found.stdout.decode() == answer + "\n"
+
+
+def test_a_closed_input_is_an_empty_one(run: Path) -> None:
+    found = in_bytes(run, b"", "utf-8", "<&-")
+    assert (found.returncode, found.stdout, found.stderr) == (0, b"", b"")
+
+
+def test_a_closed_output_is_nobodys_error(run: Path) -> None:
+    found = in_bytes(run, b"Hello.\n", "utf-8", ">&-")
+    assert (found.returncode, found.stderr) == (0, b"")

@@ -158,6 +158,18 @@ def test_a_mismatch_is_deleted(folder: Path, call: Callable[..., None], monkeypa
     assert (folder.parent / "tiny-f16.gguf").read_text() == "an older export"
 
 
+def test_a_chat_template_of_another_program_is_exported(folder: Path, call: Callable[..., None]) -> None:
+    chat = "{{ bos_token }}user: {{ messages[-1]['content'] }}\n{{ 'bot:' }}"
+    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<|endoftext|>"}))
+    (folder / "chat_template.jinja").write_text(chat)
+    call(folder, "--format", "gguf")
+    modelfile = (folder.parent / "tiny-f16.Modelfile").read_text()
+    assert 'TEMPLATE """<|endoftext|>user: {{ .Prompt }}\nbot:"""' in modelfile
+    call(folder, "--dtype", "f32")
+    again = load_pretrained(folder.with_name("tiny-f32"))
+    assert (again.prompt, again.chat_template) == (None, chat)
+
+
 # What is refused
 
 

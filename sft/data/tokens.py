@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sft.data.cache import Arrays, cached
-from sft.data.prompt import render
+from sft.data.prompt import is_chat, prompt_tokens, render
 from sft.data.records import SURROGATE, Record
 from sft.data.sources import Source, is_small
 
 CHUNK = 4096  # records tokenised together
 END = "<|endoftext|>"
+LONG = 10_000  # characters; only `encode_ordinary` is prepared for the runs of blanks that a longer text may hold
 
 
 class Texts(NamedTuple):
@@ -54,15 +55,30 @@ def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
 
 def _tokenise(records: list[Record], template: str, tokenizer: tiktoken.Encoding) -> Sequence[NDArray[Any]]:
     """Tokens, the sizes of texts and of prompts, and questions."""
-    texts = [text for record in records for text in (render(template, record), record.output)]
-    tokens = _encode(texts, tokenizer)
-    ends = np.flatnonzero(tokens == tokenizer.eot_token)
+    if is_chat(template):
+        tokens, ends = _encode_chats(records, template, tokenizer)
+    else:
+        texts = [text for record in records for text in (render(template, record), record.output)]
+        tokens = _encode(texts, tokenizer)
+        ends = np.flatnonzero(tokens == tokenizer.eot_token)
     sizes = np.diff(ends, prepend=-1)
     prompts, responses = sizes[::2] - 1, sizes[1::2]
     tokens = np.delete(tokens, ends[::2])  # no end token between prompt and response
     narrow = np.uint16 if tokenizer.n_vocab <= 1 << 16 else np.uint32
     questions = np.array([_question(record) for record in records], dtype=np.uint64)
     return tokens.astype(narrow), prompts + responses, prompts, questions
+
+
+def _encode_chats(
+    records: list[Record], template: str, tokenizer: tiktoken.Encoding
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the tokens as `_encode`, and where the end tokens stand that it appends: a chat template writes others."""
+    parts: list[list[int]] = []
+    for record in records:
+        for ids in (prompt_tokens(template, record, tokenizer), tokenizer.encode_ordinary(record.output)):
+            parts.append([*ids, tokenizer.eot_token])
+    tokens = np.array([token for part in parts for token in part], dtype=np.uint32)
+    return tokens, np.cumsum([len(part) for part in parts], dtype=np.int64) - 1
 
 
 def _encode(texts: list[str], tokenizer: tiktoken.Encoding) -> NDArray[Any]:
@@ -72,7 +88,8 @@ def _encode(texts: list[str], tokenizer: tiktoken.Encoding) -> NDArray[Any]:
     whose threads wait for each other on texts this short).
     """
     joined = END.join([*texts, ""])
-    if joined.count(END) == len(texts) and not SURROGATE.search(joined):
+    short = max(map(len, texts), default=0) < LONG
+    if short and joined.count(END) == len(texts) and not SURROGATE.search(joined):
         return tokenizer.encode_to_numpy(joined, allowed_special={END}, disallowed_special=())
     end = [tokenizer.eot_token]  # a text that spells the end token must not become it
     return np.array([token for text in texts for token in tokenizer.encode_ordinary(text) + end], dtype=np.uint32)

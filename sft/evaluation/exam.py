@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from sft.config import DataConfig, InputError
 from sft.data.dataset import Examples, encode_splits
-from sft.data.prompt import render
+from sft.data.prompt import prompt_tokens
 from sft.data.records import Record
 from sft.evaluation.answers import Answer, AnswerFile, Decoding, answer_all
 from sft.evaluation.loss import Losses, losses
@@ -70,7 +70,7 @@ def prepare(
             what `encode_splits` raises.
     """
     context, tokenizer = checkpoint.model.config.n_positions, checkpoint.tokenizer
-    prompts = tokenizer.encode_ordinary_batch([render(template, record) for record in records])
+    prompts = [prompt_tokens(template, record, tokenizer) for record in records]
     for number, (record, prompt) in enumerate(zip(records, prompts, strict=True), 1):
         if not 0 < len(prompt) <= context:
             raise InputError(

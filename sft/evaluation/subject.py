@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sft.config import PROMPTS, DataConfig, EvaluateConfig, InputError, TrainConfig
 from sft.data.dataset import split_records
+from sft.data.prompt import template_of
 from sft.data.records import Record
 from sft.data.sources import Source, load_source
 from sft.gpt2.checkpoint import Pretrained, load_pretrained
@@ -144,8 +145,9 @@ def look_at(name: str | Path, revision: str | None = None) -> Pretrained:
 
 
 def _template(tuned: Pretrained, data: DataConfig) -> str:
-    """The template the model was tuned with; where its folder does not say, the one that the config names."""
-    template = PROMPTS[data.prompt] if tuned.prompt is None else tuned.prompt
+    """The template the model was tuned with, or its chat template; without either, the one that the config names."""
+    own = template_of(tuned.source, tuned.prompt, tuned.chat_template, tuned.names)
+    template = PROMPTS[data.prompt] if own is None else own
     if not template:
         raise InputError(f"data.prompt: {tuned.source} was trained on plain text, without a template to ask it in")
     return template

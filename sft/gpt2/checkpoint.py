@@ -26,9 +26,11 @@ from sft.gpt2.adapter import AdapterConfig, read_adapter, read_adapter_config, w
 from sft.gpt2.hub import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
+    CHAT_TEMPLATE,
     CONFIG,
     INDEX,
     MERGES,
+    TOKENIZER,
     TOKENIZER_CONFIG,
     VOCAB,
     WEIGHTS,
@@ -38,7 +40,7 @@ from sft.gpt2.model import GPT, GPTConfig
 from sft.gpt2.tokenizer import END, load_tokenizer, save_tokenizer
 
 EMBEDDED = {"gpt2-nano": Path(__file__).parent.parent / "assets" / "gpt2-nano"}
-GENERATION_CONFIG, TOKENIZER, CARD = "generation_config.json", "tokenizer.json", "README.md"
+GENERATION_CONFIG, CARD = "generation_config.json", "README.md"
 WRITTEN = {CONFIG, WEIGHTS, VOCAB, MERGES, TOKENIZER, TOKENIZER_CONFIG, GENERATION_CONFIG, CARD}
 WRITTEN |= {ADAPTER_CONFIG, ADAPTER_WEIGHTS}
 
@@ -57,6 +59,7 @@ class Pretrained:
     sha256: str  # of the weights' file; of several, of the lines "<sha256>  <name>"; of an adapter, with its base
     read: weights.Read = field(repr=False)  # a tensor from the files, by name, wherever the model is
     adapter: AdapterConfig | None = None  # the folder was an adapter's, which is merged into the model
+    names: dict[str, str] = field(default_factory=dict)  # of special tokens, as the chat template calls them
 
 
 def load_pretrained(
@@ -89,9 +92,13 @@ def load_pretrained(
     config = _read_config(home / CONFIG, raw, dropout)
     tokenizer = load_tokenizer(home)
     if tokenizer.n_vocab > config.vocab_size:
-        raise InputError(f"{home / VOCAB}: {tokenizer.n_vocab} tokens, but {CONFIG} has vocab_size {config.vocab_size}")
+        path = home / (VOCAB if (home / VOCAB).exists() else TOKENIZER)
+        raise InputError(f"{path}: {tokenizer.n_vocab} tokens, but {CONFIG} has vocab_size {config.vocab_size}")
     files = weights.files(home)
-    told = _read_tokenizer_config(folder) or _read_tokenizer_config(home)
+    # An adapter's folder may say how it is asked; if it says nothing, its base does.
+    own = folder if any((folder / name).exists() for name in (TOKENIZER_CONFIG, CHAT_TEMPLATE)) else home
+    told = _read_tokenizer_config(own)
+    chat = _read_chat_template(own)
     with ThreadPoolExecutor(1) as aside:  # hashed while they are read
         sha256 = aside.submit(weights.sha256, files)
         adapter = read_adapter(tuned, config, sha256.result()) if tuned else None
@@ -101,13 +108,14 @@ def load_pretrained(
         model=model,
         tokenizer=tokenizer,
         prompt=_text(told, "sft_prompt", home / TOKENIZER_CONFIG),
-        chat_template=_text(told, "chat_template", home / TOKENIZER_CONFIG),
+        chat_template=chat,
         base=base or _text(raw, "_name_or_path", home / CONFIG) or None,
         source=source,
         revision=revision,
         sha256=adapter.sha256 if adapter else sha256.result(),
         read=read,
         adapter=tuned,
+        names=_special_names(told),
     )
 
 
@@ -244,7 +252,9 @@ def _locate_base(adapter: AdapterConfig) -> tuple[Path, str]:
 def _check_files(folder: Path) -> None:
     """Raises InputError if a file is missing that every checkpoint has."""
     there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    missing = [name for name in (CONFIG, VOCAB, MERGES) if name not in there]
+    # transformers 5 writes tokenizer.json alone. Where one of the two older files is there, so must be the other.
+    pair = () if TOKENIZER in there and not {VOCAB, MERGES} & set(there) else (VOCAB, MERGES)
+    missing = [name for name in (CONFIG, *pair) if name not in there]
     if not {WEIGHTS, INDEX} & set(there):
         missing.append(WEIGHTS)
     if WEIGHTS in missing and any(name.endswith((".bin", ".pt", ".pth")) for name in there):
@@ -279,6 +289,32 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _read_tokenizer_config(folder: Path) -> dict[str, Any]:
     path = folder / TOKENIZER_CONFIG
     return _read_json(path) if path.exists() else {}
+
+
+def _special_names(found: dict[str, Any]) -> dict[str, str]:
+    """Return the special tokens by the names that chat templates have for them, such as `eos_token`."""
+    tokens = {name: found.get(name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
+    texts = {name: token.get("content") if isinstance(token, dict) else token for name, token in tokens.items()}
+    return {name: text for name, text in texts.items() if isinstance(text, str)}
+
+
+def _read_chat_template(folder: Path) -> str | None:
+    """Return the folder's chat template, which transformers 5 writes as a file of its own, and earlier ones as a text
+    in tokenizer_config.json, or as a list of texts with names. As in transformers, the file comes first."""
+    path = folder / CHAT_TEMPLATE
+    if path.exists():
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: cannot be read as text ({error})") from error
+    found = _read_tokenizer_config(folder)
+    if isinstance(several := found.get("chat_template"), list):
+        named = {one.get("name"): one.get("template") for one in several if isinstance(one, dict)}
+        if "default" not in named:
+            names = ", ".join(repr(name) for name in named) or "nothing"
+            raise InputError(f"{folder / TOKENIZER_CONFIG}: chat_template: no template named 'default' among {names}")
+        found = {"chat_template": named["default"]}
+    return _text(found, "chat_template", folder / TOKENIZER_CONFIG)
 
 
 def _text(found: dict[str, Any], key: str, path: Path) -> str | None:

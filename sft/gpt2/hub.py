@@ -25,7 +25,8 @@ from sft.config import InputError
 from sft.network import unreachable
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-VOCAB, MERGES, TOKENIZER_CONFIG = "vocab.json", "merges.txt", "tokenizer_config.json"
+VOCAB, MERGES, TOKENIZER = "vocab.json", "merges.txt", "tokenizer.json"
+TOKENIZER_CONFIG, CHAT_TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # instead of a whole model
 
 HASH = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
@@ -65,14 +66,17 @@ def download(repo: str, revision: str | None = None) -> tuple[Path, str]:
     config = fetch_if_present(repo, CONFIG, revision)
     adapter = None if config else fetch_if_present(repo, ADAPTER_CONFIG, revision)
     if adapter:
+        _fetch_later_additions(repo, (CHAT_TEMPLATE,), adapter.parent.name, ADAPTER_WEIGHTS)
         fetch(repo, ADAPTER_WEIGHTS, adapter.parent.name)
         fetch_if_present(repo, TOKENIZER_CONFIG, adapter.parent.name)
         return adapter.parent, adapter.parent.name
     folder = (config or fetch(repo, CONFIG, revision)).parent  # the latter says what is missing
     commit = folder.name
-    for name in (VOCAB, MERGES):
-        fetch(repo, name, commit)
+    _fetch_tokenizer(repo, commit)
     fetch_if_present(repo, TOKENIZER_CONFIG, commit)
+    # The released models have no chat template, and their three forms of the tokenizer are known to agree.
+    if commit != PINNED.get(repo):
+        _fetch_later_additions(repo, (TOKENIZER, CHAT_TEMPLATE), commit, WEIGHTS, INDEX)
     if fetch_if_present(repo, WEIGHTS, commit) is None:
         index = fetch_if_present(repo, INDEX, commit)
         if index is None:
@@ -80,6 +84,28 @@ def download(repo: str, revision: str | None = None) -> tuple[Path, str]:
         for shard in shards(index):
             fetch(repo, shard, commit)
     return folder, commit
+
+
+def _fetch_tokenizer(repo: str, commit: str) -> None:
+    """Fetch `vocab.json` and `merges.txt`; of a repository that has neither, `tokenizer.json`."""
+    there = [fetch_if_present(repo, name, commit) for name in (VOCAB, MERGES)]
+    if any(there) or not fetch_if_present(repo, TOKENIZER, commit):
+        for name in (VOCAB, MERGES):
+            fetch(repo, name, commit)  # says which of them is missing
+
+
+def _fetch_later_additions(repo: str, names: tuple[str, ...], commit: str, *weights: str) -> None:
+    """Fetch files that a checkpoint may have, and that earlier versions of this program did not fetch.
+
+    Such a version may have filled the cache, which then still serves where the hub cannot be reached.
+    """
+    cached = any(isinstance(try_to_load_from_cache(repo, name, revision=commit), str) for name in weights)
+    for name in names:
+        try:
+            fetch_if_present(repo, name, commit)
+        except InputError as error:
+            if not (cached and isinstance(error.__cause__, LocalEntryNotFoundError)):
+                raise
 
 
 def shards(index: Path) -> list[str]:

@@ -8,7 +8,7 @@ after the server's limit of tokens.
 
 import json
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
 from sft.gpt2.sampling import Sampling
@@ -70,6 +70,7 @@ class Question:
     stop: list[str]
     stream: bool
     include_usage: bool
+    earlier: list[Json] = field(default_factory=list)  # messages before the instruction, with texts not yet checked
 
 
 def parse(body: bytes, limit: int) -> Question:
@@ -99,6 +100,7 @@ def parse(body: bytes, limit: int) -> Question:
         stop=_stop(found.get("stop")),
         stream=stream,
         include_usage=_include_usage(found, stream),
+        earlier=found["messages"][:-1],
     )
 
 
@@ -132,7 +134,7 @@ def _typed(found: Json, name: str, kind: type[T], where: str = "") -> T | None:
 
 
 def _instruction(messages: Any) -> str:
-    """The last message. Earlier turns are not shown to the model, which has only ever seen one."""
+    """The last message. Earlier turns are for models with a chat template of their own; others have only seen one."""
     if messages is None:
         refuse("messages", "missing", "missing_required_parameter")
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
@@ -149,6 +151,14 @@ def _instruction(messages: Any) -> str:
     if messages[last]["role"] != "user":
         refuse(f"messages[{last}].role", "found assistant, expected the user to have the last word")
     return _text(messages[last].get("content"), f"messages[{last}].content")
+
+
+def earlier_turns(question: Question) -> list[tuple[str, str]]:
+    """Return the roles and texts of the turns before the last; raises ApiError if one has no text."""
+    return [
+        (message["role"], _text(message.get("content"), f"messages[{index}].content"))
+        for index, message in enumerate(question.earlier)
+    ]
 
 
 def _text(content: Any, param: str) -> str:

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from sft.config import InputError
 from sft.serving.answer import Answer
-from sft.serving.api import ApiError, Json, Question, parse
+from sft.serving.api import ApiError, Json, Question, earlier_turns, parse
 from sft.serving.engine import ClosingError, Engine, FullError, Piece, Request
 from sft.serving.models import TooLongError, Voice
 from sft.serving.replies import Reply, reply, usage
@@ -78,8 +78,9 @@ async def read_body(http: HttpRequest) -> bytes:
 
 
 def make_request(question: Question, voice: Voice, tell: Callable[[Piece], None]) -> Request:
+    earlier = earlier_turns(question) if voice.converses else []
     try:
-        prompt = voice.prompt(question.instruction, question.input)
+        prompt = voice.prompt(question.instruction, question.input, earlier)
     except TooLongError as error:
         raise ApiError(400, f"messages: {error}", "messages", "context_length_exceeded") from error
     except InputError as error:  # of the template

@@ -2,13 +2,15 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import tiktoken
+import torch
 
 from sft.config import PROMPTS, InputError
-from sft.data.prompt import render
+from sft.data.prompt import chat_tokens, is_chat, message_of, prompt_tokens, template_of
 from sft.data.records import Record
 from sft.gpt2.checkpoint import Pretrained, load_pretrained
 from sft.gpt2.device import DTYPES, pick_device, pick_precision
@@ -36,7 +38,22 @@ class Place:
     def load(self, name: str | Path, revision: str | None = None) -> Pretrained:
         found = load_pretrained(name, revision, dtype=DTYPES[self.precision], device=self.device)
         found.model.eval()
+        check_finite(found)
         return found
+
+
+def check_finite(checkpoint: Pretrained) -> None:
+    """Raise InputError if a weight in memory is NaN or infinite: every answer would repeat one token."""
+    for name, tensor in checkpoint.model.state_dict().items():
+        # A sum is one pass without memory of its own. Huge finite values can overflow it, so then
+        # each is tested.
+        if torch.isfinite(tensor.sum(dtype=torch.float32)) or torch.isfinite(tensor).all():
+            continue
+        bad = int((~torch.isfinite(tensor)).sum())
+        where = f"{checkpoint.source}: tensor {name!r}"
+        if torch.isfinite(checkpoint.read(name)).all():
+            raise InputError(f"{where}: {bad:,} weights are too large for {tensor.dtype}; give --precision 32")
+        raise InputError(f"{where}: {bad:,} of {tensor.numel():,} weights are NaN or infinite; use another checkpoint")
 
 
 @dataclass(frozen=True)
@@ -58,13 +75,25 @@ class Voice:
     def context(self) -> int:
         return self.model.config.n_positions
 
-    def prompt(self, instruction: str, input: str = "") -> list[int]:
+    @property
+    def converses(self) -> bool:
+        """Whether the model has a chat template of its own, which takes earlier turns too."""
+        return is_chat(self.template)
+
+    def prompt(self, instruction: str, input: str = "", earlier: Sequence[tuple[str, str]] = ()) -> list[int]:
         """The token ids of a question.
+
+        Args:
+            earlier: roles and texts of the turns before it, for a model that `converses`.
 
         Raises:
             TooLongError: they leave no room for an answer.
         """
-        prompt = self.tokenizer.encode_ordinary(render(self.template, Record(instruction, input, "")))
+        record = Record(instruction, input, "")
+        if earlier:
+            prompt = chat_tokens(self.template, [*earlier, ("user", message_of(record))], self.tokenizer)
+        else:
+            prompt = prompt_tokens(self.template, record, self.tokenizer)
         if not prompt:
             raise InputError("the question, in the model's template, is no text at all")
         if len(prompt) >= self.context:
@@ -83,9 +112,10 @@ def load_tuned(name: str, place: Place) -> Voice:
         InputError: there is none; or it was trained on plain text and cannot be asked anything.
     """
     found = place.load(name)
-    if found.prompt is None:
+    template = template_of(found.source, found.prompt, found.chat_template, found.names)
+    if template is None:
         log.warning(f"warning: {found.source} names no prompt template; it is asked in alpaca's")
-    template = PROMPTS["alpaca"] if found.prompt is None else found.prompt
+        template = PROMPTS["alpaca"]
     if not template:
         raise InputError(f"{found.source}: trained on plain text, without a template to ask it in")
     return Voice(found, template)

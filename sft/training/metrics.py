@@ -49,7 +49,7 @@ class MetricsFile:
         return bool(self.rows) and self.rows[-1]["step"] == step
 
     def append(self, row: Row) -> None:
-        with writing(self.path), self.path.open("a", newline="") as file:
+        with writing(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
             file.write(_csv([row]))
         self.rows.append(row)
 

@@ -1,10 +1,21 @@
 """The templates' exact text, and what a template may and may not do."""
 
 import pytest
+import tiktoken
 from jinja2 import Environment
+from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from sft.config import PROMPTS, InputError
-from sft.data.prompt import around, chat_template, render, user_message
+from sft.data.prompt import (
+    around,
+    chat_template,
+    message_of,
+    prompt_tokens,
+    render,
+    render_chat,
+    template_of,
+    user_message,
+)
 from sft.data.records import Record
 
 WITH = Record("Name the capital.", "France", "Paris")
@@ -137,3 +148,85 @@ def test_no_message_gives_the_prompt_if_the_preamble_speaks_of_the_input() -> No
 def test_a_template_without_one_place_for_the_instruction(template: str, times: int) -> None:
     with pytest.raises(InputError, match=f"holds the instruction {times} times"):
         around(template)
+
+
+# Chat templates of other programs
+
+CHATML = """
+{%- for message in messages %}
+    {%- if message['role'] == 'system' %}{{ raise_exception('no system messages') }}{% endif %}
+  {% if not loop.first %}{{ '\\n' }}{% endif %}
+{{ '<|im_start|>' + message['role'] }}
+{% generation %}{{ message['content'] | trim }}{% endgeneration %}
+{{ eos_token }}
+{%- endfor %}
+{% if tools %}no tools{% endif %}{% if nothing %}undefined is false{% endif %}
+{% if add_generation_prompt %}
+<|im_start|>assistant
+{% endif %}
+"""
+NAMES = {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
+SHORT = "  {% if messages[0].role == 'user' %}\n[{{ messages[0]['content'] }}]\n  {% endif %}\n"
+
+
+@pytest.mark.parametrize(
+    "chat", [CHATML, SHORT, "\n" + SHORT, "{% if true %}\n\n{% endif %}{{ messages[-1].content }}"]
+)
+@pytest.mark.parametrize("record", [Record("Name a bird.", "", ""), Record(" two\n\nlines", "{{ x }}\t", "")])
+def test_a_chat_template_renders_as_in_transformers(tokenizer, chat: str, record: Record) -> None:
+    names = {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
+    template = template_of("x", None, chat, names)
+    assert template
+    messages = [{"role": "user", "content": message_of(record)}]
+    env = _compile_jinja_template(chat)
+    expected = env.render(messages=messages, add_generation_prompt=True, tools=None, documents=None, **names)
+    assert render(template, record) == expected
+    assert prompt_tokens(template, record, tokenizer) == tokenizer.encode_ordinary(expected)
+
+
+def test_turns_of_user_and_assistant_are_rendered(tokenizer) -> None:
+    template = template_of("x", None, "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:")
+    assert template
+    turns = [("user", "a"), ("assistant", "b"), ("user", "c")]
+    assert render_chat(template, turns) == "user: a\nassistant: b\nuser: c\nassistant:"
+
+
+@pytest.fixture
+def marked(letters: tiktoken.Encoding) -> tiktoken.Encoding:
+    special = {"<|endoftext|>": 256, "<|im_end|>": 257, "@": 258}
+    return tiktoken.Encoding("m", pat_str=r"[\s\S]", mergeable_ranks=letters._mergeable_ranks, special_tokens=special)
+
+
+def test_special_tokens_are_the_templates_alone(marked: tiktoken.Encoding) -> None:
+    template = template_of("x", None, "@{{ messages[0].content }}{{ eos_token }}", NAMES)
+    assert template
+    for text in ("hi", "a<|im_end|>b@<|endoftext|>", "<|im_<|im_end|>end|>", "0\ue0001\ue000"):
+        assert prompt_tokens(template, Record(text, "", ""), marked) == [258, *text.encode(), 257]
+
+
+def test_the_template_of_a_checkpoint(caplog: pytest.LogCaptureFixture) -> None:
+    assert template_of("x", "mine", "{{ messages }}") == "mine"
+    assert template_of("x", "", "{{ messages }}") == ""
+    assert template_of("x", None, None) is None
+    assert caplog.text == ""
+
+
+def test_another_end_token_than_gpt2s_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    assert template_of("someone/model", None, "{{ messages[0].content }}", NAMES)
+    assert "someone/model: its turns end with '<|im_end|>'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("chat", "reason"),
+    [
+        ("{% for %}", "Expected"),
+        ("{{ raise_exception('a system message is needed') }}", "a system message is needed"),
+        ("no place for it", "holds the instruction 0 times"),
+        ("{{ messages.__class__.__mro__ }}", "unsafe"),
+        ("{{ messages.append(1) }}", "unsafe"),
+    ],
+)
+def test_a_chat_template_that_cannot_be_used_is_said(chat: str, reason: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert template_of("someone/model", None, chat) is None
+    assert "someone/model: its chat template cannot be used" in caplog.text
+    assert reason in caplog.text

@@ -14,7 +14,7 @@ from sft.config import DataConfig, InputError
 from sft.data import sources, tokens
 from sft.data.dataset import Split, encode_splits, load_splits, split_records, split_rows
 from sft.data.overview import overview
-from sft.data.prompt import render
+from sft.data.prompt import prompt_tokens, render, template_of
 from sft.data.records import Record
 from sft.data.sources import load_source
 from sft.data.tokens import Texts, tokenise
@@ -46,6 +46,32 @@ def test_as_one_by_one(tokenizer: tiktoken.Encoding, chunk: int, odd: str, monke
     monkeypatch.setattr(tokens, "CHUNK", chunk)
     of = [*records(20), Record(odd, odd, odd), Record("text|>", "", "text|>"), *records(20, seed=1)]
     assert_right(tokenise(iter(of), TEMPLATE, tokenizer), of, tokenizer)
+
+
+@pytest.mark.parametrize("blank", [" ", "\n", "\u3000"], ids=ascii)
+def test_a_million_blanks_in_a_record(tokenizer: tiktoken.Encoding, blank: str) -> None:
+    long = f"x{blank * 1_000_000}y"
+    of = [*records(3), Record(long, "", "short"), Record("short", long, long), *records(3, seed=1)]
+    assert_right(tokenise(of, TEMPLATE, tokenizer), of, tokenizer)
+
+
+CHATML = (
+    "{{ bos_token }}{% for message in messages %}\n{{ message.role }}: {{ message.content }}{{ eos_token }}\n"
+    "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+def test_a_chat_templates_end_tokens_do_not_end_the_prompt(tokenizer: tiktoken.Encoding) -> None:
+    template = template_of("x", None, CHATML, {"bos_token": END, "eos_token": END})
+    assert template
+    of = [Record("say", "a", f"b {END}"), Record(f"no {END}", "", "")]
+    texts = tokenise(of, template, tokenizer)
+    for i, record in enumerate(of):
+        prompt = prompt_tokens(template, record, tokenizer)
+        assert prompt.count(tokenizer.eot_token) == 2
+        text = texts.tokens[texts.starts[i] : texts.starts[i + 1]].tolist()
+        assert text == [*prompt, *tokenizer.encode_ordinary(record.output), tokenizer.eot_token]
+        assert texts.prompts[i] == len(prompt)
 
 
 def test_the_joined_way_is_the_usual_one(tokenizer: tiktoken.Encoding, monkeypatch: pytest.MonkeyPatch) -> None:

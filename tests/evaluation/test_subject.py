@@ -152,3 +152,15 @@ def test_what_had_a_part_in_making_a_model(run_folder: Path) -> None:
     train, validation = [str(n + 1) for n in range(8)], ["19", "20"]
     assert seen == {"train": validation, "test": train + validation, "validation": train}
     assert [record.output for record in subject.training()] == train
+
+
+def test_a_checkpoint_with_a_chat_template_alone_is_asked_in_it(run_folder: Path, tmp_path: Path) -> None:
+    (run_folder / "model" / "tokenizer_config.json").unlink()
+    (run_folder / "model" / "chat_template.jinja").write_text("user: {{ messages[0].content }}\n{{ 'bot:' }}")
+    data = DataConfig(source="json", path=str(tmp_path / "data.json"))
+    asked = EvaluateConfig(data, GenerateConfig(), checkpoint=str(run_folder / "model"), out=str(tmp_path / "out"))
+    subject = subject_of_checkpoint(asked)
+    exam = prepare("tuned", subject.models["tuned"], [Record("Say", "it", "!")], subject.template, data, "test")
+    tokenizer = subject.models["tuned"].tokenizer
+    assert exam.prompts == [tokenizer.encode_ordinary("user: Say\n\nit\nbot:")]
+    assert exam.examples.text(0).tolist() == [*exam.prompts[0], *tokenizer.encode_ordinary("!"), tokenizer.eot_token]

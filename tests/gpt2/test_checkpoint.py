@@ -355,6 +355,52 @@ def test_a_chat_template_goes_in_and_out(checkpoint, tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == "{{ messages }}"
 
 
+def as_transformers_5(folder, template=None):
+    """What transformers 5 makes of a folder: the model and the tokenizer, loaded and saved again."""
+    out = folder.with_name("again")
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(out)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(out)
+    return out
+
+
+def test_a_folder_that_transformers_saved_again_is_the_same_model(folder):
+    expected, out = load_pretrained(folder), as_transformers_5(folder, "{{ messages[0]['content'] }}")
+    assert {path.name for path in out.iterdir()} >= {"tokenizer.json", "chat_template.jinja"}
+    assert not (out / "vocab.json").exists()
+    loaded = load_pretrained(out)
+    assert torch.equal(loaded.model(IDS), expected.model(IDS))
+    assert loaded.tokenizer._mergeable_ranks == expected.tokenizer._mergeable_ranks
+    assert loaded.chat_template == "{{ messages[0]['content'] }}"
+    save_pretrained(loaded.model, out.with_name("third"), loaded.tokenizer)
+    for name in ("vocab.json", "merges.txt", "tokenizer.json"):
+        assert (out.with_name("third") / name).read_bytes() == (folder / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("config", "file", "expected"),
+    [
+        ("a", None, "a"),
+        (None, "b", "b"),
+        ("a", "b", "b"),
+        ([{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}], None, "d"),
+        (None, None, None),
+    ],
+)
+def test_where_a_chat_template_is_found(folder, config, file, expected):
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": config}))
+    if file:
+        (folder / "chat_template.jinja").write_text(file)
+    assert load_pretrained(folder).chat_template == expected
+
+
+def test_chat_templates_without_a_default_are_refused(folder):
+    config = {"chat_template": [{"name": "rag", "template": "r"}]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    refused(folder, "chat_template: no template named 'default' among 'rag'")
+
+
 def test_a_model_card_stays_when_better_weights_come(folder):
     (folder / "README.md").write_text("the card")
     loaded = load_pretrained(folder)

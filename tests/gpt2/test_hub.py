@@ -191,7 +191,47 @@ def test_a_repository_is_fetched_once(fake, checkpoint):
     expected = load_pretrained(checkpoint).model.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.model.state_dict().items())
     fetched = {line.rsplit("/", 1)[1] for line in fake.asked if line.startswith("GET")}
-    assert fetched == {"config.json", "vocab.json", "merges.txt", "tokenizer_config.json", "model.safetensors"}
+    tokenizer = {"vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"}
+    assert fetched == {"config.json", "model.safetensors", *tokenizer}
+
+
+def test_what_transformers_5_uploads_is_fetched(fake, checkpoint):
+    """It writes tokenizer.json and chat_template.jinja, and neither vocab.json nor merges.txt."""
+    del fake.files["vocab.json"], fake.files["merges.txt"]
+    fake.files["tokenizer_config.json"] = json.dumps({"eos_token": {"content": "<|endoftext|>"}}).encode()
+    fake.files["chat_template.jinja"] = "é{{ messages[0]['content'] }}".encode()
+    loaded, expected = load_pretrained(REPO), load_pretrained(checkpoint)
+    assert loaded.tokenizer._mergeable_ranks == expected.tokenizer._mergeable_ranks
+    assert (loaded.prompt, loaded.chat_template) == (None, "é{{ messages[0]['content'] }}")
+    assert loaded.names == {"eos_token": "<|endoftext|>"}
+    fake.asked.clear()
+    assert load_pretrained(REPO, COMMIT).tokenizer.n_vocab == 400
+    assert fake.asked == []
+
+
+def test_two_forms_of_a_tokenizer_that_disagree_on_the_hub(fake):
+    whole = json.loads(fake.files["tokenizer.json"])
+    vocab = whole["model"]["vocab"]
+    vocab["a"], vocab["b"] = vocab["b"], vocab["a"]
+    fake.files["tokenizer.json"] = json.dumps(whole).encode()
+    refused("tokenizer.json disagrees with vocab.json and merges.txt: token 'a'")
+
+
+@pytest.mark.parametrize("how", ["offline", "down"])
+def test_a_cache_of_an_earlier_version_still_serves(fake, cache, monkeypatch, how):
+    """Which did not fetch tokenizer.json, nor remember that there is no chat_template.jinja."""
+    monkeypatch.setattr(hub, "_fetch_later_additions", lambda *_: None)
+    load_pretrained(REPO)
+    monkeypatch.undo()
+    use(monkeypatch, fake.url, cache)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", how == "offline")
+    fake.faults["*"] = "overloaded"
+    assert load_pretrained(REPO).revision == COMMIT
+
+
+def test_a_chat_template_that_cannot_be_fetched_is_not_left_out(fake):
+    fake.faults["chat_template.jinja"] = "overloaded"
+    refused("someone/tiny: cannot reach")
 
 
 def test_a_commit_in_the_cache_needs_no_request(fake):

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sft.config import PROMPTS, InputError
 from sft.gpt2.checkpoint import load_pretrained, save_pretrained
+from sft.serving.api import ApiError, parse
+from sft.serving.endpoints import make_request
 from sft.serving.models import Place, TooLongError, Voice, load_base, load_tuned
 
 PLACE = Place("cpu", "32-true")
@@ -85,3 +88,59 @@ def test_a_question_that_fills_the_context(run: Path) -> None:
     assert len(tuned.prompt(fits)) == 127
     with pytest.raises(TooLongError, match="128 tokens leave no room in the model's context of 128"):
         tuned.prompt(fits + "!")
+
+
+# Chat templates of other programs
+
+CHAT = """{% for message in messages %}
+{{ bos_token }}{{ message['role'] }}: {{ message['content'] }}
+{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"""
+
+
+@pytest.fixture
+def foreign(run: Path, tmp_path: Path) -> Path:
+    """A model as transformers 5 saves it, with a chat template and without a template of ours."""
+    AutoModelForCausalLM.from_pretrained(run / "model").save_pretrained(tmp_path / "foreign")
+    tokenizer = AutoTokenizer.from_pretrained(run / "model")
+    tokenizer.chat_template = CHAT
+    tokenizer.save_pretrained(tmp_path / "foreign")
+    told = json.loads((tmp_path / "foreign" / "tokenizer_config.json").read_text())
+    del told["sft_prompt"]
+    (tmp_path / "foreign" / "tokenizer_config.json").write_text(json.dumps(told))
+    return tmp_path / "foreign"
+
+
+def test_a_model_of_another_program_is_asked_in_its_chat_template(
+    foreign: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    voice, theirs = load_tuned(str(foreign), PLACE), AutoTokenizer.from_pretrained(foreign)
+    messages = [{"role": "user", "content": "Hi there.\n\nbox"}]
+    expected = theirs.apply_chat_template(messages, add_generation_prompt=True, tokenize=True)["input_ids"]
+    assert voice.prompt("Hi there.", "box") == expected
+    assert voice.tokenizer.eot_token in expected
+    assert caplog.messages == []
+    assert voice.prompt("<|endoftext|>").count(voice.tokenizer.eot_token) == 1
+
+
+def test_the_server_shows_such_a_model_the_earlier_turns(foreign: Path, run: Path) -> None:
+    def asked(voice: Voice, *contents: object) -> list[int]:
+        roles = ("user", "assistant", "user")
+        messages = [{"role": role, "content": text} for role, text in zip(roles, contents, strict=True)]
+        body = json.dumps({"model": "tuned", "messages": messages}).encode()
+        return make_request(parse(body, limit=10), voice, lambda _: None).prompt
+
+    voice, theirs = load_tuned(str(foreign), PLACE), AutoTokenizer.from_pretrained(foreign)
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    expected = theirs.apply_chat_template(turns, add_generation_prompt=True, tokenize=True)["input_ids"]
+    assert asked(voice, "a", "b", "c") == expected
+    with pytest.raises(ApiError, match=r"messages\[1\].content: found null, expected text"):
+        asked(voice, "a", None, "c")
+
+    ours = load_tuned(str(run), PLACE)
+    assert asked(ours, "a", None, "c") == ours.prompt("c")
+
+
+def test_a_chat_template_that_fails_is_said_and_alpacas_taken(foreign: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (foreign / "chat_template.jinja").write_text("{{ raise_exception('only with tools') }}")
+    assert load_tuned(str(foreign), PLACE).template == PROMPTS["alpaca"]
+    assert "its chat template cannot be used for a single question (chat template: only with tools)" in caplog.text
