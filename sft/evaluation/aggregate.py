@@ -11,7 +11,7 @@ from statistics import fmean as mean
 from statistics import median
 from typing import Any
 
-from sft.evaluation.metrics import METRICS
+from sft.evaluation.metrics import METRICS, spaced
 from sft.evaluation.statistics import difference, interval, rank_correlation, verdict
 
 Row = dict[str, Any]
@@ -49,9 +49,9 @@ def judged(rows: Sequence[Row], model: str) -> dict[str, Any] | None:
 def _length(rows: Sequence[Row], model: str) -> dict[str, Any]:
     """Words of an answer, and Spearman's correlation of the judge's score with them."""
     scored = [row for row in rows if row[model]["score"] is not None]
-    words = [len(row[model]["text"].split()) for row in scored]
+    words = [len(spaced(row[model]["text"]).split()) for row in scored]
     return {
-        "mean_words": mean(len(row[model]["text"].split()) for row in rows),
+        "mean_words": mean(len(spaced(row[model]["text"]).split()) for row in rows),
         "score_correlation": rank_correlation(_values(scored, model, "score"), words),
     }
 

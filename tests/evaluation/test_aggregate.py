@@ -40,6 +40,10 @@ def test_means_are_over_records_and_the_loss_over_tokens() -> None:
     assert 20 <= judge["interval"][0] < 57.5 < judge["interval"][1] <= 90
 
 
+def test_an_answer_without_spaces_has_a_length_in_letters() -> None:
+    assert numbers([row(1, part(0, 1.0, 1, text="今日は晴れ"))], "tuned")["length"]["mean_words"] == 5
+
+
 def test_what_has_no_score_is_counted_and_has_no_part_in_the_mean() -> None:
     lost = [row(5, part(0, 1.0, 1) | {"status": "timeout"}), row(6, part(0, 1.0, 1, 80))]
     judge = numbers(lost, "tuned")["judge"]
