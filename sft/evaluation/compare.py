@@ -8,6 +8,7 @@ from typing import Any
 
 from sft.config import InputError
 from sft.evaluation.aggregate import COMPARED, Row, differences
+from sft.evaluation.statistics import TOO_FEW
 
 
 @dataclass(frozen=True)
@@ -106,4 +107,6 @@ def comparison_text(found: dict[str, Any]) -> str:
 
 def _remarks(found: dict[str, Any]) -> Sequence[str]:
     remarks = [f"note: the two differ in {' and '.join(found['settings_apart'])}"] if found["settings_apart"] else []
+    if any(one["interval"] is None for one in found["differences"].values()):
+        remarks.append(f"note: {TOO_FEW}")
     return remarks + (["note: not the same judge, so scores are not compared"] if found["judges_apart"] else [])

@@ -6,7 +6,7 @@ from typing import Any
 from sft.evaluation.aggregate import Row, by_category, differences, numbers, without_duplicates, worst
 from sft.evaluation.exam import Result
 from sft.evaluation.metrics import METRICS
-from sft.evaluation.statistics import NOISE
+from sft.evaluation.statistics import NOISE, TOO_FEW
 
 LOSS_IS = (
     "nats per token, a mean over the tokens of all expected answers with their end tokens, prompts left out; "
@@ -84,6 +84,7 @@ def _remarks(summary: dict[str, Any]) -> list[str]:
     compared, judge = summary["tuned_against_base"] or {}, summary["judge"] or {}
     noise = [metric.replace("_", " ") for metric, found in compared.items() if found["verdict"] == NOISE]
     remarks = [f"{NOISE}: {', '.join(noise)}"] if noise else []
+    remarks += [TOO_FEW] if any(found["interval"] is None for found in compared.values()) else []
     remarks += [part["verdict"] for part in (judge.get("audit"), judge.get("pairwise")) if part and "verdict" in part]
     remarks += [judge["warning"]] if judge.get("warning") else []
     status = [(summary[name]["judge"] or {}).get("status", {}) for name in ("tuned", "base") if summary[name]]

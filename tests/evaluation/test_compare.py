@@ -80,3 +80,14 @@ def test_one_record_proves_nothing(tmp_path: Path) -> None:
     found = compare(read_evaluation(first), read_evaluation(second))
     assert found["differences"]["exact_match"]["interval"] is None
     assert "exact match: the difference is within noise" in comparison_text(found)
+
+
+@pytest.mark.parametrize("records", [2, 3, 5, 6, 9])
+def test_interval_and_test_agree_on_few_records(tmp_path: Path, records: int) -> None:
+    """All records are better; fewer than six of them prove nothing, and the text says why."""
+    better = [1.0 - 0.05 * number for number in range(records)]
+    first, second = write(tmp_path / "a", better), write(tmp_path / "b", [0.1] * records)
+    found = compare(read_evaluation(first), read_evaluation(second))
+    for one in found["differences"].values():
+        assert (one["interval"] is None or one["interval"][0] <= 0) == ("within noise" in one["verdict"])
+    assert ("no 95% interval" in comparison_text(found)) == (records < 6)
