@@ -84,6 +84,10 @@ def evaluate(config: EvaluateConfig, given: list[str]) -> None:
         f"{len(records)} records of the {config.split} split (data.split={subject.data.split} of {every} in all), for "
         f"{subject.models['tuned'].source}"
     )
+    for name, exam in exams.items():
+        for number, status in enumerate(exam.statuses, 1):
+            if status:
+                log.warning(f"record {number} is not asked of {name}: its prompt is {status}")
     if subject.alone:
         log.info(f"no base beside it: {subject.alone}")
     busy = f"{subject.folder}: another evaluation is at work there; wait for it, or end it"

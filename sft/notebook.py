@@ -3,6 +3,7 @@
 Nothing is written but by `save`. Checkpoints, metrics and several devices are train.py's.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from sft.config import PROMPTS, DataConfig, InputError, TrainConfig
 from sft.data.datamodule import InstructionData
 from sft.data.dataset import encode_splits
-from sft.data.prompt import chat_template, render
+from sft.data.prompt import chat_template
 from sft.data.records import Record, checked_record
 from sft.evaluation.aggregate import numbers
 from sft.evaluation.answers import Answer
-from sft.evaluation.exam import examine, prepare
+from sft.evaluation.exam import Exam, examine, prepare
 from sft.evaluation.results import rows_of
 from sft.gpt2.checkpoint import Pretrained, save_pretrained
 from sft.gpt2.device import pick_device, pick_precision, row_multiple
@@ -80,12 +81,15 @@ def answer(
     top_k: int | None = None,
     seed: int = 123,
     device: str = "auto",
-) -> list[str]:
+) -> list[str | None]:
     """The model's answers to instructions, or to records, of which it sees instruction and input.
 
+    Returns:
+        An answer for each question; None, with a warning, for one whose prompt is empty or longer than the context.
+
     Raises:
-        InputError: a question is neither, by its number from 1.
-        ValueError: a prompt is longer than the context, or a setting is out of its range.
+        InputError: a question is neither, by its number from 1; or no question can be asked.
+        ValueError: a setting is out of its range.
     """
     if isinstance(questions, str):
         questions = [questions]
@@ -93,9 +97,12 @@ def answer(
     complete_records = [{**one, "output": ""} if isinstance(one, dict) else one for one in asked]
     records = [checked_record(one, "questions", number) for number, one in enumerate(complete_records, 1)]
     template = gpt2.prompt or PROMPTS["alpaca"]
-    prompts = [render(template, record) for record in records]
-    tokens = gpt2.tokenizer.encode_ordinary_batch(prompts)
-    return [said.text for said in _answers(gpt2, tokens, max_new_tokens, Sampling(temperature, top_k), seed, device)]
+    if not records:
+        return []
+    exam = prepare("tuned", gpt2, records, template, DataConfig(), "questions")
+    _warn_of_unasked(exam)
+    given = iter(_answers(gpt2, exam.prompts, max_new_tokens, Sampling(temperature, top_k), seed, device))
+    return [None if status else next(given).text for status in exam.statuses]
 
 
 def evaluate(
@@ -107,11 +114,14 @@ def evaluate(
 ) -> dict[str, Any]:
     """Greedy answers to the records, measured in fp32: means and 95% intervals, as evaluate.py's `summary.json`.
 
+    A record whose prompt is empty or longer than the context has no part in them; `not_asked` counts these.
+
     Raises:
-        InputError: a record is none, or its prompt is longer than the context, by its number from 1.
+        InputError: a record is none, by its number from 1; or none of them can be asked.
     """
     rows, greedy = _checked(records), Sampling()
-    exam = prepare("tuned", gpt2, rows, gpt2.prompt or PROMPTS["alpaca"], DataConfig(), "given")
+    exam = prepare("tuned", gpt2, rows, gpt2.prompt or PROMPTS["alpaca"], DataConfig(), "records")
+    _warn_of_unasked(exam)
     gpt2.model.to(pick_device(device)).eval()
     result = examine(
         exam,
@@ -121,6 +131,12 @@ def evaluate(
         lambda: _answers(gpt2, exam.prompts, max_new_tokens, greedy, 0, device),
     )
     return numbers(rows_of(rows, {"tuned": result}, [None] * len(rows)), "tuned")
+
+
+def _warn_of_unasked(exam: Exam) -> None:
+    for number, status in enumerate(exam.statuses, 1):
+        if status:
+            warnings.warn(f"record {number} is not asked: its prompt is {status}", stacklevel=3)
 
 
 def _checked(records: Sequence[dict[str, Any]]) -> list[Record]:

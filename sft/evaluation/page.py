@@ -7,6 +7,7 @@ from typing import Any
 
 from sft.evaluation.charts import histogram, loss_curves
 from sft.evaluation.statistics import RELIABLE, TOO_FEW
+from sft.evaluation.summary import not_asked_remarks
 
 Json = dict[str, Any]
 MODELS = ("base", "tuned")
@@ -59,6 +60,7 @@ def contents(summary: Json, rows: list[Json], run: Json | None, metrics: list[Js
         "too_few": TOO_FEW
         if any("interval" in line["against"] and not line["against"]["interval"] for line in lines)
         else None,
+        "not_asked": list(not_asked_remarks(summary)),
         "further": list(_further(summary)),
         "losses": loss_curves(metrics),
         "scores": histogram({name: _values(rows, name, shown.key) for name in MODELS}, shown.top or 1, shown.label),
