@@ -85,9 +85,8 @@ def evaluate(config: EvaluateConfig, given: list[str]) -> None:
         f"{subject.models['tuned'].source}"
     )
     for name, exam in exams.items():
-        for number, status in enumerate(exam.statuses, 1):
-            if status:
-                log.warning(f"record {number} is not asked of {name}: its prompt is {status}")
+        for line in exam.unasked():
+            log.warning(f"{name}: {line}")
     if subject.alone:
         log.info(f"no base beside it: {subject.alone}")
     busy = f"{subject.folder}: another evaluation is at work there; wait for it, or end it"

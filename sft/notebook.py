@@ -134,9 +134,8 @@ def evaluate(
 
 
 def _warn_of_unasked(exam: Exam) -> None:
-    for number, status in enumerate(exam.statuses, 1):
-        if status:
-            warnings.warn(f"record {number} is not asked: its prompt is {status}", stacklevel=3)
+    for line in exam.unasked():
+        warnings.warn(line, stacklevel=3)
 
 
 def _checked(records: Sequence[dict[str, Any]]) -> list[Record]:

@@ -36,6 +36,18 @@ class Exam:
     training: list[Record]  # the model was trained on; its losses on them are taken
     training_examples: Examples
 
+    def unasked(self) -> list[str]:
+        """A line for each reason why records cannot be asked, with their numbers from 1."""
+        numbers: dict[str, list[str]] = {}
+        for number, status in enumerate(self.statuses, 1):
+            if status:
+                numbers.setdefault(status, []).append(str(number))
+        return [
+            f"not asked, because the prompt is {status}: record "
+            f"{', '.join(found[:10])}{f' and {len(found) - 10} more' * (len(found) > 10)}"
+            for status, found in numbers.items()
+        ]
+
 
 @dataclass(frozen=True)
 class Result:

@@ -88,7 +88,7 @@ def not_asked_remarks(summary: dict[str, Any]) -> list[str]:
     if len(counts) == 2 and counts["tuned"] == counts["base"]:
         counts = {"either model": counts["tuned"]}
     return [
-        f"not asked of {name}: {not_asked_text(found)}; they have no answer and no part in the means"
+        f"not asked of {name}: {not_asked_text(found)}; left out of all numbers"
         for name, found in counts.items()
         if found
     ]

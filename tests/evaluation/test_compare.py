@@ -18,6 +18,7 @@ def write(folder: Path, exact: list[float], judge: Any = None, asked: str = "Say
     rows = []
     for number, value in enumerate(exact, 1):
         part = dict.fromkeys(("exact_match", "token_f1", "rouge_l", "chrf"), value)
+        part |= {"text": "x", "status": "scored" if judge else None}
         part |= {"loss": 2 - value, "loss_tokens": 3, "score": round(50 * value) if judge else None}
         rows.append({"record": number, "instruction": f"{asked} {number}", "input": "", "output": "x", "tuned": part})
     (evaluation / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -80,6 +81,20 @@ def test_one_record_proves_nothing(tmp_path: Path) -> None:
     found = compare(read_evaluation(first), read_evaluation(second))
     assert found["differences"]["exact_match"]["interval"] is None
     assert "exact match: the difference is within noise" in comparison_text(found)
+
+
+def test_a_record_that_one_model_was_not_asked_is_counted_and_the_others_are_compared(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "a", [1.0] * 8), write(tmp_path / "b", [0.0] * 8)
+    file = Path(first) / "evaluation" / "records.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows[3]["tuned"] = dict.fromkeys(rows[3]["tuned"]) | {"status": "too long", "loss_tokens": 0}
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = compare(read_evaluation(first), read_evaluation(second))
+    assert {one["records"] for one in found["differences"].values()} == {7}
+    assert found["not_asked"] == {"first": {"too long": 1}, "second": {}}
+    text = comparison_text(found)
+    assert "first: 1 record, whose prompt is too long" in text
+    assert "of the second" not in text
 
 
 @pytest.mark.parametrize("records", [2, 3, 5, 6, 9])
