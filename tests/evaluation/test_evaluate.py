@@ -289,7 +289,10 @@ def test_bf16_and_sampling(run_folder: Path, call: Callable[..., None]) -> None:
     ("overrides", "message"),
     [
         (["run=nowhere"], "run: nowhere is not there; train first"),
-        (["data.path=x.json", "data=json"], "data.path: a run is evaluated on its own data"),
+        (["data.split=[1,0,0]"], "data.split: a run is evaluated on its own data"),
+        (["data=json", "data.path=x.json", "data.sample=3"], "data.sample: a run is evaluated on its own data"),
+        (["data.path=x.json", "data=alpaca"], "a run is evaluated on its own data"),
+        (["data.path=x.json", "checkpoint=m", "out=o"], "data.path: '"),
         (["data=alpaca"], "data: a run is evaluated on its own data"),
         (["revision=main"], "revision: a run is evaluated on its own data and base"),
         (["checkpoint=m", "out=o", "run=r"], "run: given beside checkpoint="),
@@ -378,6 +381,25 @@ def test_one_prompt_that_does_not_fit_leaves_the_rest_evaluated(
     assert read(folder / "responses.json") == rows
     call(f"compare=[{run},{run}]")
     assert "not asked of the first: 1 record" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("named", [[], ["data=json"]])
+def test_data_and_run_that_moved(
+    run_folder: Path, data: Path, tmp_path: Path, call: Callable[..., None], named: list[str]
+) -> None:
+    moved, run = tmp_path / "moved.json", tmp_path / "elsewhere"
+    call(f"run={run_folder}", "limit=3", "generate.max_new_tokens=3")
+    before = read(run_folder / "evaluation" / "responses.json")
+    data.rename(moved)
+    run_folder.rename(run)
+    with pytest.raises(SystemExit, match=r"data\.json: no such file; .*elsewhere was trained on it: give data\.path="):
+        call(f"run={run}", "limit=3", "generate.max_new_tokens=3")
+    call(f"run={run}", "data.path=moved.json", *named, "limit=3", "generate.max_new_tokens=3")
+    assert read(run / "evaluation" / "responses.json") == before
+    assert read(run / "evaluation" / "summary.json")["data"]["path"] == str(moved)
+    moved.write_text(moved.read_text() + " ")
+    with pytest.raises(SystemExit, match=r"\Aerror: .*moved\.json: not the file that .*elsewhere was trained on.*\Z"):
+        call(f"run={run}", "data.path=moved.json", "limit=3")
 
 
 def test_a_full_disk_leaves_what_was_there(run_folder: Path, call: Callable[..., None]) -> None:
