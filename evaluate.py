@@ -47,8 +47,12 @@ def check_given(config: EvaluateConfig, given: list[str]) -> None:
     for key in given:
         if config.compare is not None and key not in ("compare", "out"):
             raise InputError(f"{key}: two evaluations that exist are compared as they are; leave it out")
-        if config.checkpoint is None and (key == "revision" or key.split(".")[0] == "data"):
-            raise InputError(f"{key}: a run is evaluated on its own data and base; other data goes with checkpoint=")
+        moved = config.data.path is not None and key in ("data.path", "data") and config.data.source in ("nano", "json")
+        if config.checkpoint is None and (key == "revision" or key.split(".")[0] == "data") and not moved:
+            raise InputError(
+                f"{key}: a run is evaluated on its own data and base; other data goes with checkpoint=, and data.path= "
+                "says where the run's own file is now"
+            )
         if config.judge.kind == "none" and key.startswith("judge."):
             raise InputError(f"{key}: would not be read without a judge; add judge=ollama or judge=openai")
 
@@ -64,7 +68,9 @@ def evaluate(config: EvaluateConfig, given: list[str]) -> None:
 
     device = pick_device(config.device, config.devices)
     precision = pick_precision(config.precision, device)
-    subject = subject_of_run(config.run) if config.checkpoint is None else subject_of_checkpoint(config)
+    subject = (
+        subject_of_run(config.run, config.data.path) if config.checkpoint is None else subject_of_checkpoint(config)
+    )
     if "data.prompt" in given and subject.template != PROMPTS[config.data.prompt]:
         raise InputError(
             f"data.prompt: {config.checkpoint} was tuned with another template, which it keeps; leave it out"
@@ -87,6 +93,9 @@ def evaluate(config: EvaluateConfig, given: list[str]) -> None:
     )
     if unused := unused_text(subject.source.path, subject.source.unused):
         log.info(unused)
+    for name, exam in exams.items():
+        for line in exam.unasked():
+            log.warning(f"{name}: {line}")
     if subject.alone:
         log.info(f"no base beside it: {subject.alone}")
     busy = f"{subject.folder}: another evaluation is at work there; wait for it, or end it"

@@ -62,6 +62,8 @@ def best_loss(folder: Path) -> float | None:
 
 def check_given(config: TrainConfig, overrides: list[str]) -> None:
     """Raises InputError for a key that was given but would not be used."""
+    for problem in config.check():  # once more, now that resume=auto has become a run or None
+        raise InputError(problem)
     for key in (override.lstrip("+~").split("=")[0] for override in overrides):
         if config.lora.kind == "none" and key.startswith("lora."):
             raise InputError(f"{key}: would not be read without an adapter; add lora=default")

@@ -115,12 +115,15 @@ class DataConfig:
             yield f"data.url: missing; data={self.source} would be downloaded from there"
         if "@" in (self.url or "").partition("//")[2].partition("/")[0]:
             yield "data.url: holds a name and a password, which would be written down; use data=json data.path=FILE"
-        if self.source != "json" and self.path is not None:
-            yield f"data.path: {self.path!r} would not be read by data={self.source}; use data=json"
         if len(self.split) != 3:
             yield f"data.split: {len(self.split)} numbers, expected 3: the shares of train, test and validation"
         elif abs(sum(self.split) - 1) > 1e-6:
             yield f"data.split: {self.split} sums to {sum(self.split):g}, expected 1"
+
+    def check_path(self) -> Iterable[str]:
+        """A path beside a data set that has a file of its own; only of a run that exists it says where that file is."""
+        if self.source != "json" and self.path is not None:
+            yield f"data.path: {self.path!r} would not be read by data={self.source}; use data=json"
 
 
 @dataclass
@@ -245,6 +248,8 @@ class TrainConfig:
             yield f"eval.rank: there is no {self.eval.rank} without evaluate=true"
         if self.eval.rank == "score" and self.judge.kind == "none":
             yield "eval.rank: there is no score without a judge; add judge=ollama or judge=openai"
+        if self.resume is None:
+            yield from self.data.check_path()
         if self.data.split[0] == 0:
             yield "data.split: a share of 0 for train leaves nothing to learn"
         if self.max_steps == 0:
@@ -293,6 +298,8 @@ class EvaluateConfig:
     judge: JudgeConfig = field(default_factory=JudgeConfig)
 
     def check(self) -> Iterable[str]:
+        if self.checkpoint is not None:
+            yield from self.data.check_path()
         if self.checkpoint is not None and self.out is None:
             yield "out: missing; checkpoint= has no run folder to write to, so give out=FOLDER"
         if self.checkpoint is None and self.compare is None and self.out is not None:

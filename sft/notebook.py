@@ -18,11 +18,11 @@ from sft.config import PROMPTS, DataConfig, EvaluateConfig, InputError, TrainCon
 from sft.data.datamodule import InstructionData
 from sft.data.dataset import encode_splits
 from sft.data.overview import unused_text
-from sft.data.prompt import chat_template, prompt_tokens, template_of
+from sft.data.prompt import chat_template, template_of
 from sft.data.records import Record, checked_record, count_unused
 from sft.evaluation.aggregate import numbers
 from sft.evaluation.answers import Answer
-from sft.evaluation.exam import examine, prepare
+from sft.evaluation.exam import Exam, examine, prepare
 from sft.evaluation.results import rows_of
 from sft.gpt2.checkpoint import Pretrained, save_pretrained
 from sft.gpt2.device import pick_device, pick_precision, row_multiple
@@ -94,26 +94,27 @@ def answer(
     top_k: int | None = None,
     seed: int = 123,
     device: str = "auto",
-) -> list[str]:
+) -> list[str | None]:
     """The model's answers to instructions, or to records, of which it sees instruction and input.
 
     Returns:
-        A list with an answer to each question, also to a single one.
+        A list with an answer to each question, also to a single one. It is None, with a warning, if the prompt is empty
+        or longer than the context.
 
     Raises:
-        InputError: a question is neither, or longer than the context, by its number from 1; or a setting is out of its
+        InputError: a question is neither, by its number from 1; no question can be asked; or a setting is out of its
             range.
     """
     _check_loaded(gpt2)
     _check_settings(max_new_tokens, device, temperature=temperature, top_k=top_k, seed=seed)
     asked = [{"instruction": one} if isinstance(one, str) else one for one in _listed(questions, "questions")]
     records = _checked([{**one, "output": ""} if isinstance(one, Mapping) else one for one in asked], "questions")
-    template, context = _template(gpt2), gpt2.model.config.n_positions
-    tokens = [prompt_tokens(template, record, gpt2.tokenizer) for record in records]
-    for number, one in enumerate(tokens, 1):
-        if len(one) > context:
-            raise InputError(f"questions: record {number}: {len(one)} tokens, but the model's context is {context}")
-    return [said.text for said in _answers(gpt2, tokens, max_new_tokens, Sampling(temperature, top_k), seed, device)]
+    if not records:
+        return []
+    exam = prepare("tuned", gpt2, records, _template(gpt2), DataConfig(), "questions")
+    _warn_of_unasked(exam)
+    given = iter(_answers(gpt2, exam.prompts, max_new_tokens, Sampling(temperature, top_k), seed, device))
+    return [None if status else next(given).text for status in exam.statuses]
 
 
 def evaluate(
@@ -125,14 +126,16 @@ def evaluate(
 ) -> dict[str, Any]:
     """Greedy answers to the records, measured in fp32: means and 95% intervals, as evaluate.py's `summary.json`.
 
+    A record whose prompt is empty or longer than the context has no part in them; `not_asked` counts these.
+
     Raises:
-        InputError: a record is none, or its prompt is longer than the context, by its number from 1; or a setting is
-            out of its range.
+        InputError: a record is none, by its number from 1; none of them can be asked; or a setting is out of its range.
     """
     _check_loaded(gpt2)
     _check_settings(max_new_tokens, device, batch_size)
     rows, greedy = _training(records), Sampling()
-    exam = prepare("tuned", gpt2, rows, _template(gpt2), DataConfig(), "given")
+    exam = prepare("tuned", gpt2, rows, _template(gpt2), DataConfig(), "records")
+    _warn_of_unasked(exam)
     gpt2.model.to(pick_device(device)).eval()
     result = examine(
         exam,
@@ -146,6 +149,11 @@ def evaluate(
 
 def _template(gpt2: Pretrained) -> str:
     return template_of(gpt2.source, gpt2.prompt, gpt2.chat_template, gpt2.names) or PROMPTS["alpaca"]
+
+
+def _warn_of_unasked(exam: Exam) -> None:
+    for line in exam.unasked():
+        log.warning(line)
 
 
 def _check_loaded(gpt2: Any) -> None:

@@ -81,6 +81,23 @@ def test_rows_are_padded_to_few_different_shapes(gpt2: Pretrained, monkeypatch: 
     assert [width % 16 for width in widths] == [0, 0]
 
 
+def test_one_question_beyond_the_context_leaves_the_others_answered(
+    gpt2: Pretrained, caplog: pytest.LogCaptureFixture
+) -> None:
+    gpt2.prompt = PROMPTS["phi3"]
+    long = {"instruction": "~" * 200, "input": "", "output": "x"}
+    found = sft.evaluate(gpt2, [RECORDS[0], long, RECORDS[1]], max_new_tokens=4)
+    assert caplog.messages[-1].endswith("too long: record 2")
+    alone = sft.evaluate(gpt2, RECORDS[:2], max_new_tokens=4)
+    assert (found.pop("not_asked"), alone.pop("not_asked")) == ({"too long": 1}, {})
+    assert found == alone
+    answers = sft.answer(gpt2, [long["instruction"], "Say day.", "Say fish."], max_new_tokens=4)
+    assert caplog.messages[-1].endswith("too long: record 1")
+    assert answers == [None, *sft.answer(gpt2, ["Say day.", "Say fish."], max_new_tokens=4)]
+    with pytest.raises(InputError, match="none of the 1 records"):
+        sft.answer(gpt2, long["instruction"])
+
+
 def test_sampling_follows_the_seed(gpt2: Pretrained) -> None:
     def said(seed: int) -> list[str]:
         return sft.answer(gpt2, ["Say day."], max_new_tokens=12, temperature=1.5, seed=seed)

@@ -170,7 +170,7 @@ def load_splits(
     mask_prompt: bool,
 ) -> dict[str, Split]:
     """As `encode_splits`, of records which are not in memory, and from the cache if they were tokenised before."""
-    max_length = _longest(max_length, context)
+    max_length = longest(max_length, context)
     texts, shown = load_texts(source, [part.start for part in parts.values() if part], template, tokenizer)
     first = dict(zip((name for name, part in parts.items() if part), shown, strict=True))
     return {
@@ -195,7 +195,7 @@ def encode_splits(
     Raises:
         InputError: `max_length` is more than the context, or leaves no record of a split an answer.
     """
-    max_length = _longest(max_length, context)
+    max_length = longest(max_length, context)
     splits: dict[str, Split] = {}
     for name, records in parts.items():
         texts, first = tokenise(records, template, tokenizer), records[0] if records else None
@@ -203,7 +203,8 @@ def encode_splits(
     return splits
 
 
-def _longest(max_length: int | None, context: int) -> int:
+def longest(max_length: int | None, context: int) -> int:
+    """The most tokens that are kept of a record; raises InputError for more than the model reads."""
     if max_length is not None and max_length > context:
         raise InputError(f"data.max_length: {max_length} is more than the model's context of {context} tokens")
     return max_length or context

@@ -67,7 +67,7 @@ def load_source(config: DataConfig) -> Source:
     """
     path = _locate(config)
     sha256 = _hash(path)
-    if config.url is not None and config.sha256 not in (None, sha256):
+    if config.path is None and config.url is not None and config.sha256 not in (None, sha256):
         raise InputError(f"{path}: sha256 {sha256}, expected {config.sha256}; delete the file, it is downloaded anew")
 
     def look() -> Arrays:
@@ -93,13 +93,13 @@ def is_small(path: Path) -> bool:
 
 
 def _locate(config: DataConfig) -> Path:
+    if config.path is not None:  # beside a URL, or a name: where a run finds the same file now
+        return _regular(Path(config.path))
     if config.url is not None:
         return download(config.source, config.url, config.sha256)
     if config.source in EMBEDDED:
         return EMBEDDED[config.source]
-    if config.path is None:
-        raise InputError("data.path: missing; data=json needs data.path=FILE, a JSON array or JSON Lines")
-    return _regular(Path(config.path))
+    raise InputError("data.path: missing; data=json needs data.path=FILE, a JSON array or JSON Lines")
 
 
 def _regular(path: Path) -> Path:

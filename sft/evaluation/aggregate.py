@@ -11,7 +11,7 @@ from statistics import fmean as mean
 from statistics import median
 from typing import Any
 
-from sft.evaluation.metrics import METRICS
+from sft.evaluation.metrics import METRICS, spaced
 from sft.evaluation.statistics import difference, interval, rank_correlation, verdict
 
 Row = dict[str, Any]
@@ -27,6 +27,7 @@ def numbers(rows: Sequence[Row], model: str) -> dict[str, Any]:
         "perplexity": math.exp(min(loss, 700)),  # e^710 is no double
         **{metric: mean(_values(rows, model, metric)) for metric in METRICS},
         "intervals": {metric: _interval(rows, model, metric) for metric in (*METRICS, "loss")},
+        "not_asked": not_asked([row[model] for row in rows]),
         "never_stopped": sum(row[model]["finish_reason"] == "length" for row in rows),
         "tokens_per_answer": mean(_values(rows, model, "tokens")),
         "judge": judged(rows, model),
@@ -34,8 +35,19 @@ def numbers(rows: Sequence[Row], model: str) -> dict[str, Any]:
     }
 
 
+def is_asked(part: Row) -> bool:
+    """Whether the model was asked the record; `part` is what the record's row holds of it."""
+    return part["text"] is not None
+
+
+def not_asked(parts: Sequence[Row]) -> dict[str, int]:
+    """How many records the model was not asked, by their status."""
+    return dict(sorted(Counter(part["status"] for part in parts if not is_asked(part)).items()))
+
+
 def judged(rows: Sequence[Row], model: str) -> dict[str, Any] | None:
-    """The judge's scores of a model, and how many records have none and why; None if no judge was asked."""
+    """The judge's scores of a model's answers, and how many have none and why; None if no judge was asked."""
+    rows = [row for row in rows if is_asked(row[model])]
     status = Counter(row[model]["status"] for row in rows)
     if set(status) == {None}:
         return None
@@ -48,10 +60,11 @@ def judged(rows: Sequence[Row], model: str) -> dict[str, Any] | None:
 
 def _length(rows: Sequence[Row], model: str) -> dict[str, Any]:
     """Words of an answer, and Spearman's correlation of the judge's score with them."""
+    rows = [row for row in rows if is_asked(row[model])]
     scored = [row for row in rows if row[model]["score"] is not None]
-    words = [len(row[model]["text"].split()) for row in scored]
+    words = [len(spaced(row[model]["text"]).split()) for row in scored]
     return {
-        "mean_words": mean(len(row[model]["text"].split()) for row in rows),
+        "mean_words": mean(len(spaced(row[model]["text"]).split()) for row in rows),
         "score_correlation": rank_correlation(_values(scored, model, "score"), words),
     }
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from sft.config import InputError
-from sft.evaluation.aggregate import COMPARED, Row, differences
+from sft.evaluation.aggregate import COMPARED, Row, differences, not_asked
+from sft.evaluation.statistics import TOO_FEW
+from sft.evaluation.summary import not_asked_text
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ def read_evaluation(run: str) -> Evaluation:
         lines = (folder / "records.jsonl").read_text(encoding="utf-8").split("\n")
         rows = [json.loads(line) for line in lines if line]
         for row in rows:
-            _question(row), [row["tuned"][key] for key in (*COMPARED, "loss_tokens")]
+            _question(row), [row["tuned"][key] for key in (*COMPARED, "loss_tokens", "text", "status")]
         return Evaluation(run, {key: summary[key] for key in ("split", "judge", "decoding", "template")}, rows)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: not an evaluation as evaluate.py writes it ({error!r}); do it again") from error
@@ -65,6 +67,7 @@ def compare(first: Evaluation, second: Evaluation) -> dict[str, Any]:
         "split": first.summary["split"],
         "settings_apart": [key for key in ("decoding", "template") if first.summary[key] != second.summary[key]],
         "judges_apart": _identity(judges[0]) != _identity(judges[1]),
+        "not_asked": {"first": not_asked(first.tuned()), "second": not_asked(second.tuned())},
         "differences": differences(parts[0], parts[1], ("the first", "the second")),
     }
 
@@ -106,4 +109,9 @@ def comparison_text(found: dict[str, Any]) -> str:
 
 def _remarks(found: dict[str, Any]) -> Sequence[str]:
     remarks = [f"note: the two differ in {' and '.join(found['settings_apart'])}"] if found["settings_apart"] else []
+    for name, counts in found["not_asked"].items():
+        if counts:
+            remarks.append(f"note: not asked of the {name}: {not_asked_text(counts)}; the others are compared")
+    if any(one["interval"] is None for one in found["differences"].values()):
+        remarks.append(f"note: {TOO_FEW}")
     return remarks + (["note: not the same judge, so scores are not compared"] if found["judges_apart"] else [])

@@ -7,8 +7,8 @@ from sft.data.records import Record
 
 
 def duplicates(records: Iterable[Record], others: Iterable[Record]) -> list[str | None]:
-    """For each record whether one of the others asks the same: `exact`, `near` (equal but for case, punctuation and
-    spaces), or None."""
+    """For each record whether one of the others asks the same: `exact`, `near` (equal but for case, punctuation,
+    spaces and the form of an accent), or None."""
     others = list(others)
     exact, near = set(map(_question, others)), set(map(_plain, others))
     return ["exact" if _question(record) in exact else "near" if _plain(record) in near else None for record in records]
@@ -19,7 +19,7 @@ def _question(record: Record) -> tuple[str, str]:
 
 
 def _plain(record: Record) -> tuple[str, ...]:
-    return tuple("".join(filter(_counts, text.casefold())) for text in _question(record))
+    return tuple("".join(filter(_counts, unicodedata.normalize("NFC", text).casefold())) for text in _question(record))
 
 
 def _counts(character: str) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sft.config import DataConfig, InputError
-from sft.data.dataset import Examples, encode_splits
+from sft.data.dataset import Examples, encode, longest
 from sft.data.prompt import prompt_tokens
 from sft.data.records import Record
 from sft.evaluation.answers import Answer, AnswerFile, Decoding, answer_all
@@ -19,6 +19,9 @@ from sft.gpt2.checkpoint import Pretrained, load_pretrained
 from sft.gpt2.device import DTYPES, Precision
 from sft.gpt2.model import GPT
 
+TOO_LONG = "too long"  # of a prompt: longer than the model's context
+EMPTY = "empty"  # of a prompt: without a token for the model to read
+
 
 @dataclass(frozen=True)
 class Exam:
@@ -27,22 +30,36 @@ class Exam:
     name: str  # "tuned" or "base"
     checkpoint: Pretrained  # checked, not in memory
     records: list[Record]
-    prompts: list[list[int]]
+    statuses: list[str | None]  # for each record why it cannot be asked; None: it can
+    prompts: list[list[int]]  # of the records that can be asked, in their order
     examples: Examples
     training: list[Record]  # the model was trained on; its losses on them are taken
     training_examples: Examples
 
+    def unasked(self) -> list[str]:
+        """A line for each reason why records cannot be asked, with their numbers from 1."""
+        numbers: dict[str, list[str]] = {}
+        for number, status in enumerate(self.statuses, 1):
+            if status:
+                numbers.setdefault(status, []).append(str(number))
+        return [
+            f"not asked, because the prompt is {status}: record "
+            f"{', '.join(found[:10])}{f' and {len(found) - 10} more' * (len(found) > 10)}"
+            for status, found in numbers.items()
+        ]
+
 
 @dataclass(frozen=True)
 class Result:
-    """What one model gave: its losses, and for each record an answer and that answer's scores."""
+    """What one model gave: its losses, and for each record that could be asked an answer and that answer's scores."""
 
     checkpoint: Pretrained
     examples: Examples
     losses: Losses
     training: Losses
-    answers: list[Answer]
-    scores: list[Scores]
+    statuses: list[str | None]  # for each record why it was not asked, and has neither; None: it was
+    answers: list[Answer | None]
+    scores: list[Scores | None]
     seconds: float
 
     def answer_losses(self) -> list[tuple[float | None, int]]:
@@ -63,25 +80,38 @@ def prepare(
     split: str,
     training: Sequence[Record] = (),
 ) -> Exam:
-    """Put the records into a model's tokens.
+    """Put the records into a model's tokens. A record whose prompt is empty or longer than the context stays unasked.
 
     Raises:
-        InputError: a prompt is empty or longer than the model's context, by record number (from 1) in the split; or
-            what `encode_splits` raises.
+        InputError: no record can be asked; or data.max_length is more than the context.
     """
     context, tokenizer = checkpoint.model.config.n_positions, checkpoint.tokenizer
     prompts = [prompt_tokens(template, record, tokenizer) for record in records]
-    for number, (record, prompt) in enumerate(zip(records, prompts, strict=True), 1):
-        if not 0 < len(prompt) <= context:
-            raise InputError(
-                f"record {number} of the {split} split ({record.instruction[:40]!r}): its prompt has {len(prompt)} "
-                f"tokens, expected 1 to {context}, the context of {checkpoint.source}; shorten the record"
-            )
-    parts = {split: records, "training": list(training)}
-    splits = encode_splits(parts, template, tokenizer, data.max_length, context, data.mask_prompt)
+    statuses = [_status(len(prompt), context) for prompt in prompts]
+    if all(statuses):
+        sizes = sorted({len(prompt) for prompt in prompts})
+        raise InputError(
+            f"split: none of the {len(records)} records taken of {split} can be asked; their prompts have "
+            f"{sizes[0]} to {sizes[-1]} tokens, expected 1 to {context}, the context of {checkpoint.source}; "
+            "take other records"
+        )
+    max_length = longest(data.max_length, context)
     return Exam(
-        name, checkpoint, records, prompts, splits[split].examples, parts["training"], splits["training"].examples
+        name,
+        checkpoint,
+        records,
+        statuses,
+        [prompt for prompt, status in zip(prompts, statuses, strict=True) if status is None],
+        encode(records, template, tokenizer, max_length, data.mask_prompt),
+        list(training),
+        encode(training, template, tokenizer, max_length, data.mask_prompt),
     )
+
+
+def _status(tokens: int, context: int) -> str | None:
+    if tokens > context:
+        return TOO_LONG
+    return None if tokens else EMPTY
 
 
 def take(
@@ -109,9 +139,11 @@ def examine(
     began = time.perf_counter()
     found = losses(model, exam.examples, batch_size, precision, f"{exam.name} loss")
     training = losses(model, exam.training_examples, batch_size, precision, f"{exam.name} loss on training records")
-    said = answers()
+    given = iter(answers())
+    said = [next(given) if status is None else None for status in exam.statuses]
     scores = _scores(said, exam.records)
-    return Result(exam.checkpoint, exam.examples, found, training, said, scores, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    return Result(exam.checkpoint, exam.examples, found, training, exam.statuses, said, scores, seconds)
 
 
 def noisiest(exam: Exam, result: Result, count: int = 20) -> list[dict[str, Any]]:
@@ -126,6 +158,6 @@ def noisiest(exam: Exam, result: Result, count: int = 20) -> list[dict[str, Any]
     ]
 
 
-def _scores(answers: list[Answer], records: list[Record]) -> list[Scores]:
+def _scores(answers: list[Answer | None], records: list[Record]) -> list[Scores | None]:
     pairs = tqdm(zip(answers, records, strict=True), desc="scores", total=len(records), leave=False)
-    return [score(answer.text, record.output) for answer, record in pairs]
+    return [score(answer.text, record.output) if answer else None for answer, record in pairs]

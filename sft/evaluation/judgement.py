@@ -8,7 +8,7 @@ from typing import Any
 
 from sft.config import InputError
 from sft.data.records import Record
-from sft.evaluation.aggregate import Row
+from sft.evaluation.aggregate import Row, is_asked
 from sft.evaluation.judge import Judge
 from sft.evaluation.judging import audit_questions, judge_all, judge_pairs
 from sft.evaluation.rubric import Pair, Question
@@ -22,7 +22,8 @@ def judge_answers(judge: Judge, rows: list[Row], records: Sequence[Record], fold
     Returns:
         What the summary says of the judge.
     """
-    questions = audit_questions(records, judge.config.audit, judge.config.seed)
+    unasked = {row["record"] for row in rows if not is_asked(row["tuned"])}
+    questions = audit_questions(records, judge.config.audit, judge.config.seed, unasked)
     verdicts = judge_all(judge, questions, folder / "scores.jsonl", "audit of the judge") if questions else []
     audit = _audit(list(zip(questions, verdicts, strict=True))) if questions else None
     found = _pairs(judge, rows, folder) if judge.config.mode == "pairwise" else _scores(judge, rows, folder)
@@ -31,12 +32,13 @@ def judge_answers(judge: Judge, rows: list[Row], records: Sequence[Record], fold
 
 def _scores(judge: Judge, rows: list[Row], folder: Path) -> dict[str, Any]:
     models = [name for name in ("tuned", "base") if rows[0][name]]
-    questions = [_question(row, name) for row in rows for name in models]
+    questions = [_question(row, name) for row in rows for name in models if is_asked(row[name])]
     verdicts = judge_all(judge, questions, folder / "scores.jsonl")
     for question, found in zip(questions, verdicts, strict=True):
         row = rows[question.record - 1]
         row[question.target] |= {key: asdict(found)[key] for key in ("status", "score", "reason")}
-    return _coverage(judge, {name: [row[name]["score"] is not None for row in rows] for name in models})
+    asked = {name: [row[name] for row in rows if is_asked(row[name])] for name in models}
+    return _coverage(judge, {name: [part["score"] is not None for part in parts] for name, parts in asked.items()})
 
 
 def _question(row: Row, model: str) -> Question:
@@ -74,6 +76,9 @@ def _trust(area: float | None) -> str:
 
 
 def _pairs(judge: Judge, rows: list[Row], folder: Path) -> dict[str, Any]:
+    rows = [row for row in rows if is_asked(row["tuned"]) and is_asked(row["base"])]
+    if not rows:
+        raise InputError("judge.mode: pairwise has no record that both models can be asked; leave it out")
     pairs = [
         Pair(row["record"], row["instruction"], row["input"], row["output"], row["tuned"]["text"], row["base"]["text"])
         for row in rows

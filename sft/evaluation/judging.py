@@ -3,7 +3,7 @@
 import hashlib
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,10 +178,14 @@ def _asked(judge: Judge, case: _Case[Settled]) -> tuple[Reply, tuple[Any, str] |
     return reply, None if reply.refused else case.prompt.read(reply.text)
 
 
-def audit_questions(records: Sequence[Record], count: int, seed: int) -> list[Question]:
+def audit_questions(records: Sequence[Record], count: int, seed: int, left_out: Collection[int] = ()) -> list[Question]:
     """Answers of which a judge must think differently: for each of `count` records, drawn by `seed`, the expected one,
-    an empty one, and the expected one of another record."""
-    numbers = [number for number, record in enumerate(records, 1) if record.output.strip()]
+    an empty one, and the expected one of another record.
+
+    Args:
+        left_out: numbers of records, from 1, that are not drawn.
+    """
+    numbers = [number for number, record in enumerate(records, 1) if record.output.strip() and number not in left_out]
     questions = []
     for number in sorted(random.Random(seed).sample(numbers, min(count, len(numbers)))):
         record = records[number - 1]

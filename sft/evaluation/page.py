@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from sft.evaluation.charts import histogram, loss_curves
-from sft.evaluation.statistics import RELIABLE
+from sft.evaluation.statistics import RELIABLE, TOO_FEW
+from sft.evaluation.summary import not_asked_remarks
 
 Json = dict[str, Any]
 MODELS = ("base", "tuned")
@@ -56,6 +57,10 @@ def contents(summary: Json, rows: list[Json], run: Json | None, metrics: list[Js
         "models": [name for name in MODELS if summary.get(name)],
         "headline": lines,
         "verdict": next(map(_lead, (line for line in lines if _may_lead(line, summary))), None),
+        "too_few": TOO_FEW
+        if any("interval" in line["against"] and not line["against"]["interval"] for line in lines)
+        else None,
+        "not_asked": list(not_asked_remarks(summary)),
         "further": list(_further(summary)),
         "losses": loss_curves(metrics),
         "scores": histogram({name: _values(rows, name, shown.key) for name in MODELS}, shown.top or 1, shown.label),

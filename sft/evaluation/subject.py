@@ -6,7 +6,7 @@ their files have been looked through, but take no memory.
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sft.config import PROMPTS, DataConfig, EvaluateConfig, InputError, TrainConfig
@@ -54,8 +54,11 @@ class Subject:
         return [record for part in others for record in part] if self.run else None
 
 
-def subject_of_run(folder: str | None) -> Subject:
+def subject_of_run(folder: str | None, data_path: str | None = None) -> Subject:
     """The model that a run of train.py left, beside the one it began with, and its data.
+
+    Args:
+        data_path: where the file of the run's data is now; None: where it was.
 
     Raises:
         InputError: no finished run is there, or its data or base have changed since; and what loading them raises.
@@ -66,11 +69,16 @@ def subject_of_run(folder: str | None) -> Subject:
     if run.is_symlink():  # `latest` may be turned to another run meanwhile
         run = run.parent / run.readlink()
     past = _read_run(run)
-    source = load_source(past.config.data)
+    data = replace(past.config.data, path=data_path or past.config.data.path)
+    if data.path is not None and not os.path.exists(data.path):
+        raise InputError(f"{data.path}: no such file; {run} was trained on it: give data.path=, where it is now")
+    source = load_source(data)
     if source.sha256 != past.data_sha256:
+        what = "not the file that {} was trained on" if data_path else "changed since {} was trained on it"
         raise InputError(
-            f"{source.path}: changed since {run} was trained on it, so its test records may be others; bring the old "
-            f"file back, or evaluate on the new one with checkpoint={run / 'model'} data=... out=FOLDER"
+            f"{source.path}: {what.format(run)} (sha256 {past.data_sha256[:12]}…, here {source.sha256[:12]}…), so its "
+            "test records may be others; give data.path=, where the old file is now, or evaluate on this one with "
+            f"checkpoint={run / 'model'} data=json data.path=FILE out=FOLDER"
         )
     tuned = look_at(run / "model")
     base = look_at(past.config.model.checkpoint, past.base_revision)
@@ -79,7 +87,7 @@ def subject_of_run(folder: str | None) -> Subject:
             f"{base.source}: other weights than those that {run} began with; bring these back, or evaluate the tuned "
             f"model with checkpoint={run / 'model'} data=... out=FOLDER"
         )
-    data, template = past.config.data, _template(tuned, past.config.data)
+    template = _template(tuned, data)
     return Subject({"tuned": tuned, "base": base}, None, data, source, template, run / "evaluation", run)
 
 

@@ -1,12 +1,13 @@
 """An evaluation's numbers, as `summary.json` and the terminal show them."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from sft.evaluation.aggregate import Row, by_category, differences, numbers, without_duplicates, worst
 from sft.evaluation.exam import Result
 from sft.evaluation.metrics import METRICS
-from sft.evaluation.statistics import NOISE
+from sft.evaluation.statistics import NOISE, TOO_FEW
 
 LOSS_IS = (
     "nats per token, a mean over the tokens of all expected answers with their end tokens, prompts left out; "
@@ -72,6 +73,8 @@ def _line(name: str, cells: list[tuple[float | None, tuple[float, float] | None]
 def _number(value: float | None) -> str:
     if value is None or isinstance(value, int):
         return "-" if value is None else f"{value:,}"
+    if math.isnan(value):
+        return "-"
     return f"{value:,.3f}" if value < 1e5 else f"{value:.2e}"
 
 
@@ -79,11 +82,31 @@ def _range(interval: tuple[float, float] | None) -> str:
     return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
 
 
+def not_asked_remarks(summary: dict[str, Any]) -> list[str]:
+    """A remark for each model that was not asked every record; one for both where it is the same."""
+    counts = {name: summary[name].get("not_asked") for name in ("tuned", "base") if summary.get(name)}
+    if len(counts) == 2 and counts["tuned"] == counts["base"]:
+        counts = {"either model": counts["tuned"]}
+    return [
+        f"not asked of {name}: {not_asked_text(found)}; left out of all numbers"
+        for name, found in counts.items()
+        if found
+    ]
+
+
+def not_asked_text(counts: dict[str, int]) -> str:
+    """As in "2 records, whose prompt is too long"."""
+    texts = (f"{count} record{'s' * (count > 1)}, whose prompt is {status}" for status, count in counts.items())
+    return "; ".join(texts)
+
+
 def _remarks(summary: dict[str, Any]) -> list[str]:
     """What must be known beside the means: differences that are noise, records that training has seen."""
     compared, judge = summary["tuned_against_base"] or {}, summary["judge"] or {}
     noise = [metric.replace("_", " ") for metric, found in compared.items() if found["verdict"] == NOISE]
-    remarks = [f"{NOISE}: {', '.join(noise)}"] if noise else []
+    remarks = not_asked_remarks(summary)
+    remarks += [f"{NOISE}: {', '.join(noise)}"] if noise else []
+    remarks += [TOO_FEW] if any(found["interval"] is None for found in compared.values()) else []
     remarks += [part["verdict"] for part in (judge.get("audit"), judge.get("pairwise")) if part and "verdict" in part]
     remarks += [judge["warning"]] if judge.get("warning") else []
     status = [(summary[name]["judge"] or {}).get("status", {}) for name in ("tuned", "base") if summary[name]]

@@ -9,7 +9,7 @@ from sft.config import InputError, TrainConfig
 from sft.merge import from_dict
 from sft.training.checkpoints import read_newest
 
-CHANGEABLE = {"epochs", "max_steps", "device", "data.workers", "logger", "resume"}
+CHANGEABLE = {"data.path", "epochs", "max_steps", "device", "data.workers", "logger", "resume"}
 CHANGEABLE |= {"checkpoint.every", "checkpoint.minutes", "activation_checkpointing"}
 
 
@@ -34,9 +34,10 @@ def past_of(folder: Path, made_of: dict[str, str]) -> Past:
     path, past = read_newest(folder)
     for name, sha256 in made_of.items():
         if past["made_of"][name] != sha256:
+            remedy = "give data.path=, where the old file is now" if name == "data" else "bring the old file back"
             raise InputError(
                 f"resume: the {name} changed since {folder} began (sha256 {past['made_of'][name][:12]}…, now "
-                f"{sha256[:12]}…); bring the old file back, or start a new run"
+                f"{sha256[:12]}…); {remedy}, or start a new run"
             )
     return Past(path, past["global_step"], past["tracked"])
 

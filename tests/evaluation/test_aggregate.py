@@ -40,6 +40,22 @@ def test_means_are_over_records_and_the_loss_over_tokens() -> None:
     assert 20 <= judge["interval"][0] < 57.5 < judge["interval"][1] <= 90
 
 
+def test_what_was_not_asked_is_counted_and_has_no_part_in_any_number() -> None:
+    unasked = part(0, None, 0) | dict.fromkeys((*METRICS, "text", "tokens", "finish_reason")) | {"status": "too long"}
+    rows = [*ROWS, row(5, unasked, unasked, category="sum")]
+    found = numbers(rows, "tuned")
+    assert found.pop("not_asked") == {"too long": 1}
+    assert found == {key: value for key, value in numbers(ROWS, "tuned").items() if key != "not_asked"}
+    assert by_category(rows, ["tuned", "base"], "exact_match") == by_category(ROWS, ["tuned", "base"], "exact_match")
+    assert worst(rows, "tuned") == worst(ROWS, "tuned")
+    plain = [row(1, part(1, 1.0, 9)), row(2, unasked)]
+    assert numbers(plain, "tuned")["judge"] is None  # nobody was asked
+
+
+def test_an_answer_without_spaces_has_a_length_in_letters() -> None:
+    assert numbers([row(1, part(0, 1.0, 1, text="今日は晴れ"))], "tuned")["length"]["mean_words"] == 5
+
+
 def test_what_has_no_score_is_counted_and_has_no_part_in_the_mean() -> None:
     lost = [row(5, part(0, 1.0, 1) | {"status": "timeout"}), row(6, part(0, 1.0, 1, 80))]
     judge = numbers(lost, "tuned")["judge"]

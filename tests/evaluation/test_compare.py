@@ -18,6 +18,7 @@ def write(folder: Path, exact: list[float], judge: Any = None, asked: str = "Say
     rows = []
     for number, value in enumerate(exact, 1):
         part = dict.fromkeys(("exact_match", "token_f1", "rouge_l", "chrf"), value)
+        part |= {"text": "x", "status": "scored" if judge else None}
         part |= {"loss": 2 - value, "loss_tokens": 3, "score": round(50 * value) if judge else None}
         rows.append({"record": number, "instruction": f"{asked} {number}", "input": "", "output": "x", "tuned": part})
     (evaluation / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -80,3 +81,29 @@ def test_one_record_proves_nothing(tmp_path: Path) -> None:
     found = compare(read_evaluation(first), read_evaluation(second))
     assert found["differences"]["exact_match"]["interval"] is None
     assert "exact match: the difference is within noise" in comparison_text(found)
+
+
+def test_a_record_that_one_model_was_not_asked_is_counted_and_the_others_are_compared(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "a", [1.0] * 8), write(tmp_path / "b", [0.0] * 8)
+    file = Path(first) / "evaluation" / "records.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows[3]["tuned"] = dict.fromkeys(rows[3]["tuned"]) | {"status": "too long", "loss_tokens": 0}
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = compare(read_evaluation(first), read_evaluation(second))
+    assert {one["records"] for one in found["differences"].values()} == {7}
+    assert found["not_asked"] == {"first": {"too long": 1}, "second": {}}
+    text = comparison_text(found)
+    assert "first: 1 record, whose prompt is too long" in text
+    assert "of the second" not in text
+
+
+@pytest.mark.parametrize("records", [2, 3, 5, 6, 9])
+def test_interval_and_test_agree_on_few_records(tmp_path: Path, records: int) -> None:
+    """All records are better; fewer than six of them prove nothing, and the text says why."""
+    better = [1.0 - 0.05 * number for number in range(records)]
+    first, second = write(tmp_path / "a", better), write(tmp_path / "b", [0.1] * records)
+    found = compare(read_evaluation(first), read_evaluation(second))
+    for one in found["differences"].values():
+        low, high = one["interval"] or (0, 0)
+        assert (low <= 0 <= high) == ("within noise" in one["verdict"])
+    assert ("no 95% interval" in comparison_text(found)) == (records < 6)

@@ -26,3 +26,7 @@ def test_what_training_has_seen(instruction: str, asked: str, expected: str | No
 
 def test_nothing_to_train_on() -> None:
     assert duplicates(TRAINING, []) == [None, None, None]
+
+
+def test_the_form_of_an_accent_makes_no_other_question() -> None:
+    assert duplicates([Record("Say cafe\u0301", "", "x")], [Record("Say café", "", "y")]) == ["near"]

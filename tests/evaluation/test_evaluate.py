@@ -1,5 +1,6 @@
 """evaluate.py as it is used: on a run, on a checkpoint, killed and called again, with what it must refuse."""
 
+import hashlib
 import importlib.util
 import json
 import math
@@ -288,7 +289,10 @@ def test_bf16_and_sampling(run_folder: Path, call: Callable[..., None]) -> None:
     ("overrides", "message"),
     [
         (["run=nowhere"], "run: nowhere is not there; train first"),
-        (["data.path=x.json", "data=json"], "data.path: a run is evaluated on its own data"),
+        (["data.split=[1,0,0]"], "data.split: a run is evaluated on its own data"),
+        (["data=json", "data.path=x.json", "data.sample=3"], "data.sample: a run is evaluated on its own data"),
+        (["data.path=x.json", "data=alpaca"], "a run is evaluated on its own data"),
+        (["data.path=x.json", "checkpoint=m", "out=o"], "data.path: '"),
         (["data=alpaca"], "data: a run is evaluated on its own data"),
         (["revision=main"], "revision: a run is evaluated on its own data and base"),
         (["checkpoint=m", "out=o", "run=r"], "run: given beside checkpoint="),
@@ -327,11 +331,75 @@ def test_what_is_refused_is_refused_in_one_line_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_prompt_that_does_not_fit_is_refused_before_any_answer(run_folder: Path, call: Callable[..., None]) -> None:
+def test_prompts_none_of_which_fits_are_refused_before_any_answer(run_folder: Path, call: Callable[..., None]) -> None:
     (run_folder / "model" / "tokenizer_config.json").write_text(json.dumps({"sft_prompt": "{{ instruction }}" * 20}))
-    with pytest.raises(SystemExit, match=r"record 1 of the test split \('Add 8 and 1\.'\): its prompt has \d+ tokens"):
+    with pytest.raises(SystemExit, match=r"split: none of the 10 records .* of test .* expected 1 to 64"):
         call(f"run={run_folder}")
     assert not (run_folder / "evaluation").exists()
+
+
+@pytest.fixture
+def with_a_long_prompt(run_folder: Path, data: Path) -> Path:
+    """The run, on data whose record 10, the third of the test, is longer than the context."""
+    records = json.loads(data.read_text())
+    records[10]["instruction"] = "~" * 200
+    data.write_text(json.dumps(records))
+    summary = json.loads((run_folder / "summary.json").read_text())
+    summary["data"]["sha256"] = hashlib.sha256(data.read_bytes()).hexdigest()
+    (run_folder / "summary.json").write_text(json.dumps(summary))
+    return run_folder
+
+
+def test_one_prompt_that_does_not_fit_leaves_the_rest_evaluated(
+    with_a_long_prompt: Path, call: Callable[..., None], ollama: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, folder = with_a_long_prompt, with_a_long_prompt / "evaluation"
+    call(*judged(run, ollama, "judge.audit=10"))
+    summary, rows = read(folder / "summary.json"), read(folder / "responses.json")
+    for name in ("tuned", "base"):
+        judge = summary[name]["judge"]
+        assert summary[name]["not_asked"] == {"too long": 1}
+        assert (judge["scored"], judge["of"], judge["status"]) == (9, 9, {"scored": 9})
+    assert summary["judge"]["coverage"] == {"tuned": 1, "base": 1}
+    assert summary["judge"]["audit"]["records"] == 9
+    assert {one["records"] for one in summary["tuned_against_base"].values()} == {9}
+    assert [row["model_response"] is None for row in rows] == [number == 2 for number in range(10)]
+    assert not any("~~" in json.dumps(chat) for chat in ollama.chats)
+    shown = capsys.readouterr().out
+    assert "1 record, whose prompt is too long" in shown
+    for report in ("report.md", "report.html"):
+        assert "1 record, whose prompt is too long" in (folder / report).read_text()
+    status = [json.loads(line)["tuned"]["status"] for line in (folder / "records.jsonl").read_text().splitlines()]
+    assert status == ["scored"] * 2 + ["too long"] + ["scored"] * 7
+
+    call(*judged(run, ollama, "judge.mode=pairwise"))
+    pairwise = read(folder / "summary.json")["judge"]["pairwise"]
+    assert (pairwise["wins"] + pairwise["ties"] + pairwise["losses"], pairwise["unjudged"]) == (9, 0)
+
+    (folder / "answers.jsonl").unlink()
+    call(f"run={run}", "generate.max_new_tokens=5", "devices=2")
+    assert read(folder / "responses.json") == rows
+    call(f"compare=[{run},{run}]")
+    assert "not asked of the first: 1 record" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("named", [[], ["data=json"]])
+def test_data_and_run_that_moved(
+    run_folder: Path, data: Path, tmp_path: Path, call: Callable[..., None], named: list[str]
+) -> None:
+    moved, run = tmp_path / "moved.json", tmp_path / "elsewhere"
+    call(f"run={run_folder}", "limit=3", "generate.max_new_tokens=3")
+    before = read(run_folder / "evaluation" / "responses.json")
+    data.rename(moved)
+    run_folder.rename(run)
+    with pytest.raises(SystemExit, match=r"data\.json: no such file; .*elsewhere was trained on it: give data\.path="):
+        call(f"run={run}", "limit=3", "generate.max_new_tokens=3")
+    call(f"run={run}", "data.path=moved.json", *named, "limit=3", "generate.max_new_tokens=3")
+    assert read(run / "evaluation" / "responses.json") == before
+    assert read(run / "evaluation" / "summary.json")["data"]["path"] == str(moved)
+    moved.write_text(moved.read_text() + " ")
+    with pytest.raises(SystemExit, match=r"\Aerror: .*moved\.json: not the file that .*elsewhere was trained on.*\Z"):
+        call(f"run={run}", "data.path=moved.json", "limit=3")
 
 
 def test_a_full_disk_leaves_what_was_there(run_folder: Path, call: Callable[..., None]) -> None:

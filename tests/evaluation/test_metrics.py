@@ -3,12 +3,13 @@ import math
 import random
 import socket
 import sys
+import unicodedata
 from typing import Any
 
 import pytest
 from torchmetrics.functional.text import rouge_score
 
-from sft.evaluation.metrics import METRICS, chrf, exact_match, score
+from sft.evaluation.metrics import METRICS, chrf, exact_match, score, spaced
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,10 @@ from sft.evaluation.metrics import METRICS, chrf, exact_match, score
         ("Paris!", "Paris", False),
         ("", ".", True),
         ("", "Paris", False),
+        ("東京。", "東京", True),
+        ("वह है ।", "वह है", True),
+        ("لڑکا ہے۔", "لڑکا ہے", True),
+        ("लड़का", "लड़की", False),
     ],
 )
 def test_exact_match_ignores_case_spacing_and_a_final_full_stop(answer: str, expected: str, same: bool) -> None:
@@ -59,8 +64,62 @@ def test_rouge_is_that_of_torchmetrics() -> None:
         assert score(answer, expected)["rouge_l"] == pytest.approx(float(library), abs=1e-6)
 
 
+ACCENTS = ["cafe\u0301 cre\u0300me", "ताज़ा ड़", "Việt Nam", "한국어 문장", "ἀλήθεια", "שִׁיר", "كِتَابٌ", "q\u0323\u0307 x"]
+
+
+@pytest.mark.parametrize("text", ACCENTS)
+def test_the_form_of_an_accent_changes_no_metric(text: str) -> None:
+    forms = [unicodedata.normalize(form, text) for form in ("NFC", "NFD")]
+    for answer, expected in itertools.product([text, *forms], repeat=2):
+        assert score(answer, expected) == dict.fromkeys(METRICS, 1.0)
+        assert chrf(answer, expected) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "shared"),
+    [
+        ("वह लड़का है", "वह लड़की है", 2 / 3),
+        ("அவன் வந்தான் இன்று", "அவள் வந்தாள் இன்று", 1 / 3),
+        ("সে কলা খায়", "সে কলি খায়", 2 / 3),
+        ("هَذَا كِتَابٌ", "هَذَا كُتُبٌ", 1 / 2),
+        ("q\u0323 x", "q\u0307 x", 1 / 2),
+        ("می\u200cخواهم بروم", "می\u200cخواهد بروم", 1 / 2),
+        ("हाँ, वह “घर” गया।", "हाँ वह घर गया", 1),
+        ("ཀ་ཁ་ག", "ཀ་ཁ་ང", 2 / 3),
+    ],
+)
+def test_words_keep_their_combining_marks(answer: str, expected: str, shared: float) -> None:
+    scores = score(answer, expected)
+    assert scores["token_f1"] == scores["rouge_l"] == pytest.approx(shared, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "shared", "of"),
+    [
+        ("東京都。", "東京府", 2, 3),
+        ("コーヒー", "コーラー", 3, 4),
+        ("我有3只猫", "我有4只猫", 4, 5),
+        ("ของดี", "ของดู", 3, 4),  # a letter and its vowel sign are one unit
+        ("ຂອງ", "ຂອນ", 2, 3),
+        ("ខ្មែរ", "ខ្មែន", 2, 3),
+        ("မြန်မာ", "မြန်မျ", 2, 3),
+        ("時々", "時時", 1, 2),
+    ],
+)
+def test_scripts_without_spaces_are_compared_letter_by_letter(answer: str, expected: str, shared: int, of: int) -> None:
+    scores = score(answer, expected)
+    assert scores["token_f1"] == scores["rouge_l"] == pytest.approx(shared / of, abs=1e-6)
+
+
+def test_only_letters_of_scripts_without_spaces_stand_alone() -> None:
+    assert spaced("日本 GPT-2").split() == ["日", "本", "GPT-2"]
+    for text in ("한국어 문장", "नमस्ते दुनिया", "ＡＢＣ", "😀😀 ok", "it's 1,234"):
+        assert spaced(text) == text
+
+
 def test_every_pair_of_odd_texts_has_numbers_from_0_to_1() -> None:
-    odd = ["", " ", "\n\t", ".", "+", "-", "a", "The", "_", "中文", "😀", "x\ty", "\ufffd", "word " * 50]
+    odd = ["\u0301", "❤\ufe0f", "\u200d", "。", "ा"]
+    odd += ["", " ", "\n\t", ".", "+", "-", "a", "The", "_", "中文", "😀", "x\ty", "\ufffd", "word " * 50]
     for answer, expected in itertools.product(odd, odd):
         for name, value in score(answer, expected).items():
             assert math.isfinite(value), (answer, expected, name)

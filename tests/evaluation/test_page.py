@@ -145,3 +145,11 @@ def test_a_judge_leads_only_if_it_can_be_relied_on(
 ) -> None:
     seen, _ = write(judge=made_up.JUDGE | judge)
     assert f"before and after tuning {leads}" in seen.text
+
+
+def test_a_difference_without_an_interval_says_why(write: Callable[..., tuple[Seen, str]]) -> None:
+    against = made_up.summary(made_up.rows())["tuned_against_base"]
+    for shown in write():
+        assert "no 95% interval" not in getattr(shown, "text", shown)
+    for shown in write(tuned_against_base=against | {"chrf": against["chrf"] | {"interval": None}}):
+        assert "no 95% interval" in getattr(shown, "text", shown)

@@ -124,19 +124,39 @@ def test_results_do_not_go_into_the_folder_of_a_run(run_folder: Path, data: Path
 @pytest.mark.parametrize(
     ("record", "template", "message"),
     [
-        (
-            Record("long " * 40, "", "x"),
-            "{{ instruction }}",
-            r"record 2 of the test split \('long long .* 1 to 64, the",
-        ),
-        (Record("", "", "x"), "{{ instruction }}", r"record 2 of the test split \(''\): its prompt has 0 tokens"),
+        (Record("long " * 40, "", "x"), "{{ instruction }}", r"split: none of the 2 records .*test .* 1 to 64, the"),
+        (Record("", "", "x"), "{{ instruction }}", r"split: none of the 2 records .* have 0 to 0 tokens"),
         (Record("a", "", "x"), "{{ question }}", "prompt template: .*question"),
     ],
 )
-def test_a_record_that_cannot_be_asked_is_named(run_folder: Path, record: Record, template: str, message: str) -> None:
+def test_records_none_of_which_can_be_asked(run_folder: Path, record: Record, template: str, message: str) -> None:
     model = look_at(os.path.relpath(run_folder / "model"))
     with pytest.raises(InputError, match=message):
-        prepare("tuned", model, [Record("a", "", "b"), record], template, DataConfig(), "test")
+        prepare("tuned", model, [record, record], template, DataConfig(), "test")
+
+
+def test_a_record_that_cannot_be_asked_stays_out_and_keeps_its_status(run_folder: Path) -> None:
+    model = look_at(run_folder / "model")
+    records = [Record(text, "", "x") for text in ("~" * 65, "~" * 64, "", "a")]  # a token for each
+    exam = prepare("tuned", model, records, "{{ instruction }}", DataConfig(), "test", [records[0]])
+    assert exam.statuses == ["too long", None, "empty", None]
+    assert [len(prompt) for prompt in exam.prompts] == [64, 1]
+    assert 0 not in exam.examples.records
+    assert len(exam.training_examples) == 0
+    assert [line.partition("prompt is ")[2] for line in exam.unasked()] == ["too long: record 1", "empty: record 3"]
+
+
+def test_a_limit_of_training_does_not_stop_an_evaluation(run_folder: Path) -> None:
+    """data.max_length leaves the record no answer to learn; it can be asked all the same."""
+    exam = prepare(
+        "tuned",
+        look_at(run_folder / "model"),
+        [Record("many words", "", "b")],
+        "{{ instruction }}",
+        DataConfig(max_length=2),
+        "test",
+    )
+    assert (exam.statuses, len(exam.prompts), len(exam.examples)) == ([None], 1, 0)
 
 
 def test_max_length_above_the_context(run_folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from sft.config import InputError, TrainConfig
+from sft.config import DataConfig, InputError, TrainConfig
 from sft.files import read_numbers
 from sft.gpt2.checkpoint import load_pretrained, save_pretrained
 from sft.gpt2.model import GPT
@@ -123,6 +123,27 @@ def test_a_run_goes_on_only_with_what_it_began_with(
     given = dataclasses.replace(settings, resume=str(folder), max_steps=-1)
     with pytest.raises(InputError, match=rf"resume: the {changed} changed since .*run began"):
         run(resumed_config(given, ["max_steps=-1"]))
+
+
+def test_data_and_run_that_moved_are_gone_on_with(config: Config, run: Run, tmp_path: Path, records_file: Path) -> None:
+    data, moved = tmp_path / "records.json", tmp_path / "moved.json"
+    shutil.copy(records_file, data)
+    settings = config(epochs=1, max_steps=2, data__path=str(data), eval__every=0)
+    folder = run(settings).rename(tmp_path / "elsewhere")
+    data.rename(moved)
+    given = dataclasses.replace(settings, resume=str(folder), max_steps=3)
+    with pytest.raises(InputError, match=r"records\.json: no such file; give data\.path="):
+        run(resumed_config(given, ["max_steps=3"]), "elsewhere")
+    given.data = DataConfig(path=str(moved))  # as composed without data=json
+    run(resumed_config(given, ["max_steps=3", "data.path=moved.json"]), "elsewhere")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["steps"], summary["data"]["path"]) == (3, str(moved))
+    kept = summary["config"]["data"]
+    assert (kept["source"], kept["path"], kept["split"]) == ("json", str(moved), settings.data.split)
+    moved.write_text(moved.read_text() + " ")
+    given.max_steps = 4
+    with pytest.raises(InputError, match=r"resume: the data changed since .*; give data\.path="):
+        run(resumed_config(given, ["max_steps=4", "data.path=moved.json"]), "elsewhere")
 
 
 def test_another_run_is_refused_by_key(config: Config, run: Run) -> None:

@@ -57,8 +57,9 @@ const number = (x, digits) => (x === null ? "–" : x.toFixed(digits).replace("-
 
 function tags(row) {
   const duplicate = row.duplicate && (row.duplicate === "near" ? "nearly in training" : "in training");
+  const unasked = row.tuned?.text === null && `prompt ${row.tuned.status}`;
   const endless = row.tuned?.finish_reason === "length" && "cut at the limit";
-  return [row.category, duplicate, endless].filter(Boolean).map((text) => element("span", { className: "tag" }, text));
+  return [row.category, duplicate, endless, unasked].filter(Boolean).map((text) => element("span", { className: "tag" }, text));
 }
 
 function instruction(row) {
@@ -70,12 +71,12 @@ function instruction(row) {
 function answers(row) {
   const made = element("dl", { className: "said" });
   const add = (label, text, kind) => {
-    const said = element("div", { className: "clamp" }, text || "(nothing)");
+    const said = element("div", { className: "clamp" }, text || (text === null ? "(not asked)" : "(nothing)"));
     made.append(element("dt", {}, label), element("dd", { className: kind }, said, more(said)));
   };
   add("expected", row.output, "expected");
   if (row.tuned) add("tuned", row.tuned.text, "tuned");
-  const status = row.tuned?.status;
+  const status = row.tuned?.text !== null && row.tuned?.status;
   if (row.tuned?.reason || (status && status !== "scored")) {
     add("judge", [status !== "scored" && status, row.tuned.reason].filter(Boolean).join(": "), "reason");
   }
