@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sft.claims import InUseError, claim, make_fresh, release
 from sft.config import InputError
 from sft.files import warn_of_latest
+from sft.shell import override
 
 
 class ClaimFolder(Callback):
@@ -39,29 +40,31 @@ def _claim_folder(config: DictConfig, key: str) -> None:
         return
     try:
         folder = Path(OmegaConf.select(config, key))
-        parent, name = key.rsplit(".", 1)
-        written = OmegaConf.to_container(OmegaConf.select(config, parent), resolve=False)[name]  # type: ignore[call-overload, index]
         resumed = key == "hydra.run.dir" and to_resume(config.get("resume")) == folder
+    except OmegaConfBaseException:
+        # Hydra asks for the name again next, and then this error is told.
+        return
+
+    kind = key.split(".")[1]
+    written = OmegaConf.to_container(config.hydra, resolve=False)[kind]["dir"]  # type: ignore[call-overload, index]
+    try:
         if "${now:" in written and not resumed:
             folder = make_fresh(folder)
-            _set_folder(config, key, folder)
+            _set_folder(config, kind, folder)
         else:
             folder.mkdir(parents=True, exist_ok=True)
         claim(folder, "resume" if resumed else key)
-    except InUseError as error:
-        # Hydra would make a warning of any other exception.
+    except (InUseError, OSError) as error:
+        # Hydra would make a warning of any exception but this.
         sys.exit(f"error: {error}")
-    except (OSError, OmegaConfBaseException):
-        # A folder that cannot be named or made: Hydra tries the same next, and then its error is told.
-        return
 
 
-def _set_folder(config: DictConfig, key: str, folder: Path) -> None:
+def _set_folder(config: DictConfig, kind: str, folder: Path) -> None:
     """Have Hydra take this folder. The jobs of a sweep compose their configs anew, from its overrides."""
-    with flag_override(config, ["readonly", "struct"], [False, False]):
-        OmegaConf.update(config, key, str(folder))
-        if key == "hydra.sweep.dir":
-            config.hydra.overrides.hydra.append(f"{key}='{folder}'")
+    with flag_override(config.hydra, ["readonly", "struct"], [False, False]):
+        config.hydra[kind].dir = str(folder)
+        if kind == "sweep":
+            config.hydra.overrides.hydra.append(override("hydra.sweep.dir", folder))
 
 
 def is_rank_0() -> bool:

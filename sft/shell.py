@@ -8,19 +8,26 @@ from pathlib import Path
 PLAIN = re.compile(r"[A-Za-z0-9_./@%+?|\-]+")
 
 
-def setting(key: str, value: str | Path) -> str:
-    """Return `key=value` for a command of Hydra's: quoted for its grammar where that is needed, then for the shell."""
+def override(key: str, value: str | Path) -> str:
+    """Return `key=value` as Hydra takes it, quoted for its grammar where that is needed."""
     text = str(value)
-    if not PLAIN.fullmatch(text) or _special(text):
-        # Hydra reads backslashes as escapes only before its quote, which also ends the text.
-        text = re.sub(r"(\\*)'", r"\1\1\\'", text)
-        text = re.sub(r"(\\+)$", r"\1\1", text)
-        text = f"'{text}'"
-    quoted = shlex.quote(f"{key}={text}")
+    if PLAIN.fullmatch(text) and not _special(text):
+        return f"{key}={text}"
+
+    # Hydra reads backslashes as escapes only before its quote, which also ends the text.
+    text = re.sub(r"(\\*)'", r"\1\1\\'", text)
+    text = re.sub(r"(\\+)$", r"\1\1", text)
+    return f"{key}='{text}'"
+
+
+def setting(key: str, value: str | Path) -> str:
+    """Return `key=value` for a command line: quoted for Hydra, and then for the shell."""
+    text = override(key, value)
 
     # Double quotes around Hydra's single ones are easier to read than what shlex makes of them.
-    readable = "'" in text and not re.search(r'["$`\\!]', text)
-    return f'{key}="{text}"' if readable else quoted
+    if "'" in text and not re.search(r'["$`\\!]', text):
+        return f'{key}="{text.removeprefix(f"{key}=")}"'
+    return shlex.quote(text)
 
 
 def _special(text: str) -> bool:
