@@ -85,21 +85,21 @@ def evaluate(config: EvaluateConfig, given: list[str]) -> None:
         raise InputError(f"judge.mode: pairwise compares with the base, but {subject.alone}")
     judge = connect(config.judge)
     make_folder(subject.folder)
-    log_to(subject.folder / "evaluate.log")
-    log, every = logging.getLogger("sft"), len(subject.source.records)
-    log.info(
-        f"{len(records)} records of the {config.split} split (data.split={subject.data.split} of {every} in all), for "
-        f"{subject.models['tuned'].source}"
-    )
-    if unused := unused_text(subject.source.path, subject.source.unused):
-        log.info(unused)
-    for name, exam in exams.items():
-        for line in exam.unasked():
-            log.warning(f"{name}: {line}")
-    if subject.alone:
-        log.info(f"no base beside it: {subject.alone}")
     busy = f"{subject.folder}: another evaluation is at work there; wait for it, or end it"
     with locked(subject.folder / ".lock", refuse=busy):
+        log_to(subject.folder / "evaluate.log")
+        log, every = logging.getLogger("sft"), len(subject.source.records)
+        log.info(
+            f"{len(records)} records of the {config.split} split (data.split={subject.data.split} of {every} in all), "
+            f"for {subject.models['tuned'].source}"
+        )
+        if unused := unused_text(subject.source.path, subject.source.unused):
+            log.info(unused)
+        for name, exam in exams.items():
+            for line in exam.unasked():
+                log.warning(f"{name}: {line}")
+        if subject.alone:
+            log.info(f"no base beside it: {subject.alone}")
         measure(config, subject, exams, judge, device, precision)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import os
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 
+from sft.claims import claimed_by_rank_0
 from sft.cli import job, log_to, on_devices, run, versions, world_size
 from sft.config import PROMPTS, EvaluateConfig, GenerateConfig, InputError, LoraConfig, TrainConfig
-from sft.folders import which_run
+from sft.folders import claim_job, in_sweep, is_rank_0, which_run
 from sft.merge import from_hydra
+from sft.shell import setting
+from sft.sweep import note_job
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
@@ -34,17 +38,23 @@ def main(composed: Any) -> float | None:
     """
     with job():
         config, folder = from_hydra(TrainConfig, composed), Path(HydraConfig.get().runtime.output_dir)
+        claim_job(folder)
         config.resume = which_run(config.resume, folder)
         if config.resume is not None:
-            from sft.training.resume import resumed_config
+            from sft.training.resume import all_keys, resumed_config
 
-            config = resumed_config(config, list(HydraConfig.get().overrides.task))
+            # The jobs of a sweep are compared with each other, so each must have all the settings of its row.
+            given = all_keys(config) if in_sweep() else list(HydraConfig.get().overrides.task)
+            config = resumed_config(config, given)
         check_given(config, list(HydraConfig.get().overrides.task))
         if config.evaluate:
             from sft.evaluation.judging import connect
 
             connect(config.judge)  # a judge that is not there is told before hours of training
-        on_devices(config.devices, fit, config, folder)
+        on_devices(config.devices, fit_rank, config, folder)
+        if in_sweep():
+            check_length(config, folder)
+            note_job("trained")
         if config.evaluate and os.environ.get("RANK", "0") == "0":
             evaluate_run(config, folder)
         return best_loss(folder)
@@ -69,6 +79,25 @@ def check_given(config: TrainConfig, overrides: list[str]) -> None:
             raise InputError(f"{key}: would not be read without an adapter; add lora=default")
     if config.strategy == "fsdp" and world_size(config.devices) == 1:
         raise InputError("strategy: fsdp divides a model among devices, but there is one; add devices=N")
+
+
+def check_length(config: TrainConfig, folder: Path) -> None:
+    """Raises InputError if a job of a sweep found a run that had ended already, by other limits than the job's."""
+    path = folder / "summary.json"
+    past = json.loads(path.read_text(encoding="utf-8"))["config"] if path.exists() else {}
+    for key in ("epochs", "max_steps"):
+        wanted = getattr(config, key)
+        if past.get(key, wanted) != wanted:
+            raise InputError(
+                f"{key}: {wanted}, but the run in {folder} ended with {key}={past[key]} and has nothing left to do; "
+                "give the same value, a larger one, or a new hydra.sweep.dir="
+            )
+
+
+def fit_rank(config: TrainConfig, folder: Path) -> None:
+    """Call `fit`, with a claim on the folder by rank 0 if it is not in the process that claimed it already."""
+    with claimed_by_rank_0(folder) if is_rank_0() else nullcontext():
+        fit(config, folder)
 
 
 def fit(config: TrainConfig, folder: Path) -> None:
@@ -231,7 +260,7 @@ def summarise_run(config: TrainConfig, folder: Path, metrics: Metrics, facts: di
     where = os.path.relpath(folder)
     log = logging.getLogger("sft")
     split = "" if facts["data"]["splits"]["test"]["records"] else " split=train"
-    log.info(f"\n{table(summary)}\n\nAll of it is in {where}. Next: python evaluate.py run={where}{split}")
+    log.info(f"\n{table(summary)}\n\nAll of it is in {where}. Next: python evaluate.py {setting('run', where)}{split}")
 
 
 if __name__ == "__main__":

@@ -17,16 +17,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
-from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
+from sft.claims import release_all
 from sft.config import InputError
 from sft.files import writing
-from sft.folders import hydra_folder, run_folder
+from sft.folders import hydra_folder, in_sweep, release_job, run_folder
+from sft.shell import setting
+from sft.sweep import note_job
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -51,6 +54,15 @@ def run(main: Callable[[], Any], again: str = "") -> None:
     # DDP's advice on find_unused_parameters does not apply, see _strategy in sft/training/trainer.py. It is C++ that
     # gives it, and reads this when torch is imported
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    try:
+        _sort_arguments()
+        _call(main, again)
+    finally:
+        release_all()
+
+
+def _call(main: Callable[[], Any], again: str) -> None:
+    """Call the main function; its errors are told as `run` says."""
     if FULL_ERROR:
         main()
         return
@@ -61,7 +73,7 @@ def run(main: Callable[[], Any], again: str = "") -> None:
     except KeyboardInterrupt:
         print(f"\ninterrupted; what was written stays{again}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
-    except (HydraException, OmegaConfBaseException, OSError) as error:  # OSError: the run's folder cannot be made
+    except (HydraException, OmegaConfBaseException, OSError, InputError) as error:  # as if a folder cannot be made
         sys.exit(f"error: {_one_line(error)}")
     except ValueError as error:
         if str(error).startswith("No trials are completed"):  # Optuna's
@@ -69,6 +81,21 @@ def run(main: Callable[[], Any], again: str = "") -> None:
         if not str(error).startswith("Config group override"):  # Hydra's answer to data=null
             raise
         sys.exit(f"error: {_one_line(error)}")
+
+
+def _sort_arguments() -> None:
+    """Put options before key=value: argparse, as Hydra calls it, refuses `a=1 -m b=1,2` and prints its whole usage."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        sys.exit(f"error: {message}; --hydra-help lists the options")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    found, unknown = parser.parse_known_intermixed_args()
+    options = [argument for argument in sys.argv[1:] if argument not in found.overrides]
+    if unknown:
+        refuse(f"{unknown[0]}: unknown option")
+    sys.argv[1:] = [*options, *found.overrides]
 
 
 def command(main: Callable[[], None]) -> None:
@@ -118,26 +145,36 @@ def job() -> Iterator[None]:
     """Around all that a Hydra main function does: what comes from outside the program, an InputError or an OSError (a
     full disk), becomes one line on stderr and exit code 1.
 
-    In a sweep the job ends there, whatever the error, and the others run; the sweep's table then lists it as failed.
+    In a sweep the job ends there, whatever the error, and the others run; the sweep's table then lists it as failed,
+    with the reason.
     """
     prepare_streams()  # a launcher's process does not come through `run`
+    sweep = in_sweep()
     try:
+        if sweep:
+            note_job("begun")
         yield
+        if sweep:
+            note_job("finished")
     except (SystemExit, KeyboardInterrupt):  # by a signal
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            again = f"resume=auto hydra.sweep.dir={HydraConfig.get().sweep.dir}"
+        if sweep:
+            again = f"resume=auto {setting('hydra.sweep.dir', HydraConfig.get().sweep.dir)}"
             print(f"the sweep ends here; the same command with {again} goes on with it", file=sys.stderr)
         raise
     except Exception as error:
         message, outside = visible(" ".join(str(error).splitlines())), isinstance(error, InputError | OSError)
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
+        if sweep:
             if FULL_ERROR or not outside:
                 traceback.print_exception(error)
             print(f"error: job {HydraConfig.get().job.num}: {message}", file=sys.stderr)
+            note_job("failed", message)
         elif FULL_ERROR or not outside:
             raise
         else:
             sys.exit(f"error: {message}")
+    finally:
+        if sweep:
+            release_job()
 
 
 class _FileHandler(logging.FileHandler):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sft.cli import command
 from sft.config import InputError
 from sft.network import unreachable
+from sft.shell import setting
 
 if TYPE_CHECKING:
     import tiktoken
@@ -80,7 +81,7 @@ def convert(release: Path, out: Path) -> None:
         check_same(expected, logits(load_pretrained(written).model, tokens), "f32", out)
 
     save_pretrained(model, out, tokenizer, check=check)
-    print(f"{out}: written and read back; python train.py model.checkpoint={out} tunes it")
+    print(f"{out}: written and read back; python train.py {setting('model.checkpoint', out)} tunes it")
 
 
 def read_config(path: Path) -> GPTConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -126,7 +127,7 @@ def export_gguf(folder: Path, dtype: str, out: Path | None) -> tuple[Path, list[
         distance = check_same(expected, found, dtype, out)
     write_text(recipe, text)
     tell(out, distance)
-    print(f"for Ollama: ollama create NAME -f {recipe}")
+    print(f"for Ollama: ollama create NAME -f {shlex.quote(str(recipe))}")
     return out.parent, [out.name, recipe.name]
 
 

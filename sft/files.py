@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
+from sft.claims import say_once, warn_of_no_locks
 from sft.config import InputError
 
 log = logging.getLogger(__name__)
@@ -163,8 +164,24 @@ def locked(path: Path, refuse: str | None = None) -> Iterator[None]:
         except Timeout:
             raise InputError(refuse or "") from None
         except (OSError, NotImplementedError) as error:  # no locks here, see above
+            if refuse is not None:
+                warn_of_no_locks(path.parent, error)
             log.debug(f"{path}: {error}")
         yield
+
+
+def warn_of_latest(name: str | Path) -> None:
+    """Say so if what is named lies in an `outputs/latest` that is no link, as in a copy of `outputs` without links.
+
+    New runs leave such a folder alone, so it holds an old one.
+    """
+    latest = Path("outputs/latest").absolute()
+    named = Path(os.path.abspath(Path(name).expanduser()))
+    if named.is_relative_to(latest) and latest.is_dir() and not latest.is_symlink():
+        say_once(
+            "warning: outputs/latest is a folder and no link, so it is not turned to newer runs; name the run that you "
+            "mean, or move the folder away before you train again"
+        )
 
 
 def make_folder(folder: Path) -> None:

@@ -2,15 +2,20 @@
 
 import csv
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from sft.files import writing
+from sft.files import write_json, writing
+from sft.folders import is_rank_0, sweep_folder
 
+NOTES = ".jobs"  # of a sweep's folder, while it goes on: what became of each job
 LOWER_IS_BETTER = ("validation_loss", "loss")
 
 
@@ -18,7 +23,14 @@ class SweepTable(Callback):
     """After the last job: `results.csv` beside `multirun.yaml`, the best job first, the same as a table on the
     terminal, and exit code 1 if a job failed."""
 
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        # What became of the jobs of a sweep that was cut off here says nothing of this one's.
+        if is_rank_0():
+            shutil.rmtree(Path(config.hydra.sweep.dir) / NOTES, ignore_errors=True)
+
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if not is_rank_0():
+            return
         folder = Path(config.hydra.sweep.dir)
         try:  # Hydra would make a warning of an error
             rank = config.eval.rank
@@ -26,42 +38,58 @@ class SweepTable(Callback):
             if rows:
                 _write(rows, folder / "results.csv")
                 print(f"\n{_table(rows, rank)}\n\n{folder / 'results.csv'}")
+            shutil.rmtree(folder / NOTES, ignore_errors=True)
         except Exception as error:
             sys.exit(f"error: {folder}: no table of the sweep could be made ({error!r})")
         if failed := [row for row in rows if row["status"] != "finished"]:
             sys.exit(f"error: {len(failed)} of {len(rows)} jobs failed; their messages are above")
 
 
+def note_job(status: str, reason: str = "") -> None:
+    """Keep what became of this job, for the table; jobs may run in other processes than the sweep.
+
+    The note lies in the sweep's folder, since the job's own may be another's.
+
+    Args:
+        status: begun, trained, finished or failed.
+        reason: the error that ended it.
+    """
+    if not is_rank_0():
+        return
+    hydra = HydraConfig.get()
+    path = sweep_folder() / NOTES / f"{hydra.job.num}.json"
+    path.parent.mkdir(exist_ok=True)
+    trained = status in ("trained", "finished") or (status == "failed" and _read(path).get("trained", False))
+    note = {"folder": hydra.runtime.output_dir, "overrides": list(hydra.overrides.task), "trained": trained}
+    write_json(path, note | {"status": status, "reason": reason})
+
+
 def _rows(folder: Path, rank: str) -> list[dict[str, Any]]:
-    """A row for each folder that Hydra made for a job, the best by the number `rank` first."""
-    jobs = [path.parents[1] for path in sorted(folder.glob("**/.hydra/overrides.yaml"))]
-    overrides = [list(OmegaConf.load(job / ".hydra" / "overrides.yaml")) for job in jobs]
-    common = set(overrides[0]).intersection(*overrides) if len(jobs) > 1 else set()
+    """A row for each job of this sweep, the best by the number `rank` first."""
+    notes = [_read(path) for path in sorted((folder / NOTES).glob("*.json"), key=lambda path: int(path.stem))]
+    overrides = [note["overrides"] for note in notes]
+    common = set(overrides[0]).intersection(*overrides) if len(notes) > 1 else set()
     settings = [" ".join(item for item in job if item not in common) for job in overrides]
-    rows = [_row(str(job.relative_to(folder)), job, text, rank) for job, text in zip(jobs, settings, strict=True)]
+    rows = [_row(folder, note, text, rank) for note, text in zip(notes, settings, strict=True)]
     sign = 1 if rank in LOWER_IS_BETTER else -1
-    return sorted(rows, key=lambda row: (row[rank] is None, sign * (row[rank] or 0), len(row["job"])))
+    return sorted(rows, key=lambda row: (row[rank] is None, sign * (row[rank] or 0)))
 
 
-def _row(name: str, job: Path, settings: str, rank: str) -> dict[str, Any]:
-    summary, evaluation = _read(job / "summary.json"), _read(job / "evaluation" / "summary.json")
+def _row(folder: Path, note: dict[str, Any], settings: str, rank: str) -> dict[str, Any]:
+    """A job's row, in which only numbers that this job came to stand, not those of another run in its folder."""
+    job, finished = Path(note["folder"]), note["status"] == "finished"
+    summary = _read(job / "summary.json") if note["trained"] else {}
+    evaluation = _read(job / "evaluation" / "summary.json") if finished else {}
     row = {
-        "job": name,
+        "job": os.path.relpath(job, folder),
         "settings": settings,
-        "status": "finished" if summary and _is_evaluated(summary, evaluation) else "failed",
+        "status": "finished" if finished else "failed",
         "validation_loss": summary.get("best_validation_loss"),
         "train_loss": summary.get("losses", {}).get("train/eval_loss", {}).get("last"),
         "seconds": summary.get("seconds"),
     }
-    return row if rank == "validation_loss" else row | _measured(evaluation.get("tuned", {}), rank)
-
-
-def _is_evaluated(summary: dict[str, Any], evaluation: dict[str, Any]) -> bool:
-    """Whether an evaluation was not asked for, or has come to numbers."""
-    if not summary["config"]["evaluate"]:
-        return True
-    judge = evaluation.get("judge")
-    return bool(evaluation) and (judge is None or judge["coverage"]["tuned"] > 0)
+    row |= {} if rank == "validation_loss" else _measured(evaluation.get("tuned", {}), rank)
+    return row | {"reason": "" if finished else note["reason"] or "it ended without a word, perhaps killed"}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -91,5 +119,6 @@ def _table(rows: list[dict[str, Any]], rank: str) -> str:
     lines = [f"{'job':>4} {'status':>9}" + "".join(f"{name:>16}" for name in columns) + "  settings"]
     for row in rows:
         cells = "".join(f"{'-' if row[name] is None else f'{row[name]:.4g}':>16}" for name in columns)
-        lines.append(f"{row['job']:>4} {row['status']:>9}{cells}  {row['settings']}")
+        reason = f"  ({row['reason']})" if row["reason"] else ""
+        lines.append(f"{row['job']:>4} {row['status']:>9}{cells}  {row['settings']}{reason}")
     return "\n".join(lines)

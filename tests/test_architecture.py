@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted([*ROOT.glob("*.py"), *(ROOT / "sft").rglob("*.py")])
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 
-GROUND = {"sft.config", "sft.files", "sft.merge", "sft.network"}
+GROUND = {"sft.claims", "sft.config", "sft.files", "sft.merge", "sft.network", "sft.shell"}
 ROOMS = {  # a room, and those below it
     "sft.gpt2": set(),
     "sft.data": set(),
@@ -105,7 +105,12 @@ def test_hydra_stays_at_the_doors(name: str) -> None:
 
 def test_omegaconf_stays_in_the_merge_and_at_the_command_line() -> None:
     users = {name for name in NAMES if of("omegaconf", imports(name))}
-    assert users == {"sft/merge.py", "sft/cli.py", "sft/sweep.py"}  # Hydra hands its sweep callback a DictConfig
+    assert users == {
+        "sft/merge.py",
+        "sft/cli.py",
+        "sft/folders.py",
+        "sft/sweep.py",
+    }  # Hydra hands callbacks a DictConfig
 
 
 def test_lightning_stays_in_training() -> None:
@@ -125,7 +130,7 @@ def test_the_doors_open_quickly(name: str) -> None:
     heavy = ("torch", "lightning", "numpy", "tiktoken", "huggingface_hub", "safetensors", "matplotlib", "requests")
     found = list(imports(name, everywhere=False))
     assert [package for package in (*heavy, "starlette", "uvicorn") if of(package, iter(found))] == []
-    assert {room(other) for other in of("sft", iter(found))} <= GROUND | {"sft.cli", "sft.folders"}
+    assert {room(other) for other in of("sft", iter(found))} <= GROUND | {"sft.cli", "sft.folders", "sft.sweep"}
 
 
 def test_the_walk_sees_what_it_should(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

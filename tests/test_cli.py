@@ -597,3 +597,121 @@ def test_a_sweep_started_again_does_what_is_left(
         ("optim.lr=0.0001", "finished"),
         ("optim.lr=0.001", "finished"),
     ]
+
+
+def rows_of(sweep: str) -> dict[str, dict[str, str]]:
+    with Path(sweep, "results.csv").open() as file:
+        return {row["job"]: row for row in csv.DictReader(file)}
+
+
+def test_a_job_that_was_refused_is_not_listed_as_finished(command: Callable[..., None], checkpoint: Path) -> None:
+    """In the folder of another sweep, whose runs have numbers of their own."""
+    records = [{"instruction": f"Say {i}.", "output": "ok"} for i in range(40)]
+    Path("mine.json").write_text(json.dumps(records))
+    tiny = [f"model.checkpoint={checkpoint}", "model.allow_untrained=true", "eval.every=0", "eval.sample=false"]
+    tiny += ["data=json", "data.path=mine.json", "device=cpu", "precision=32", "logger=none", "hydra.sweep.dir=sweep"]
+    command(*tiny, "optim.lr=1e-4,1e-3", "max_steps=2", "-m")
+    assert [row["status"] for row in rows_of("sweep").values()] == ["finished", "finished"]
+    before = {path: path.read_bytes() for job in "01" for path in Path("sweep", job).rglob("*") if path.is_file()}
+    before = {path: content for path, content in before.items() if path.name != "train.log"}
+
+    refused = [
+        (["max_steps=2", "optim.lr=1e-4,1e-3"], "holds a run; go on with it by resume=auto"),
+        (["max_steps=2", "optim.lr=1e-5,1e-6", "resume=auto"], "optim.lr: 1e-0"),
+        (["max_steps=2", "optim.lr=1e-4,1e-3", "batch_size=4", "resume=auto"], "batch_size: 4"),
+        (["max_steps=1", "optim.lr=1e-4,1e-3", "resume=auto"], "max_steps: 1"),
+    ]
+    for arguments, reason in refused:
+        assert line(command, *tiny, *arguments, "-m") == "2 of 2 jobs failed; their messages are above"
+        for job, row in rows_of("sweep").items():
+            assert (job, row["status"], row["validation_loss"]) == (job, "failed", "")
+            assert reason in row["reason"]
+    assert {path: path.read_bytes() for path in before} == before
+
+    # What an earlier sweep was given, and this one is not, is part of the difference too.
+    assert "failed" in line(command, *tiny, "max_steps=2", "optim.lr=1e-4,1e-3", "seed=1", "resume=auto", "-m")
+    command(*tiny, "max_steps=3", "optim.lr=1e-4", "resume=auto", "-m")
+    assert {job: (row["status"], row["reason"]) for job, row in rows_of("sweep").items()} == {"0": ("finished", "")}
+    assert not Path("sweep/.jobs").exists()
+
+
+def test_a_job_that_died_is_listed_with_what_is_known(tmp_path: Path) -> None:
+    from sft.sweep import NOTES, _rows
+
+    (tmp_path / NOTES).mkdir()
+    for number, (status, trained) in enumerate([("begun", False), ("trained", True)]):
+        job = tmp_path / str(number)
+        job.mkdir()
+        (job / "summary.json").write_text(json.dumps({"best_validation_loss": 1.5}))
+        note = {"folder": str(job), "overrides": [f"seed={number}"], "trained": trained, "status": status, "reason": ""}
+        (tmp_path / NOTES / f"{number}.json").write_text(json.dumps(note))
+    rows = {row["job"]: row for row in _rows(tmp_path, "validation_loss")}
+    assert [rows[job]["status"] for job in "01"] == ["failed", "failed"]
+    assert [rows[job]["validation_loss"] for job in "01"] == [None, 1.5]
+    assert all("killed" in row["reason"] for row in rows.values())
+
+
+def test_a_sweep_that_goes_on_needs_a_folder(command: Callable[..., None]) -> None:
+    assert line(command, "seed=1,2", "resume=auto", "-m").startswith("resume: auto looks into the sweep's folder")
+    assert not Path("outputs").exists()
+
+
+# The order of arguments
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["seed=1", "-m", "optim.lr=1,2"], ["-m", "seed=1", "optim.lr=1,2"], ["seed=1", "optim.lr=1,2", "--multirun"]],
+)
+def test_options_may_stand_anywhere(
+    command: Callable[..., None], monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    done = []
+    monkeypatch.setattr("train.fit", lambda config, folder: done.append((config.seed, config.optim.lr)))
+    command(*arguments)
+    assert done == [(1, 1.0), (1, 2.0)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["seed=1", "--bogus"], "--bogus"),
+        (["-x", "seed=1"], "-x"),
+        (["--config-name"], "--config-name"),
+        (["--cfg", "jobs"], "jobs"),
+        (["--multirun=1"], "--multirun"),
+    ],
+)
+def test_a_mistaken_option_is_one_line(command: Callable[..., None], arguments: list[str], named: str) -> None:
+    assert named in line(command, *arguments)
+
+
+# outputs/latest
+
+
+def test_a_latest_that_is_no_link_is_told(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """By what loads a model (chat, server, export, evaluation), and by what resumes."""
+    import shutil
+
+    from sft.claims import _said_of
+    from sft.files import warn_of_latest
+    from sft.gpt2.checkpoint import load_pretrained
+
+    shutil.copytree(checkpoint, "elsewhere/model")
+    Path("outputs").mkdir()
+    Path("outputs/latest").symlink_to("../elsewhere")
+    for name in ("outputs/latest", "outputs/latest/model", "elsewhere"):
+        load_pretrained(name, device="meta")
+        warn_of_latest(name)
+    assert caplog.text == ""
+
+    Path("outputs/latest").unlink()
+    shutil.copytree("elsewhere", "outputs/latest")
+    for name in ("outputs/latest", "./outputs/latest/model", str(Path("outputs/latest").absolute())):
+        _said_of.clear()
+        caplog.clear()
+        load_pretrained(name, device="meta")
+        assert caplog.text.count("outputs/latest is a folder and no link") == 1
+    caplog.clear()
+    load_pretrained("elsewhere", device="meta")
+    assert caplog.text == ""

@@ -10,6 +10,7 @@ from sft.config import InputError
 from sft.evaluation.aggregate import COMPARED, Row, differences, not_asked
 from sft.evaluation.statistics import TOO_FEW
 from sft.evaluation.summary import not_asked_text
+from sft.shell import setting
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def read_evaluation(run: str) -> Evaluation:
     path = Path(run).expanduser()
     folder = path / "evaluation" if (path / "evaluation").is_dir() else path
     if not (folder / "records.jsonl").is_file():
-        raise InputError(f"compare: {run} has not been evaluated; first: python evaluate.py run={run}")
+        raise InputError(f"compare: {run} has not been evaluated; first: python evaluate.py {setting('run', run)}")
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         lines = (folder / "records.jsonl").read_text(encoding="utf-8").split("\n")

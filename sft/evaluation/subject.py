@@ -16,6 +16,7 @@ from sft.data.records import Record
 from sft.data.sources import Source, load_source
 from sft.gpt2.checkpoint import Pretrained, load_pretrained
 from sft.merge import from_dict
+from sft.shell import setting
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,14 @@ def subject_of_run(folder: str | None, data_path: str | None = None) -> Subject:
         raise InputError(
             f"{source.path}: {what.format(run)} (sha256 {past.data_sha256[:12]}…, here {source.sha256[:12]}…), so its "
             "test records may be others; give data.path=, where the old file is now, or evaluate on this one with "
-            f"checkpoint={run / 'model'} data=json data.path=FILE out=FOLDER"
+            f"{setting('checkpoint', run / 'model')} data=json data.path=FILE out=FOLDER"
         )
     tuned = look_at(run / "model")
     base = look_at(past.config.model.checkpoint, past.base_revision)
     if base.sha256 != past.base_sha256:
         raise InputError(
             f"{base.source}: other weights than those that {run} began with; bring these back, or evaluate the tuned "
-            f"model with checkpoint={run / 'model'} data=... out=FOLDER"
+            f"model with {setting('checkpoint', run / 'model')} data=... out=FOLDER"
         )
     template = _template(tuned, data)
     return Subject({"tuned": tuned, "base": base}, None, data, source, template, run / "evaluation", run)
@@ -107,7 +108,9 @@ def _read_run(run: Path) -> PastRun:
         raise InputError(f"run: {run} is not there; train first (python train.py), or give run=FOLDER or checkpoint=")
     if not path.is_file():
         unfinished = (run / "checkpoints" / "last.ckpt").exists()
-        remedy = f"python train.py resume={run} goes on with it" if unfinished else "train again, or give another run="
+        remedy = "train again, or give another run="
+        if unfinished:
+            remedy = f"python train.py {setting('resume', run)} goes on with it"
         raise InputError(f"run: {run} is no finished run (it has no summary.json); {remedy}")
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 
 from sft.config import InputError, LoraConfig
-from sft.files import replaced_folder
+from sft.files import replaced_folder, warn_of_latest
 from sft.gpt2 import hub, weights
 from sft.gpt2.adapter import AdapterConfig, read_adapter, read_adapter_config, write_adapter
 from sft.gpt2.hub import (
@@ -206,6 +206,7 @@ def _locate(name: str, revision: str | None) -> tuple[Path, str, str | None]:
     """The folder of a checkpoint, its source, and its commit."""
     folder = Path(os.path.expanduser(name))
     if name and folder.is_dir():
+        warn_of_latest(folder)
         inner = folder / "model"
         if not _is_checkpoint(folder) and _is_checkpoint(inner):  # a run; `latest` may be turned to another meanwhile
             return inner.resolve(), str(inner.resolve()), None

@@ -21,6 +21,7 @@ from sft.data.prompt import render
 from sft.gpt2.generate import complete
 from sft.gpt2.model import GPT
 from sft.gpt2.tokenizer import decode
+from sft.shell import setting
 from sft.training.checkpoints import last
 from sft.training.interruption import Interruption
 from sft.training.metrics import data_of, epochs_done, has_validation, stepped
@@ -142,7 +143,8 @@ class RunFolder(Callback):
     def _leave(self, trainer: Trainer, asked: list[float]) -> None:
         """All ranks together, after a checkpoint."""
         number = signal.SIGINT if asked[0] else signal.SIGTERM
-        where = f"after step {trainer.global_step}; python train.py resume={os.path.relpath(self.folder)} goes on"
+        resume = setting("resume", os.path.relpath(self.folder))
+        where = f"after step {trainer.global_step}; python train.py {resume} goes on"
         log.info(f"{number.name}: stopped " + (where if trainer.global_step else "before the first step"))
         self.interruption.leave(number)
 

@@ -66,6 +66,11 @@ def resumed_config(given: TrainConfig, overrides: list[str]) -> TrainConfig:
     return from_dict(TrainConfig, _nested(old | {"resume": given.resume}))
 
 
+def all_keys(config: TrainConfig) -> list[str]:
+    """Every key of a config, as overrides name them."""
+    return list(_flat(dataclasses.asdict(config)))
+
+
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in config.items():

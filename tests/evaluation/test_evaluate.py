@@ -210,6 +210,7 @@ def test_two_evaluations_of_one_run_do_not_meet(run_folder: Path, call: Callable
         pytest.raises(SystemExit, match="another evaluation is at work there"),
     ):
         call(f"run={run_folder}")
+    assert {path.name for path in (run_folder / "evaluation").iterdir()} == {".lock"}
 
 
 def test_torchrun_is_not_for_evaluation(call: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
