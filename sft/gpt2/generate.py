@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sft.gpt2 import fast
-from sft.gpt2.cache import Cache
+from sft.gpt2.kv_cache import KVCache
 from sft.gpt2.model import GPT, Attend
 from sft.gpt2.padding import Padding
 from sft.gpt2.sampling import Sampling
@@ -71,7 +71,7 @@ class Decoder:
         self.size = min(size, model.config.n_positions)
         self.multiple = fast.row_multiple(self.device.type)
         cache_size = -(-self.size // self.multiple) * self.multiple
-        self.cache = Cache(model.config.n_layer, slots, cache_size)
+        self.cache = KVCache(model.config.n_layer, slots, cache_size)
         self.rows: list[Row] = []  # row i has slot i of the cache
         self.waiting: list[Row] = []  # their prompts have not been read yet
         self._next_id = 0

@@ -65,11 +65,12 @@ def attention(
         mask = q.new_full((T, T), -torch.inf).triu(1)
 
     # Rows and heads are one dimension of a batched product. `baddbmm` multiplies, scales and masks
-    # in one pass: mask + alpha * Q K^T.
+    # in one pass over memory: mask + alpha * Q K^T.
+    hs = q.shape[3]
     Q = q.flatten(0, 1)  # (B * nh, T, hs)
     K = k.flatten(0, 1)  # (B * nh, S, hs)
-    V = v.flatten(0, 1)
-    scores = torch.baddbmm(mask, Q, K.transpose(1, 2), alpha=q.shape[-1] ** -0.5)  # (B * nh, T, S)
+    V = v.flatten(0, 1)  # (B * nh, S, hs)
+    scores = torch.baddbmm(mask, Q, K.transpose(1, 2), alpha=hs**-0.5)  # (B * nh, T, S)
     weights = F.dropout(scores.softmax(-1), dropout)
     return (weights @ V).view_as(q)
 
@@ -91,7 +92,7 @@ class Attention(nn.Module):
             y = attention(q, k, v, dropout=self.dropout.p if self.training else 0.0)
             y = rows.merge_heads(y)  # (N, nh, hs)
         else:
-            # While decoding, new tokens also see the keys and values that `cache.py` holds.
+            # While decoding, new tokens also see the keys and values that `kv_cache.py` holds.
             y = rows(qkv)
         return self.dropout(self.c_proj(y.flatten(1)))  # type: ignore[no-any-return]
 

@@ -18,7 +18,7 @@ class BufferPool:
         self._free: list[Tensor] = []
 
     def take(self, rows: int, columns: int, like: Tensor) -> Tensor:
-        """Return a buffer (at least `rows`, columns), not initialised, of `like`'s type and device."""
+        """Return an uninitialised buffer (at least `rows`, columns), of the type of `like`."""
         for i, buffer in enumerate(self._free):
             if buffer.shape[1] != columns:
                 continue

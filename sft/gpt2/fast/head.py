@@ -93,7 +93,12 @@ class _HeadCrossEntropies(torch.autograd.Function):
 
 
 def _overwrite_with_gradient(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return cross entropies in fp32, (n, V) and (n, 1) to (n,); logits become softmax - one-hot."""
+    """Return cross entropies in fp32, (n,), and overwrite the logits with softmax - one-hot.
+
+    Args:
+        logits: (n, V)
+        targets: (n, 1)
+    """
     log_chances = logits.float().log_softmax(-1)
     losses = -log_chances.gather(1, targets).squeeze(1)
     minus_one = log_chances.new_full(targets.shape, -1.0)

@@ -44,8 +44,8 @@ class Limits:
     # Rows that have logits at a time where no gradient is wanted. No measurement is recorded.
     evaluated_rows: int
 
-    # Whether buffers are reused from step to step. On the CPU, fresh memory costs more than the work
-    # done in it, and glibc's heap grew by 150 MB a step around tensors of the vocabulary's size.
+    # Whether buffers are reused from step to step. On the CPU, fresh memory costs more than the
+    # work in it, and glibc's heap grew by 150 MB a step around tensors of the vocabulary's size.
     # The allocators of CUDA and MPS reuse memory themselves.
     reuses_buffers: bool
 

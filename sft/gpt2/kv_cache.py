@@ -11,7 +11,7 @@ from sft.gpt2.model import attention
 from sft.gpt2.padding import Padding
 
 
-class Cache:
+class KVCache:
     """Keys and values that each slot has read, (layers, slots, 2, nh, S, hs).
 
     They are allocated at the first write, in the type that the model computes.
