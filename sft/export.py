@@ -75,14 +75,12 @@ def export_hf(folder: Path, dtype: str | None, out: Path | None) -> Path:
     Raises:
         InputError: it cannot be read or written, or is another model when it is read back.
     """
-    import torch
-
     from sft.gpt2.checkpoint import CARD, load_pretrained, save_pretrained
+    from sft.gpt2.device import FLOAT_TYPES
     from sft.gpt2.verify import check_same, logits
 
     source = load_pretrained(folder)
     expected = logits(source.model, tokens_of(source))
-    types = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
     dtype = dtype or "f32"
     out = out or folder.with_name(f"{folder.name}-{dtype}")
     if out.resolve() == folder.resolve():
@@ -92,7 +90,15 @@ def export_hf(folder: Path, dtype: str | None, out: Path | None) -> Path:
     def check(written: Path) -> None:
         distances.append(check_same(expected, logits(load_pretrained(written).model, tokens_of(source)), dtype, out))
 
-    arguments = (source.model, out, source.tokenizer, source.prompt, source.base, types[dtype], source.chat_template)
+    arguments = (
+        source.model,
+        out,
+        source.tokenizer,
+        source.prompt,
+        source.base,
+        FLOAT_TYPES[dtype],
+        source.chat_template,
+    )
     save_pretrained(*arguments, check=check)
     if (folder / CARD).exists():
         shutil.copy(folder / CARD, out / CARD)

@@ -153,9 +153,10 @@ def test_settings(refused: Refused, name: str) -> None:
 def test_a_device_that_is_absent(refused: Refused, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert refused(f"device={device}") == (
-        f"device: {device} was asked for, but torch {torch.__version__} finds only cpu here"
-    )
+    message = refused(f"device={device}")
+    assert message.startswith(f"device: {device} ")
+    assert torch.__version__ in message
+    assert "only cpu" in message
 
 
 # The checkpoint

@@ -1,1 +1,4 @@
-"""GPT-2 alone: network, checkpoint, tokenizer, decoding. Needs torch and knows nothing of the rest of the package."""
+"""GPT-2 alone: network, checkpoint, tokenizer, decoding.
+
+It needs torch and knows nothing of the rest of the package. Read `model.py` first.
+"""

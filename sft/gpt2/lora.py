@@ -1,7 +1,8 @@
-"""LoRA: a frozen model is tuned by low-rank matrices beside those of its linear layers.
+"""LoRA: a frozen model is tuned through low-rank matrices added to its linear layers.
 
-Reference: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021), section 4.1. A layer's W x becomes
-W x + alpha / r * B A x. A is (r, in), drawn at random, and B is (out, r), 0 at first: an adapter begins as nothing.
+Reference: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021), section 4.1. A
+layer's W x becomes W x + alpha / r * B A x. A is (r, in) and drawn at random; B is (out, r) and
+starts at 0, so a new adapter changes nothing.
 """
 
 import torch
@@ -13,17 +14,22 @@ from sft.gpt2.model import GPT
 
 
 class LoraLinear(nn.Module):
-    """A linear layer with an adapter. It keeps the layer's own parameters, under their names and in their type; those
-    of the adapter are in fp32, as an optimizer wants them."""
+    """A linear layer with an adapter.
+
+    The layer's own parameters keep their names and type. The adapter's are in fp32, as an optimizer
+    needs them.
+    """
 
     def __init__(self, linear: nn.Linear, config: LoraConfig, generator: torch.Generator) -> None:
         super().__init__()
-        self.weight, self.bias = linear.weight, linear.bias
+        self.weight = linear.weight
+        self.bias = linear.bias
         self.lora_A = nn.Parameter(torch.empty(config.rank, linear.in_features))
         self.lora_B = nn.Parameter(torch.zeros(linear.out_features, config.rank))
         self.dropout = nn.Dropout(config.dropout)
         self.scale = config.alpha / config.rank
-        nn.init.kaiming_uniform_(self.lora_A, a=5**0.5, generator=generator)  # as the authors' code draws it
+        # As the authors' code draws it.
+        nn.init.kaiming_uniform_(self.lora_A, a=5**0.5, generator=generator)
 
     def forward(self, x: Tensor) -> Tensor:  # (N, in) -> (N, out)
         low = F.linear(self.dropout(x), self.lora_A)  # (N, r)
@@ -31,12 +37,14 @@ class LoraLinear(nn.Module):
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a parameter, known by its name, belongs to an adapter."""
+    """Return whether the parameter of this name belongs to an adapter."""
     return name.endswith((".lora_A", ".lora_B"))
 
 
 def add_lora(model: GPT, config: LoraConfig, seed: int = 0) -> None:
-    """Freeze a model on the CPU and give its target layers adapters, in place. Its logits stay what they were.
+    """Freeze a model on the CPU and add adapters to its target layers, in place.
+
+    The model's logits do not change.
 
     Args:
         seed: of the matrices A.

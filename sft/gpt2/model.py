@@ -1,140 +1,82 @@
-"""GPT-2, from the embedding to the logits.
+"""GPT-2: embeddings, attention, MLP, block, the model, and its loss.
 
-References: Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), for the architecture, and
-Vaswani et al., "Attention Is All You Need" (2017), for attention. Module names are those of the released checkpoints.
+References: Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), for the
+architecture, and Vaswani et al., "Attention Is All You Need" (2017), for attention. Modules have
+the names of the released checkpoints.
 
-Shapes: B rows, T positions, N real (unpadded) tokens, C = n_embd channels, nh heads of hs = C / nh channels, V words.
-Between the layers there are no rows and no padding, just a stream of N tokens, (N, C). Only attention needs to know
-which tokens belong together; it gets that knowledge as a function, `attend`, so that training and decoding with a
-cache run the very same layers.
+Shapes: B rows, T positions, N real (unpadded) tokens, C = n_embd channels, nh heads of hs = C / nh
+channels, V words.
+
+Nothing is computed on padding. Between the layers there are no rows, just a stream of N tokens,
+(N, C); attention alone needs to know which tokens form a row. What makes this file fast on a
+device is in `sft/gpt2/fast/`: each `fast.` below replaces the plain code beside it by an equal one.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sft.gpt2.loss import Kept, cross_entropies, tied
-from sft.gpt2.padding import Padding, indices_of
+from sft.gpt2 import fast
+from sft.gpt2.gpt_config import GPTConfig as GPTConfig
+from sft.gpt2.padding import Padding
 
-Attend = Callable[[Tensor], Tensor]  # queries, keys and values (N, 3, nh, hs) -> attended values (N, nh, hs)
-
-FEW = 256  # tokens: see `linear`
-MOST_LAYERS, LARGEST = 1000, 1 << 24  # of a config.json: beyond, a model takes hours to make, or a size overflows
-
-# config.json keys that change the computation, with the only values that this file computes.
-_COMPUTED: dict[str, tuple[Any, ...]] = {
-    "model_type": ("gpt2",),
-    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
-    "scale_attn_weights": (True,),
-    "scale_attn_by_inverse_layer_idx": (False,),
-    "reorder_and_upcast_attn": (False,),
-    "add_cross_attention": (False,),
-    "tie_word_embeddings": (True,),
-}
+# Attention while decoding: queries, keys and values (N, 3, nh, hs) to attended values (N, nh, hs).
+Attend = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class GPTConfig:
-    """The architecture, in the names of Hugging Face's `config.json`. Defaults are the 124M model's."""
-
-    n_layer: int = 12
-    n_head: int = 12
-    n_embd: int = 768
-    vocab_size: int = 50257
-    n_positions: int = 1024
-    n_inner: int | None = None  # width of the MLP; None: 4 * n_embd
-    layer_norm_epsilon: float = 1e-5
-    initializer_range: float = 0.02
-    dropout: float = 0.0  # a choice of the training run, so it is written to config.json but not read from it
-    eos_token_id: int | None = None
-
-    def __post_init__(self) -> None:
-        for key in ("n_layer", "n_head", "n_embd", "vocab_size", "n_positions", "n_inner"):
-            value = getattr(self, key)
-            if (type(value) is not int or value < 1) and not (key == "n_inner" and value is None):
-                raise ValueError(f"{key}: expected a positive integer, found {value!r}")
-            if value is not None and value > (most := MOST_LAYERS if key == "n_layer" else LARGEST):
-                raise ValueError(f"{key}: expected at most {most:,}, found {value:,}")
-        if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd: {self.n_embd} cannot be divided among n_head = {self.n_head} heads")
-        for key in ("layer_norm_epsilon", "initializer_range"):
-            value = getattr(self, key)
-            if not isinstance(value, float) or not 0 < value < float("inf"):
-                raise ValueError(f"{key}: expected a positive number, found {value!r}")
-
-    @classmethod
-    def from_hf(cls, config: dict[str, Any], dropout: float = 0.0) -> "GPTConfig":
-        """Read a parsed `config.json`.
-
-        Raises:
-            ValueError: a needed key is missing or of the wrong kind, or a value asks for a computation that is not
-                GPT-2's as implemented here. The message names the key.
-        """
-        if "model_type" not in config:
-            raise ValueError("model_type: missing, expected 'gpt2'")
-        for key, values in _COMPUTED.items():
-            if key in config and config[key] not in values:
-                raise ValueError(f"{key}: {config[key]!r} is not implemented, expected {values[0]!r}")
-        needed = ("n_layer", "n_head", "n_embd", "vocab_size", "n_positions")
-        if missing := [key for key in needed if key not in config]:
-            raise ValueError(f"{missing[0]}: missing")
-        optional = ("n_inner", "layer_norm_epsilon", "initializer_range", "eos_token_id")
-        found = {key: config[key] for key in needed + optional if key in config}
-        return cls(**found, dropout=dropout)
-
-    def to_hf(self) -> dict[str, Any]:
-        """The `config.json` that transformers' GPT2LMHeadModel reads."""
-        computed = {key: values[0] for key, values in _COMPUTED.items()}
-        return computed | {
-            "architectures": ["GPT2LMHeadModel"],
-            "n_layer": self.n_layer,
-            "n_head": self.n_head,
-            "n_embd": self.n_embd,
-            "n_inner": self.n_inner,
-            "vocab_size": self.vocab_size,
-            "n_positions": self.n_positions,
-            "n_ctx": self.n_positions,
-            "layer_norm_epsilon": self.layer_norm_epsilon,
-            "initializer_range": self.initializer_range,
-            "embd_pdrop": self.dropout,
-            "attn_pdrop": self.dropout,
-            "resid_pdrop": self.dropout,
-            "bos_token_id": self.eos_token_id,
-            "eos_token_id": self.eos_token_id,
-        }
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W^T + b, (N, in) to (N, out).
-
-    On a CPU, in bf16, W^T would first be rearranged for the processor's matrix unit, which for few tokens takes much of
-    the time. (W x^T)^T is the same, and rearranges x instead; a single token is a vector.
-    """
-    bare = not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
-    if not bare or x.device.type != "cpu" or x.dtype != torch.bfloat16 or len(x) > FEW:
-        return F.linear(x, weight, bias)
-    if len(x) == 1:
-        y = torch.mv(weight, x[0]) if bias is None else torch.addmv(bias, weight, x[0])
-        return y.unsqueeze(0)
-    y = torch.mm(weight, x.t()) if bias is None else torch.addmm(bias.unsqueeze(1), weight, x.t())
-    return y.t()
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # (N, in) -> (N, out)
+    """Return x W^T + b."""
+    if fast.few_tokens(x):
+        return fast.linear_of_few(x, weight, bias)
+    return F.linear(x, weight, bias)
 
 
 class Linear(nn.Linear):
-    """A layer that computes `linear`."""
+    """A linear layer, computed by `linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
 
 
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+) -> Tensor:
+    """Return softmax(Q K^T / sqrt(hs) + mask) V, scaled dot-product attention (Vaswani, 3.2.1).
+
+    Args:
+        q: (B, nh, T, hs)
+        k, v: (B, nh, S, hs)
+        mask: 0 where a query may see a key, -inf where it may not; (T, S), or (B * nh, T, S) for
+            each row and head. None: causal, with S = T.
+
+    Returns:
+        (B, nh, T, hs)
+    """
+    if mask is None and fast.fused_attention_pays(q):
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+
+    # The causal mask: a token sees itself and those before it. Padding is on the right, so it comes
+    # after every real token of its row, and needs no mask of its own.
+    if mask is None:
+        T = q.shape[2]
+        mask = q.new_full((T, T), -torch.inf).triu(1)
+
+    # Rows and heads are one dimension of a batched product. `baddbmm` multiplies, scales and masks
+    # in one pass over memory: mask + alpha * Q K^T.
+    hs = q.shape[3]
+    Q = q.flatten(0, 1)  # (B * nh, T, hs)
+    K = k.flatten(0, 1)  # (B * nh, S, hs)
+    V = v.flatten(0, 1)  # (B * nh, S, hs)
+    scores = torch.baddbmm(mask, Q, K.transpose(1, 2), alpha=hs**-0.5)  # (B * nh, T, S)
+    weights = F.dropout(scores.softmax(-1), dropout)
+    return (weights @ V).view_as(q)
+
+
 class Attention(nn.Module):
-    """Multi-head self-attention with one matrix for queries, keys and values."""
+    """Causal multi-head self-attention, with one matrix for queries, keys and values."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -143,13 +85,20 @@ class Attention(nn.Module):
         self.c_proj = Linear(config.n_embd, config.n_embd)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, attend: Attend) -> Tensor:  # (N, C) -> (N, C)
-        y = attend(self.c_attn(x).view(-1, *self.heads))
+    def forward(self, x: Tensor, rows: Padding | Attend) -> Tensor:  # (N, C) -> (N, C)
+        qkv = self.c_attn(x).view(-1, *self.heads)  # (N, 3, nh, hs)
+        if isinstance(rows, Padding):
+            q, k, v = rows.split_heads(qkv)  # each (B, nh, T, hs)
+            y = attention(q, k, v, dropout=self.dropout.p if self.training else 0.0)
+            y = rows.merge_heads(y)  # (N, nh, hs)
+        else:
+            # While decoding, new tokens also see the keys and values that `kv_cache.py` holds.
+            y = rows(qkv)
         return self.dropout(self.c_proj(y.flatten(1)))  # type: ignore[no-any-return]
 
 
 class MLP(nn.Module):
-    """Two linear layers around the tanh approximation of GELU (Hendrycks and Gimpel, 2016)."""
+    """Two linear layers around the tanh form of GELU (Hendrycks and Gimpel, 2016)."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -159,11 +108,12 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:  # (N, C) -> (N, C)
-        return self.dropout(self.c_proj(F.gelu(self.c_fc(x), approximate="tanh")))  # type: ignore[no-any-return]
+        x = F.gelu(self.c_fc(x), approximate="tanh")
+        return self.dropout(self.c_proj(x))  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
-    """A layer: LayerNorm stands before attention and before the MLP, on the residual branch (GPT-2 paper, 2.3)."""
+    """One layer. LayerNorm comes first on each residual branch (GPT-2 paper, 2.3)."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -172,37 +122,42 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, attend: Attend) -> Tensor:  # (N, C) -> (N, C)
-        x = x + self.attn(self.ln_1(x), attend)
+    def forward(self, x: Tensor, rows: Padding | Attend) -> Tensor:  # (N, C) -> (N, C)
+        x = x + self.attn(self.ln_1(x), rows)
         return x + self.mlp(self.ln_2(x))  # type: ignore[no-any-return]
 
 
 class GPT(nn.Module):
     """The language model. The output head is the token embedding, transposed ("tied").
 
-    With `activation_checkpointing`, training keeps of each layer its input alone, and computes the layer a second time
-    in the backward pass (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016): less memory, more time,
-    the same numbers.
+    With `activation_checkpointing`, training stores only the input of each layer and computes the
+    layer a second time in the backward pass (Chen et al., "Training Deep Nets with Sublinear Memory
+    Cost", 2016): less memory, more time, the same numbers.
     """
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
         self.activation_checkpointing = False
-        self._kept = Kept()
-        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.wpe = nn.Embedding(config.n_positions, config.n_embd)
+        self._pool = fast.BufferPool()
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)  # tokens
+        self.wpe = nn.Embedding(config.n_positions, config.n_embd)  # positions
         self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
-        self._initialise()
+        self._init_weights()
 
-    def _initialise(self) -> None:
-        """Random weights as in the GPT-2 paper: 2.3, residual projections shrink with the number of residual layers."""
+    def _init_weights(self) -> None:
+        """Draw random weights as in the GPT-2 paper, 2.3.
+
+        Each layer adds two residual branches to the stream. Their last projections start smaller
+        by the root of the number of branches, so that the sum does not grow with depth.
+        """
         std = self.config.initializer_range
+        branches = 2 * self.config.n_layer
         for name, parameter in self.named_parameters():
             if name.endswith("c_proj.weight"):
-                nn.init.normal_(parameter, std=std / (2 * self.config.n_layer) ** 0.5)
+                nn.init.normal_(parameter, std=std / branches**0.5)
             elif parameter.dim() == 2:
                 nn.init.normal_(parameter, std=std)
             elif name.endswith("bias"):
@@ -214,7 +169,7 @@ class GPT(nn.Module):
             block.compile(dynamic=True)
 
     def forward(self, input_ids: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Logits of the next token.
+        """Return the logits of each next token.
 
         Args:
             input_ids: (B, T) token ids, padded on the right with any id.
@@ -223,60 +178,110 @@ class GPT(nn.Module):
         Returns:
             (B, T, V); zeros at the padding.
         """
-        padding = self._padding(input_ids, lengths)
-        logits = self.head(self._features(self.wte(padding.ids), padding))
-        return padding.restore(logits[: padding.count])
+        rows = self._rows(input_ids, lengths)
+        x = self._features(self.wte(rows.ids), rows)
+        logits = self.head(x)  # (N, V)
+        return rows.pad(logits[: rows.count])
 
     def features(self, input_ids: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Final hidden states (N, C) of the real tokens, row after row; arguments as in `forward`.
+        """Return the final hidden states (N, C) of the real tokens, row after row.
+
+        Args:
+            input_ids, lengths: as in `forward`.
 
         Raises:
             ValueError: rows are longer than the context.
         """
-        padding = self._padding(input_ids, lengths)
-        return self._features(self.wte(padding.ids), padding)[: padding.count]
+        rows = self._rows(input_ids, lengths)
+        return self._features(self.wte(rows.ids), rows)[: rows.count]
 
-    def _padding(self, input_ids: Tensor, lengths: Tensor | None) -> Padding:
-        if input_ids.shape[1] > self.config.n_positions:
-            raise ValueError(f"rows of {input_ids.shape[1]} tokens do not fit the context of {self.config.n_positions}")
+    def _rows(self, input_ids: Tensor, lengths: Tensor | None) -> Padding:
+        T = input_ids.shape[1]
+        if T > self.config.n_positions:
+            raise ValueError(
+                f"rows of {T} tokens do not fit the context of {self.config.n_positions}"
+            )
         return Padding(input_ids, lengths)
 
-    def _features(self, x: Tensor, padding: Padding) -> Tensor:  # (N, C) -> (N, C)
-        attend = partial(padding.attend, dropout=self.config.dropout if self.training else 0.0)
-        return self.layers(x, padding.places(), [attend] * self.config.n_layer)
+    def _features(self, embeddings: Tensor, rows: Padding) -> Tensor:  # (N, C) -> (N, C)
+        return self.layers(embeddings, rows.positions(), [rows] * self.config.n_layer)
 
-    def layers(self, x: Tensor, positions: Tensor, attends: list[Attend]) -> Tensor:
-        """The way through the network of N tokens' embeddings (N, C) at positions (N,): hidden states (N, C)."""
-        x = self.drop(x + self.wpe(positions))
-        for block, attend in zip(self.h, attends, strict=True):
+    def layers(
+        self, embeddings: Tensor, positions: Tensor, rows: Sequence[Padding | Attend]
+    ) -> Tensor:
+        """Return the final hidden states, (N, C), of N tokens.
+
+        Args:
+            embeddings: (N, C)
+            positions: (N,)
+            rows: for each layer, which tokens see each other.
+        """
+        x = self.drop(embeddings + self.wpe(positions))
+        for block, layer_rows in zip(self.h, rows, strict=True):
             if self.activation_checkpointing and self.training:
-                x = checkpoint(block, x, attend, use_reentrant=False)
+                x = checkpoint(block, x, layer_rows, use_reentrant=False)
             else:
-                x = block(x, attend)
+                x = block(x, layer_rows)
         return self.ln_f(x)  # type: ignore[no-any-return]
 
     def head(self, x: Tensor) -> Tensor:  # (N, C) -> (N, V)
+        """Return logits."""
         return linear(x, self.wte.weight)
 
     def token_losses(
-        self, input_ids: Tensor, labels: Tensor, lengths: Tensor | None = None, ignore_index: int = -100
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        lengths: Tensor | None = None,
+        ignore_index: int = -100,
     ) -> Tensor:
-        """Cross entropy, in nats, of each supervised token, row after row; the head runs at these positions alone.
+        """Return the cross entropy of each supervised token, in nats, row after row.
+
+        Training, validation and the memory check all call this method.
 
         Args:
             input_ids, lengths: as in `forward`.
-            labels: (B, T), the token that follows each position (already shifted), or `ignore_index`.
+            labels: (B, T), the token that follows each position (already shifted), or
+                `ignore_index`.
 
         Returns:
             (number of labels that are not `ignore_index`,), in fp32.
         """
-        padding = self._padding(input_ids, lengths)
-        embeddings, matrix = tied(self.wte.weight, padding.ids)
-        x = self._features(embeddings, padding)
-        targets = padding.remove(labels)  # (N,)
-        wanted = targets != ignore_index
-        wanted[padding.count :] = False
-        places, count = indices_of(wanted)
-        targets = targets[places]
-        targets[count:] = 0
-        return cross_entropies(x[places], matrix, targets, self._kept)[:count]
+        rows = self._rows(input_ids, lengths)
+        embeddings, head = fast.embed_tied(self.wte.weight, rows.ids)  # plain: wte(ids), wte.weight
+        x = self._features(embeddings, rows)  # (N, C)
+
+        # The head runs at supervised positions alone: elsewhere no logits are needed. The stream
+        # may end with tokens that fill it up to a multiple; whatever their labels are, they are no
+        # targets.
+        targets = rows.unpad(labels)  # (N,)
+        supervised = targets != ignore_index
+        supervised[rows.count :] = False
+        index = supervised.nonzero().squeeze(1)
+        count = len(index)
+        index = fast.fill_to_multiple(index)
+        targets = targets[index]
+        targets[count:] = 0  # a valid word, also where the first label is `ignore_index`
+        return cross_entropies(x[index], head, targets, self._pool)[:count]
+
+
+def cross_entropies(x: Tensor, head: Tensor, targets: Tensor, pool: fast.BufferPool) -> Tensor:
+    """Return -log softmax(x W^T)[target] for each token, in nats and fp32.
+
+    Args:
+        x: (N, C) hidden states.
+        head: (V, C)
+        targets: (N,)
+        pool: the model's reused buffers.
+
+    Returns:
+        (N,)
+    """
+    if fast.overwrites_logits(x, head):
+        return fast.cross_entropies(x, head, targets, pool)
+
+    losses = []
+    for tokens in fast.loss_slices(x):
+        logits = F.linear(x[tokens], head).float()  # (n, V)
+        losses.append(F.cross_entropy(logits, targets[tokens], reduction="none"))
+    return torch.cat(losses)

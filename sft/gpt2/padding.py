@@ -1,82 +1,61 @@
-"""Rows of different lengths: as a padded batch, and as a stream of real tokens, with attention between the two.
+"""Rows of different lengths, as a padded batch (B, T) and as a stream of their real tokens (N,).
 
 Shapes: B rows, T positions, N tokens in the stream, nh heads of hs channels.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-MULTIPLE = 32  # of tokens: see `indices_of`
-PLAIN = 256  # tokens up to which, on a CPU, torch's own attention takes longer than its formula
-
-
-def indices_of(wanted: Tensor, beside: int = 0) -> tuple[Tensor, int]:
-    """The indices at which `wanted`, (n,), is true, and how many there are.
-
-    On a CPU, zeros follow them until their number, with `beside`, is a multiple of 32: a matrix product of a new shape
-    is prepared first, which can take longer than the product. The caller drops what is computed for these.
-    """
-    found = wanted.nonzero().squeeze(1)
-    fill = -(len(found) + beside) % MULTIPLE if wanted.device.type == "cpu" else 0
-    return F.pad(found, (0, fill)), len(found)
+from sft.gpt2 import fast
 
 
 class Padding:
-    """Where the real tokens lie in a right-padded (B, T) batch, and the way there and back. N is their number, and of
-    what `indices_of` adds to them.
+    """Where the real tokens lie in a right-padded (B, T) batch, and the way there and back.
+
+    The stream holds the real tokens of all rows, row after row. `count` is their number; N may be
+    a little larger, as `fast.fill_to_multiple` appends tokens whose results are dropped.
 
     Args:
-        beside: how many other tokens will stand in the same stream.
+        lengths: (B,) number of real tokens in each row; None: no padding.
+        other_tokens: tokens of other rows that will share the stream.
     """
 
-    def __init__(self, input_ids: Tensor, lengths: Tensor | None, beside: int = 0) -> None:
+    def __init__(self, input_ids: Tensor, lengths: Tensor | None, other_tokens: int = 0) -> None:
         self.B, self.T = input_ids.shape
-        self.positions = torch.arange(self.T, device=input_ids.device)  # (T,)
-        self.index, self.count = None, input_ids.numel()  # (N,), and how many real tokens there are
+        self._columns = torch.arange(self.T, device=input_ids.device)  # (T,)
+
+        # Without lengths every token is real, and the stream is the batch, flattened.
+        self.index: Tensor | None = None
+        self.count = input_ids.numel()
         if lengths is not None:
-            real = self.positions < lengths.unsqueeze(1)  # (B, T)
-            self.index, self.count = indices_of(real.flatten(), beside)
-        self.ids = self.remove(input_ids)  # (N,)
+            real = self._columns < lengths.unsqueeze(1)  # (B, T)
+            index = real.flatten().nonzero().squeeze(1)
+            self.count = len(index)
+            self.index = fast.fill_to_multiple(index, other_tokens)  # (N,)
 
-    def places(self) -> Tensor:  # (N,), each token's position in its row
-        return self.remove(self.positions.expand(self.B, -1))
+        self.ids = self.unpad(input_ids)  # (N,)
 
-    def remove(self, x: Tensor) -> Tensor:  # (B, T, ...) -> (N, ...)
+    def positions(self) -> Tensor:
+        """Return each token's position in its row, (N,)."""
+        return self.unpad(self._columns.expand(self.B, -1))
+
+    def unpad(self, x: Tensor) -> Tensor:
+        """Return the stream of a batch, (B, T, ...) to (N, ...)."""
         flat = x.flatten(0, 1)
         return flat if self.index is None else flat[self.index]
 
-    def restore(self, x: Tensor) -> Tensor:  # (N, ...) -> (B, T, ...), zeros at the padding
+    def pad(self, x: Tensor) -> Tensor:
+        """Return the batch of a stream, (N, ...) to (B, T, ...), with zeros at the padding."""
         if self.index is not None:
             real = slice(self.count)
-            x = x.new_zeros(self.B * self.T, *x.shape[1:]).index_copy(0, self.index[real], x[real])
+            zeros = x.new_zeros(self.B * self.T, *x.shape[1:])
+            x = zeros.index_copy(0, self.index[real], x[real])
         return x.view(self.B, self.T, *x.shape[1:])
 
-    def split(self, qkv: Tensor) -> Tensor:  # (N, 3, nh, hs) -> (3, B, nh, T, hs)
-        return self.restore(qkv).permute(2, 0, 3, 1, 4)
+    def split_heads(self, qkv: Tensor) -> Tensor:
+        """Return queries, keys and values by row and head, (N, 3, nh, hs) to (3, B, nh, T, hs)."""
+        return self.pad(qkv).permute(2, 0, 3, 1, 4)
 
-    def attend(self, qkv: Tensor, dropout: float = 0.0) -> Tensor:
-        """Causal self-attention within each row; padding on the right is out of every real token's sight."""
-        q, k, v = self.split(qkv)
-        return self.attend_split(q, k, v, dropout)
-
-    def attend_split(self, q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:  # 3 x (B, nh, T, hs)
-        if q.device.type == "cpu" and self.T <= PLAIN:
-            unseen = q.new_full((self.T, self.T), -torch.inf).triu(1)
-            y = attend_plainly(q, k, v, unseen, dropout)
-        else:
-            y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
-        return self.remove(y.transpose(1, 2))  # (N, nh, hs)
-
-
-def attend_plainly(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: float = 0.0) -> Tensor:
-    """Attention as its paper has it (3.2.1): softmax(q k^T / sqrt(hs) + bias) v.
-
-    Args:
-        q: (B, nh, T, hs)
-        k, v: (B, nh, S, hs)
-        bias: -inf where a position must not be seen, else 0; (T, S), or of each row and head, (B * nh, T, S).
-    """
-    queries, keys, values = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
-    scores = torch.baddbmm(bias, queries, keys.transpose(1, 2), alpha=q.shape[-1] ** -0.5)  # (B * nh, T, S)
-    return (F.dropout(scores.softmax(-1), dropout) @ values).view_as(q)
+    def merge_heads(self, y: Tensor) -> Tensor:
+        """Return the stream of attended values, (B, nh, T, hs) to (N, nh, hs)."""
+        return self.unpad(y.transpose(1, 2))

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from sft.data.dataset import IGNORE_INDEX, Batch
+from sft.gpt2.fast import LIMITS
 from sft.gpt2.model import GPT, GPTConfig
-from sft.gpt2.padding import MULTIPLE, PLAIN
 
 Ints = Any  # int, or an array of them: of the union, mypy takes a sum for one of floats
 
@@ -37,8 +37,8 @@ def up(number: Ints, multiple: int) -> Ints:
 
 
 def _filled(number: Ints, device: str) -> Ints:
-    """With what `indices_of` adds."""
-    return up(number, MULTIPLE) if device == "cpu" else number
+    """With what `fast.fill_to_multiple` adds."""
+    return up(number, LIMITS[device].token_multiple)
 
 
 def weight_bytes(model: nn.Module) -> int:
@@ -61,8 +61,9 @@ def layer_bytes(config: GPTConfig, shape: Shape, dtype: torch.dtype, device: str
     stream = 2 * 4 * N * (C + 2) + dtype.itemsize * N * (6 * C + 2 * inner)
     plainly = stream + dtype.itemsize * (3 * padded * C + heads * shape.length)
     fused = stream + dtype.itemsize * 4 * padded * C + 4 * heads
-    most = {"mps": np.inf, "cpu": PLAIN}.get(device, 0)  # on MPS torch's own does as the formula
-    return np.where(shape.length <= most, plainly, fused)
+    limits = LIMITS[device]
+    keeps_weights = (shape.length <= limits.plain_attention) | limits.fused_attention_keeps_weights
+    return np.where(keeps_weights, plainly, fused)
 
 
 def head_bytes(config: GPTConfig, shape: Shape, dtype: torch.dtype, device: str, narrow: bool) -> Ints:
@@ -74,9 +75,10 @@ def head_bytes(config: GPTConfig, shape: Shape, dtype: torch.dtype, device: str,
     N, S = _filled(shape.tokens, device), _filled(shape.targets, device)
     C, V = config.n_embd, config.vocab_size
     places = 8 * (2 * N + shape.rows * shape.length + S)
-    head = dtype.itemsize * up(V, 256) * C if narrow else 0
+    multiple = LIMITS[device].buffer_multiple
+    head = dtype.itemsize * up(V, multiple) * C if narrow else 0
     logit = dtype.itemsize if dtype != torch.float16 else 10  # torch's own cross entropy: fp16, fp32, and the softmax
-    return places + 4 * N * (C + 2) + head + S * C * dtype.itemsize + up(S, 256) * V * logit
+    return places + 4 * N * (C + 2) + head + S * C * dtype.itemsize + up(S, multiple) * V * logit
 
 
 def batch_bytes(model: GPT, shape: Shape, dtype: torch.dtype, device: str) -> Ints:

@@ -319,7 +319,7 @@ def test_bf16_and_sampling(run_folder: Path, call: Callable[..., None]) -> None:
         (["judge=openai"], "judge.model: missing"),
         (["judge=ollama", "judge.url=here"], "judge.url: 'here', expected the address of a server"),
         (["precision=16-mixed", "run=nowhere"], "precision: 16-mixed needs a GPU"),
-        (["device=cuda", "run=nowhere"], "device: cuda was asked for, but torch"),
+        (["device=cuda", "run=nowhere"], "device: cuda is not available"),
     ],
 )
 def test_what_is_refused_is_refused_in_one_line_and_leaves_nothing(
