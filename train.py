@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
+import sft.config.help  # noqa: F401, the resolver of --help
 from sft.cli import job, log_to, on_devices, run, versions, world_size
 from sft.config import PROMPTS, EvaluateConfig, GenerateConfig, InputError, LoraConfig, TrainConfig
+from sft.config.origins import changed_settings
+from sft.config.rules import check_given, check_processes, steps_warning
 from sft.folders import which_run
 from sft.merge import from_hydra
 
@@ -39,12 +43,14 @@ def main(composed: Any) -> float | None:
             from sft.training.resume import resumed_config
 
             config = resumed_config(config, list(HydraConfig.get().overrides.task))
-        check_given(config, list(HydraConfig.get().overrides.task))
+        sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+        check_given(config, HydraConfig.get().overrides.task, sweep)
+        check_processes(config, world_size(config.devices))
         if config.evaluate:
             from sft.evaluation.judging import connect
 
             connect(config.judge)  # a judge that is not there is told before hours of training
-        on_devices(config.devices, fit, config, folder)
+        on_devices(config.devices, fit, config, folder, changed_settings(config, HydraConfig.get()))
         if config.evaluate and os.environ.get("RANK", "0") == "0":
             evaluate_run(config, folder)
         return best_loss(folder)
@@ -60,17 +66,12 @@ def best_loss(folder: Path) -> float | None:
     return found
 
 
-def check_given(config: TrainConfig, overrides: list[str]) -> None:
-    """Raises InputError for a key that was given but would not be used."""
-    for key in (override.lstrip("+~").split("=")[0] for override in overrides):
-        if config.lora.kind == "none" and key.startswith("lora."):
-            raise InputError(f"{key}: would not be read without an adapter; add lora=default")
-    if config.strategy == "fsdp" and world_size(config.devices) == 1:
-        raise InputError("strategy: fsdp divides a model among devices, but there is one; add devices=N")
+def fit(config: TrainConfig, folder: Path, changed: str = "") -> None:
+    """The run, from records to the folder that holds all it gave; one process of it for each device.
 
-
-def fit(config: TrainConfig, folder: Path) -> None:
-    """The run, from records to the folder that holds all it gave; one process of it for each device."""
+    Args:
+        changed: the settings that are not the defaults and where they come from, for the log.
+    """
     from sft.data.datamodule import InstructionData
     from sft.data.dataset import load_splits, split_rows
     from sft.data.overview import example_text, overview, overview_text
@@ -126,11 +127,15 @@ def fit(config: TrainConfig, folder: Path) -> None:
         return
     logger = make_logger(config.logger, folder, past)
 
+    if changed:
+        log.info(changed)
     numbers = overview(splits)
     log.info(overview_text(numbers))
     log.info(f"one example, with what is learned in ⟦ ⟧:\n{example_text(splits['train'], base.tokenizer)}")
     resumed = f", resumed at step {done + 1}" if done else ""
     log.info(f"{world_size(config.devices)} × {device}, {precision}, {steps} steps{resumed}")
+    if warning := steps_warning(config, steps):
+        log.warning(warning)
     if lora:
         adapt(base, lora, config.seed)
     module = InstructionTuner(base.model, config.optim, steps, config.accumulate, config.seed, config.on_nonfinite)

@@ -82,8 +82,7 @@ def _locate(config: DataConfig) -> Path:
         return download(config.source, config.url, config.sha256)
     if config.source in EMBEDDED:
         return EMBEDDED[config.source]
-    if config.path is None:
-        raise InputError("data.path: missing; data=json needs data.path=FILE, a JSON array or JSON Lines")
+    assert config.path is not None  # the rules of the config see to it
     return Path(config.path)
 
 

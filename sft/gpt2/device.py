@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from sft.config import InputError
+from sft.config.rules import half_on_cpu
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # of matrix products
@@ -44,8 +45,8 @@ def pick_precision(name: str, device: str) -> Precision:
     """Lightning's name of a precision; `auto` is bf16 where the device multiplies it fast, else fp32."""
     if name == "auto":
         return "bf16-mixed" if multiplies_bf16(device) else "32-true"
-    if name == "16-mixed" and device == "cpu":
-        raise InputError("precision: 16-mixed needs a GPU; on the CPU use bf16-mixed or 32")
+    if problem := half_on_cpu(device, name):
+        raise InputError(problem)
     return "32-true" if name == "32" else name  # type: ignore[return-value]
 
 
