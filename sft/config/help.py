@@ -5,6 +5,7 @@ Hydra asks for them through the resolver `settings`, which stands in the help te
 """
 
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 
 # Files that describe a group of keys, of whichever door.
 GROUPS = ("data", "judge", "lora")
+
+# Columns of the text: where comments begin, and where they end.
 COLUMN = 30
+WIDTH = 96
 
 
 def comments(path: Path) -> dict[str, str]:
@@ -64,8 +68,10 @@ def settings_text(values: dict[str, Any], known: dict[str, str], where: str = ""
             head = f"{indent}{name}: {written.removeprefix('- ')}"
             if isinstance(value, list):
                 head = f"{indent}{name}: [{', '.join(map(str, value))}]"
-        comment = f"# {known[key]}" if key in known else ""
-        lines.append(f"{head:<{COLUMN}}  {comment}".rstrip())
+        # Later lines of a comment begin below its first, not below the key.
+        comment = textwrap.wrap(known.get(key, ""), WIDTH - COLUMN) or [""]
+        lines.append(f"{head:<{COLUMN}}  {'# ' * bool(comment[0])}{comment[0]}".rstrip())
+        lines += [f"{'':<{COLUMN}}  # {more}" for more in comment[1:]]
         if isinstance(value, dict):
             lines.append(settings_text(value, known, f"{key}."))
     return "\n".join(lines)
