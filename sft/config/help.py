@@ -16,7 +16,7 @@ GROUPS = ("data", "judge", "lora")
 
 # Columns of the text: where comments begin, and where they end.
 COLUMN = 30
-WIDTH = 96
+WIDTH = 98
 
 
 def comments(path: Path) -> dict[str, str]:
@@ -61,17 +61,21 @@ def settings_text(values: dict[str, Any], known: dict[str, str], where: str = ""
     indent = "  " * (1 + where.count("."))
     for name, value in values.items():
         key = where + name
-        if isinstance(value, dict):
-            head = f"{indent}{name}:"
-        else:
-            written = OmegaConf.to_yaml(OmegaConf.create([value])).strip()
-            head = f"{indent}{name}: {written.removeprefix('- ')}"
-            if isinstance(value, list):
-                head = f"{indent}{name}: [{', '.join(map(str, value))}]"
+        head = f"{indent}{name}:"
+        if isinstance(value, list):
+            head += f" [{', '.join(map(str, value))}]"
+        elif not isinstance(value, dict):
+            # Text, numbers, true and null, written as YAML writes them.
+            head += OmegaConf.to_yaml(OmegaConf.create([value])).strip().removeprefix("-")
+
         # Later lines of a comment begin below its first, not below the key.
-        comment = textwrap.wrap(known.get(key, ""), WIDTH - COLUMN) or [""]
-        lines.append(f"{head:<{COLUMN}}  {'# ' * bool(comment[0])}{comment[0]}".rstrip())
-        lines += [f"{'':<{COLUMN}}  # {more}" for more in comment[1:]]
+        lines += textwrap.wrap(
+            known.get(key, ""),
+            WIDTH,
+            initial_indent=f"{head:<{COLUMN}}  # ",
+            subsequent_indent=f"{'':<{COLUMN}}  # ",
+            break_on_hyphens=False,
+        ) or [head]
         if isinstance(value, dict):
             lines.append(settings_text(value, known, f"{key}."))
     return "\n".join(lines)
