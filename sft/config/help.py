@@ -85,9 +85,8 @@ def settings(door: str, *, _root_: DictConfig) -> str:
     """Return the text that the resolver puts into the help of a door."""
     root: Any = _root_
     [conf] = [found.path for found in root.hydra.runtime.config_sources if found.provider == "main"]
-    values: Any = OmegaConf.to_container(
-        OmegaConf.masked_copy(_root_, [key for key in root if key != "hydra"])
-    )
+    settings_alone = OmegaConf.masked_copy(_root_, [key for key in root if key != "hydra"])
+    values: Any = OmegaConf.to_container(settings_alone)
     text = settings_text(values, all_comments(Path(conf), door))
     return text.replace("$", "$$")  # Hydra then fills a string.Template with it
 
