@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 
+import sft.config.help  # noqa: F401, the resolver of --help
 from sft.cli import job, log_to, on_devices, run, versions
 from sft.config import PROMPTS, EvaluateConfig, InputError
+from sft.config.rules import check_given, given_keys
 from sft.merge import from_hydra
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ def main(composed: Any) -> None:
     """Check the config, answer, measure."""
     with job():
         config = from_hydra(EvaluateConfig, composed)
-        given = [override.lstrip("+~").split("=")[0] for override in HydraConfig.get().overrides.task]
+        given = given_keys(HydraConfig.get().overrides.task)
         check_given(config, given)
         if "LOCAL_RANK" in os.environ:
             raise InputError("torchrun: evaluate.py starts its processes itself; call it with python and devices=N")
@@ -38,23 +40,6 @@ def main(composed: Any) -> None:
             evaluate(config, given)
         else:
             compare_runs(config.compare, config.out)
-
-
-def check_given(config: EvaluateConfig, given: list[str]) -> None:
-    """Raises InputError for a key that was given on the command line but would not be used."""
-    if len(subjects := [key for key in ("run", "checkpoint", "compare") if key in given]) > 1:
-        raise InputError(f"{subjects[0]}: given beside {subjects[1]}=; give one of them")
-    for key in given:
-        if config.compare is not None and key not in ("compare", "out"):
-            raise InputError(f"{key}: two evaluations that exist are compared as they are; leave it out")
-        moved = config.data.path is not None and key in ("data.path", "data") and config.data.source in ("nano", "json")
-        if config.checkpoint is None and (key == "revision" or key.split(".")[0] == "data") and not moved:
-            raise InputError(
-                f"{key}: a run is evaluated on its own data and base; other data goes with checkpoint=, and data.path= "
-                "says where the run's own file is now"
-            )
-        if config.judge.kind == "none" and key.startswith("judge."):
-            raise InputError(f"{key}: would not be read without a judge; add judge=ollama or judge=openai")
 
 
 def evaluate(config: EvaluateConfig, given: list[str]) -> None:

@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 
+import sft.config.help  # noqa: F401, the resolver of --help
 from sft.claims import claimed_by_rank_0
 from sft.cli import job, log_to, on_devices, run, versions, world_size
 from sft.config import PROMPTS, EvaluateConfig, GenerateConfig, InputError, LoraConfig, TrainConfig
+from sft.config.origins import changed_settings
+from sft.config.rules import check_given, check_processes, steps_warning
 from sft.folders import claim_job, in_sweep, is_rank_0, which_run
 from sft.merge import from_hydra
 from sft.shell import setting
@@ -46,12 +49,13 @@ def main(composed: Any) -> float | None:
             # The jobs of a sweep are compared with each other, so each must have all the settings of its row.
             given = all_keys(config) if in_sweep() else list(HydraConfig.get().overrides.task)
             config = resumed_config(config, given)
-        check_given(config, list(HydraConfig.get().overrides.task))
+        check_given(config, HydraConfig.get().overrides.task, in_sweep())
+        check_processes(config, world_size(config.devices))
         if config.evaluate:
             from sft.evaluation.judging import connect
 
             connect(config.judge)  # a judge that is not there is told before hours of training
-        on_devices(config.devices, fit_rank, config, folder)
+        on_devices(config.devices, fit_rank, config, folder, changed_settings(config, HydraConfig.get()))
         if in_sweep():
             check_length(config, folder)
             note_job("trained")
@@ -70,17 +74,6 @@ def best_loss(folder: Path) -> float | None:
     return found
 
 
-def check_given(config: TrainConfig, overrides: list[str]) -> None:
-    """Raises InputError for a key that was given but would not be used."""
-    for problem in config.check():  # once more, now that resume=auto has become a run or None
-        raise InputError(problem)
-    for key in (override.lstrip("+~").split("=")[0] for override in overrides):
-        if config.lora.kind == "none" and key.startswith("lora."):
-            raise InputError(f"{key}: would not be read without an adapter; add lora=default")
-    if config.strategy == "fsdp" and world_size(config.devices) == 1:
-        raise InputError("strategy: fsdp divides a model among devices, but there is one; add devices=N")
-
-
 def check_length(config: TrainConfig, folder: Path) -> None:
     """Raises InputError if a job of a sweep found a run that had ended already, by other limits than the job's."""
     path = folder / "summary.json"
@@ -94,14 +87,18 @@ def check_length(config: TrainConfig, folder: Path) -> None:
             )
 
 
-def fit_rank(config: TrainConfig, folder: Path) -> None:
+def fit_rank(config: TrainConfig, folder: Path, changed: str) -> None:
     """Call `fit`, with a claim on the folder by rank 0 if it is not in the process that claimed it already."""
     with claimed_by_rank_0(folder) if is_rank_0() else nullcontext():
-        fit(config, folder)
+        fit(config, folder, changed)
 
 
-def fit(config: TrainConfig, folder: Path) -> None:
-    """The run, from records to the folder that holds all it gave; one process of it for each device."""
+def fit(config: TrainConfig, folder: Path, changed: str = "") -> None:
+    """The run, from records to the folder that holds all it gave; one process of it for each device.
+
+    Args:
+        changed: the settings that are not the defaults and where they come from, for the log.
+    """
     from sft.data.datamodule import InstructionData
     from sft.data.dataset import load_splits, split_rows
     from sft.data.overview import example_text, overview, overview_text, unused_text
@@ -157,6 +154,8 @@ def fit(config: TrainConfig, folder: Path) -> None:
         return
     logger = make_logger(config.logger, folder, past)
 
+    if changed:
+        log.info(changed)
     numbers = overview(splits)
     log.info(overview_text(numbers))
     if unused := unused_text(source.path, source.unused):
@@ -164,6 +163,8 @@ def fit(config: TrainConfig, folder: Path) -> None:
     log.info(f"one example, with what is learned in ⟦ ⟧:\n{example_text(splits['train'], base.tokenizer)}")
     resumed = f", resumed at step {done + 1}" if done else ""
     log.info(f"{world_size(config.devices)} × {device}, {precision}, {steps} steps{resumed}")
+    if warning := steps_warning(config, steps):
+        log.warning(warning)
     if lora:
         adapt(base, lora, config.seed)
     module = InstructionTuner(base.model, config.optim, steps, config.accumulate, config.seed, config.on_nonfinite)

@@ -1,4 +1,4 @@
-"""The house: who may import whom. `config.py`, `merge.py` and the plain helpers lie under all; two rooms stand on the
+"""The house: who may import whom. Errors, prompts, config and the plain helpers lie under all; two rooms stand on the
 ground and do not know each other; three stand above them and do not either; the doors are on top."""
 
 import ast
@@ -11,8 +11,18 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted([*ROOT.glob("*.py"), *(ROOT / "sft").rglob("*.py")])
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 
-GROUND = {"sft.claims", "sft.config", "sft.files", "sft.merge", "sft.network", "sft.shell"}
+GROUND = {
+    "sft.claims",
+    "sft.config",
+    "sft.errors",
+    "sft.files",
+    "sft.merge",
+    "sft.network",
+    "sft.prompts",
+    "sft.shell",
+}
 ROOMS = {  # a room, and those below it
+    "sft.config": set(),
     "sft.gpt2": set(),
     "sft.data": set(),
     "sft.training": {"sft.gpt2", "sft.data"},
@@ -21,8 +31,18 @@ ROOMS = {  # a room, and those below it
     "sft.assets": {"sft.gpt2", "sft.data"},
 }
 DOORS = ("train.py", "evaluate.py", "sft/chat.py", "sft/convert_openai.py", "sft/export.py", "sft/serve.py")
-PLAIN = ("sft/cli.py", "sft/config.py", "sft/files.py", "sft/folders.py", "sft/merge.py", "sft/network.py")
-LIGHT = (*DOORS, *PLAIN, "sft/__init__.py")
+CONFIG = [name for name in NAMES if name.startswith("sft/config/")]
+LIGHT = (
+    *DOORS,
+    *CONFIG,
+    "sft/cli.py",
+    "sft/errors.py",
+    "sft/files.py",
+    "sft/folders.py",
+    "sft/merge.py",
+    "sft/network.py",
+)
+LIGHT += ("sft/__init__.py", "sft/network.py", "sft/prompts.py")
 
 
 def module(name: str) -> str:
@@ -86,9 +106,21 @@ def test_a_room_imports_from_itself_and_from_below(name: str) -> None:
     assert of("train", imports(name)) == of("evaluate", imports(name)) == []
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if module(name) in GROUND])
+@pytest.mark.parametrize("name", [name for name in NAMES if room(module(name)) in GROUND])
 def test_the_ground_knows_no_room(name: str) -> None:
-    assert set(of("sft", imports(name))) <= GROUND - {module(name)}
+    assert {room(found) for found in of("sft", imports(name))} <= GROUND
+
+
+@pytest.mark.parametrize("name", ["sft/errors.py", "sft/prompts.py"])
+def test_errors_and_prompts_import_nothing(name: str) -> None:
+    assert list(imports(name)) == []
+
+
+def test_the_files_of_config_import_each_other_one_way() -> None:
+    order = ["schema", "rules", "loading"]
+    for number, name in enumerate(order):
+        found = {other.split(".")[2] for other in of("sft.config", imports(f"sft/config/{name}.py"))}
+        assert found <= set(order[:number]), name
 
 
 def test_doors_are_not_imported_but_by_doors() -> None:
@@ -103,14 +135,16 @@ def test_hydra_stays_at_the_doors(name: str) -> None:
     assert of("hydra", imports(name)) == []
 
 
-def test_omegaconf_stays_in_the_merge_and_at_the_command_line() -> None:
+def test_omegaconf_stays_in_the_config_and_at_the_command_line() -> None:
     users = {name for name in NAMES if of("omegaconf", imports(name))}
-    assert users == {
-        "sft/merge.py",
-        "sft/cli.py",
-        "sft/folders.py",
-        "sft/sweep.py",
-    }  # Hydra hands callbacks a DictConfig
+    config = {"sft/config/help.py", "sft/config/loading.py", "sft/config/origins.py"}
+    assert users == config | {"sft/cli.py", "sft/folders.py", "sft/sweep.py"}  # Hydra hands callbacks a DictConfig
+
+
+def test_the_config_without_a_door_needs_no_omegaconf() -> None:
+    """A notebook makes its settings without Hydra."""
+    for name in ("schema", "rules", "loading", "__init__"):
+        assert of("omegaconf", imports(f"sft/config/{name}.py", everywhere=False)) == []
 
 
 def test_lightning_stays_in_training() -> None:

@@ -68,20 +68,6 @@ def test_every_combination_composes_and_the_command_line_wins(experiment: str | 
         assert chosen(config) == (checkpoint, data)
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_a_model_brings_its_own_data_and_settings(model: str) -> None:
-    config = composed(f"model={model}")
-    nano = model == "gpt2-nano"
-    assert chosen(config) == (CHECKPOINTS[model], "nano" if nano else "instructions")
-    assert config.data.mask_prompt is nano
-    assert (config.optim.lr == 5e-5) is not nano
-    assert composed(f"model={model}", "optim.lr=3e-4", "data.mask_prompt=false").optim.lr == 3e-4
-
-
-def test_the_default_is_the_embedded_model() -> None:
-    assert composed() == composed("model=gpt2-nano")
-
-
 MEDIUM = "openai-community/gpt2-medium"
 
 
@@ -101,12 +87,6 @@ def test_the_published_recipes(name: str, expected: tuple[str, str], changes: di
     plain = composed("model=gpt2-medium", f"data={config.data.source}")
     assert vars(config.data) == vars(plain.data) | changes
     assert (config.optim, config.eval, config.batch_size, config.epochs) == (plain.optim, plain.eval, 8, 2)
-
-
-def test_the_recipe_of_the_embedded_model() -> None:
-    config = composed("experiment=nano-base")
-    assert chosen(config) == ("build/nano/untrained", "json")
-    assert (config.data.prompt, config.data.mask_prompt, config.model.allow_untrained) == ("none", False, True)
 
 
 @pytest.mark.parametrize("data", DATA)
@@ -193,7 +173,7 @@ def fails(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     """Makes the run itself end in this error."""
     import train
 
-    def fit(config: TrainConfig, folder: Path) -> None:
+    def fit(config: TrainConfig, folder: Path, changed: str) -> None:
         raise error
 
     monkeypatch.setattr(train, "fit", fit)
@@ -265,7 +245,7 @@ def test_in_a_sweep_the_other_jobs_run(
 
     done = []
 
-    def fit(config: TrainConfig, folder: Path) -> None:
+    def fit(config: TrainConfig, folder: Path, changed: str) -> None:
         if config.seed == 2:
             raise error
         summary = {"seconds": 1, "config": {"evaluate": False}, "best_validation_loss": None}
@@ -522,7 +502,7 @@ def test_help_names_every_choice() -> None:
     text = python(str(ROOT / "train.py"), "--help").stdout
     for name in (*MODELS, *DATA, *EXPERIMENTS):
         assert re.search(rf"\b{name}\b", text), name
-    assert "batch_size: 8" in text
+    assert re.search(r"batch_size: 8 +# Records", text)
     assert "$" not in text.partition("Settings")[0]
 
 

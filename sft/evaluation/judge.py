@@ -1,7 +1,7 @@
 """A judge: a language model on a server, that is asked about answers.
 
-Each kind of server is a subclass in a file of its own. To add one: that file, its entry in JUDGES in `judging.py`, and
-one in `conf/judge/`.
+Each kind of server is a subclass in a file of its own. To add one: that file, its entry in JUDGES in `judging.py`, its
+name in JudgeConfig in `sft/config/schema.py`, and a file in `conf/judge/`.
 """
 
 import re

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from tqdm import tqdm
 
-from sft.config import InputError, JudgeConfig
+from sft.config import JudgeConfig
 from sft.data.records import Record
 from sft.evaluation.client import NoReplyError, one_line
 from sft.evaluation.judge import Judge, Reply, Request
@@ -34,8 +34,6 @@ def connect(config: JudgeConfig) -> Judge | None:
     """
     if config.kind == "none":
         return None
-    if config.kind not in JUDGES:
-        raise InputError(f"judge.kind: unknown value {config.kind!r}; expected one of none, {', '.join(JUDGES)}")
     judge: Judge = JUDGES[config.kind](config)
     return judge
 

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from sft.config import InputError
+from sft.config.rules import half_on_cpu
 from sft.gpt2.fast import row_multiple as row_multiple
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
@@ -35,9 +36,7 @@ def pick_device(name: str, count: int = 1) -> str:
     device = _pick(name)
     available = {"cuda": torch.cuda.device_count(), "mps": 1, "cpu": count}[device]
     if count > available:
-        raise InputError(
-            f"devices: {count}, but this machine has {available} of device={device}; lower it"
-        )
+        raise InputError(f"devices: {count}, but this machine has {available} of device={device}; lower it")
     return device
 
 
@@ -45,9 +44,7 @@ def _pick(name: str) -> str:
     if name not in ("auto", "cpu", "cuda", "mps"):
         nvidia = str(name).lower() in ("gpu", "nvidia", "amd", "rocm")
         hint = "; a GPU of NVIDIA or AMD is cuda" if nvidia else ""
-        raise InputError(
-            f"device: unknown value {name!r}; expected one of auto, cpu, cuda, mps{hint}"
-        )
+        raise InputError(f"device: unknown value {name!r}; expected one of auto, cpu, cuda, mps{hint}")
     available = ["cpu"]
     if torch.backends.mps.is_available():
         available.insert(0, "mps")
@@ -58,8 +55,7 @@ def _pick(name: str) -> str:
         return available[0]
     if name not in available:
         raise InputError(
-            f"device: {name} is not available; "
-            f"torch {torch.__version__} finds only {', '.join(available)} here"
+            f"device: {name} is not available; torch {torch.__version__} finds only {', '.join(available)} here"
         )
     return name
 
@@ -68,8 +64,8 @@ def pick_precision(name: str, device: str) -> Precision:
     """Return Lightning's name of a precision; `auto` is bf16 where that is fast, else fp32."""
     if name == "auto":
         return "bf16-mixed" if multiplies_bf16(device) else "32-true"
-    if name == "16-mixed" and device == "cpu":
-        raise InputError("precision: 16-mixed needs a GPU; on the CPU use bf16-mixed or 32")
+    if problem := half_on_cpu(device, name):
+        raise InputError(problem)
     return "32-true" if name == "32" else name  # type: ignore[return-value]
 
 
@@ -91,10 +87,7 @@ def check_compiler(device: str) -> None:
     """Raise InputError if `torch.compile` needs a C++ compiler that is missing."""
     compiler = os.environ.get("CXX") or "g++"
     if device == "cpu" and not shutil.which(compiler):
-        raise InputError(
-            "compile: needs a C++ compiler on the CPU, "
-            f"but there is no {compiler}; install it or set CXX"
-        )
+        raise InputError(f"compile: needs a C++ compiler on the CPU, but there is no {compiler}; install it or set CXX")
 
 
 def keep_freed_memory() -> None:

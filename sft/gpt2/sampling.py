@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sft.config.rules import too_cold
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -29,11 +31,8 @@ class Sampling:
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature: expected a number from 0 up, found {self.temperature}")
-        if 0 < self.temperature < 1e-4:
-            raise ValueError(
-                f"temperature: {self.temperature} is too near to 0 for fp32; "
-                "0 takes the likeliest token"
-            )
+        if problem := too_cold(self.temperature):
+            raise ValueError(f"temperature: {problem}")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k: expected a number from 1 up, found {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:

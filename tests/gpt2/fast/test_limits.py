@@ -26,9 +26,7 @@ from tests.kept import loss_and_kept
     ],
 )
 @pytest.mark.parametrize("length", [30, 31])
-def test_the_memory_estimate_is_what_torch_keeps_after_a_limit_changed(
-    values, length, change_limits
-):
+def test_the_memory_estimate_is_what_torch_keeps_after_a_limit_changed(values, length, change_limits):
     change_limits(**values)
     torch.manual_seed(0)
     config = GPTConfig(n_layer=3, n_head=4, n_embd=64, vocab_size=500, n_positions=40)

@@ -1,0 +1,380 @@
+"""Every rule between keys, for both doors.
+
+- `RULES`: the keys of one dataclass contradict each other. `check` reads it whenever a config is
+  made, also from a saved run, so a rule that old runs may break does not belong here.
+- `UNREAD_BY_...`: a key was given on the command line, but nothing would read it. `check_given`
+  reads these tables.
+- `check_processes` and `steps_warning`: rules about the processes and the steps of the run, which
+  are known later.
+
+Other files call `half_on_cpu` and `too_cold` where they meet the same rule without a config.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+from urllib.parse import urlsplit
+
+from sft.config.schema import (
+    LORA_TARGETS,
+    DataConfig,
+    EvaluateConfig,
+    GenerateConfig,
+    JudgeConfig,
+    LoraConfig,
+    OptimConfig,
+    TrainConfig,
+    scheme_of,
+)
+from sft.errors import InputError
+
+Problems = Iterator[str]
+
+
+def check(config: object) -> None:
+    """Raise InputError for the first rule that one dataclass breaks, its groups not included."""
+    for problem in RULES.get(type(config), _no_rules)(config):
+        raise InputError(problem)
+
+
+def _no_rules(config: object) -> Problems:
+    yield from ()
+
+
+def _data(data: DataConfig) -> Problems:
+    local = data.source in ("json", "nano")
+    if data.source == "json" and not data.path:
+        yield "data.path: missing; data=json needs data.path=FILE, a JSON array or JSON Lines"
+    if scheme := scheme_of(data.path or ""):
+        remedy = "download it first, and give data.path=FILE"
+        if scheme == "file":
+            remedy = "leave file:// out"
+        yield f"data.path: an address ({scheme}://…), expected a file; {remedy}"
+    if local and data.url:
+        yield f"data.url: {data.url!r} would not be read by data={data.source}"
+    if not local and not data.url:
+        yield f"data.url: missing; data={data.source} would be downloaded from there"
+    if "@" in (data.url or "").partition("//")[2].partition("/")[0]:
+        yield ("data.url: holds a name and a password, which would be written down; use data=json data.path=FILE")
+    if len(data.split) != 3:
+        yield (f"data.split: {len(data.split)} numbers, expected 3: the shares of train, test and validation")
+    elif abs(sum(data.split) - 1) > 1e-6:
+        yield f"data.split: {data.split} sums to {sum(data.split):g}, expected 1"
+
+
+def _path(data: DataConfig) -> Problems:
+    """A data set with a file of its own needs no path, unless a run that exists looks for it."""
+    if data.source != "json" and data.path is not None:
+        yield f"data.path: {data.path!r} would not be read by data={data.source}; use data=json"
+
+
+def _optim(optim: OptimConfig) -> Problems:
+    if len(optim.betas) != 2:
+        yield f"optim.betas: {len(optim.betas)} numbers, expected 2"
+
+
+def _lora(lora: LoraConfig) -> Problems:
+    if not lora.targets:
+        yield f"lora.targets: none; expected some of {', '.join(LORA_TARGETS)}"
+
+
+def _judge(judge: JudgeConfig) -> Problems:
+    if judge.kind == "none":
+        return
+    url = judge.url or ""
+    if not judge.model:
+        yield f"judge.model: missing; judge={judge.kind} needs judge.model=NAME"
+    if any(sign in url for sign in "@?#"):
+        yield (
+            "judge.url: holds more than an address; leave out name, password and query, because "
+            "the address is written down"
+        )
+    if not _is_address(url):
+        yield (f"judge.url: {judge.url!r}, expected the address of a server, such as http://localhost:11434")
+    if judge.kind != "ollama" and (judge.pull or judge.context):
+        key = "pull" if judge.pull else "context"
+        yield f"judge.{key}: only an Ollama server reads it; leave it out"
+    if judge.mode == "pairwise" and judge.prompt == "published":
+        yield ("judge.prompt: the published runs compared no pairs; judge.mode=pairwise goes with strict")
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a malformed IPv6 address, or a port that is not a number
+        return False
+
+
+def _generate(generate: GenerateConfig) -> Problems:
+    if problem := too_cold(generate.temperature):
+        yield f"generate.temperature: {problem}"
+
+
+def too_cold(temperature: float) -> str | None:
+    """Return what is wrong with a temperature by which fp32 logits cannot be divided."""
+    if 0 < temperature < 1e-4:
+        return f"{temperature} is too near to 0 for fp32; 0 takes the likeliest token"
+    return None
+
+
+def _train(config: TrainConfig) -> Problems:
+    # What follows training.
+    if config.judge.kind != "none" and not config.evaluate:
+        yield f"judge: {config.judge.kind} would not be asked without evaluate=true"
+    if config.eval.rank != "validation_loss" and not config.evaluate:
+        yield f"eval.rank: there is no {config.eval.rank} without evaluate=true"
+    if config.eval.rank == "score" and config.judge.kind == "none":
+        yield "eval.rank: there is no score without a judge; add judge=ollama or judge=openai"
+
+    # Whether there is something to learn.
+    if config.resume is None:
+        yield from _path(config.data)
+    if config.data.split[0] == 0:
+        yield "data.split: a share of 0 for train leaves nothing to learn"
+    if config.max_steps == 0:
+        yield ("max_steps: 0 would train nothing; expected a number from 1 up, or -1 for no limit")
+
+    # Devices.
+    yield from _device(config)
+    if config.strategy == "fsdp":
+        clashes = {
+            "lora": config.lora.kind != "none",
+            "compile=true": config.compile,
+            "precision=16-mixed": config.precision == "16-mixed",
+        }
+        for name, given in clashes.items():
+            if given:
+                yield f"strategy: fsdp does not go with {name}; leave out one of the two"
+
+
+def _evaluate(config: EvaluateConfig) -> Problems:
+    if config.checkpoint is not None:
+        yield from _path(config.data)
+    if config.checkpoint is not None and config.out is None:
+        yield "out: missing; checkpoint= has no run folder to write to, so give out=FOLDER"
+    if config.checkpoint is None and config.compare is None and config.out is not None:
+        yield "out: only for checkpoint= and compare=; a run is evaluated in its own folder"
+    if config.compare is not None and len(config.compare) != 2:
+        yield (f"compare: {len(config.compare)} runs, expected two: compare=[FOLDER,FOLDER]")
+    yield from _device(config)
+
+
+def _device(config: TrainConfig | EvaluateConfig) -> Problems:
+    if problem := half_on_cpu(config.device, config.precision):
+        yield problem
+    if config.device == "mps" and config.devices > 1:
+        yield f"devices: {config.devices}, but device=mps is one device"
+
+
+def half_on_cpu(device: str, precision: str) -> str | None:
+    """Return what is wrong with fp16 on a CPU; `auto` is no CPU until it has been resolved."""
+    if device == "cpu" and precision == "16-mixed":
+        return "precision: 16-mixed needs a GPU; on the CPU use bf16-mixed or 32"
+    return None
+
+
+RULES: dict[type, Callable[[Any], Problems]] = {
+    DataConfig: _data,
+    OptimConfig: _optim,
+    LoraConfig: _lora,
+    JudgeConfig: _judge,
+    GenerateConfig: _generate,
+    TrainConfig: _train,
+    EvaluateConfig: _evaluate,
+}
+
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Unread(Generic[C]):
+    """Keys that are refused on the command line while nothing reads them.
+
+    Attributes:
+        keys: names of keys; one that ends in a dot stands for all keys of its group.
+        unread: whether nothing reads them, by the config and whether this is a sweep (-m).
+        message: why they are not read, and what to do.
+        but: names among `keys` that are read nevertheless.
+    """
+
+    keys: tuple[str, ...]
+    unread: Callable[[C, bool], bool]
+    message: str
+    but: tuple[str, ...] = ()
+
+    def covers(self, key: str) -> bool:
+        return key not in self.but and any(
+            key == name or (name[-1] == "." and key.startswith(name)) for name in self.keys
+        )
+
+
+def _is_local(checkpoint: str | None) -> bool:
+    name = checkpoint or ""
+    return name == "gpt2-nano" or os.path.isdir(os.path.expanduser(name))
+
+
+UNREAD_BY_BOTH: tuple[Unread[TrainConfig | EvaluateConfig], ...] = (
+    Unread(
+        ("judge.",),
+        lambda config, sweep: config.judge.kind == "none",
+        "would not be read without a judge; add judge=ollama or judge=openai",
+    ),
+    Unread(
+        ("data.sample_seed",),
+        lambda config, sweep: config.data.sample is None,
+        "would not be read without data.sample=NUMBER; add it",
+    ),
+    Unread(
+        ("data.sha256",),
+        lambda config, sweep: config.data.sha256 is not None and config.data.url is None,
+        "only a download is checked against it; leave it out",
+    ),
+    Unread(
+        ("data.mask_prompt",),
+        lambda config, sweep: config.data.mask_prompt and config.data.prompt == "none",
+        "data.prompt=none leaves no prompt to mask; leave out one of the two",
+    ),
+)
+
+UNREAD_BY_TRAIN: tuple[Unread[TrainConfig], ...] = (
+    Unread(
+        ("model.revision",),
+        lambda config, sweep: config.model.revision is not None and _is_local(config.model.checkpoint),
+        "only a repository of the hub has one; leave it out, or choose another model",
+    ),
+    Unread(
+        ("data.bucket",),
+        lambda config, sweep: config.data.bucket and not config.data.shuffle,
+        "data.shuffle=false keeps the file's order; leave out one of the two",
+    ),
+    Unread(
+        ("lora.",),
+        lambda config, sweep: config.lora.kind == "none",
+        "would not be read without an adapter; add lora=default",
+    ),
+    Unread(
+        ("eval.split",),
+        lambda config, sweep: not config.evaluate,
+        "would not be read without evaluate=true; add it",
+    ),
+    Unread(
+        ("eval.rank",),
+        lambda config, sweep: not sweep,
+        "orders the table of a sweep, and this is one run; leave it out, or add -m",
+    ),
+    Unread(
+        ("sweep",),
+        lambda config, sweep: not sweep,
+        "makes several runs of one command; add -m",
+    ),
+)
+
+OWN_DATA = (
+    "a run is evaluated on its own data and base; other data goes with checkpoint=, and "
+    "data.path= says where the run's own file is now"
+)
+
+
+def _names_moved_file(data: DataConfig) -> bool:
+    return data.path is not None and data.source in ("nano", "json")
+
+
+COMPARED = ("compare", "out")
+NOT_COMPARED = tuple(
+    found for name in EvaluateConfig.__dataclass_fields__ if name not in COMPARED for found in (name, f"{name}.")
+)
+
+UNREAD_BY_EVALUATE: tuple[Unread[EvaluateConfig], ...] = (
+    Unread(
+        NOT_COMPARED,
+        lambda config, sweep: config.compare is not None,
+        "two evaluations that exist are compared as they are; leave it out",
+    ),
+    Unread(
+        ("revision", "data", "data."),
+        lambda config, sweep: config.checkpoint is None,
+        OWN_DATA,
+        but=("data", "data.path"),
+    ),
+    Unread(
+        ("data", "data.path"),
+        lambda config, sweep: config.checkpoint is None and not _names_moved_file(config.data),
+        OWN_DATA,
+    ),
+    Unread(
+        ("revision",),
+        lambda config, sweep: config.revision is not None and _is_local(config.checkpoint),
+        "only a repository of the hub has one; leave it out, or give a repository as checkpoint=",
+    ),
+    Unread(
+        ("train_records",),
+        lambda config, sweep: config.checkpoint is not None,
+        "the training records of a checkpoint= are not known; leave it out",
+    ),
+    Unread(
+        ("data.shuffle", "data.bucket", "data.workers"),
+        lambda config, sweep: True,
+        "only training reads it; leave it out",
+    ),
+    Unread(
+        ("generate.top_k",),
+        lambda config, sweep: config.generate.top_k is not None and config.generate.temperature == 0,
+        "would not be read at generate.temperature=0, which takes the likeliest token; raise it",
+    ),
+)
+
+SUBJECTS = ("run", "checkpoint", "compare")
+
+
+def check_given(config: TrainConfig | EvaluateConfig, overrides: Iterable[str], sweep: bool = False) -> None:
+    """Raise InputError for a key that was given on the command line but would not be used.
+
+    Args:
+        overrides: as Hydra lists them, such as `lora.rank=4`, `+key=value`, `~key`.
+        sweep: whether the command makes several runs (-m).
+    """
+    check(config)  # once more, now that resume=auto has become a run or none
+    given = given_keys(overrides)
+    rules: Iterable[Unread[Any]]
+    if isinstance(config, TrainConfig):
+        rules = (*UNREAD_BY_TRAIN, *UNREAD_BY_BOTH)
+    else:
+        subjects = [key for key in SUBJECTS if key in given]
+        if len(subjects) > 1:
+            raise InputError(f"{subjects[0]}: given beside {subjects[1]}=; give one of them")
+        rules = (*UNREAD_BY_EVALUATE, *UNREAD_BY_BOTH)
+
+    for rule in rules:
+        if not rule.unread(config, sweep):
+            continue
+        for key in given:
+            if rule.covers(key):
+                raise InputError(f"{key}: {rule.message}")
+
+
+def given_keys(overrides: Iterable[str]) -> list[str]:
+    """Return the keys of Hydra's overrides: `+lora.rank=4` -> `lora.rank`."""
+    return [override.lstrip("+~").split("=")[0] for override in overrides]
+
+
+def check_processes(config: TrainConfig, processes: int) -> None:
+    """Raise InputError if the strategy does not go with the number of processes of the run."""
+    if config.strategy == "fsdp" and processes == 1:
+        raise InputError("strategy: fsdp divides a model among devices, but there is one; add devices=N")
+
+
+def steps_warning(config: TrainConfig, steps: int) -> str | None:
+    """Return a warning if the warm-up does not end within the run, whose steps the plan tells.
+
+    A warning is enough: a recipe with a long warm-up is often tried with a small `max_steps`.
+    """
+    warmup = config.optim.warmup_steps
+    if warmup <= steps:
+        return None
+    return (
+        f"optim.warmup_steps: {warmup}, but the run has {steps} steps, so its learning rate never "
+        "reaches optim.lr; lower it, or raise epochs= or max_steps="
+    )

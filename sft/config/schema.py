@@ -1,0 +1,195 @@
+"""Every choice a user can make, with its type, its options and its range.
+
+What a choice means, with its unit, is written beside its default in `conf/`. Options are a
+`Literal`, so that mypy sees a misspelt one. Ranges are an `Annotated`, which `loading.py` checks.
+Nothing here knows torch, so a mistake is answered at once.
+"""
+
+import os
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from sft.prompts import PROMPTS
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """The options of a text whose names stand in a table elsewhere."""
+
+    options: Collection[str]
+
+
+Natural = Annotated[int, Ge(0)]
+Positive = Annotated[int, Ge(1)]
+Share = Annotated[float, Ge(0), Le(1)]
+ShareBelowOne = Annotated[float, Ge(0), Lt(1)]
+NotNegative = Annotated[float, Ge(0)]
+AboveZero = Annotated[float, Gt(0)]
+
+PromptName = Annotated[str, OneOf(PROMPTS)]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+PrecisionName = Literal["auto", "32", "bf16-mixed", "16-mixed"]
+Rank = Literal["validation_loss", "loss", "score", "exact_match", "token_f1", "rouge_l", "chrf"]
+
+# `c_proj` is the name of two layers: the output of attention, and that of the MLP.
+LoraTarget = Literal["c_attn", "c_proj", "c_fc"]
+LORA_TARGETS: tuple[LoraTarget, ...] = ("c_attn", "c_proj", "c_fc")
+
+
+@dataclass
+class ModelConfig:
+    checkpoint: str
+    revision: str | None = None
+    dropout: ShareBelowOne = 0.0
+    allow_untrained: bool = False
+
+    def __post_init__(self) -> None:
+        # A folder is kept by its real path: `outputs/latest` will point at the new run, which must
+        # not become its own base. Other names are repositories of the hub.
+        if os.path.isdir(self.checkpoint):
+            self.checkpoint = os.path.realpath(self.checkpoint)
+
+
+def scheme_of(path: str) -> str | None:
+    """Return the scheme of an address, such as `https`; None for the path of a file."""
+    found = re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]*)://", path)
+    return found[1].lower() if found else None
+
+
+@dataclass
+class DataConfig:
+    source: str = "nano"
+    path: str | None = None
+    url: str | None = None
+    sha256: str | None = None
+    sample: Positive | None = None
+    sample_seed: int = 123
+    split: list[NotNegative] = field(default_factory=lambda: [0.85, 0.10, 0.05])
+    prompt: PromptName = "alpaca"
+    mask_prompt: bool = False
+    max_length: Annotated[int, Ge(2)] | None = None
+    shuffle: bool = True
+    bucket: bool = False
+    workers: Natural = 0
+
+    def __post_init__(self) -> None:
+        # A run may be evaluated, or resumed, from another folder than the one it was started in.
+        if self.path and not scheme_of(self.path):
+            self.path = os.path.abspath(os.path.expanduser(self.path))
+            # /dev/stdin is another file later, so the file behind it is kept.
+            if self.path.startswith("/dev/") and os.path.isfile(self.path):
+                self.path = os.path.realpath(self.path)
+
+
+@dataclass
+class OptimConfig:
+    lr: AboveZero = 5e-5
+    weight_decay: NotNegative = 0.1
+    betas: list[ShareBelowOne] = field(default_factory=lambda: [0.9, 0.999])
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: Natural = 0
+    grad_clip: AboveZero | None = None
+
+
+@dataclass
+class EvalConfig:
+    every: Natural = 5
+    batches: Positive = 5
+    sample: bool = True
+    split: Literal["validation", "test"] = "validation"
+    rank: Rank = "validation_loss"
+
+
+@dataclass
+class JudgeConfig:
+    kind: Literal["none", "ollama", "openai"] = "none"
+    model: str | None = None
+    url: str | None = None
+    pull: bool = False
+    context: Annotated[int, Ge(1024)] | None = None
+    schema: bool = True
+    max_tokens: Annotated[int, Ge(16)] = 512
+    prompt: Literal["strict", "published"] = "strict"
+    mode: Literal["score", "pairwise"] = "score"
+    audit: Natural = 20
+    min_coverage: Share = 0.9
+    concurrency: Annotated[int, Ge(1), Le(256)] = 4
+    timeout: Annotated[float, Gt(0), Le(86400)] = 120.0
+    retries: Annotated[int, Ge(0), Le(100)] = 4
+    seed: Natural = 123
+
+
+@dataclass
+class LoraConfig:
+    kind: Literal["none", "default"] = "none"
+    rank: Positive = 8
+    alpha: AboveZero = 16.0
+    dropout: ShareBelowOne = 0.0
+    targets: list[LoraTarget] = field(default_factory=lambda: list(LORA_TARGETS))
+
+
+@dataclass
+class CheckpointConfig:
+    every: Positive | None = None
+    minutes: AboveZero | None = None
+
+
+@dataclass
+class TrainConfig:
+    """The settings of `python train.py`."""
+
+    model: ModelConfig
+    data: DataConfig
+    optim: OptimConfig
+    eval: EvalConfig
+    device: Device = "auto"
+    devices: Positive = 1
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    precision: PrecisionName = "auto"
+    batch_size: Positive = 8
+    accumulate: Positive = 1
+    epochs: Positive = 2
+    max_steps: Annotated[int, Ge(-1)] = -1
+    seed: Natural = 123
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    logger: Literal["tensorboard", "csv", "wandb", "mlflow", "none"] = "tensorboard"
+    compile: bool = False
+    activation_checkpointing: bool = False
+    evaluate: bool = False
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    resume: str | None = None
+
+
+@dataclass
+class GenerateConfig:
+    max_new_tokens: Positive = 256
+    temperature: NotNegative = 0.0
+    top_k: Positive | None = None
+
+
+@dataclass
+class EvaluateConfig:
+    """The settings of `python evaluate.py`."""
+
+    data: DataConfig
+    generate: GenerateConfig
+    run: str | None = None
+    compare: list[str] | None = None
+    checkpoint: str | None = None
+    revision: str | None = None
+    out: str | None = None
+    split: Literal["test", "validation", "train"] = "test"
+    limit: Positive | None = None
+    train_records: Natural = 1000
+    batch_size: Positive = 32
+    seed: Natural = 123
+    device: Device = "auto"
+    devices: Positive = 1
+    precision: PrecisionName = "auto"
+    judge: JudgeConfig = field(default_factory=JudgeConfig)

@@ -1,0 +1,15 @@
+"""The one kind of error that is told to the user in a line, without a traceback."""
+
+
+class InputError(Exception):
+    """An input from the user, or from the outside world, that cannot be used.
+
+    The message is one line: what was wrong, where (file, record, key), what was expected and what
+    to do. The doors print it without a traceback. A message that quotes a long text loses its
+    middle.
+    """
+
+    def __init__(self, message: str) -> None:
+        if len(message) > 1500:
+            message = f"{message[:1000]} … {message[-400:]}"
+        super().__init__(message)
