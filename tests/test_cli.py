@@ -647,7 +647,7 @@ def test_options_may_stand_anywhere(
     command: Callable[..., None], monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
     done = []
-    monkeypatch.setattr("train.fit", lambda config, folder: done.append((config.seed, config.optim.lr)))
+    monkeypatch.setattr("train.fit", lambda config, folder, changed: done.append((config.seed, config.optim.lr)))
     command(*arguments)
     assert done == [(1, 1.0), (1, 2.0)]
 

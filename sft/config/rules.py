@@ -272,12 +272,6 @@ UNREAD_BY_TRAIN: tuple[Unread[TrainConfig], ...] = (
     ),
 )
 
-OWN_DATA = (
-    "a run is evaluated on its own data and base; other data goes with checkpoint=, and "
-    "data.path= says where the run's own file is now"
-)
-
-
 def _names_moved_file(data: DataConfig) -> bool:
     return data.path is not None and data.source in ("nano", "json")
 
@@ -296,13 +290,14 @@ UNREAD_BY_EVALUATE: tuple[Unread[EvaluateConfig], ...] = (
     Unread(
         ("revision", "data", "data."),
         lambda config, sweep: config.checkpoint is None,
-        OWN_DATA,
+        "a run is evaluated on its own data and base; other data goes with checkpoint=",
         but=("data", "data.path"),
     ),
     Unread(
         ("data", "data.path"),
         lambda config, sweep: config.checkpoint is None and not _names_moved_file(config.data),
-        OWN_DATA,
+        "a run is evaluated on its own data, and data.path= only says where its file is now; other "
+        "data goes with checkpoint=",
     ),
     Unread(
         ("revision",),
