@@ -289,6 +289,7 @@ def test_compiled_layers_train_as_others_do(config: Config, run: Run, tmp_path: 
 
 def test_torch_is_told_to_keep_ddps_advice_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything that imports torch, which a resumed run's config does."""
+    monkeypatch.setattr("sys.argv", ["train.py"])
     monkeypatch.setattr(os, "environ", {})
     cli.run(lambda: os.environ.update(FOUND=os.environ["TORCH_CPP_LOG_LEVEL"]))
     assert os.environ["FOUND"] == "ERROR"
