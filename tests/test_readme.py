@@ -20,6 +20,7 @@ import evaluate
 import train
 from sft.cli import on_devices
 from sft.config import EvaluateConfig, TrainConfig
+from sft.config.rules import check_given
 from sft.data import sources
 from sft.folders import to_resume, which_run
 from sft.merge import from_hydra
@@ -103,6 +104,7 @@ def test_python_commands(place: Path, checkpoint: Path, monkeypatch: pytest.Monk
             sweep(arguments, [*tiny, *added, "max_steps=2", "data=json", "data.path=mine.json"], place)
         else:
             asked = config("train", TrainConfig, [*arguments, *tiny, *added, "max_steps=2"])
+            check_given(asked, arguments)
             folder = to_resume(asked.resume) or place / "outputs" / str(number)
             asked.resume = which_run(asked.resume, folder)
             if asked.resume:
@@ -115,6 +117,7 @@ def test_python_commands(place: Path, checkpoint: Path, monkeypatch: pytest.Monk
 
 def evaluated(arguments: list[str], added: list[str]) -> None:
     asked = config("evaluate", EvaluateConfig, [*arguments, *added])
+    check_given(asked, arguments)
     if asked.compare:
         for run in asked.compare:
             Path(run).symlink_to("latest")
