@@ -5,13 +5,11 @@ from __future__ import annotations
 import builtins
 import logging
 import os
-import platform
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
 
 # Asked for by the user; run() sets HYDRA_FULL_ERROR for Hydra's sake, which processes started from here inherit.
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0") and not os.environ.get("SFT_ONE_LINE")
-PACKAGES = ("sft", "torch", "lightning", "hydra-core", "tiktoken", "safetensors", "huggingface_hub", "torchmetrics")
 
 
 def run(main: Callable[[], Any], again: str = "") -> None:
@@ -213,10 +210,6 @@ def _check_torchrun(devices: int) -> None:
 def world_size(devices: int) -> int:
     """Processes of the run on all machines."""
     return int(os.environ.get("WORLD_SIZE", devices))
-
-
-def versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 OmegaConf.register_new_resolver("run_dir", run_folder)

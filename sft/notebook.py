@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Trainer
 
 from sft.config import PROMPTS, DataConfig, InputError, TrainConfig
 from sft.data.datamodule import InstructionData
-from sft.data.dataset import encode_splits
+from sft.data.dataset import Batch, encode_splits
 from sft.data.prompt import chat_template, render
 from sft.data.records import Record, checked_record
 from sft.evaluation.aggregate import numbers
@@ -24,8 +24,9 @@ from sft.gpt2.generate import complete, row_seeds
 from sft.gpt2.sampling import Sampling
 from sft.gpt2.tokenizer import decode
 from sft.merge import from_dict
-from sft.training.metrics import Progress, stepped
+from sft.training.callback import RunCallback
 from sft.training.module import InstructionTuner
+from sft.training.progress import Progress
 from sft.training.trainer import make_trainer
 
 
@@ -143,15 +144,13 @@ def _answers(
     return [Answer(decode(gpt2.tokenizer, one.tokens), len(one.tokens), one.finish_reason) for one in said]
 
 
-class StepLosses(Callback):
+class StepLosses(RunCallback):
     """The loss of each optimizer step."""
 
     def __init__(self) -> None:
         self.taken: list[float] = []
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    def after_step(
+        self, trainer: Trainer, module: InstructionTuner, data: InstructionData, batch: Batch
     ) -> None:
-        assert isinstance(pl_module, InstructionTuner)
-        if stepped(trainer, batch_idx):
-            self.taken.append(pl_module.step_loss)
+        self.taken.append(module.step_loss)

@@ -10,6 +10,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from sft.files import writing
+from sft.summaries import RUN_SUMMARY, RunSummary, read_run_summary
 
 LOWER_IS_BETTER = ("validation_loss", "loss")
 
@@ -44,21 +45,23 @@ def _rows(folder: Path, rank: str) -> list[dict[str, Any]]:
 
 
 def _row(name: str, job: Path, settings: str, rank: str) -> dict[str, Any]:
-    summary, evaluation = _read(job / "summary.json"), _read(job / "evaluation" / "summary.json")
+    summary = read_run_summary(job) if (job / RUN_SUMMARY).exists() else None
+    evaluation = _read(job / "evaluation" / "summary.json")
+    train_loss = summary.losses.get("train/eval_loss") if summary else None
     row = {
         "job": name,
         "settings": settings,
         "status": "finished" if summary and _is_evaluated(summary, evaluation) else "failed",
-        "validation_loss": summary.get("best_validation_loss"),
-        "train_loss": summary.get("losses", {}).get("train/eval_loss", {}).get("last"),
-        "seconds": summary.get("seconds"),
+        "validation_loss": summary.best_validation_loss if summary else None,
+        "train_loss": train_loss.last if train_loss else None,
+        "seconds": summary.seconds if summary else None,
     }
     return row if rank == "validation_loss" else row | _measured(evaluation.get("tuned", {}), rank)
 
 
-def _is_evaluated(summary: dict[str, Any], evaluation: dict[str, Any]) -> bool:
+def _is_evaluated(summary: RunSummary, evaluation: dict[str, Any]) -> bool:
     """Whether an evaluation was not asked for, or has come to numbers."""
-    if not summary["config"]["evaluate"]:
+    if not summary.config["evaluate"]:
         return True
     judge = evaluation.get("judge")
     return bool(evaluation) and (judge is None or judge["coverage"]["tuned"] > 0)

@@ -4,7 +4,6 @@ All of it is checked here, before anything is computed. The models stay on torch
 their files have been looked through, but take no memory.
 """
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from sft.data.records import Record
 from sft.data.sources import Source, load_source
 from sft.gpt2.checkpoint import Pretrained, load_pretrained
 from sft.merge import from_dict
+from sft.summaries import RUN_SUMMARY, RunSummary, read_run_summary
 
 
 @dataclass(frozen=True)
@@ -65,47 +65,33 @@ def subject_of_run(folder: str | None) -> Subject:
     if run.is_symlink():  # `latest` may be turned to another run meanwhile
         run = run.parent / run.readlink()
     past = _read_run(run)
-    source = load_source(past.config.data)
-    if source.sha256 != past.data_sha256:
+    config = from_dict(TrainConfig, past.config)
+    source = load_source(config.data)
+    if source.sha256 != past.data.sha256:
         raise InputError(
             f"{source.path}: changed since {run} was trained on it, so its test records may be others; bring the old "
             f"file back, or evaluate on the new one with checkpoint={run / 'model'} data=... out=FOLDER"
         )
     tuned = look_at(run / "model")
-    base = look_at(past.config.model.checkpoint, past.base_revision)
-    if base.sha256 != past.base_sha256:
+    base = look_at(config.model.checkpoint, past.checkpoint.revision)
+    if base.sha256 != past.checkpoint.sha256:
         raise InputError(
             f"{base.source}: other weights than those that {run} began with; bring these back, or evaluate the tuned "
             f"model with checkpoint={run / 'model'} data=... out=FOLDER"
         )
-    data, template = past.config.data, _template(tuned, past.config.data)
-    return Subject({"tuned": tuned, "base": base}, None, data, source, template, run / "evaluation", run)
+    template = _template(tuned, config.data)
+    return Subject({"tuned": tuned, "base": base}, None, config.data, source, template, run / "evaluation", run)
 
 
-@dataclass(frozen=True)
-class PastRun:
-    """What a run's summary.json says of where it began."""
-
-    config: TrainConfig
-    data_sha256: str
-    base_revision: str | None
-    base_sha256: str
-
-
-def _read_run(run: Path) -> PastRun:
-    path = run / "summary.json"
+def _read_run(run: Path) -> RunSummary:
+    path = run / RUN_SUMMARY
     if not run.is_dir():
         raise InputError(f"run: {run} is not there; train first (python train.py), or give run=FOLDER or checkpoint=")
     if not path.is_file():
         unfinished = (run / "checkpoints" / "last.ckpt").exists()
         remedy = f"python train.py resume={run} goes on with it" if unfinished else "train again, or give another run="
         raise InputError(f"run: {run} is no finished run (it has no summary.json); {remedy}")
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        config, base = from_dict(TrainConfig, summary["config"]), summary["checkpoint"]
-        return PastRun(config, summary["data"]["sha256"], base["revision"], base["sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not the summary of a run of train.py ({error!r})") from error
+    return read_run_summary(run)
 
 
 def subject_of_checkpoint(config: EvaluateConfig) -> Subject:

@@ -22,7 +22,7 @@ from sft.training.module import InstructionTuner
 
 Function = Callable[[TrainConfig, Path], None]
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.training.processes", "train", "lightning.pytorch", "sft.training.trainer"])
+_CONTEXT.set_forkserver_preload(["tests.training.processes", "train", "sft.training.run"])
 
 _STARTED: list[BaseProcess] = []
 
@@ -56,10 +56,27 @@ def begin(
     _serve()
     config, port, started = dataclasses.replace(config, devices=ranks), free_port(), []
     for rank in range(ranks):
-        environment = {"LOCAL_RANK": rank, "RANK": rank, "LOCAL_WORLD_SIZE": ranks, "WORLD_SIZE": ranks}
-        environment |= {"GROUP_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
+        environment = {
+            "LOCAL_RANK": rank,
+            "RANK": rank,
+            "LOCAL_WORLD_SIZE": ranks,
+            "WORLD_SIZE": ranks,
+        }
+        environment |= {
+            "GROUP_RANK": 0,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "TORCHELASTIC_RUN_ID": "test",
+        }
         given = {name: str(value) for name, value in environment.items()} if ranks > 1 else {}
-        arguments = (function, config, path, given, os.getcwd(), (number, *within) if rank in told else None)
+        arguments = (
+            function,
+            config,
+            path,
+            given,
+            os.getcwd(),
+            (number, *within) if rank in told else None,
+        )
         process = _CONTEXT.Process(target=_call, args=arguments)
         process.start()
         started.append(process)

@@ -14,7 +14,13 @@ from sft.training.checkpoints import NEEDED, CheckpointFiles, last, read_newest
 
 
 def content(step: int) -> dict[str, Any]:
-    known: dict[str, Any] = {"config": {}, "made_of": {}, "tracked": {}, "watched": {}, "global_step": step}
+    known: dict[str, Any] = {
+        "config": {},
+        "made_of": {},
+        "tracked": {},
+        "watched": {},
+        "global_step": step,
+    }
     return known | {"weights": torch.full((9,), float(step))}
 
 
@@ -24,7 +30,9 @@ def save(folder: Path, step: int, files: CheckpointFiles | None = None) -> None:
 
 def newest(folder: Path) -> int:
     path, found = read_newest(folder)
-    assert torch.equal(CheckpointFiles().load_checkpoint(path)["weights"], content(found["global_step"])["weights"])
+    assert torch.equal(
+        CheckpointFiles().load_checkpoint(path)["weights"], content(found["global_step"])["weights"]
+    )
     return int(found["global_step"])
 
 
@@ -41,7 +49,9 @@ def test_two_are_kept_and_sha256sum_agrees(tmp_path: Path) -> None:
     assert newest(tmp_path) == 3
     assert CheckpointFiles().load_checkpoint(folder / "last-1.ckpt")["global_step"] == 2
     for name in ("last.ckpt.sha256", "last-1.ckpt.sha256"):
-        subprocess.run(["sha256sum", "--check", "--strict", name], cwd=folder, check=True, capture_output=True)
+        subprocess.run(
+            ["sha256sum", "--check", "--strict", name], cwd=folder, check=True, capture_output=True
+        )
     assert len(list(folder.iterdir())) == 4
 
 
@@ -61,7 +71,9 @@ def test_cut_off_at_any_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
         move(*arguments)
 
     monkeypatch.setattr("os.replace", cut_off)
-    moves = 4  # the hash steps aside, the checkpoint does, the new hash comes, the new checkpoint does
+    moves = (
+        4  # the hash steps aside, the checkpoint does, the new hash comes, the new checkpoint does
+    )
     if call <= moves:
         with pytest.raises(KeyboardInterrupt):
             save(tmp_path, 3)
@@ -74,7 +86,9 @@ def test_cut_off_at_any_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     assert newest(tmp_path) == 4
 
 
-def test_a_damaged_one_is_passed_over_and_not_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_one_is_passed_over_and_not_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     save(tmp_path, 1)
     save(tmp_path, 2)
     damage(last(tmp_path))
@@ -95,10 +109,14 @@ def test_none_is_left(tmp_path: Path) -> None:
     save(tmp_path, 2)
     damage(last(tmp_path))
     damage(last(tmp_path).with_name("last-1.ckpt"))
-    with pytest.raises(InputError, match=r"last-1\.ckpt: not a checkpoint of a run, or damaged \(sha256"):
+    with pytest.raises(
+        InputError, match=r"last-1\.ckpt: not a checkpoint of a run, or damaged \(sha256"
+    ):
         read_newest(tmp_path)
     last(tmp_path).with_name("last-1.ckpt").unlink()
-    with pytest.raises(InputError, match=r"last\.ckpt: not a checkpoint of a run, or damaged \(sha256"):
+    with pytest.raises(
+        InputError, match=r"last\.ckpt: not a checkpoint of a run, or damaged \(sha256"
+    ):
         read_newest(tmp_path)
 
 
@@ -138,6 +156,7 @@ def test_one_of_an_older_version_is_refused(tmp_path: Path, missing: str) -> Non
     del found[missing]
     CheckpointFiles().save_checkpoint(found, last(tmp_path))
     with pytest.raises(
-        InputError, match=rf"last\.ckpt: not a .*damaged \(without {missing}: written by another version"
+        InputError,
+        match=rf"last\.ckpt: not a .*damaged \(without {missing}: written by another version",
     ):
         read_newest(tmp_path)

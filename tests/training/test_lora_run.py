@@ -16,9 +16,8 @@ from transformers import GPT2LMHeadModel
 from sft.config import PROMPTS, InputError, LoraConfig, TrainConfig
 from sft.evaluation.subject import subject_of_run
 from sft.files import read_numbers
-from sft.gpt2 import lora
 from sft.gpt2.checkpoint import load_pretrained
-from sft.gpt2.lora import is_adapter
+from sft.gpt2.lora import add_lora, is_adapter
 from sft.gpt2.model import GPT
 from sft.training.resume import resumed_config
 from tests.training.processes import finish
@@ -35,15 +34,21 @@ def adapter(folder: Path) -> dict[str, torch.Tensor]:
 
 def losses(folder: Path) -> list[dict[str, float]]:
     rows = read_numbers(folder / "metrics.csv")
-    return [{key: value for key, value in row.items() if "loss" in key or key == "lr"} for row in rows]
+    return [
+        {key: value for key, value in row.items() if "loss" in key or key == "lr"} for row in rows
+    ]
 
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[GPT]:
     """The models that runs give an adapter to, as they are in memory."""
     models: list[GPT] = []
-    add = lora.add_lora
-    monkeypatch.setattr(lora, "add_lora", lambda model, *rest: (add(model, *rest), models.append(model)))
+
+    def noted(model: GPT, config: LoraConfig, seed: int) -> None:
+        add_lora(model, config, seed)
+        models.append(model)
+
+    monkeypatch.setattr("sft.training.run.add_lora", noted)
     return models
 
 
@@ -82,40 +87,69 @@ def test_a_narrow_base_is_merged_as_it_is_stored(
     folder = run(config(lora=LORA | {"targets": ["c_fc"]}, max_steps=2, precision="bf16-mixed"))
     assert trained[0].h[0].attn.c_attn.weight.dtype == torch.bfloat16
     assert trained[0].h[0].mlp.c_fc.lora_B.dtype == torch.float32
-    theirs = PeftModel.from_pretrained(GPT2LMHeadModel.from_pretrained(checkpoint).eval(), folder / "adapter")
-    torch.testing.assert_close(theirs(IDS).logits, load_pretrained(folder / "model").model(IDS), atol=1e-5, rtol=0)
-    base, merged = load_pretrained(checkpoint).model.h[0], load_pretrained(folder / "model").model.h[0]
+    theirs = PeftModel.from_pretrained(
+        GPT2LMHeadModel.from_pretrained(checkpoint).eval(), folder / "adapter"
+    )
+    torch.testing.assert_close(
+        theirs(IDS).logits, load_pretrained(folder / "model").model(IDS), atol=1e-5, rtol=0
+    )
+    base, merged = (
+        load_pretrained(checkpoint).model.h[0],
+        load_pretrained(folder / "model").model.h[0],
+    )
     assert torch.equal(merged.attn.c_attn.weight, base.attn.c_attn.weight)
     layer = trained[0].h[0].mlp.c_fc
-    assert torch.equal(merged.mlp.c_fc.weight, base.mlp.c_fc.weight + layer.scale * (layer.lora_B @ layer.lora_A))
+    assert torch.equal(
+        merged.mlp.c_fc.weight, base.mlp.c_fc.weight + layer.scale * (layer.lora_B @ layer.lora_A)
+    )
 
 
 def test_the_best_adapter_is_kept_not_the_last(config: Config, run: Run) -> None:
     folder = run(config(lora=LORA, optim__lr=1.0, epochs=3))
-    full = [row["val/full_loss"] for row in read_numbers(folder / "metrics.csv") if "val/full_loss" in row]
+    full = [
+        row["val/full_loss"]
+        for row in read_numbers(folder / "metrics.csv")
+        if "val/full_loss" in row
+    ]
     assert full[-1] > min(full)
     last = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     A = "h.0.attn.c_attn.lora_A"
-    assert not torch.equal(adapter(folder)[f"base_model.model.transformer.{A}.weight"], last[f"model.{A}"])
+    assert not torch.equal(
+        adapter(folder)[f"base_model.model.transformer.{A}.weight"], last[f"model.{A}"]
+    )
 
 
 def test_resumed_is_uninterrupted(config: Config, run: Run) -> None:
-    common: dict[str, Any] = {"lora": LORA | {"dropout": 0.3}, "model__dropout": 0.2, "accumulate": 2, "batch_size": 2}
+    common: dict[str, Any] = {
+        "lora": LORA | {"dropout": 0.3},
+        "model__dropout": 0.2,
+        "accumulate": 2,
+        "batch_size": 2,
+    }
     whole = run(config(**common), "whole")
     folder = run(config(**common, max_steps=5), "parts")
     given = dataclasses.replace(config(**common), resume=str(folder))
     run(resumed_config(given, ["max_steps=-1"]), "parts")
-    ends = [torch.load(path / "checkpoints/last.ckpt", weights_only=True) for path in (whole, folder)]
+    ends = [
+        torch.load(path / "checkpoints/last.ckpt", weights_only=True) for path in (whole, folder)
+    ]
     assert ends[0]["global_step"] == ends[1]["global_step"] == 22
     assert ends[0]["state_dict"].keys() == ends[1]["state_dict"].keys()
-    assert all(torch.equal(ends[0]["state_dict"][name], ends[1]["state_dict"][name]) for name in ends[0]["state_dict"])
+    assert all(
+        torch.equal(ends[0]["state_dict"][name], ends[1]["state_dict"][name])
+        for name in ends[0]["state_dict"]
+    )
     assert all(torch.equal(adapter(whole)[key], adapter(folder)[key]) for key in adapter(whole))
     assert losses(whole)[-1] == losses(folder)[-1]
     with pytest.raises(InputError, match=r"lora\.rank: 4, but the run at .* has 2"):
-        resumed_config(dataclasses.replace(given, lora=LoraConfig("default", rank=4)), ["lora.rank=4"])
+        resumed_config(
+            dataclasses.replace(given, lora=LoraConfig("default", rank=4)), ["lora.rank=4"]
+        )
 
 
-def test_two_ranks_with_a_narrow_base(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_ranks_with_a_narrow_base(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In fp32 any division of a step is compared in test_module.py."""
     monkeypatch.chdir(tmp_path)
     settings = config(lora=LORA, batch_size=8, epochs=1, optim__lr=0.01, precision="bf16-mixed")
@@ -130,7 +164,9 @@ def test_two_ranks_with_a_narrow_base(config: Config, tmp_path: Path, monkeypatc
 
 def test_an_adapter_is_no_base_for_another(config: Config, run: Run) -> None:
     folder = run(config(lora=LORA, max_steps=1))
-    with pytest.raises(InputError, match=r"model\.checkpoint: .*adapter is an adapter.*give the model/ folder"):
+    with pytest.raises(
+        InputError, match=r"model\.checkpoint: .*adapter is an adapter.*give the model/ folder"
+    ):
         run(config(lora=LORA, model__checkpoint=str(folder / "adapter")), "again")
     again = run(config(model__checkpoint=str(folder / "adapter"), max_steps=1), "again")
     assert load_pretrained(again / "model").base == str(folder / "adapter")

@@ -19,8 +19,16 @@ from sft.data.dataset import Batch, Examples, Split
 from sft.data.plan import Plan
 from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT, GPTConfig
+from sft.objective import CrossEntropy, Objective
 from sft.training import memory
-from sft.training.estimate import Shape, batch_bytes, copy_bytes, free_memory, layer_bytes, weight_bytes
+from sft.training.estimate import (
+    Shape,
+    batch_bytes,
+    copy_bytes,
+    free_memory,
+    layer_bytes,
+    weight_bytes,
+)
 from sft.training.memory import EnoughMemory, fits_in_memory
 from sft.training.module import InstructionTuner
 from tests.benchmarks.memory import most_rows
@@ -40,7 +48,9 @@ def make_batch(rows: int, length: int, masked: bool = False) -> Batch:
     return Batch(ids, ids.where(learned, -100), lengths, torch.arange(rows), 1, 1)
 
 
-@pytest.mark.parametrize(("config", "dtype"), product([TINY, WIDE], [torch.float32, torch.bfloat16]))
+@pytest.mark.parametrize(
+    ("config", "dtype"), product([TINY, WIDE], [torch.float32, torch.bfloat16])
+)
 @pytest.mark.parametrize(
     ("rows", "length", "masked"), [(1, 40, False), (3, 96, False), (6, 128, True), (2, 300, False)]
 )
@@ -52,7 +62,9 @@ def test_the_estimate_of_a_batch_is_what_torch_keeps(
     model.activation_checkpointing = checkpointing
     batch = make_batch(rows, length, masked)
     found = batch_bytes(model, Shape.of(batch), dtype, "cpu")
-    if checkpointing:  # a layer whole, and the cache of autocast, are no part of the graph after the forward pass
+    if (
+        checkpointing
+    ):  # a layer whole, and the cache of autocast, are no part of the graph after the forward pass
         found -= layer_bytes(config, Shape.of(batch), dtype, "cpu") + copy_bytes(model, dtype)
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
         loss, kept = loss_and_kept(model, batch.input_ids, batch.labels, batch.lengths)
@@ -92,7 +104,9 @@ def small_gpu(monkeypatch: pytest.MonkeyPatch, rows: int) -> list[int]:
             asked.append(len(input_ids))
             torch.rand(1)
             if len(input_ids) > rows:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …")
+                raise torch.OutOfMemoryError(
+                    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …"
+                )
         return honest(self, input_ids, labels, lengths)
 
     monkeypatch.setattr(GPT, "token_losses", token_losses)
@@ -106,7 +120,9 @@ def test_a_try_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, room: int)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     random = torch.get_rng_state()
     for accumulated in (False, True):
-        fits = fits_in_memory(model, batch, torch.device("cpu"), nullcontext(), True, accumulated)
+        fits = fits_in_memory(
+            CrossEntropy(model), batch, torch.device("cpu"), nullcontext(), True, accumulated
+        )
         assert fits == (room == 3)
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -162,7 +178,9 @@ def test_a_resumed_run_is_told_what_it_may_change(
     if tried:
         monkeypatch.setattr(EnoughMemory, "estimate", EnoughMemory.attempt)
     left = "use a device with more memory, or start a new run with a smaller batch_size"
-    with pytest.raises(InputError, match=f"; {left if checkpointing else 'set activation_checkpointing=true'}$"):
+    with pytest.raises(
+        InputError, match=f"; {left if checkpointing else 'set activation_checkpointing=true'}$"
+    ):
         run(dataclasses.replace(settings, max_steps=4, resume=str(folder)))
 
 
@@ -181,9 +199,14 @@ def test_memory_that_ends_before_the_first_batch_is_not_blamed_on_one(
         run(config())
 
 
-def test_batches_of_one_record_cannot_be_smaller(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_of_one_record_cannot_be_smaller(
+    config: Config, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     small_gpu(monkeypatch, 0)
-    with pytest.raises(InputError, match=r"memory\); set activation_checkpointing=true; or lower data.max_length; or"):
+    with pytest.raises(
+        InputError,
+        match=r"memory\); set activation_checkpointing=true; or lower data.max_length; or",
+    ):
         run(config(batch_size=1))
 
 
@@ -195,12 +218,19 @@ def test_a_run_that_was_tried_is_the_same_run(
     settings, tried, trained = config(model__dropout=0.2, epochs=2, accumulate=accumulate), [], []
     honest, step = memory.fits_in_memory, InstructionTuner.training_step
 
-    def noted(model: GPT, batch: Batch, device: Any, context: Any, means: bool, accumulated: bool) -> bool:
-        assert model.training
-        assert means
+    def noted(
+        objective: Objective,
+        batch: Batch,
+        device: Any,
+        context: Any,
+        state_to_come: bool,
+        accumulated: bool,
+    ) -> bool:
+        assert objective.model.training
+        assert state_to_come
         assert accumulated == (settings.accumulate > 1)
         tried.append(int(batch.lengths.sum()))
-        return honest(model, batch, device, context, means, accumulated)
+        return honest(objective, batch, device, context, state_to_come, accumulated)
 
     def training_step(self: InstructionTuner, batch: Batch, batch_idx: int) -> Tensor:
         trained.append(int(batch.lengths.sum()))
@@ -212,7 +242,10 @@ def test_a_run_that_was_tried_is_the_same_run(
     assert tried == [max(trained)]
     monkeypatch.setattr(EnoughMemory, "on_train_start", lambda *_: None)
     second = run(settings, "untried")
-    weights = [torch.load(path / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for path in (first, second)]
+    weights = [
+        torch.load(path / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for path in (first, second)
+    ]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
@@ -226,9 +259,13 @@ def test_an_estimate_beyond_the_free_memory_warns(
     lines = [line for line in text.splitlines() if "by an estimate" in line]
     assert len(lines) == (free == 2_700_000_000)
     for line in lines:
-        assert " of 4 records of up to 48 tokens may take 4.8 GiB more memory, by an estimate, and 2.5 GiB are" in line
         assert (
-            "free; batch_size=2 accumulate=2 would fit, and trains the same; or set activation_checkpointing=" in line
+            " of 4 records of up to 48 tokens may take 4.8 GiB more memory, by an estimate, and 2.5 GiB are"
+            in line
+        )
+        assert (
+            "free; batch_size=2 accumulate=2 would fit, and trains the same; or set activation_checkpointing="
+            in line
         )
 
 
@@ -243,7 +280,11 @@ def test_the_free_memory_of_this_machine() -> None:
     ("line", "names", "inactive"),
     [
         ("0::{}", ("memory.max", "memory.current"), "inactive_file"),
-        ("4:memory:{}", ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"), "total_inactive_file"),
+        (
+            "4:memory:{}",
+            ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+            "total_inactive_file",
+        ),
     ],
 )
 def test_control_groups_limit_the_free_memory(
@@ -287,20 +328,25 @@ def make_data(sizes: list[tuple[int, int]], batch_size: int, **settings: Any) ->
         cut=0,
         dropped=0,
     )
-    return InstructionData({"train": Split(examples, np.zeros(0, np.uint64), None)}, batch_size, **settings)
+    return InstructionData(
+        {"train": Split(examples, np.zeros(0, np.uint64), None)}, batch_size, **settings
+    )
 
 
-def heaviest_of(data: InstructionData, size: int, steps: tuple[int, int], config: GPTConfig = TINY) -> list[int]:
+def heaviest_of(
+    data: InstructionData, size: int, steps: tuple[int, int], config: GPTConfig = TINY
+) -> list[int]:
     """The rows of the batch of which most is expected in these steps."""
     trainer: Any = SimpleNamespace(
-        datamodule=data,
         world_size=1,
         global_rank=0,
         global_step=steps[0],
         precision_plugin=SimpleNamespace(precision="32-true"),
     )
-    module: Any = SimpleNamespace(model=GPT(config), trainer=trainer, device=torch.device("cpu"), total_steps=steps[1])
-    return sorted(memory.heaviest(trainer, module, size).records.tolist())
+    module: Any = SimpleNamespace(
+        model=GPT(config), trainer=trainer, device=torch.device("cpu"), total_steps=steps[1]
+    )
+    return sorted(memory.heaviest(module, data, size).records.tolist())
 
 
 def test_the_heaviest_batch_is_not_always_that_of_the_most_tokens() -> None:
@@ -330,11 +376,17 @@ def test_what_remains_of_a_run_is_counted_in_steps(accumulate: int, ranks: int) 
     for done, end in combinations(range(len(steps) + 1), 2):
         found = [micro for epoch in memory.remaining(plan, ranks - 1, done, end) for micro in epoch]
         expected = [micro for step in steps[done:end] for micro in step]
-        assert [micro.rows.tolist() for micro in found] == [micro.rows.tolist() for micro in expected]
+        assert [micro.rows.tolist() for micro in found] == [
+            micro.rows.tolist() for micro in expected
+        ]
 
 
 def test_the_shapes_of_batches_that_are_not_made() -> None:
-    examples = make_data([(3, 7 * size % 41 + 1) for size in range(30)] + [(290, 9)], 4).splits["train"].examples
+    examples = (
+        make_data([(3, 7 * size % 41 + 1) for size in range(30)] + [(290, 9)], 4)
+        .splits["train"]
+        .examples
+    )
     parts = [np.arange(start, min(start + 4, 31)) for start in range(0, 31, 4)]
     expected = [Shape.of(examples.batch(part.tolist(), multiple=16)) for part in parts]
     found = memory.shapes(examples, parts, 16)

@@ -1,5 +1,7 @@
 """One optimizer step: its loss and gradient are those of one big batch, however it is divided."""
 
+import math
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,7 +32,9 @@ class SGDTuner(InstructionTuner):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         super().on_before_optimizer_step(optimizer)
         if not hasattr(self, "gradients"):
-            found = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+            found = {
+                name: p.grad for name, p in self.model.named_parameters() if p.grad is not None
+            }
             self.gradients = {name: unsharded(gradient).clone() for name, gradient in found.items()}
             self.first_loss = self.step_loss
 
@@ -49,7 +53,9 @@ def train_sgd(config: TrainConfig, out: Path) -> None:
     """An epoch over 37 records with SGD; rank 0 keeps what came of it."""
     base = load(config)
     parts = split_records(load_source(config.data).records[:43], config.data.split)  # 37 / 0 / 6
-    splits = encode_splits(parts, PROMPTS["phi3"], base.tokenizer, None, 128, config.data.mask_prompt)
+    splits = encode_splits(
+        parts, PROMPTS["phi3"], base.tokenizer, None, 128, config.data.mask_prompt
+    )
     data = InstructionData(splits, config.batch_size, config.accumulate, seed=5)
     base.model.activation_checkpointing = config.activation_checkpointing
     module = SGDTuner(base.model, config.optim, total_steps=100, accumulate=config.accumulate)
@@ -70,7 +76,9 @@ def train_sgd(config: TrainConfig, out: Path) -> None:
     weights = unsharded_model(module.model).state_dict()
     if trainer.is_global_zero:
         kept = {"gradients": module.gradients, "weights": weights, "loss": module.first_loss}
-        kept["held"] = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in module.parameters())
+        kept["held"] = sum(
+            (p.to_local() if isinstance(p, DTensor) else p).numel() for p in module.parameters()
+        )
         torch.save(kept | {"validation": module.validation_loss, "steps": trainer.global_step}, out)
 
 
@@ -80,9 +88,9 @@ def one_big_batch(config: TrainConfig) -> tuple[dict[str, torch.Tensor], GPT, fl
 
     base = load(config)
     parts = split_records(load_source(config.data).records[:43], config.data.split)
-    examples = encode_splits(parts, PROMPTS["phi3"], base.tokenizer, None, 128, config.data.mask_prompt)[
-        "train"
-    ].examples
+    examples = encode_splits(
+        parts, PROMPTS["phi3"], base.tokenizer, None, 128, config.data.mask_prompt
+    )["train"].examples
     gradients: dict[str, torch.Tensor] = {}
     for micro in Plan(len(examples), 16, shuffle=True, seed=5).micro_batches(0, 0):
         batch = examples.batch(micro.rows.tolist())
@@ -91,7 +99,11 @@ def one_big_batch(config: TrainConfig) -> tuple[dict[str, torch.Tensor], GPT, fl
         base.model.zero_grad()
         loss.backward()
         if not gradients:
-            gradients = {name: p.grad.clone() for name, p in base.model.named_parameters() if p.grad is not None}
+            gradients = {
+                name: p.grad.clone()
+                for name, p in base.model.named_parameters()
+                if p.grad is not None
+            }
             first = float(loss)
         with torch.no_grad():
             for p in base.model.parameters():
@@ -141,7 +153,9 @@ def test_any_division_of_a_step_is_one_big_batch(
     assert kept["steps"] == 3  # 37 records: 16, 16 and 5
     assert kept["loss"] == pytest.approx(loss, abs=1e-6)
     ranks = devices if strategy == "fsdp" else 1
-    assert kept["held"] == sum(-(-len(p) // ranks) * p[0].numel() for p in model.parameters())  # of whole rows
+    assert kept["held"] == sum(
+        -(-len(p) // ranks) * p[0].numel() for p in model.parameters()
+    )  # of whole rows
     assert kept["gradients"].keys() == gradients.keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(kept["gradients"][name], gradient, atol=1e-6, rtol=0)
@@ -184,22 +198,36 @@ def test_the_learning_rates_course(kind: str, expected: list[float]) -> None:
 
 
 @pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
-def test_the_gradient_is_clipped_by_its_whole_norm(config: Config, tmp_path: Path, precision: str) -> None:
+def test_the_gradient_is_clipped_by_its_whole_norm(
+    config: Config, tmp_path: Path, precision: str
+) -> None:
     class Norms(InstructionTuner):
         seen: tuple[float, float]
 
         def optimizer_step(self, *args: object, **kwargs: object) -> None:
             super().optimizer_step(*args, **kwargs)
-            self.seen = (self.step_loss, float(torch.nn.utils.get_total_norm([p.grad for p in self.parameters()])))
+            self.seen = (
+                self.step_loss,
+                float(torch.nn.utils.get_total_norm([p.grad for p in self.parameters()])),
+            )
 
     settings = config(batch_size=4)
     base = load_pretrained(settings.model.checkpoint)
     parts = split_records(load_source(settings.data).records[:6], [0.7, 0.0, 0.3])
-    data = InstructionData(encode_splits(parts, PROMPTS["phi3"], base.tokenizer, None, 128, True), 4)
+    data = InstructionData(
+        encode_splits(parts, PROMPTS["phi3"], base.tokenizer, None, 128, True), 4
+    )
     module = Norms(base.model, OptimConfig(grad_clip=0.01), total_steps=1)
-    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "max_epochs": 1}
+    options = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "max_epochs": 1,
+    }
     precision = {"32": "32-true"}.get(precision, precision)
-    pl.Trainer(accelerator="cpu", precision=precision, gradient_clip_val=0.01, **options).fit(module, data)
+    pl.Trainer(accelerator="cpu", precision=precision, gradient_clip_val=0.01, **options).fit(
+        module, data
+    )
     assert module.seen[1] == pytest.approx(0.01, rel=1e-3)
 
 
@@ -222,12 +250,14 @@ def test_a_gradient_that_is_no_number_is_found_on_every_device(
         parameter.grad = torch.ones_like(parameter)
     if broken is not None:
         module.model.wpe.weight.grad[3, 4] = broken
-    assert module._is_finite(adamw(module.model, OptimConfig())) == (broken is None)
+    assert module._is_finite() == (broken is None)
     module.step_loss = float("nan")
-    assert not module._is_finite(adamw(module.model, OptimConfig()))
+    assert not module._is_finite()
 
 
-def test_a_look_that_was_cut_off_reads_no_more_batches(checkpoint: Path) -> None:
+def test_an_interrupted_loss_probe_reads_no_more_batches(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     module, ones = alone(checkpoint), torch.ones(1, 4).long()
     read: list[int] = []
 
@@ -236,9 +266,11 @@ def test_a_look_that_was_cut_off_reads_no_more_batches(checkpoint: Path) -> None
             read.append(number)
             yield Batch(ones, ones, torch.tensor([4]), torch.tensor([0]), 4, 4)
 
-    module.signals = lambda: [0.0, float(len(read) == 3)]
+    monkeypatch.setattr(module.signals, "own", lambda: signal.SIGTERM if len(read) == 3 else None)
     module.validate(batches())
-    assert module.cut
+    assert module.signals.interrupted
+    assert module.signals.agreed == signal.SIGTERM
+    assert math.isnan(module.validation_loss)
     assert read == [0, 1, 2]
     module.validate(batches())
     assert read == [0, 1, 2, 0]

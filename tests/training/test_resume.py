@@ -55,13 +55,17 @@ def test_resumed_is_uninterrupted(
     assert resumed.max_steps == -1
     run(resumed, "parts")
 
-    ends = [torch.load(path / "checkpoints/last.ckpt", weights_only=True) for path in (whole, folder)]
+    ends = [
+        torch.load(path / "checkpoints/last.ckpt", weights_only=True) for path in (whole, folder)
+    ]
     assert ends[0]["global_step"] == ends[1]["global_step"] == 2 * steps_per_epoch
     for key in ("state_dict", "optimizer_states", "lr_schedulers"):
         assert equal(ends[0][key], ends[1][key]), key
     cut, uncut = losses(folder), losses(whole)
     assert len(cut) == len(uncut)
-    for mine, other in zip(cut, uncut, strict=True):  # the row of the halt has looks that the other run did not take
+    for mine, other in zip(
+        cut, uncut, strict=True
+    ):  # the row of the halt has looks that the other run did not take
         assert {key: mine[key] for key in other} == other
         assert mine == other or mine["step"] == halt
 
@@ -73,11 +77,15 @@ def test_activation_checkpointing_may_begin_with_a_resumed_run(config: Config, r
     resumed = resumed_config(given, ["activation_checkpointing=true", "max_steps=-1"])
     assert resumed.activation_checkpointing
     run(resumed, "parts")
-    ends = [torch.load(path / "checkpoints/last.ckpt", weights_only=True) for path in (whole, folder)]
+    ends = [
+        torch.load(path / "checkpoints/last.ckpt", weights_only=True) for path in (whole, folder)
+    ]
     assert equal(ends[0]["state_dict"], ends[1]["state_dict"])
 
 
-def test_a_finished_run_says_so(config: Config, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_says_so(
+    config: Config, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = run(config(epochs=1))
     before = (folder / "checkpoints/last.ckpt").stat().st_mtime_ns
     run(resumed_config(dataclasses.replace(config(epochs=1), resume=str(folder)), []))
@@ -90,11 +98,15 @@ def test_a_run_cut_off_between_its_last_step_and_its_end_is_completed(
     config: Config, run: Run, devices: int, strategy: str
 ) -> None:
     """By ranks that put the model together, if it is in shards, because rank 0 says so."""
-    settings = config(epochs=1, max_steps=2, data__split=[0.9, 0.1, 0.0], devices=devices, strategy=strategy)
+    settings = config(
+        epochs=1, max_steps=2, data__split=[0.9, 0.1, 0.0], devices=devices, strategy=strategy
+    )
     folder = Path("run").absolute()
     folder.mkdir()
     finish(settings, folder, devices)
-    whole = {name: (folder / name).read_bytes() for name in ("metrics.csv", "model/model.safetensors")}
+    whole = {
+        name: (folder / name).read_bytes() for name in ("metrics.csv", "model/model.safetensors")
+    }
     summary = json.loads((folder / "summary.json").read_text())
     shutil.rmtree(folder / "model")
     (folder / "summary.json").unlink()
@@ -129,7 +141,10 @@ def test_another_run_is_refused_by_key(config: Config, run: Run) -> None:
     folder = run(config(epochs=1, max_steps=2))
     given = dataclasses.replace(config(epochs=3, batch_size=8, max_steps=2), resume=str(folder))
     assert resumed_config(given, ["epochs=3"]).epochs == 3
-    with pytest.raises(InputError, match=r"batch_size: 8, but the run at .* has 4; a resumed run may change .*epochs"):
+    with pytest.raises(
+        InputError,
+        match=r"batch_size: 8, but the run at .* has 4; a resumed run may change .*epochs",
+    ):
         resumed_config(given, ["epochs=3", "batch_size=8"])
 
 
@@ -148,7 +163,9 @@ def test_what_is_no_run_is_refused(config: Config, tmp_path: Path) -> None:
         resumed_config(given, [])
 
 
-def test_a_full_disk_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from sft.training.checkpoints import CheckpointFiles
 
     io, path = CheckpointFiles(), tmp_path / "checkpoints" / "last.ckpt"

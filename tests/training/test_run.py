@@ -38,14 +38,20 @@ def validation_loss(folder: Path, config: TrainConfig) -> float:
         "validation"
     ].examples
     with torch.no_grad():
-        losses = [loaded.model.token_losses(*examples.batch([row])[:2]) for row in range(len(examples))]
+        losses = [
+            loaded.model.token_losses(*examples.batch([row])[:2]) for row in range(len(examples))
+        ]
     return float(torch.cat(losses).mean())
 
 
 def test_the_folder_is_complete_and_its_numbers_are_right(
     config: Config, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    secrets = {"HF_TOKEN": "hf_aSecret", "OPENAI_API_KEY": "sk-aSecret", "WANDB_API_KEY": "wandbSecret"}
+    secrets = {
+        "HF_TOKEN": "hf_aSecret",
+        "OPENAI_API_KEY": "sk-aSecret",
+        "WANDB_API_KEY": "wandbSecret",
+    }
     for name, secret in secrets.items():
         monkeypatch.setenv(name, secret)
     settings = config(optim__warmup_steps=4, eval__sample=True, epochs=2)
@@ -65,7 +71,9 @@ def test_the_folder_is_complete_and_its_numbers_are_right(
     assert Path("outputs/latest").resolve() == folder
 
     rows = read_numbers(folder / "metrics.csv")
-    assert [row["step"] for row in rows] == list(range(23))  # 42 records in batches of 4: 11 steps an epoch
+    assert [row["step"] for row in rows] == list(
+        range(23)
+    )  # 42 records in batches of 4: 11 steps an epoch
     assert rows[0].keys() == {"step", "epoch", "tokens_seen", "train/eval_loss", "val/loss"}
     assert [row["lr"] for row in rows[1:6]] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3])
     assert [row["step"] for row in rows if "val/loss" in row] == list(range(0, 23, 2))
@@ -80,11 +88,17 @@ def test_the_folder_is_complete_and_its_numbers_are_right(
     assert rows[11]["tokens_seen"] == summary["data"]["splits"]["train"]["tokens"]
     assert summary["losses"]["val/full_loss"]["last"] == rows[22]["val/full_loss"]
     assert rows[22]["val/full_loss"] < rows[11]["val/full_loss"] < rows[0]["val/loss"]
-    assert summary["best_validation_loss"] == pytest.approx(validation_loss(folder / "model", settings), abs=1e-5)
+    assert summary["best_validation_loss"] == pytest.approx(
+        validation_loss(folder / "model", settings), abs=1e-5
+    )
     log = (folder / "train.log").read_text()
     assert log.count("answer:") == 3  # before training and after each of two epochs
     files = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
-    assert not [secret for secret in secrets.values() if any(secret.encode() in content for content in files)]
+    assert not [
+        secret
+        for secret in secrets.values()
+        if any(secret.encode() in content for content in files)
+    ]
 
 
 def test_the_first_loss_is_the_untouched_models(config: Config, run: Run, checkpoint: Path) -> None:
@@ -96,7 +110,11 @@ def test_the_first_loss_is_the_untouched_models(config: Config, run: Run, checkp
 def test_model_keeps_the_best_weights_not_the_last(config: Config, run: Run) -> None:
     settings = config(optim__lr=0.5, epochs=3)  # so fast that the validation loss gets worse
     folder = run(settings)
-    full = [row["val/full_loss"] for row in read_numbers(folder / "metrics.csv") if "val/full_loss" in row]
+    full = [
+        row["val/full_loss"]
+        for row in read_numbers(folder / "metrics.csv")
+        if "val/full_loss" in row
+    ]
     assert len(full) == 3
     assert full[-1] > min(full)
     assert validation_loss(folder / "model", settings) == pytest.approx(min(full), rel=1e-5)
@@ -106,12 +124,17 @@ def test_without_validation_the_model_is_the_last(config: Config, run: Run) -> N
     folder = run(config(data__split=[0.9, 0.1, 0.0], epochs=1))
     assert load_pretrained(folder / "model").prompt == PROMPTS["phi3"]
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
-    assert torch.equal(load_pretrained(folder / "model").model.wte.weight, checkpoint["state_dict"]["model.wte.weight"])
+    assert torch.equal(
+        load_pretrained(folder / "model").model.wte.weight,
+        checkpoint["state_dict"]["model.wte.weight"],
+    )
     assert json.loads((folder / "summary.json").read_text())["best_validation_loss"] is None
 
 
 def test_untrained_weights_are_refused(config: Config, run: Run, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"untouched model's loss.*0\.9 ln\(vocabulary\).*allow_untrained=true"):
+    with pytest.raises(
+        InputError, match=r"untouched model's loss.*0\.9 ln\(vocabulary\).*allow_untrained=true"
+    ):
         run(config(model__allow_untrained=False))
     assert not (tmp_path / "outputs").exists()
     assert not (tmp_path / "run" / "summary.json").exists()
@@ -125,14 +148,19 @@ def test_a_loss_that_is_no_number_stops_before_the_step(
 
     broken = load_pretrained(checkpoint)
     [token] = broken.tokenizer.encode_ordinary("7")  # stands in the 30th training record alone
-    records = [{"instruction": "the chef", "output": "7" if i == 29 else "cooks"} for i in range(60)]
+    records = [
+        {"instruction": "the chef", "output": "7" if i == 29 else "cooks"} for i in range(60)
+    ]
     with torch.no_grad():
         broken.model.wte.weight[token] = math.nan
     save_pretrained(broken.model, tmp_path / "broken", broken.tokenizer)
     data = tmp_path / "seven.json"
     data.write_text(json.dumps(records))
     settings = config(
-        model__checkpoint=str(tmp_path / "broken"), data__path=str(data), data__shuffle=False, eval__every=0
+        model__checkpoint=str(tmp_path / "broken"),
+        data__path=str(data),
+        data__shuffle=False,
+        eval__every=0,
     )
     with pytest.raises(InputError, match=r"step 1: loss nan") as error:
         run(settings)  # every logit row holds a NaN, as the head is the embedding
@@ -153,38 +181,57 @@ def break_losses(monkeypatch: pytest.MonkeyPatch, steps: set[int], factor: float
     monkeypatch.setattr(InstructionTuner, "training_step", broken)
 
 
-def test_a_step_without_a_number_can_be_skipped(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_without_a_number_can_be_skipped(
+    config: Config, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = config(max_steps=6, on_nonfinite="skip", eval__every=0, data__shuffle=False)
-    before = torch.load(run(dataclasses.replace(settings, max_steps=2)) / "checkpoints/last.ckpt", weights_only=True)
+    before = torch.load(
+        run(dataclasses.replace(settings, max_steps=2)) / "checkpoints/last.ckpt", weights_only=True
+    )
     break_losses(monkeypatch, {3}, math.nan)
-    three = torch.load(run(dataclasses.replace(settings, max_steps=3)) / "checkpoints/last.ckpt", weights_only=True)
-    assert all(torch.equal(three["state_dict"][key], value) for key, value in before["state_dict"].items())
+    three = torch.load(
+        run(dataclasses.replace(settings, max_steps=3)) / "checkpoints/last.ckpt", weights_only=True
+    )
+    assert all(
+        torch.equal(three["state_dict"][key], value) for key, value in before["state_dict"].items()
+    )
     assert three["global_step"] == 3
     break_losses(monkeypatch, {3}, math.nan)
     folder = run(settings, "on")
     text = (folder / "train.log").read_text()
-    assert "step 3: loss nan or its gradient is not finite, on training records [9, 10, 11, 12] (counted" in text
+    assert (
+        "step 3: loss nan or its gradient is not finite, on training records [9, 10, 11, 12] (counted"
+        in text
+    )
     rows = read_numbers(folder / "metrics.csv")
     assert [row["step"] for row in rows if not math.isfinite(row["train/loss"])] == [3]
     assert json.loads((folder / "summary.json").read_text())["best_validation_loss"] < 6
 
 
-def test_five_skipped_steps_in_a_row_end_the_run(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_five_skipped_steps_in_a_row_end_the_run(
+    config: Config, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     break_losses(monkeypatch, {1, 2, 3, 4, *range(6, 99)}, math.nan)
     with pytest.raises(InputError, match=r"^step 10: loss nan"):
         run(config(on_nonfinite="skip", eval__every=0))
 
 
-def test_a_loss_far_from_the_others_is_told(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_far_from_the_others_is_told(
+    config: Config, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     break_losses(monkeypatch, {55}, 1e3)
     folder = run(config(batch_size=2, epochs=3, max_steps=60, eval__every=0, optim__lr=1e-6))
-    warnings = [line for line in (folder / "train.log").read_text().splitlines() if "far from the" in line]
+    warnings = [
+        line for line in (folder / "train.log").read_text().splitlines() if "far from the" in line
+    ]
     assert len(warnings) == 1
     assert "step 55: loss " in warnings[0]
     assert "of the 50 steps before it" in warnings[0]
 
 
-def test_too_little_memory_on_the_gpu(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_on_the_gpu(
+    config: Config, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …")
 
@@ -198,22 +245,34 @@ def test_too_little_memory_on_the_gpu(config: Config, run: Run, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("every", "minutes", "expected"), [(2, None, [2, 4]), (None, 1e-9, [1, 2, 3, 4]), (3, None, [3])]
+    ("every", "minutes", "expected"),
+    [(2, None, [2, 4]), (None, 1e-9, [1, 2, 3, 4]), (3, None, [3])],
 )
 def test_checkpoints_by_steps_and_minutes(
-    config: Config, run: Run, monkeypatch: pytest.MonkeyPatch, every: int, minutes: float, expected: list[int]
+    config: Config,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    every: int,
+    minutes: float,
+    expected: list[int],
 ) -> None:
     saved = []
     honest = CheckpointFiles.save_checkpoint
 
-    def save(self: CheckpointFiles, checkpoint: dict[str, Any], *arguments: Any, **more: Any) -> None:
+    def save(
+        self: CheckpointFiles, checkpoint: dict[str, Any], *arguments: Any, **more: Any
+    ) -> None:
         saved.append(checkpoint["global_step"])
         rows = read_numbers(Path("run/metrics.csv"))
         assert rows[-1]["step"] == saved[-1]  # a run that dies now has the row when it goes on
         honest(self, checkpoint, *arguments, **more)
 
     monkeypatch.setattr(CheckpointFiles, "save_checkpoint", save)
-    settings = {"checkpoint__every": every, "checkpoint__minutes": minutes, "data__split": [0.33, 0.33, 0.34]}
+    settings = {
+        "checkpoint__every": every,
+        "checkpoint__minutes": minutes,
+        "data__split": [0.33, 0.33, 0.34],
+    }
     run(config(**settings, epochs=1))
     assert saved == [*expected, 5]  # and at the epoch's end
 
@@ -223,7 +282,9 @@ def test_two_runs_of_one_seed_are_the_same_run(config: Config, run: Run) -> None
     first, second = (run(settings, name) / "checkpoints" / "last.ckpt" for name in "ab")
     weights = [torch.load(path, weights_only=True)["state_dict"] for path in (first, second)]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
-    other = torch.load(run(config(model__dropout=0.2, epochs=1, seed=7), "c") / "checkpoints/last.ckpt")["state_dict"]
+    other = torch.load(
+        run(config(model__dropout=0.2, epochs=1, seed=7), "c") / "checkpoints/last.ckpt"
+    )["state_dict"]
     assert not torch.equal(other["model.wte.weight"], weights[0]["model.wte.weight"])
 
 
@@ -232,7 +293,9 @@ def break_loss_of_rank_1(config: TrainConfig, folder: Path) -> None:
     honest = GPT.token_losses
 
     def broken(model: GPT, *batch: torch.Tensor) -> torch.Tensor:
-        return honest(model, *batch) * (math.nan if model.training and os.environ["RANK"] == "1" else 1)
+        return honest(model, *batch) * (
+            math.nan if model.training and os.environ["RANK"] == "1" else 1
+        )
 
     GPT.token_losses = broken  # type: ignore[method-assign]
     train.fit(config, folder)
@@ -252,7 +315,9 @@ def test_a_full_disk_in_a_process_of_its_own_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "loss.png").symlink_to("/dev/full")
-    with pytest.raises(InputError, match=r"loss\.png: cannot be written \(No space left on device\)"):
+    with pytest.raises(
+        InputError, match=r"loss\.png: cannot be written \(No space left on device\)"
+    ):
         on_devices(2, train.fit, config(devices=2, max_steps=1), tmp_path)
 
 
@@ -264,13 +329,17 @@ def test_what_is_said_to_come_after_comes_after_the_last_step(config: Config, ru
     assert summary["losses"]["val/loss"]["last"] == rows[7]["val/loss"]
 
 
-def test_compile_without_a_compiler_is_refused(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compile_without_a_compiler_is_refused(
+    config: Config, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(InputError, match="there is no no-such-compiler; install it or set CXX"):
         run(config(compile=True))
 
 
-def test_compiled_layers_train_as_others_do(config: Config, run: Run, tmp_path: Path, tokenizer: Any) -> None:
+def test_compiled_layers_train_as_others_do(
+    config: Config, run: Run, tmp_path: Path, tokenizer: Any
+) -> None:
     """Ten layers: more than torch.compile would make variants of, which answering must not bring about."""
     torch.manual_seed(0)
     deep = GPTConfig(n_layer=10, n_head=2, n_embd=8, vocab_size=tokenizer.n_vocab, n_positions=128)
@@ -280,7 +349,9 @@ def test_compiled_layers_train_as_others_do(config: Config, run: Run, tmp_path: 
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
         plain, compiled = (run(config(**settings, compile=on), str(on)) for on in (False, True))
     assert torch._dynamo.utils.counters["frames"]["ok"] > 0
-    for one, other in zip(*(read_numbers(folder / "metrics.csv") for folder in (plain, compiled)), strict=True):
+    for one, other in zip(
+        *(read_numbers(folder / "metrics.csv") for folder in (plain, compiled)), strict=True
+    ):
         assert other["tokens_seen"] == one["tokens_seen"]
         assert [other[key] for key in one if "loss" in key] == pytest.approx(
             [one[key] for key in one if "loss" in key], abs=1e-5

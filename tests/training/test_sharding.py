@@ -27,13 +27,24 @@ def end(folder: Path) -> dict[str, Any]:
 
 
 def answer_before(folder: Path) -> str:
-    [found] = re.findall(r"before training: .*\n    answer: (.*)\n", (folder / "train.log").read_text())
+    [found] = re.findall(
+        r"before training: .*\n    answer: (.*)\n", (folder / "train.log").read_text()
+    )
     return str(found)
 
 
 def test_a_run_in_shards_is_a_run_of_one_process(config: Config, run: Run, tmp_path: Path) -> None:
-    common = {"epochs": 1, "eval__sample": True, "eval__batches": 99, "eval__every": 6, "optim__grad_clip": 0.5}
-    common |= {"data__split": [0.69, 0.11, 0.2], "activation_checkpointing": True}  # the last step has one record
+    common = {
+        "epochs": 1,
+        "eval__sample": True,
+        "eval__batches": 99,
+        "eval__every": 6,
+        "optim__grad_clip": 0.5,
+    }
+    common |= {
+        "data__split": [0.69, 0.11, 0.2],
+        "activation_checkpointing": True,
+    }  # the last step has one record
     sharded = config(**common, batch_size=2, accumulate=2, strategy="fsdp", checkpoint__every=3)
     whole, parts, cut_off = (tmp_path / name for name in ("whole", "parts", "cut_off"))
     one = run(config(**common, batch_size=8), "one")
@@ -48,14 +59,19 @@ def test_a_run_in_shards_is_a_run_of_one_process(config: Config, run: Run, tmp_p
     for key in ("state_dict", "optimizer_states"):
         torch.testing.assert_close(end(whole)[key], end(one)[key], atol=1e-5, rtol=0)
     written = load_pretrained(whole / "model").model.state_dict()
-    assert equal({f"model.{name}": tensor for name, tensor in written.items()}, dict(end(whole)["state_dict"]))
+    assert equal(
+        {f"model.{name}": tensor for name, tensor in written.items()},
+        dict(end(whole)["state_dict"]),
+    )
 
     shutil.copytree(whole, parts)
     (parts / "checkpoints" / "last.ckpt").unlink()  # the one of step 3 is before it
     shutil.copytree(whole, cut_off)  # between its last step and its end
     shutil.rmtree(cut_off / "model")
     (cut_off / "summary.json").unlink()
-    resumed = [begin(dataclasses.replace(sharded, resume=str(run)), run, 2) for run in (parts, cut_off)]
+    resumed = [
+        begin(dataclasses.replace(sharded, resume=str(run)), run, 2) for run in (parts, cut_off)
+    ]
     for process in chain(*resumed):
         process.join(60)
         assert process.exitcode == 0
@@ -70,4 +86,7 @@ def test_a_run_in_shards_is_a_run_of_one_process(config: Config, run: Run, tmp_p
 def test_one_device_is_refused(command: Callable[..., None]) -> None:
     with pytest.raises(SystemExit) as end:
         command("strategy=fsdp")
-    assert end.value.code == "error: strategy: fsdp divides a model among devices, but there is one; add devices=N"
+    assert (
+        end.value.code
+        == "error: strategy: fsdp divides a model among devices, but there is one; add devices=N"
+    )

@@ -15,10 +15,10 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from sft.config import InputError, TrainConfig
 from sft.files import read_numbers
-from sft.training import loggers
+from sft.training import trackers
 from sft.training.checkpoints import last, read_newest
-from sft.training.loggers import RemoteLogger
 from sft.training.resume import Past
+from sft.training.trackers import RemoteLogger
 
 Config = Callable[..., TrainConfig]
 Run = Callable[..., Path]
@@ -46,7 +46,7 @@ def far(monkeypatch: pytest.MonkeyPatch, rows: int) -> list[str | None]:
         names.append(run_id)
         return Flaky(folder, rows)
 
-    monkeypatch.setattr(loggers, "_mlflow", make)
+    monkeypatch.setattr(trackers, "_mlflow", make)
     return names
 
 
@@ -67,7 +67,11 @@ def test_the_hparams_tab_has_the_settings_and_the_final_numbers(config: Config, 
     row = read_numbers(folder / "metrics.csv")[-1]
     assert scalars["final/train_loss"] == pytest.approx(row["train/loss"])
     best = json.loads((folder / "summary.json").read_text())["best_validation_loss"]
-    assert scalars["final/best_validation"] == pytest.approx(best) == pytest.approx(row["val/full_loss"])
+    assert (
+        scalars["final/best_validation"]
+        == pytest.approx(best)
+        == pytest.approx(row["val/full_loss"])
+    )
     named = {metric.name.tag for metric in found["_hparams_/experiment"].experiment.metric_infos}
     assert named >= {"final/train_loss", "final/best_validation"}
 
@@ -78,7 +82,9 @@ def test_lightnings_csv(config: Config, run: Run) -> None:
     ours = read_numbers(folder / "metrics.csv")
     with (folder / "csv" / "metrics.csv").open(newline="") as file:
         theirs = list(csv.DictReader(file))
-    assert [float(row["train/loss"]) for row in theirs if row["train/loss"]] == [row["train/loss"] for row in ours[1:]]
+    assert [float(row["train/loss"]) for row in theirs if row["train/loss"]] == [
+        row["train/loss"] for row in ours[1:]
+    ]
     assert "lr: 0.001" in (folder / "csv" / "hparams.yaml").read_text()
 
 
@@ -88,7 +94,9 @@ def test_a_resumed_run_is_tracked_as_one(config: Config, run: Run, kind: str) ->
     folder = run(config(logger=kind, max_steps=4, checkpoint__every=2))
     last(folder).unlink()
     assert read_newest(folder)[1]["global_step"] == 2
-    time.sleep(1 - time.time() % 1)  # TensorBoard reads its files in the order of their names, which hold the second
+    time.sleep(
+        1 - time.time() % 1
+    )  # TensorBoard reads its files in the order of their names, which hold the second
     run(config(logger=kind, max_steps=6, resume=str(folder)))
     if kind == "csv":
         with (folder / "csv" / "metrics.csv").open(newline="") as file:
@@ -106,39 +114,54 @@ def test_none(config: Config, run: Run) -> None:
 
 
 @pytest.mark.parametrize("kind", ["wandb", "mlflow"])
-def test_one_that_is_not_installed(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_one_that_is_not_installed(
+    config: Config, run: Run, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     monkeypatch.setattr(f"lightning.pytorch.loggers.{kind}._{kind.upper()}_AVAILABLE", False)
-    with pytest.raises(InputError, match=rf"^logger: {kind} is not installed; pip install -e '\.\[{kind}\]'$"):
+    with pytest.raises(
+        InputError, match=rf"^logger: {kind} is not installed; pip install -e '\.\[{kind}\]'$"
+    ):
         run(config(logger=kind))
     assert list(Path("run").iterdir()) == []
 
 
-def test_one_that_does_not_answer(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_does_not_answer(
+    config: Config, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(folder: Path, run_id: str | None) -> Any:
         raise ConnectionError("no\nanswer from http://me:secret@there/x")
 
-    monkeypatch.setattr(loggers, "_mlflow", refuse)
+    monkeypatch.setattr(trackers, "_mlflow", refuse)
     with pytest.raises(
-        InputError, match=r"^logger: mlflow cannot be used \(no answer from http://…@there/x\); .* another logger=$"
+        InputError,
+        match=r"^logger: mlflow cannot be used \(no answer from http://…@there/x\); .* another logger=$",
     ):
         run(config(logger="mlflow"))
     assert list(Path("run").iterdir()) == []
 
 
-def test_one_that_fails_later_does_not_end_the_run(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_fails_later_does_not_end_the_run(
+    config: Config, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     far(monkeypatch, rows=2)
     folder = run(config(logger="mlflow", max_steps=4))
     assert len(read_numbers(folder / "metrics.csv")) == 5
     assert (folder / "summary.json").exists()
-    warning = "mlflow failed (the line is dead); not tracked any more, the numbers are in metrics.csv"
+    warning = (
+        "mlflow failed (the line is dead); not tracked any more, the numbers are in metrics.csv"
+    )
     assert (folder / "train.log").read_text().count(warning) == 1
 
 
-def test_a_resumed_run_keeps_its_name(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_keeps_its_name(
+    config: Config, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = far(monkeypatch, rows=100)
     folder = run(config(logger="mlflow", max_steps=2))
-    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["tracked"] == {"mlflow": "far"}
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["tracked"] == {
+        "mlflow": "far"
+    }
     run(config(logger="mlflow", max_steps=3, resume=str(folder)))
     run(config(logger="none", max_steps=4, resume=str(folder)))
     assert names == [None, "far"]
-    assert isinstance(loggers.make_logger("mlflow", folder, Past()), RemoteLogger)
+    assert isinstance(trackers.make_tracker("mlflow", folder, Past()), RemoteLogger)

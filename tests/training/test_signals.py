@@ -18,9 +18,9 @@ import torch
 import train
 from sft.config import TrainConfig
 from sft.training.checkpoints import last, read_newest
-from sft.training.interruption import Interruption
 from sft.training.module import InstructionTuner
 from sft.training.resume import resumed_config
+from sft.training.signals import Signals
 from tests.training.processes import begin, finish
 from tests.training.test_resume import equal, losses
 
@@ -46,7 +46,10 @@ def resumed(config: TrainConfig, folder: Path) -> TrainConfig:
 def wait_for_rows(folder: Path, rows: int, timeout: float = 60) -> None:
     """Until `metrics.csv` has so many lines."""
     end = time.monotonic() + timeout
-    while not (folder / "metrics.csv").exists() or (folder / "metrics.csv").read_bytes().count(b"\n") < rows:
+    while (
+        not (folder / "metrics.csv").exists()
+        or (folder / "metrics.csv").read_bytes().count(b"\n") < rows
+    ):
         assert time.monotonic() < end, "the run does not get on"
         time.sleep(0.01)
 
@@ -72,7 +75,13 @@ def check_weights(folder: Path, whole: Path) -> None:
 def test_a_signal_to_any_rank_ends_all_with_a_checkpoint(
     config: Config, tmp_path: Path, ranks: int, told: tuple[int, ...], number: signal.Signals
 ) -> None:
-    common = {"model__dropout": 0.1, "batch_size": 2, "epochs": 2, "data__workers": 1, "eval__every": 0}
+    common = {
+        "model__dropout": 0.1,
+        "batch_size": 2,
+        "epochs": 2,
+        "data__workers": 1,
+        "eval__every": 0,
+    }
     folder, settings = tmp_path / "run", config(**common)
     for process in begin(settings, folder, ranks, told=told, number=number):
         process.join(30)
@@ -81,7 +90,9 @@ def test_a_signal_to_any_rank_ends_all_with_a_checkpoint(
     assert path == last(folder)
     assert past["global_step"] == 4
     assert losses(folder)[-1]["step"] == 4
-    assert f"{number.name}: stopped after step 4; python train.py resume=run goes on" in log_of(folder)
+    assert f"{number.name}: stopped after step 4; python train.py resume=run goes on" in log_of(
+        folder
+    )
     if told == (0,):
         finish(resumed(settings, folder), folder, ranks)
         finish(settings, tmp_path / "whole", ranks)
@@ -111,14 +122,23 @@ def test_a_signal_cuts_off_a_look_at_the_losses(
 ) -> None:
     common = {"model__dropout": 0.1, "batch_size": 4 // ranks, "epochs": 2} | changes
     folder, settings = tmp_path / "run", config(**common)
-    for process in begin(settings, folder, ranks, told=(ranks - 1,), number=signal.SIGTERM, within=within):
+    for process in begin(
+        settings, folder, ranks, told=(ranks - 1,), number=signal.SIGTERM, within=within
+    ):
         process.join(30)
         assert process.exitcode == 143
-    assert (not losses(folder) and not last(folder).exists()) if step == 0 else losses(folder)[-1]["step"] == step - 1
+    assert (
+        (not losses(folder) and not last(folder).exists())
+        if step == 0
+        else losses(folder)[-1]["step"] == step - 1
+    )
     if step:
         assert read_newest(folder)[1]["global_step"] == step
         settings = resumed(settings, folder)
-    assert f"SIGTERM: stopped {f'after step {step};' if step else 'before the first step'}" in log_of(folder)
+    assert (
+        f"SIGTERM: stopped {f'after step {step};' if step else 'before the first step'}"
+        in log_of(folder)
+    )
     finish(settings, folder, ranks)
     whole = wholes / f"{ranks}{changes}"
     if not whole.exists():
@@ -149,7 +169,9 @@ def test_a_second_ctrl_c_leaves_at_once(config: Config, tmp_path: Path) -> None:
     while not (folder / "asleep").exists():
         time.sleep(0.05)
     os.kill(process.pid or 0, signal.SIGINT)
-    os.kill(process.pid or 0, signal.SIGINT)  # so soon, it is the launcher that hands on the same Ctrl-C
+    os.kill(
+        process.pid or 0, signal.SIGINT
+    )  # so soon, it is the launcher that hands on the same Ctrl-C
     process.join(1.2)
     assert process.exitcode is None
     os.kill(process.pid or 0, signal.SIGINT)
@@ -165,7 +187,12 @@ def test_a_second_ctrl_c_leaves_at_once(config: Config, tmp_path: Path) -> None:
 def test_ranks_resumed_are_uninterrupted(
     config: Config, tmp_path: Path, ranks: int, workers: int, stop: int, accumulate: int
 ) -> None:
-    common = {"model__dropout": 0.2, "batch_size": 2, "accumulate": accumulate, "data__workers": workers}
+    common = {
+        "model__dropout": 0.2,
+        "batch_size": 2,
+        "accumulate": accumulate,
+        "data__workers": workers,
+    }
     stop = stop if accumulate == 1 else {11: 3, 5: 1}[stop]
     settings = config(**common, epochs=2)
     finish(settings, tmp_path / "whole", ranks)
@@ -183,11 +210,19 @@ def test_ranks_resumed_are_uninterrupted(
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_killed_again_and_again(config: Config, tmp_path: Path, ranks: int) -> None:
     """kill -9 at random moments, with a checkpoint at every step, so that many are being written."""
-    common = {"model__dropout": 0.1, "batch_size": 4 // ranks, "epochs": 4, "eval__every": 0, "checkpoint__every": 1}
+    common = {
+        "model__dropout": 0.1,
+        "batch_size": 4 // ranks,
+        "epochs": 4,
+        "eval__every": 0,
+        "checkpoint__every": 1,
+    }
     settings, folder, chance = config(**common), tmp_path / "run", random.Random(ranks)
     for kill in range(5):
         processes = begin(resumed(settings, folder) if kill else settings, folder, ranks)
-        wait_for_rows(folder, 2 + 6 * kill + chance.randrange(1, 5))  # at most 4 steps back, 6 to the next
+        wait_for_rows(
+            folder, 2 + 6 * kill + chance.randrange(1, 5)
+        )  # at most 4 steps back, 6 to the next
         time.sleep(0.05 * chance.random())
         assert processes[chance.randrange(ranks)].exitcode is None
         for process in processes:
@@ -199,29 +234,51 @@ def test_killed_again_and_again(config: Config, tmp_path: Path, ranks: int) -> N
 
 
 def test_a_rank_without_its_launcher_stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = Interruption()
+    alone = Signals()
     monkeypatch.setenv("LOCAL_RANK", "0")
-    rank = Interruption()
-    assert rank.wishes() == [0, 0]
+    rank = Signals()
+    for process in (alone, rank):
+        process.listen()
+    assert rank.own() is None
     monkeypatch.setattr("os.getppid", lambda: 1)
-    assert rank.wishes() == [0, 1]
-    assert alone.wishes() == [0, 0]  # whoever started it may go: nohup, disown
+    assert rank.own() == signal.SIGTERM
+    assert alone.own() is None  # whoever started it may go: nohup, disown
 
 
 class Launched:
     """`python train.py` on two processes, on the tiny model, in a folder that stays the same."""
 
     def __init__(self, checkpoint: Path, records: Path) -> None:
-        settings = [f"model.checkpoint={checkpoint}", "model.allow_untrained=true", "eval.every=0", "eval.sample=false"]
-        settings += ["data=json", f"data.path={records}", "device=cpu", "devices=2", "precision=32", "batch_size=1"]
+        settings = [
+            f"model.checkpoint={checkpoint}",
+            "model.allow_untrained=true",
+            "eval.every=0",
+            "eval.sample=false",
+        ]
+        settings += [
+            "data=json",
+            f"data.path={records}",
+            "device=cpu",
+            "devices=2",
+            "precision=32",
+            "batch_size=1",
+        ]
         settings += ["epochs=400", "max_steps=2000", "resume=auto", "hydra.run.dir=run"]
         command = [sys.executable, str(ROOT / "train.py"), *settings]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
         self.folder = Path("run")
 
     def ranks(self) -> list[int]:
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return [pid for pid in map(int, children) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        children = (
+            Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        )
+        return [
+            pid
+            for pid in map(int, children)
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
 
     def end(self) -> tuple[int, str]:
         """The exit code and the last line of what was said, 60 seconds from now at the latest."""
@@ -237,5 +294,7 @@ def test_through_the_launcher(checkpoint: Path, records_file: Path) -> None:
     assert len(ranks) == 2
     run.process.terminate()
     assert run.end()[0] == 143
-    assert f"SIGTERM: stopped after step {read_newest(run.folder)[1]['global_step']}" in log_of(run.folder)
+    assert f"SIGTERM: stopped after step {read_newest(run.folder)[1]['global_step']}" in log_of(
+        run.folder
+    )
     assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)
