@@ -42,7 +42,7 @@ def damage(path: Path) -> None:
     path.write_bytes(data)
 
 
-def test_two_are_kept_and_sha256sum_agrees(tmp_path: Path) -> None:
+def test_the_last_two_checkpoints_are_kept_and_sha256sum_agrees(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         save(tmp_path, step)
     folder = last(tmp_path).parent
@@ -56,7 +56,9 @@ def test_two_are_kept_and_sha256sum_agrees(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("call", range(1, 8))
-def test_cut_off_at_any_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+def test_a_checkpoint_is_whole_wherever_saving_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
     """Each file that moves into its place may be the last thing that happens."""
     save(tmp_path, 1)
     save(tmp_path, 2)
@@ -86,7 +88,7 @@ def test_cut_off_at_any_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     assert newest(tmp_path) == 4
 
 
-def test_a_damaged_one_is_passed_over_and_not_kept(
+def test_a_damaged_checkpoint_is_passed_over_and_does_not_replace_a_good_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     save(tmp_path, 1)
@@ -104,7 +106,7 @@ def test_a_damaged_one_is_passed_over_and_not_kept(
     assert CheckpointFiles().load_checkpoint(path)["global_step"] == 2
 
 
-def test_none_is_left(tmp_path: Path) -> None:
+def test_two_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
     save(tmp_path, 1)
     save(tmp_path, 2)
     damage(last(tmp_path))
@@ -120,7 +122,7 @@ def test_none_is_left(tmp_path: Path) -> None:
         read_newest(tmp_path)
 
 
-def test_without_its_hash_it_is_taken_if_it_can_be_read(tmp_path: Path) -> None:
+def test_a_checkpoint_without_its_hash_is_read_unless_it_is_cut_short(tmp_path: Path) -> None:
     save(tmp_path, 1)
     last(tmp_path).with_name("last.ckpt.sha256").unlink()
     assert newest(tmp_path) == 1
@@ -129,7 +131,7 @@ def test_without_its_hash_it_is_taken_if_it_can_be_read(tmp_path: Path) -> None:
         read_newest(tmp_path)
 
 
-def test_one_without_its_hash_steps_aside_without_that_of_another(tmp_path: Path) -> None:
+def test_a_checkpoint_without_its_hash_does_not_inherit_an_older_one(tmp_path: Path) -> None:
     for step in (1, 2):
         save(tmp_path, step)
     last(tmp_path).with_name("last.ckpt.sha256").unlink()
@@ -138,7 +140,7 @@ def test_one_without_its_hash_steps_aside_without_that_of_another(tmp_path: Path
     assert newest(tmp_path) == 2
 
 
-def test_nothing_is_unpickled(tmp_path: Path) -> None:
+def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> Any:
             return (Path.touch, (tmp_path / "ran",))
@@ -151,7 +153,7 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", NEEDED)
-def test_one_of_an_older_version_is_refused(tmp_path: Path, missing: str) -> None:
+def test_a_checkpoint_of_another_version_is_refused_by_key(tmp_path: Path, missing: str) -> None:
     found = content(1)
     del found[missing]
     CheckpointFiles().save_checkpoint(found, last(tmp_path))

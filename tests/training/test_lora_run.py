@@ -53,7 +53,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[GPT]:
 
 
 @torch.no_grad()
-def test_the_folder(config: Config, run: Run, checkpoint: Path, trained: list[GPT]) -> None:
+def test_a_lora_run_trains_its_adapter_alone_and_keeps_it_twice(
+    config: Config, run: Run, checkpoint: Path, trained: list[GPT]
+) -> None:
     folder = run(config(lora=LORA, epochs=1, optim__lr=0.01, optim__weight_decay=0.5))
 
     base = load_pretrained(checkpoint).model
@@ -80,7 +82,7 @@ def test_the_folder(config: Config, run: Run, checkpoint: Path, trained: list[GP
 
 
 @torch.no_grad()
-def test_a_narrow_base_is_merged_as_it_is_stored(
+def test_merging_starts_from_the_stored_weights_not_the_rounded_copy(
     config: Config, run: Run, checkpoint: Path, trained: list[GPT]
 ) -> None:
     """In bf16 only the copy in memory is rounded, as autocast would: `model/` begins with the base's own numbers."""
@@ -104,7 +106,7 @@ def test_a_narrow_base_is_merged_as_it_is_stored(
     )
 
 
-def test_the_best_adapter_is_kept_not_the_last(config: Config, run: Run) -> None:
+def test_the_adapter_kept_is_the_best_not_the_last(config: Config, run: Run) -> None:
     folder = run(config(lora=LORA, optim__lr=1.0, epochs=3))
     full = [
         row["val/full_loss"]
@@ -119,7 +121,7 @@ def test_the_best_adapter_is_kept_not_the_last(config: Config, run: Run) -> None
     )
 
 
-def test_resumed_is_uninterrupted(config: Config, run: Run) -> None:
+def test_a_resumed_lora_run_equals_an_uninterrupted_one(config: Config, run: Run) -> None:
     common: dict[str, Any] = {
         "lora": LORA | {"dropout": 0.3},
         "model__dropout": 0.2,
@@ -147,7 +149,7 @@ def test_resumed_is_uninterrupted(config: Config, run: Run) -> None:
         )
 
 
-def test_two_ranks_with_a_narrow_base(
+def test_two_ranks_with_a_bf16_base_train_as_one(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In fp32 any division of a step is compared in test_module.py."""
@@ -162,7 +164,7 @@ def test_two_ranks_with_a_narrow_base(
         assert left == pytest.approx(right, abs=5e-3)
 
 
-def test_an_adapter_is_no_base_for_another(config: Config, run: Run) -> None:
+def test_an_adapter_is_refused_as_the_base_of_another(config: Config, run: Run) -> None:
     folder = run(config(lora=LORA, max_steps=1))
     with pytest.raises(
         InputError, match=r"model\.checkpoint: .*adapter is an adapter.*give the model/ folder"
@@ -173,7 +175,7 @@ def test_an_adapter_is_no_base_for_another(config: Config, run: Run) -> None:
 
 
 @pytest.mark.parametrize("given", ["lora.rank=4", "lora.targets=[c_fc]", "++lora.alpha=8"])
-def test_settings_without_an_adapter_are_refused(command: Callable[..., None], given: str) -> None:
+def test_lora_keys_without_an_adapter_are_refused(command: Callable[..., None], given: str) -> None:
     with pytest.raises(SystemExit) as end:
         command(given)
     key = given.lstrip("+").split("=")[0]

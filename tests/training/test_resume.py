@@ -39,7 +39,7 @@ def losses(folder: Path) -> list[dict[str, float]]:
 @pytest.mark.parametrize("accumulate", [1, 4])
 @pytest.mark.parametrize(("workers", "bucket"), [(0, False), (2, True)])
 @pytest.mark.parametrize("stop", ["inside an epoch", "at an epoch's end"])
-def test_resumed_is_uninterrupted(
+def test_a_resumed_run_equals_an_uninterrupted_one(
     config: Config, run: Run, accumulate: int, workers: int, bucket: bool, stop: str
 ) -> None:
     common = {"model__dropout": 0.2, "batch_size": 2, "accumulate": accumulate, "epochs": 2}
@@ -83,7 +83,7 @@ def test_activation_checkpointing_may_begin_with_a_resumed_run(config: Config, r
     assert equal(ends[0]["state_dict"], ends[1]["state_dict"])
 
 
-def test_a_finished_run_says_so(
+def test_a_finished_run_is_left_alone_and_says_so(
     config: Config, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = run(config(epochs=1))
@@ -94,7 +94,7 @@ def test_a_finished_run_says_so(
 
 
 @pytest.mark.parametrize(("devices", "strategy"), [(1, "auto"), (2, "fsdp")])
-def test_a_run_cut_off_between_its_last_step_and_its_end_is_completed(
+def test_a_run_killed_after_its_last_step_is_completed(
     config: Config, run: Run, devices: int, strategy: str
 ) -> None:
     """By ranks that put the model together, if it is in shards, because rank 0 says so."""
@@ -119,7 +119,7 @@ def test_a_run_cut_off_between_its_last_step_and_its_end_is_completed(
 
 
 @pytest.mark.parametrize("changed", ["data", "weights"])
-def test_a_run_goes_on_only_with_what_it_began_with(
+def test_a_run_does_not_resume_with_other_data_or_weights(
     config: Config, run: Run, tmp_path: Path, records_file: Path, checkpoint: Path, changed: str
 ) -> None:
     data, base = tmp_path / "records.json", tmp_path / "base"
@@ -137,7 +137,7 @@ def test_a_run_goes_on_only_with_what_it_began_with(
         run(resumed_config(given, ["max_steps=-1"]))
 
 
-def test_another_run_is_refused_by_key(config: Config, run: Run) -> None:
+def test_a_key_that_would_make_another_run_is_refused(config: Config, run: Run) -> None:
     folder = run(config(epochs=1, max_steps=2))
     given = dataclasses.replace(config(epochs=3, batch_size=8, max_steps=2), resume=str(folder))
     assert resumed_config(given, ["epochs=3"]).epochs == 3
@@ -148,7 +148,7 @@ def test_another_run_is_refused_by_key(config: Config, run: Run) -> None:
         resumed_config(given, ["epochs=3", "batch_size=8"])
 
 
-def test_what_is_no_run_is_refused(config: Config, tmp_path: Path) -> None:
+def test_a_folder_without_a_readable_checkpoint_is_refused(config: Config, tmp_path: Path) -> None:
     given = dataclasses.replace(config(), resume=str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match=r"nowhere/checkpoints/last\.ckpt is not there"):
         resumed_config(given, [])

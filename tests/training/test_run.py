@@ -101,7 +101,9 @@ def test_the_folder_is_complete_and_its_numbers_are_right(
     ]
 
 
-def test_the_first_loss_is_the_untouched_models(config: Config, run: Run, checkpoint: Path) -> None:
+def test_row_0_is_the_loss_of_the_untouched_model(
+    config: Config, run: Run, checkpoint: Path
+) -> None:
     settings = config(eval__batches=100, max_steps=1)
     rows = read_numbers(run(settings) / "metrics.csv")
     assert rows[0]["val/loss"] == pytest.approx(validation_loss(checkpoint, settings), abs=1e-5)
@@ -120,7 +122,7 @@ def test_model_keeps_the_best_weights_not_the_last(config: Config, run: Run) -> 
     assert validation_loss(folder / "model", settings) == pytest.approx(min(full), rel=1e-5)
 
 
-def test_without_validation_the_model_is_the_last(config: Config, run: Run) -> None:
+def test_without_validation_the_last_weights_are_kept(config: Config, run: Run) -> None:
     folder = run(config(data__split=[0.9, 0.1, 0.0], epochs=1))
     assert load_pretrained(folder / "model").prompt == PROMPTS["phi3"]
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
@@ -141,7 +143,7 @@ def test_untrained_weights_are_refused(config: Config, run: Run, tmp_path: Path)
     assert not (tmp_path / "run" / "model").exists()
 
 
-def test_a_loss_that_is_no_number_stops_before_the_step(
+def test_a_loss_of_nan_stops_before_the_step_and_names_its_records(
     config: Config, run: Run, checkpoint: Path, tmp_path: Path
 ) -> None:
     from sft.gpt2.checkpoint import save_pretrained
@@ -181,7 +183,7 @@ def break_losses(monkeypatch: pytest.MonkeyPatch, steps: set[int], factor: float
     monkeypatch.setattr(InstructionTuner, "training_step", broken)
 
 
-def test_a_step_without_a_number_can_be_skipped(
+def test_a_step_of_nan_can_be_skipped(
     config: Config, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = config(max_steps=6, on_nonfinite="skip", eval__every=0, data__shuffle=False)
@@ -216,7 +218,7 @@ def test_five_skipped_steps_in_a_row_end_the_run(
         run(config(on_nonfinite="skip", eval__every=0))
 
 
-def test_a_loss_far_from_the_others_is_told(
+def test_a_spike_of_the_loss_is_warned_of(
     config: Config, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_losses(monkeypatch, {55}, 1e3)
@@ -229,7 +231,7 @@ def test_a_loss_far_from_the_others_is_told(
     assert "of the 50 steps before it" in warnings[0]
 
 
-def test_too_little_memory_on_the_gpu(
+def test_out_of_memory_in_a_step_names_the_batch_size(
     config: Config, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
@@ -248,7 +250,7 @@ def test_too_little_memory_on_the_gpu(
     ("every", "minutes", "expected"),
     [(2, None, [2, 4]), (None, 1e-9, [1, 2, 3, 4]), (3, None, [3])],
 )
-def test_checkpoints_by_steps_and_minutes(
+def test_checkpoints_come_by_steps_and_minutes_after_their_row(
     config: Config,
     run: Run,
     monkeypatch: pytest.MonkeyPatch,
@@ -301,7 +303,7 @@ def break_loss_of_rank_1(config: TrainConfig, folder: Path) -> None:
     train.fit(config, folder)
 
 
-def test_the_records_of_a_bad_loss_are_named_whichever_rank_had_them(
+def test_records_of_a_loss_of_nan_are_named_from_every_rank(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -310,7 +312,7 @@ def test_the_records_of_a_bad_loss_are_named_whichever_rank_had_them(
         on_devices(2, break_loss_of_rank_1, settings, tmp_path)
 
 
-def test_a_full_disk_in_a_process_of_its_own_is_one_line(
+def test_a_full_disk_on_several_ranks_is_one_line(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -321,7 +323,7 @@ def test_a_full_disk_in_a_process_of_its_own_is_one_line(
         on_devices(2, train.fit, config(devices=2, max_steps=1), tmp_path)
 
 
-def test_what_is_said_to_come_after_comes_after_the_last_step(config: Config, run: Run) -> None:
+def test_the_losses_after_training_are_taken_after_the_last_step(config: Config, run: Run) -> None:
     folder = run(config(eval__every=5, max_steps=7))
     rows = read_numbers(folder / "metrics.csv")
     assert [row["step"] for row in rows if "val/loss" in row] == [0, 5, 7]
@@ -337,7 +339,7 @@ def test_compile_without_a_compiler_is_refused(
         run(config(compile=True))
 
 
-def test_compiled_layers_train_as_others_do(
+def test_compiled_layers_train_as_uncompiled_ones(
     config: Config, run: Run, tmp_path: Path, tokenizer: Any
 ) -> None:
     """Ten layers: more than torch.compile would make variants of, which answering must not bring about."""
@@ -358,7 +360,7 @@ def test_compiled_layers_train_as_others_do(
         )
 
 
-def test_torch_is_told_to_keep_ddps_advice_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_is_silenced_before_it_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything that imports torch, which a resumed run's config does."""
     monkeypatch.setattr(os, "environ", {})
     cli.run(lambda: os.environ.update(FOUND=os.environ["TORCH_CPP_LOG_LEVEL"]))

@@ -33,7 +33,9 @@ def answer_before(folder: Path) -> str:
     return str(found)
 
 
-def test_a_run_in_shards_is_a_run_of_one_process(config: Config, run: Run, tmp_path: Path) -> None:
+def test_a_sharded_run_equals_a_run_of_one_process(
+    config: Config, run: Run, tmp_path: Path
+) -> None:
     common = {
         "epochs": 1,
         "eval__sample": True,
@@ -83,7 +85,7 @@ def test_a_run_in_shards_is_a_run_of_one_process(config: Config, run: Run, tmp_p
     assert equal(load_pretrained(cut_off / "model").model.state_dict(), written)
 
 
-def test_one_device_is_refused(command: Callable[..., None]) -> None:
+def test_fsdp_on_one_device_is_refused(command: Callable[..., None]) -> None:
     with pytest.raises(SystemExit) as end:
         command("strategy=fsdp")
     assert (

@@ -111,7 +111,7 @@ def test_a_signal_to_any_rank_ends_all_with_a_checkpoint(
         (2, ("mean_loss", 5), {"strategy": "fsdp"}, 2),
     ],
 )
-def test_a_signal_cuts_off_a_look_at_the_losses(
+def test_an_interrupted_loss_probe_is_repeated_by_the_resumed_run(
     config: Config,
     tmp_path: Path,
     wholes: Path,
@@ -184,7 +184,7 @@ def test_a_second_ctrl_c_leaves_at_once(config: Config, tmp_path: Path) -> None:
     ("ranks", "workers", "stop", "accumulate"),
     [(2, 0, 11, 1), (2, 2, 11, 4), (2, 0, 5, 4), (2, 2, 5, 1), (4, 0, 4, 1)],
 )
-def test_ranks_resumed_are_uninterrupted(
+def test_a_resumed_run_of_several_ranks_equals_an_uninterrupted_one(
     config: Config, tmp_path: Path, ranks: int, workers: int, stop: int, accumulate: int
 ) -> None:
     common = {
@@ -208,7 +208,9 @@ def test_ranks_resumed_are_uninterrupted(
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_killed_again_and_again(config: Config, tmp_path: Path, ranks: int) -> None:
+def test_a_run_killed_at_random_moments_equals_an_uninterrupted_one(
+    config: Config, tmp_path: Path, ranks: int
+) -> None:
     """kill -9 at random moments, with a checkpoint at every step, so that many are being written."""
     common = {
         "model__dropout": 0.1,
@@ -233,7 +235,7 @@ def test_killed_again_and_again(config: Config, tmp_path: Path, ranks: int) -> N
     check_the_same(folder, tmp_path / "whole")
 
 
-def test_a_rank_without_its_launcher_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_whose_launcher_died_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = Signals()
     monkeypatch.setenv("LOCAL_RANK", "0")
     rank = Signals()
@@ -286,7 +288,7 @@ class Launched:
         return self.process.returncode, said.replace("\r", "\n").strip().splitlines()[-1]
 
 
-def test_through_the_launcher(checkpoint: Path, records_file: Path) -> None:
+def test_a_signal_to_the_launcher_reaches_the_ranks(checkpoint: Path, records_file: Path) -> None:
     """A signal to it alone reaches the ranks."""
     run = Launched(checkpoint, records_file)
     wait_for_rows(run.folder, 3)

@@ -76,7 +76,7 @@ def test_the_hparams_tab_has_the_settings_and_the_final_numbers(config: Config, 
     assert named >= {"final/train_loss", "final/best_validation"}
 
 
-def test_lightnings_csv(config: Config, run: Run) -> None:
+def test_the_csv_tracker_has_the_rows_and_settings(config: Config, run: Run) -> None:
     folder = run(config(logger="csv", max_steps=3))
     assert not (folder / "tensorboard").exists()
     ours = read_numbers(folder / "metrics.csv")
@@ -89,7 +89,7 @@ def test_lightnings_csv(config: Config, run: Run) -> None:
 
 
 @pytest.mark.parametrize("kind", ["csv", "tensorboard"])
-def test_a_resumed_run_is_tracked_as_one(config: Config, run: Run, kind: str) -> None:
+def test_repeated_steps_are_tracked_once(config: Config, run: Run, kind: str) -> None:
     """What was tracked of steps that are done anew is there once."""
     folder = run(config(logger=kind, max_steps=4, checkpoint__every=2))
     last(folder).unlink()
@@ -107,14 +107,14 @@ def test_a_resumed_run_is_tracked_as_one(config: Config, run: Run, kind: str) ->
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
-def test_none(config: Config, run: Run) -> None:
+def test_without_a_tracker_only_metrics_csv_is_written(config: Config, run: Run) -> None:
     folder = run(config(logger="none", max_steps=2, eval__sample=True))
     assert not (folder / "tensorboard").exists()
     assert len(read_numbers(folder / "metrics.csv")) == 3
 
 
 @pytest.mark.parametrize("kind", ["wandb", "mlflow"])
-def test_one_that_is_not_installed(
+def test_a_tracker_that_is_not_installed_is_refused(
     config: Config, run: Run, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(f"lightning.pytorch.loggers.{kind}._{kind.upper()}_AVAILABLE", False)
@@ -125,7 +125,7 @@ def test_one_that_is_not_installed(
     assert list(Path("run").iterdir()) == []
 
 
-def test_one_that_does_not_answer(
+def test_a_tracker_that_does_not_answer_is_refused(
     config: Config, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(folder: Path, run_id: str | None) -> Any:
@@ -140,7 +140,7 @@ def test_one_that_does_not_answer(
     assert list(Path("run").iterdir()) == []
 
 
-def test_one_that_fails_later_does_not_end_the_run(
+def test_a_tracker_that_fails_later_does_not_end_the_run(
     config: Config, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     far(monkeypatch, rows=2)
@@ -153,7 +153,7 @@ def test_one_that_fails_later_does_not_end_the_run(
     assert (folder / "train.log").read_text().count(warning) == 1
 
 
-def test_a_resumed_run_keeps_its_name(
+def test_a_resumed_run_keeps_its_name_in_the_tracker(
     config: Config, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = far(monkeypatch, rows=100)
