@@ -53,7 +53,7 @@ def read_newest(folder: Path) -> tuple[Path, dict[str, Any]]:
         if not _before(path).exists():
             raise
         found = _read(_before(path))
-        log.warning(f"{error}; going on from {_before(path).name}, the one before it")
+        log.warning(f"{error}; resuming from {_before(path).name}, the one before it")
         return _before(path), found
 
 

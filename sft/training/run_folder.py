@@ -172,8 +172,8 @@ class RunFolder(RunCallback):
         name = module.signals.agreed.name
         if trainer.global_step:
             log.info(
-                f"{name}: stopped after step {trainer.global_step}; python train.py "
-                f"resume={os.path.relpath(self.folder)} goes on"
+                f"{name}: stopped after step {trainer.global_step}; continue with python "
+                f"train.py resume={os.path.relpath(self.folder)}"
             )
         else:
             log.info(f"{name}: stopped before the first step")

@@ -53,7 +53,7 @@ def records_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(checkpoint: Path, records_file: Path) -> Callable[..., TrainConfig]:
-    """A TrainConfig for the tiny checkpoint and records; keyword arguments with __ for a dot change it."""
+    """Make a TrainConfig for the tiny model and records; `optim__lr=1` changes `optim.lr`."""
 
     def make(**changes: Any) -> TrainConfig:
         values: dict[str, Any] = {

@@ -1,5 +1,7 @@
-"""Runs in processes of their own, which can be killed. They are forked from a server that has imported all there is to
-import, so that one begins in a fraction of a second."""
+"""Runs in processes of their own, which can be killed.
+
+They are forked from a server that has imported all they need, so one starts in an instant.
+"""
 
 import dataclasses
 import multiprocessing
@@ -51,7 +53,7 @@ def begin(
 
     Args:
         told: the ranks that get the signal `number`.
-        within: which method of the module they call when they do, and at what call of it.
+        within: the method of the module in which they get it, and at which of its calls.
     """
     _serve()
     config, port, started = dataclasses.replace(config, devices=ranks), free_port(), []

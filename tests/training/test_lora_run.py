@@ -1,5 +1,4 @@
-"""Runs with an adapter: what they leave, and that the division of the work, an interruption or a narrow base changes
-nothing."""
+"""Runs with an adapter: what they leave, however they are divided, interrupted or rounded."""
 
 import dataclasses
 import json
@@ -85,7 +84,7 @@ def test_a_lora_run_trains_its_adapter_alone_and_keeps_it_twice(
 def test_merging_starts_from_the_stored_weights_not_the_rounded_copy(
     config: Config, run: Run, checkpoint: Path, trained: list[GPT]
 ) -> None:
-    """In bf16 only the copy in memory is rounded, as autocast would: `model/` begins with the base's own numbers."""
+    """In bf16 the copy in memory is rounded, as autocast would; `model/` is not."""
     folder = run(config(lora=LORA | {"targets": ["c_fc"]}, max_steps=2, precision="bf16-mixed"))
     assert trained[0].h[0].attn.c_attn.weight.dtype == torch.bfloat16
     assert trained[0].h[0].mlp.c_fc.lora_B.dtype == torch.float32
@@ -143,7 +142,7 @@ def test_a_resumed_lora_run_equals_an_uninterrupted_one(config: Config, run: Run
     )
     assert all(torch.equal(adapter(whole)[key], adapter(folder)[key]) for key in adapter(whole))
     assert losses(whole)[-1] == losses(folder)[-1]
-    with pytest.raises(InputError, match=r"lora\.rank: 4, but the run at .* has 2"):
+    with pytest.raises(InputError, match=r"^lora\.rank: 4\b.*\b2\b"):
         resumed_config(
             dataclasses.replace(given, lora=LoraConfig("default", rank=4)), ["lora.rank=4"]
         )
@@ -166,9 +165,7 @@ def test_two_ranks_with_a_bf16_base_train_as_one(
 
 def test_an_adapter_is_refused_as_the_base_of_another(config: Config, run: Run) -> None:
     folder = run(config(lora=LORA, max_steps=1))
-    with pytest.raises(
-        InputError, match=r"model\.checkpoint: .*adapter is an adapter.*give the model/ folder"
-    ):
+    with pytest.raises(InputError, match=r"^model\.checkpoint: .*is an adapter.*model/"):
         run(config(lora=LORA, model__checkpoint=str(folder / "adapter")), "again")
     again = run(config(model__checkpoint=str(folder / "adapter"), max_steps=1), "again")
     assert load_pretrained(again / "model").base == str(folder / "adapter")

@@ -82,7 +82,11 @@ def train_sgd(config: TrainConfig, out: Path) -> None:
 
 
 def one_big_batch(config: TrainConfig) -> tuple[dict[str, torch.Tensor], GPT, float]:
-    """The same in plain torch, 16 records a step: gradients and loss of the first step, weights after all."""
+    """Do the same in plain torch, 16 records a step.
+
+    Returns:
+        The gradients of the first step, the model after all steps, the loss of the first step.
+    """
     from sft.data.plan import Plan
 
     base = load(config)

@@ -65,7 +65,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert len(cut) == len(uncut)
     for mine, other in zip(
         cut, uncut, strict=True
-    ):  # the row of the halt has looks that the other run did not take
+    ):  # the row of the halt has probes that the other run did not take
         assert {key: mine[key] for key in other} == other
         assert mine == other or mine["step"] == halt
 
@@ -83,13 +83,26 @@ def test_activation_checkpointing_may_begin_with_a_resumed_run(config: Config, r
     assert equal(ends[0]["state_dict"], ends[1]["state_dict"])
 
 
+def test_checkpoints_keep_the_names_that_older_ones_have(config: Config, run: Run) -> None:
+    """Lightning finds the state of a callback by its class's name."""
+    folder = run(config(max_steps=1))
+    found = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    assert {"config", "made_of", "global_step", "tracked", "watched"} <= found.keys()
+    assert found["watched"].keys() == {"skipped", "recent"}
+    assert {name: set(state) for name, state in found["callbacks"].items()} == {
+        "SanityGate": {"loss"},
+        "Metrics": {"tokens_seen", "seconds", "row", "owed"},
+        "RunFolder": {"best"},
+    }
+
+
 def test_a_finished_run_is_left_alone_and_says_so(
     config: Config, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = run(config(epochs=1))
     before = (folder / "checkpoints/last.ckpt").stat().st_mtime_ns
     run(resumed_config(dataclasses.replace(config(epochs=1), resume=str(folder)), []))
-    assert "all 11 steps are done" in (folder / "train.log").read_text()
+    assert "11 steps are done" in (folder / "train.log").read_text()
     assert (folder / "checkpoints/last.ckpt").stat().st_mtime_ns == before
 
 
@@ -97,7 +110,7 @@ def test_a_finished_run_is_left_alone_and_says_so(
 def test_a_run_killed_after_its_last_step_is_completed(
     config: Config, run: Run, devices: int, strategy: str
 ) -> None:
-    """By ranks that put the model together, if it is in shards, because rank 0 says so."""
+    """Also by all ranks of a sharded run, since only together can they gather the model."""
     settings = config(
         epochs=1, max_steps=2, data__split=[0.9, 0.1, 0.0], devices=devices, strategy=strategy
     )
@@ -133,7 +146,7 @@ def test_a_run_does_not_resume_with_other_data_or_weights(
         loaded = load_pretrained(base)
         save_pretrained(GPT(loaded.model.config), base, loaded.tokenizer)
     given = dataclasses.replace(settings, resume=str(folder), max_steps=-1)
-    with pytest.raises(InputError, match=rf"resume: the {changed} changed since .*run began"):
+    with pytest.raises(InputError, match=rf"^resume: the {changed} changed"):
         run(resumed_config(given, ["max_steps=-1"]))
 
 
@@ -143,7 +156,7 @@ def test_a_key_that_would_make_another_run_is_refused(config: Config, run: Run) 
     assert resumed_config(given, ["epochs=3"]).epochs == 3
     with pytest.raises(
         InputError,
-        match=r"batch_size: 8, but the run at .* has 4; a resumed run may change .*epochs",
+        match=r"^batch_size: 8\b.*\b4; .*\bepochs\b",
     ):
         resumed_config(given, ["epochs=3", "batch_size=8"])
 
@@ -156,7 +169,7 @@ def test_a_folder_without_a_readable_checkpoint_is_refused(config: Config, tmp_p
     path.parent.mkdir(parents=True)
     for content in (b"", b"<html>", b"PK\x03\x04 cut short"):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"last\.ckpt: not a checkpoint of a run, or damaged"):
+        with pytest.raises(InputError, match=r"last\.ckpt: not a checkpoint"):
             resumed_config(given, [])
     torch.save({"config": {}, "global_step": 1}, path)
     with pytest.raises(InputError, match="not a checkpoint of a run"):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -134,9 +135,7 @@ def test_without_validation_the_last_weights_are_kept(config: Config, run: Run) 
 
 
 def test_untrained_weights_are_refused(config: Config, run: Run, tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"untouched model's loss.*0\.9 ln\(vocabulary\).*allow_untrained=true"
-    ):
+    with pytest.raises(InputError, match=r"^model\.checkpoint: .*model\.allow_untrained=true"):
         run(config(model__allow_untrained=False))
     assert not (tmp_path / "outputs").exists()
     assert not (tmp_path / "run" / "summary.json").exists()
@@ -166,7 +165,7 @@ def test_a_loss_of_nan_stops_before_the_step_and_names_its_records(
     )
     with pytest.raises(InputError, match=r"step 1: loss nan") as error:
         run(settings)  # every logit row holds a NaN, as the head is the embedding
-    assert "records [1, 2, 3, 4] (counted from 1)" in str(error.value)
+    assert "[1, 2, 3, 4]" in str(error.value)
     assert not (tmp_path / "run" / "model").exists()
 
 
@@ -201,10 +200,7 @@ def test_a_step_of_nan_can_be_skipped(
     break_losses(monkeypatch, {3}, math.nan)
     folder = run(settings, "on")
     text = (folder / "train.log").read_text()
-    assert (
-        "step 3: loss nan or its gradient is not finite, on training records [9, 10, 11, 12] (counted"
-        in text
-    )
+    assert re.search(r"step 3: loss nan .*\[9, 10, 11, 12\]", text)
     rows = read_numbers(folder / "metrics.csv")
     assert [row["step"] for row in rows if not math.isfinite(row["train/loss"])] == [3]
     assert json.loads((folder / "summary.json").read_text())["best_validation_loss"] < 6
@@ -228,7 +224,6 @@ def test_a_spike_of_the_loss_is_warned_of(
     ]
     assert len(warnings) == 1
     assert "step 55: loss " in warnings[0]
-    assert "of the 50 steps before it" in warnings[0]
 
 
 def test_out_of_memory_in_a_step_names_the_batch_size(
@@ -238,10 +233,7 @@ def test_out_of_memory_in_a_step_names_the_batch_size(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …")
 
     monkeypatch.setattr(InstructionTuner, "training_step", full)
-    told = (
-        r"^batch_size: the GPU's memory does not hold a batch of 4 records of up to \d+ tokens \(CUDA out of memory\); "
-        "lower batch_size and raise accumulate"
-    )
+    told = r"^batch_size: .*\b4 records\b.*\(CUDA out of memory\); .*\baccumulate\b"
     with pytest.raises(InputError, match=told):
         run(config())
 
@@ -266,7 +258,7 @@ def test_checkpoints_come_by_steps_and_minutes_after_their_row(
     ) -> None:
         saved.append(checkpoint["global_step"])
         rows = read_numbers(Path("run/metrics.csv"))
-        assert rows[-1]["step"] == saved[-1]  # a run that dies now has the row when it goes on
+        assert rows[-1]["step"] == saved[-1]  # a run killed now has the row when it resumes
         honest(self, checkpoint, *arguments, **more)
 
     monkeypatch.setattr(CheckpointFiles, "save_checkpoint", save)
@@ -308,7 +300,7 @@ def test_records_of_a_loss_of_nan_are_named_from_every_rank(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     settings = config(devices=2, data__shuffle=False, eval__every=0)
-    with pytest.raises(InputError, match=r"on training records \[5, 6, 7, 8\] \(counted from 1\)"):
+    with pytest.raises(InputError, match=r"records \[5, 6, 7, 8\]"):
         on_devices(2, break_loss_of_rank_1, settings, tmp_path)
 
 
@@ -335,14 +327,14 @@ def test_compile_without_a_compiler_is_refused(
     config: Config, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(InputError, match="there is no no-such-compiler; install it or set CXX"):
+    with pytest.raises(InputError, match=r"no-such-compiler.*\bCXX\b"):
         run(config(compile=True))
 
 
 def test_compiled_layers_train_as_uncompiled_ones(
     config: Config, run: Run, tmp_path: Path, tokenizer: Any
 ) -> None:
-    """Ten layers: more than torch.compile would make variants of, which answering must not bring about."""
+    """A sample answer must not compile each of ten layers anew, beyond torch's limit."""
     torch.manual_seed(0)
     deep = GPTConfig(n_layer=10, n_head=2, n_embd=8, vocab_size=tokenizer.n_vocab, n_positions=128)
     save_pretrained(GPT(deep), tmp_path / "deep", tokenizer)

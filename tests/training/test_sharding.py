@@ -1,4 +1,4 @@
-"""strategy=fsdp on two processes: a run in shards leaves what a run of one process leaves."""
+"""strategy=fsdp on two processes: a sharded run leaves what a run of one process leaves."""
 
 import dataclasses
 import re
@@ -48,7 +48,7 @@ def test_a_sharded_run_equals_a_run_of_one_process(
         "activation_checkpointing": True,
     }  # the last step has one record
     sharded = config(**common, batch_size=2, accumulate=2, strategy="fsdp", checkpoint__every=3)
-    whole, parts, cut_off = (tmp_path / name for name in ("whole", "parts", "cut_off"))
+    whole, parts, killed = (tmp_path / name for name in ("whole", "parts", "killed"))
     one = run(config(**common, batch_size=8), "one")
     finish(sharded, whole, 2)
 
@@ -68,11 +68,11 @@ def test_a_sharded_run_equals_a_run_of_one_process(
 
     shutil.copytree(whole, parts)
     (parts / "checkpoints" / "last.ckpt").unlink()  # the one of step 3 is before it
-    shutil.copytree(whole, cut_off)  # between its last step and its end
-    shutil.rmtree(cut_off / "model")
-    (cut_off / "summary.json").unlink()
+    shutil.copytree(whole, killed)  # between its last step and its end
+    shutil.rmtree(killed / "model")
+    (killed / "summary.json").unlink()
     resumed = [
-        begin(dataclasses.replace(sharded, resume=str(run)), run, 2) for run in (parts, cut_off)
+        begin(dataclasses.replace(sharded, resume=str(run)), run, 2) for run in (parts, killed)
     ]
     for process in chain(*resumed):
         process.join(60)
@@ -81,8 +81,8 @@ def test_a_sharded_run_equals_a_run_of_one_process(
     for key in ("state_dict", "optimizer_states", "lr_schedulers"):
         assert equal(end(parts)[key], end(whole)[key]), key
     assert losses(parts) == losses(whole)
-    assert (cut_off / "summary.json").exists()
-    assert equal(load_pretrained(cut_off / "model").model.state_dict(), written)
+    assert (killed / "summary.json").exists()
+    assert equal(load_pretrained(killed / "model").model.state_dict(), written)
 
 
 def test_fsdp_on_one_device_is_refused(command: Callable[..., None]) -> None:

@@ -1,4 +1,4 @@
-"""Where a run's numbers go besides its folder. The two remote trackers themselves: tests/tracking."""
+"""Where a run's numbers go besides its folder. W&B and MLflow themselves: tests/tracking."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ Run = Callable[..., Path]
 
 
 class Flaky(CSVLogger):
-    """A tracker beyond a network: CSV files here, and nothing any more after so many rows."""
+    """A tracker behind a network, made of CSV files, that fails after so many rows."""
 
     def __init__(self, folder: Path, rows: int) -> None:
         super().__init__(folder, name="", version="far")
@@ -39,7 +39,7 @@ class Flaky(CSVLogger):
 
 
 def far(monkeypatch: pytest.MonkeyPatch, rows: int) -> list[str | None]:
-    """Puts a Flaky in MLflow's place; the list tells under which names runs went on."""
+    """Put a Flaky in MLflow's place; return the names under which runs are resumed."""
     names: list[str | None] = []
 
     def make(folder: Path, run_id: str | None) -> Any:
@@ -90,7 +90,6 @@ def test_the_csv_tracker_has_the_rows_and_settings(config: Config, run: Run) -> 
 
 @pytest.mark.parametrize("kind", ["csv", "tensorboard"])
 def test_repeated_steps_are_tracked_once(config: Config, run: Run, kind: str) -> None:
-    """What was tracked of steps that are done anew is there once."""
     folder = run(config(logger=kind, max_steps=4, checkpoint__every=2))
     last(folder).unlink()
     assert read_newest(folder)[1]["global_step"] == 2
@@ -118,9 +117,7 @@ def test_a_tracker_that_is_not_installed_is_refused(
     config: Config, run: Run, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(f"lightning.pytorch.loggers.{kind}._{kind.upper()}_AVAILABLE", False)
-    with pytest.raises(
-        InputError, match=rf"^logger: {kind} is not installed; pip install -e '\.\[{kind}\]'$"
-    ):
+    with pytest.raises(InputError, match=rf"^logger: {kind} is not installed; .*\[{kind}\]"):
         run(config(logger=kind))
     assert list(Path("run").iterdir()) == []
 
@@ -134,7 +131,7 @@ def test_a_tracker_that_does_not_answer_is_refused(
     monkeypatch.setattr(trackers, "_mlflow", refuse)
     with pytest.raises(
         InputError,
-        match=r"^logger: mlflow cannot be used \(no answer from http://…@there/x\); .* another logger=$",
+        match=r"^logger: mlflow .*\(no answer from http://…@there/x\).*\blogger=$",
     ):
         run(config(logger="mlflow"))
     assert list(Path("run").iterdir()) == []
