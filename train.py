@@ -24,10 +24,7 @@ def main(composed: Any) -> float | None:
         The best validation loss, for a sweeper that searches; None if the job failed, or has none.
     """
     with job():
-        config, folder = (
-            from_hydra(TrainConfig, composed),
-            Path(HydraConfig.get().runtime.output_dir),
-        )
+        config, folder = from_hydra(TrainConfig, composed), Path(HydraConfig.get().runtime.output_dir)
         config.resume = which_run(config.resume, folder)
         if config.resume is not None:
             from sft.training.resume import resumed_config
@@ -61,9 +58,7 @@ def check_given(config: TrainConfig, overrides: list[str]) -> None:
         if config.lora.kind == "none" and key.startswith("lora."):
             raise InputError(f"{key}: would not be read without an adapter; add lora=default")
     if config.strategy == "fsdp" and world_size(config.devices) == 1:
-        raise InputError(
-            "strategy: fsdp divides a model among devices, but there is one; add devices=N"
-        )
+        raise InputError("strategy: fsdp divides a model among devices, but there is one; add devices=N")
 
 
 def fit(config: TrainConfig, folder: Path) -> None:
@@ -82,7 +77,8 @@ def evaluate_run(config: TrainConfig, folder: Path) -> None:
     """Evaluate the run, as evaluate.py does."""
     from evaluate import evaluate
 
-    alone = "LOCAL_RANK" in os.environ  # torchrun's other processes have ended
+    # Of torchrun's processes, only this one is left.
+    alone = "LOCAL_RANK" in os.environ
     settings = EvaluateConfig(
         config.data,
         GenerateConfig(),

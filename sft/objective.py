@@ -1,4 +1,4 @@
-"""What training minimises: the one place that turns a batch into a loss.
+"""The objective: the one place that turns a batch into the loss that training minimises.
 
 Training, evaluation and the memory check all call `loss(batch)`. Another objective is another class
 with this method.

@@ -1,4 +1,4 @@
-"""What a finished run says of itself: `summary.json`.
+"""The summary of a finished run, `summary.json`.
 
 Training writes it. Evaluation, the report, the model's card and the table of a sweep read it.
 """
@@ -52,7 +52,7 @@ class DataUsed:
 
 @dataclass(frozen=True)
 class CheckpointUsed:
-    """The weights that a run began with; `revision` is None for a folder."""
+    """The weights at the start of a run; `revision` is None for a folder."""
 
     source: str
     revision: str | None
@@ -64,8 +64,8 @@ class RunSummary:
     """The numbers and the origin of a finished run.
 
     `losses` is keyed by the columns of metrics.csv. `seconds` and `tokens_per_sec` count optimizer
-    steps alone. `answer_loss_before` is the loss of the sanity check, and `best_validation_loss`
-    that of the weights in `model/`; each is None if it was not taken. `config` is the TrainConfig
+    steps alone. `answer_loss_before` is the loss of the sanity check. `best_validation_loss` is the
+    loss of the weights in `model/`. Each is None if it was not taken. `config` is the TrainConfig
     as plain values.
     """
 
@@ -101,7 +101,7 @@ def read_run_summary(folder: Path) -> RunSummary:
     """Read `summary.json` of the run in `folder`.
 
     Raises:
-        InputError: there is none, or it is not the summary of a run; by file and key.
+        InputError: the file is missing, or is not the summary of a run; by file and key.
     """
     path = folder / RUN_SUMMARY
     try:
@@ -111,7 +111,7 @@ def read_run_summary(folder: Path) -> RunSummary:
 
 
 def parse_run_summary(content: dict[str, Any]) -> RunSummary:
-    """Build a summary from its JSON; keys that are not known are those of a later version.
+    """Build a summary from its JSON. Unknown keys are ignored: a later version may write more.
 
     Raises:
         ValueError: a key is missing.

@@ -20,37 +20,37 @@ class RunCallback(Callback):
     def at_fit_start(
         self, trainer: Trainer, module: InstructionTuner, data: InstructionData
     ) -> None:
-        """Before anything else, also when there is no step left to take."""
+        """Called before anything else, also when no step is left to take."""
 
     def at_train_start(
         self, trainer: Trainer, module: InstructionTuner, data: InstructionData
     ) -> None:
-        """Before the first step of this process, with the state of a resumed run loaded."""
+        """Called before the first step of this process; a resumed run has its state by now."""
 
     def at_batch_start(
         self, trainer: Trainer, module: InstructionTuner, data: InstructionData
     ) -> None:
-        """Before each micro-batch."""
+        """Called before each micro-batch."""
 
     def after_step(
         self, trainer: Trainer, module: InstructionTuner, data: InstructionData, batch: Batch
     ) -> None:
-        """After each optimizer step; `batch` is its last micro-batch."""
+        """Called after each optimizer step; `batch` is its last micro-batch."""
 
     def after_validation(
         self, trainer: Trainer, module: InstructionTuner, data: InstructionData
     ) -> None:
-        """After each pass over the validation split."""
+        """Called after each pass over the validation split."""
 
     def after_epoch(
         self, trainer: Trainer, module: InstructionTuner, data: InstructionData
     ) -> None:
-        """After the last step of each epoch and the validation behind it."""
+        """Called after the last step of each epoch and the validation behind it."""
 
     def at_train_end(
         self, trainer: Trainer, module: InstructionTuner, data: InstructionData
     ) -> None:
-        """After the last step of the run."""
+        """Called after the last step of the run."""
 
     # Lightning's hooks
 

@@ -22,8 +22,8 @@ from sft.files import make_folder, replaced, write_text
 
 log = logging.getLogger(__name__)
 
-# What a run's checkpoint says of the run. `watched` belongs to the LightningModule, `tracked` to
-# the trackers, `config` and `made_of` to the run's folder.
+# The keys of a checkpoint that describe the run. The LightningModule writes `watched`, the trackers
+# `tracked`, and RunFolder `config` and `made_of`.
 NEEDED = ("config", "made_of", "global_step", "tracked", "watched")
 
 
@@ -41,10 +41,10 @@ def _hash_file(path: Path) -> Path:
 
 
 def read_newest(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """Find the newest whole checkpoint of a run, and read what it says of the run.
+    """Find the newest whole checkpoint of a run, and read the keys that describe the run.
 
     Raises:
-        InputError: there is none.
+        InputError: no checkpoint is whole.
     """
     path = last(folder)
     try:

@@ -21,7 +21,7 @@ Ints = Any
 
 
 class Shape(NamedTuple):
-    """What a batch's memory depends on; for many batches, arrays (batches,)."""
+    """The numbers on which a batch's memory depends; for many batches, arrays (batches,)."""
 
     rows: Ints  # B
     length: Ints  # T, with padding
@@ -150,10 +150,9 @@ def _left_in_groups(root: Path) -> Iterator[int]:
         # Version 2 has no kind. Of version 1, only the memory controller matters.
         if kind not in ("", "memory"):
             continue
-        if kind:
-            limit_name, used_name = "memory.limit_in_bytes", "memory.usage_in_bytes"
-        else:
-            limit_name, used_name = "memory.max", "memory.current"
+        limit_name = "memory.limit_in_bytes" if kind else "memory.max"
+        used_name = "memory.usage_in_bytes" if kind else "memory.current"
+        files_name = "total_inactive_file" if kind else "inactive_file"
 
         own = Path(kind, path.strip("/"))
         for part in (own, *own.parents):
@@ -163,8 +162,7 @@ def _left_in_groups(root: Path) -> Iterator[int]:
             # A group without a limit says "max".
             if limit.isdigit() and used.isdigit():
                 stat = dict(entry.split() for entry in _lines(group / "memory.stat"))
-                files = stat.get("total_inactive_file" if kind else "inactive_file", "0")
-                yield int(limit) - int(used) + int(files)
+                yield int(limit) - int(used) + int(stat.get(files_name, "0"))
 
 
 def _lines(path: Path) -> list[str]:

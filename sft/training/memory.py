@@ -25,7 +25,7 @@ from sft.training.sharding import Sharded
 
 log = logging.getLogger(__name__)
 
-# What a batch takes, as a multiple of its estimate. `make bench-memory` measured up to 1.2.
+# A batch is taken to need so many times its estimate. `make bench-memory` measured up to 1.2.
 MARGIN = {"cpu": 1.3, "mps": 1.0}
 
 

@@ -1,4 +1,4 @@
-"""What is measured at each optimizer step, and the loss probes in between."""
+"""The metrics of each optimizer step, and the loss probes in between."""
 
 import logging
 import time

@@ -38,7 +38,7 @@ class MetricsFile:
         write_text(self.path, _csv([header, *self.rows]))
 
     def has(self, step: float) -> bool:
-        """Whether the last row is that of `step`."""
+        """Whether the last row is for `step`."""
         return bool(self.rows) and self.rows[-1]["step"] == step
 
     def append(self, row: Row) -> None:

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 # A run with `on_nonfinite=skip` stops after so many skipped steps in a row.
 MOST_SKIPPED = 5
-# A step's loss is compared with those of so many steps before it.
+# A step's loss is compared with the losses of so many steps before it.
 RECENT = 50
 # How many standard deviations above their mean a loss must lie to be warned of.
 SPIKE = 6
@@ -31,9 +31,9 @@ SPIKE = 6
 class InstructionTuner(LightningModule):
     """Trains a GPT on batches of instructions.
 
-    The loss of an optimizer step is the sum of the losses of its labels, over all micro-batches
-    and ranks, divided by the number of these labels. Every batch brings that number along. So the
-    loss and its gradient are the same, however the step's records are divided.
+    The loss of an optimizer step is a sum over its labels, of all micro-batches and ranks, divided
+    by the number of these labels. Every batch brings that number along. So the loss and its
+    gradient are the same, however the step's records are divided.
 
     Args:
         total_steps: optimizer steps of the whole run, for the learning rate's schedule.

@@ -1,4 +1,4 @@
-"""What a run on Apple's GPUs (MPS) needs beside the others."""
+"""Needs of a run on Apple's GPUs (MPS) that other devices do not have."""
 
 import torch
 from lightning.pytorch import Trainer

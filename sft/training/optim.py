@@ -48,7 +48,8 @@ OPTIMIZERS = {
     # Two fp32 means: of the gradient and of its square.
     "adamw": OptimizerEntry(adamw, state_bytes=8),
 }
-OPTIMIZER = OPTIMIZERS["adamw"]  # the one that runs use; the config has no key to choose another
+# All runs use this one; the config has no key to choose another.
+OPTIMIZER = OPTIMIZERS["adamw"]
 
 
 def schedule(optimizer: torch.optim.Optimizer, config: OptimConfig, total_steps: int) -> LambdaLR:

@@ -5,7 +5,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
-# What the bar shows behind the speed, and how.
+# The metrics that the bar shows, and their format.
 SHOWN = {"loss": ".3f", "lr": ".1e", "tok/s": ",.0f"}
 
 

@@ -9,7 +9,7 @@ from sft.config import InputError, TrainConfig
 from sft.merge import from_dict
 from sft.training.checkpoints import read_newest
 
-# What a resumed run may change without becoming another run.
+# The keys that a resumed run may change without becoming another run.
 CHANGEABLE = {
     "epochs",
     "max_steps",
@@ -25,7 +25,7 @@ CHANGEABLE = {
 
 @dataclass(frozen=True)
 class Past:
-    """What a run's last checkpoint says of the run; the defaults are those of a new run.
+    """The state in which a run's last checkpoint left it; the defaults describe a new run.
 
     `checkpoint` is the file to resume from, `steps` the optimizer steps done, and `tracked` the
     run's name in each tracker that keeps one.
@@ -57,10 +57,10 @@ def past_of(folder: Path, made_of: dict[str, str]) -> Past:
 
 
 def resumed_config(given: TrainConfig, overrides: list[str]) -> TrainConfig:
-    """Return the config in the checkpoint of `given.resume`, with what the command line changes.
+    """Return the config in the checkpoint of `given.resume`, changed by the command line.
 
     Raises:
-        InputError: there is no checkpoint, or a key would make it another run.
+        InputError: no checkpoint is whole, or a key would make it another run.
     """
     assert given.resume is not None
     saved = read_newest(Path(given.resume))[1]["config"]

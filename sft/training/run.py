@@ -113,7 +113,7 @@ def fit(config: TrainConfig, folder: Path, processes: int) -> None:
             config, source, base, data, device, precision, metrics, gate, run_folder
         )
         report_run(folder, summary, metrics.file.rows)
-        module.signals.leave()
+        module.signals.leave_if_noted()
 
 
 # The parts, in the order in which `fit` asks for them

@@ -1,4 +1,4 @@
-"""What a run keeps in its folder while it trains: the checkpoint, the best weights, the link."""
+"""A run's folder while it trains: the checkpoint, the best weights, the link to the folder."""
 
 import dataclasses
 import logging
@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lightning.pytorch import LightningModule, Trainer
 
@@ -35,7 +35,7 @@ class RunFolder(RunCallback):
         latest: the link that is turned to `folder` once training begins.
 
     Attributes:
-        best: the lowest loss over the whole validation split, in nats; infinity if there is none.
+        best: the lowest loss over the whole validation split, in nats; infinity before the first.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class RunFolder(RunCallback):
         # Metrics may have repeated an interrupted validation, see above.
         self._keep_if_best(trainer, module)
 
-        # A run that goes on is not finished any more.
+        # A resumed run is not finished any more.
         if trainer.is_global_zero:
             (self.folder / RUN_SUMMARY).unlink(missing_ok=True)
             point(self.latest, self.folder)
@@ -96,15 +96,15 @@ class RunFolder(RunCallback):
         signals = module.signals
         every = self.config.checkpoint.every
 
-        # The last of `max_steps` may lie inside an epoch. Lightning goes on with the validation,
-        # behind which there is a checkpoint.
+        # The last of `max_steps` may lie inside an epoch. Lightning still runs the validation, and
+        # `after_validation` saves.
         if trainer.global_step >= module.total_steps:
             trainer.should_stop = True
             if not data.has_validation:
                 self._save_inside_epoch(trainer)
             return
 
-        due_by_steps = bool(every) and trainer.global_step % (every or 1) == 0
+        due_by_steps = every is not None and trainer.global_step % every == 0
         if signals.checkpoint_due or signals.agreed or due_by_steps:
             self._save_inside_epoch(trainer)
 
@@ -138,7 +138,7 @@ class RunFolder(RunCallback):
         if self.best == float("inf"):
             self._write_model(trainer, module)
 
-    # What they do
+    # Their parts
 
     def _is_due(self) -> bool:
         """Whether the checkpoint by time is due, by the clock of this rank."""
@@ -166,7 +166,7 @@ class RunFolder(RunCallback):
             self.save_model(model)
         trainer.strategy.barrier()
 
-    def _leave(self, trainer: Trainer, module: InstructionTuner) -> None:
+    def _leave(self, trainer: Trainer, module: InstructionTuner) -> NoReturn:
         """End the process, as every other rank does, on the signal that they agreed on."""
         assert module.signals.agreed is not None
         name = module.signals.agreed.name
@@ -177,7 +177,7 @@ class RunFolder(RunCallback):
             )
         else:
             log.info(f"{name}: stopped before the first step")
-        module.signals.leave()
+        module.signals.leave_together()
 
 
 def point(link: Path, folder: Path) -> None:

@@ -22,7 +22,7 @@ class SanityGate(RunCallback):
     """Refuses weights that do no better over the answers than a guess.
 
     Raises:
-        InputError: the loss over the answers of the first batches is HIGHEST times that of a
+        InputError: over the answers of the first batches, the loss is HIGHEST times the loss of a
             guess, or more.
     """
 

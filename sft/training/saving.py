@@ -1,4 +1,4 @@
-"""What a run keeps of its weights: `model/`, and with LoRA `adapter/` too."""
+"""The weights that a run keeps: `model/`, and with LoRA `adapter/` too."""
 
 from pathlib import Path
 

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import torch
 from lightning.pytorch import Trainer
@@ -24,14 +24,14 @@ SAME_CTRL_C = 1.0
 
 
 class Votes(NamedTuple):
-    """What a rank tells the others, as numbers: 0 for no, 1 for yes; summed over the ranks."""
+    """The message of a rank to the others: 0 for no, 1 for yes; summed over the ranks."""
 
     checkpoint_due: float
     sigint: float
     sigterm: float
 
     def winner(self) -> signal.Signals | None:
-        """The signal that some rank got. SIGINT wins, since a person waits for its answer."""
+        """Return the signal that some rank got. SIGINT wins: a person waits for its answer."""
         if self.sigint:
             return signal.SIGINT
         return signal.SIGTERM if self.sigterm else None
@@ -75,7 +75,7 @@ class Signals:
             self._noted_at = now
 
     def own(self) -> signal.Signals | None:
-        """The signal that this rank noted. A launcher that died counts as SIGTERM."""
+        """Return the signal that this rank noted. A launcher that died counts as SIGTERM."""
         if not self._listening:
             return None
         if self.noted is None and self._launcher not in (None, os.getppid()):
@@ -119,7 +119,12 @@ class Signals:
             sigterm=float(own == signal.SIGTERM),
         )
 
-    def leave(self) -> None:
-        """Raise SystemExit with the shell's number for the signal agreed on, or noted alone."""
-        if number := self.agreed or self.noted:
-            raise SystemExit(128 + number)
+    def leave_together(self) -> NoReturn:
+        """Raise SystemExit with the shell's number for the signal that the ranks agreed on."""
+        assert self.agreed is not None
+        raise SystemExit(128 + self.agreed)
+
+    def leave_if_noted(self) -> None:
+        """Raise SystemExit for a signal that this rank noted when no step was left to stop at."""
+        if self.noted is not None:
+            raise SystemExit(128 + self.noted)

@@ -1,4 +1,4 @@
-"""What a run leaves at its end: loss curves, `summary.json`, the model's card, a table."""
+"""The end of a run: loss curves, `summary.json`, the model's card, a table."""
 
 import logging
 import os

@@ -31,7 +31,7 @@ from sft.training.resume import Past
 
 log = logging.getLogger(__name__)
 
-# Of all runs, in a tracker that sorts by project or experiment.
+# The name of all runs' project, or experiment, in a tracker that has them.
 PROJECT = "sft"
 
 

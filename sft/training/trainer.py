@@ -75,8 +75,7 @@ def _strategy(config: TrainConfig, processes: int) -> str | Strategy:
 
     `find_unused_parameters` is on although every parameter is used. Without it, DDP regroups its
     buckets after the first step, and again after the first step of a resumed run. With more than
-    two ranks the sums would be taken in another order, and a resumed run would not be the same to
-    the last bit.
+    two ranks that changes the order of the sums. A resumed run would then differ in the last bit.
     """
     if config.strategy == "fsdp":
         return Sharded()

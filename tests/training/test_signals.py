@@ -282,12 +282,21 @@ def test_a_signal_is_heeded_only_while_the_run_listens(monkeypatch: pytest.Monke
     signals.listen()
     assert signals.own() == signal.SIGTERM
     with pytest.raises(SystemExit) as end:
-        signals.leave()
+        signals.leave_if_noted()
     assert end.value.code == 143
 
 
 def test_without_a_signal_nobody_leaves() -> None:
-    Signals().leave()
+    Signals().leave_if_noted()
+
+
+def test_a_signal_that_only_another_rank_noted_ends_this_one_too() -> None:
+    signals = Signals()
+    signals.agreed = signal.SIGINT
+    signals.leave_if_noted()
+    with pytest.raises(SystemExit) as end:
+        signals.leave_together()
+    assert end.value.code == 130
 
 
 def test_a_rank_whose_launcher_died_stops(monkeypatch: pytest.MonkeyPatch) -> None:
