@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 import sys
@@ -15,10 +14,11 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 
 import sft.config.help  # noqa: F401, the resolver of --help
-from sft.cli import job, log_to, on_devices, run, versions
+from sft.cli import job, log_to, on_devices, run
 from sft.config import PROMPTS, EvaluateConfig, InputError
 from sft.config.rules import check_given, given_keys
 from sft.merge import from_hydra
+from sft.summaries import read_run_summary, versions
 
 if TYPE_CHECKING:
     from sft.evaluation.exam import Exam
@@ -156,7 +156,7 @@ def present(folder: Path, run: Path | None, rows: list[dict[str, Any]], summary:
     write_json_lines(folder / "records.jsonl", rows)
     write_json(folder / "summary.json", summary)
     metrics = read_numbers(run / "metrics.csv") if run and (run / "metrics.csv").exists() else None
-    past = json.loads((run / "summary.json").read_text(encoding="utf-8")) if run else None
+    past = dataclasses.asdict(read_run_summary(run)) if run else None
     write_report(folder, summary, rows, past, metrics)
     if run:
         write_card(run)

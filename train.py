@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import logging
 import os
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 
 import sft.config.help  # noqa: F401, the resolver of --help
 from sft.claims import claimed_by_rank_0
-from sft.cli import job, log_to, on_devices, run, versions, world_size
-from sft.config import PROMPTS, EvaluateConfig, GenerateConfig, InputError, LoraConfig, TrainConfig
+from sft.cli import job, log_to, on_devices, run, world_size
+from sft.config import EvaluateConfig, GenerateConfig, InputError, TrainConfig
 from sft.config.origins import changed_settings
-from sft.config.rules import check_given, check_processes, steps_warning
+from sft.config.rules import check_given, check_processes
 from sft.folders import claim_job, in_sweep, is_rank_0, which_run
 from sft.merge import from_hydra
-from sft.shell import setting
+from sft.summaries import RUN_SUMMARY, read_run_summary
 from sft.sweep import note_job
-
-if TYPE_CHECKING:
-    from lightning.pytorch import Callback
-
-    from sft.gpt2.checkpoint import Pretrained
-    from sft.training.metrics import Metrics
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -55,7 +45,7 @@ def main(composed: Any) -> float | None:
             from sft.evaluation.judging import connect
 
             connect(config.judge)  # a judge that is not there is told before hours of training
-        on_devices(config.devices, fit_rank, config, folder, changed_settings(config, HydraConfig.get()))
+        on_devices(config.devices, fit, config, folder, changed_settings(config, HydraConfig.get()))
         if in_sweep():
             check_length(config, folder)
             note_job("trained")
@@ -66,173 +56,51 @@ def main(composed: Any) -> float | None:
 
 
 def best_loss(folder: Path) -> float | None:
-    """The best validation loss of a finished run; None if it took none, or on a rank ahead of the one that writes."""
-    path = folder / "summary.json"
-    found: float | None = None
-    if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))["best_validation_loss"]
-    return found
+    """Return the best validation loss of a finished run.
+
+    None: the run took none, or this rank is ahead of the one that writes the summary.
+    """
+    if not (folder / RUN_SUMMARY).exists():
+        return None
+    return read_run_summary(folder).best_validation_loss
 
 
 def check_length(config: TrainConfig, folder: Path) -> None:
-    """Raises InputError if a job of a sweep found a run that had ended already, by other limits than the job's."""
-    path = folder / "summary.json"
-    past = json.loads(path.read_text(encoding="utf-8"))["config"] if path.exists() else {}
+    """Raise InputError if a job of a sweep met a finished run with other limits than its own."""
+    if not (folder / RUN_SUMMARY).exists():
+        return
+    past = read_run_summary(folder).config
     for key in ("epochs", "max_steps"):
         wanted = getattr(config, key)
         if past.get(key, wanted) != wanted:
             raise InputError(
-                f"{key}: {wanted}, but the run in {folder} ended with {key}={past[key]} and has nothing left to do; "
-                "give the same value, a larger one, or a new hydra.sweep.dir="
+                f"{key}: {wanted}, but the run in {folder} ended with {key}={past[key]} and has "
+                "nothing left to do; give the same value, a larger one, or a new hydra.sweep.dir="
             )
 
 
-def fit_rank(config: TrainConfig, folder: Path, changed: str) -> None:
-    """Call `fit`, with a claim on the folder by rank 0 if it is not in the process that claimed it already."""
-    with claimed_by_rank_0(folder) if is_rank_0() else nullcontext():
-        fit(config, folder, changed)
+def fit(config: TrainConfig, folder: Path, changed: str) -> None:
+    """Train, as one process of the run; rank 0 claims the folder if its launcher has not.
 
-
-def fit(config: TrainConfig, folder: Path, changed: str = "") -> None:
-    """The run, from records to the folder that holds all it gave; one process of it for each device.
+    The import takes seconds. So it waits until the config is checked, and a process that only
+    launches others goes without.
 
     Args:
-        changed: the settings that are not the defaults and where they come from, for the log.
+        changed: the settings that are not the defaults, for the log.
     """
-    from sft.data.datamodule import InstructionData
-    from sft.data.dataset import load_splits, split_rows
-    from sft.data.overview import example_text, overview, overview_text, unused_text
-    from sft.data.sources import load_source
-    from sft.gpt2.checkpoint import load_pretrained
-    from sft.gpt2.device import DTYPES, check_compiler, keep_freed_memory, pick_device, pick_precision, row_multiple
-    from sft.training.callbacks import EmptyCache, RunFolder, SampleAnswer, SanityGate
-    from sft.training.interruption import Interruption
-    from sft.training.loggers import Tracking, make_logger
-    from sft.training.memory import EnoughMemory
-    from sft.training.metrics import Metrics, MetricsFile, Progress
-    from sft.training.module import InstructionTuner
-    from sft.training.resume import Past, past_of
-    from sft.training.saving import save_if_cut_off, save_tuned
-    from sft.training.trainer import make_trainer, memory_needed
+    from sft.training import run as training
 
-    log_to(folder / "train.log")
-    log = logging.getLogger("sft")
-    device = pick_device(config.device, config.devices)
-    precision = pick_precision(config.precision, device)
-    keep_freed_memory()
-
-    source = load_source(config.data)
-    parts = split_rows(len(source.chosen), config.data.split)
-    lora = config.lora if config.lora.kind != "none" else None
-    base = load_pretrained(
-        config.model.checkpoint,
-        config.model.revision,
-        dropout=config.model.dropout,
-        linear_dtype=DTYPES[precision] if lora else None,  # as they are multiplied: training leaves them as they are
-    )
-    template = PROMPTS[config.data.prompt]
-    context = base.model.config.n_positions
-    max_length, mask_prompt = config.data.max_length, config.data.mask_prompt
-    splits = load_splits(source, parts, template, base.tokenizer, max_length, context, mask_prompt)
-    data = InstructionData(
-        splits,
-        config.batch_size,
-        config.accumulate,
-        config.data.shuffle,
-        config.seed,
-        config.data.workers,
-        multiple=row_multiple(device),
-        bucket=config.data.bucket,
-    )
-    steps = data.plan(world_size(config.devices)).steps * config.epochs
-    steps = steps if config.max_steps == -1 else min(steps, config.max_steps)
-    made_of = {"data": source.sha256, "weights": base.sha256}
-    past = past_of(folder, made_of) if config.resume else Past()
-    done = past.steps
-    if done >= steps and (folder / "summary.json").exists():
-        log.info(f"{folder}: all {done} steps are done; to go on, raise epochs= or max_steps=")
-        return
-    logger = make_logger(config.logger, folder, past)
-
-    if changed:
-        log.info(changed)
-    numbers = overview(splits)
-    log.info(overview_text(numbers))
-    if unused := unused_text(source.path, source.unused):
-        log.info(unused)
-    log.info(f"one example, with what is learned in ⟦ ⟧:\n{example_text(splits['train'], base.tokenizer)}")
-    resumed = f", resumed at step {done + 1}" if done else ""
-    log.info(f"{world_size(config.devices)} × {device}, {precision}, {steps} steps{resumed}")
-    if warning := steps_warning(config, steps):
-        log.warning(warning)
-    if lora:
-        adapt(base, lora, config.seed)
-    module = InstructionTuner(base.model, config.optim, steps, config.accumulate, config.seed, config.on_nonfinite)
-    base.model.activation_checkpointing = config.activation_checkpointing
-    if config.compile:
-        check_compiler(device)
-        base.model.compile_layers()
-
-    metrics = Metrics(config.eval, MetricsFile(folder / "metrics.csv"))
-    gate = SanityGate(config.eval.batches, config.model.allow_untrained)
-    interruption = Interruption()
-    save_model = partial(save_tuned, base=base, lora=lora, template=template, folder=folder)
-    run_folder = RunFolder(folder, config, made_of, save_model, interruption, latest=Path("outputs/latest"))
-    tracking = Tracking(config, metrics.file, lambda: run_folder.best)
-    callbacks: list[Callback] = [interruption, Progress(), EnoughMemory(), gate, metrics, run_folder, tracking]
-    if config.eval.sample:
-        callbacks.append(SampleAnswer(template, base.tokenizer, config.compile))
-    if device == "mps":
-        callbacks.append(EmptyCache())
-    stop_at = steps if done >= steps else -1
-    trainer = make_trainer(config, world_size(config.devices), device, precision, callbacks, logger, stop_at)
-    if trainer.is_global_zero:
-        metrics.file.resume(done)
-    with memory_needed(module):
-        trainer.fit(module, data, ckpt_path=past.checkpoint)
-    save_if_cut_off(trainer, module.model, run_folder, nothing_left=done >= steps)
-    if not trainer.is_global_zero:
-        return
-    summarise_run(
-        config,
-        folder,
-        metrics,
-        {
-            "answer_loss_before": gate.loss,
-            "best_validation_loss": run_folder.best,
-            "device": device,
-            "precision": precision,
-            "data": {"path": str(source.path), "sha256": source.sha256, "splits": numbers},
-            "checkpoint": {"source": base.source, "revision": base.revision, "sha256": base.sha256},
-        },
-    )
-    interruption.leave()  # asked for when there was no step any more
-
-
-def adapt(base: Pretrained, config: LoraConfig, seed: int) -> None:
-    """Freeze the model and give it an adapter.
-
-    Raises:
-        InputError: it was loaded from an adapter, beside which no other can be kept.
-    """
-    from sft.gpt2.lora import add_lora
-
-    if base.adapter:
-        raise InputError(
-            f"model.checkpoint: {base.source} is an adapter, and a new one needs a whole model beside it; give the "
-            "model/ folder of its run"
-        )
-    add_lora(base.model, config, seed)
-    sizes = [(p.numel(), p.requires_grad) for p in base.model.parameters()]
-    trained, every = sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
-    logging.getLogger("sft").info(f"LoRA: {trained:,} of {every:,} parameters are trained")
+    with claimed_by_rank_0(folder) if is_rank_0() else nullcontext():
+        log_to(folder / "train.log")
+        training.fit(config, folder, world_size(config.devices), changed)
 
 
 def evaluate_run(config: TrainConfig, folder: Path) -> None:
-    """What evaluate.py would do with this run."""
+    """Evaluate the run, as evaluate.py does."""
     from evaluate import evaluate
 
-    alone = "LOCAL_RANK" in os.environ  # torchrun's other processes have ended
+    # Of torchrun's processes, only this one is left.
+    alone = "LOCAL_RANK" in os.environ
     settings = EvaluateConfig(
         config.data,
         GenerateConfig(),
@@ -245,23 +113,6 @@ def evaluate_run(config: TrainConfig, folder: Path) -> None:
         judge=config.judge,
     )
     evaluate(settings, [])
-
-
-def summarise_run(config: TrainConfig, folder: Path, metrics: Metrics, facts: dict[str, Any]) -> None:
-    """Write the curves, `summary.json` and the model's card, and say on the terminal what came of the run."""
-    from sft.card import write_card
-    from sft.files import write_json
-    from sft.training.summary import plot_losses, summarise, table
-
-    summary = summarise(metrics, facts["device"]) | facts
-    summary |= {"seed": config.seed, "versions": versions(), "config": dataclasses.asdict(config)}
-    plot_losses(metrics.file.rows, folder)
-    write_json(folder / "summary.json", summary)
-    write_card(folder)
-    where = os.path.relpath(folder)
-    log = logging.getLogger("sft")
-    split = "" if facts["data"]["splits"]["test"]["records"] else " split=train"
-    log.info(f"\n{table(summary)}\n\nAll of it is in {where}. Next: python evaluate.py {setting('run', where)}{split}")
 
 
 if __name__ == "__main__":

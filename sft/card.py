@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sft.data.records import Record
 from sft.files import write_text
 from sft.gpt2 import weights
 from sft.gpt2.checkpoint import CARD
+from sft.summaries import RunSummary, read_run_summary
 
 Json = dict[str, Any]
 
@@ -43,7 +45,7 @@ def write_card(run: Path) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    summary, model = _read(run / "summary.json"), run / "model"
+    summary, model = read_run_summary(run), run / "model"
     evaluated = run / "evaluation" / "summary.json"
     evaluation = _read(evaluated) if evaluated.exists() else {}
     if evaluation and evaluation["tuned"]["sha256"] != weights.sha256(weights.files(model)):
@@ -52,28 +54,28 @@ def write_card(run: Path) -> None:
     write_text(model / CARD, card_text(run.resolve().name, summary, evaluation, context))
 
 
-def card_text(name: str, summary: Json, evaluation: Json, context: int) -> str:
+def card_text(name: str, summary: RunSummary, evaluation: Json, context: int) -> str:
     """The card; `evaluation` is empty where there was none."""
-    config, base = summary["config"], summary["checkpoint"]
+    config, base = summary.config, summary.checkpoint
     template = PROMPTS[config["data"]["prompt"]]
     source = config["data"]["source"]
-    data_name, data_licence = DATA.get(source, (Path(summary["data"]["path"]).name, "as their owner says"))
+    data_name, data_licence = DATA.get(source, (Path(summary.data.path).name, "as their owner says"))
     models = [model for model in ("base", "tuned") if evaluation.get(model)]
-    values = summary | {
+    values = asdict(summary) | {
         "name": name,
         "base": base,
-        "hub_base": base["source"] if _of_the_hub(base["source"]) else None,
-        "data": summary["data"] | {"name": data_name},
+        "hub_base": base.source if _of_the_hub(base.source) else None,
+        "data": asdict(summary.data) | {"name": data_name},
         "template": template,
         "chats": bool(template),
         "message": json.dumps(_with_input(template) or EXAMPLE.instruction),
         "with_input": _with_input(template),
-        "losses": [(label, summary["losses"][key]) for key, label in LOSSES.items() if key in summary["losses"]],
+        "losses": [(label, summary.losses[key]) for key, label in LOSSES.items() if key in summary.losses],
         "evaluation": evaluation,
         "models": models,
         "scores": [(label, [_score(evaluation[model], key) for model in models]) for key, label in SCORES.items()],
         "context": context,
-        "licence": _licence(base["source"], source, data_licence),
+        "licence": _licence(base.source, source, data_licence),
     }
     values["scores"] = [line for line in values["scores"] if any(value is not None for value, _ in line[1])]
     return _environment().get_template("card.md.jinja").render(values)

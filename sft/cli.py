@@ -6,14 +6,12 @@ import builtins
 import io
 import logging
 import os
-import platform
 import re
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -39,7 +37,6 @@ FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0") and not os
 # Characters that command a terminal instead of being shown: all controls but tab and line feed, and those that reorder
 # the text around them (Unicode Standard Annex 9, "Explicit Directional Embeddings", "... Isolates").
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-PACKAGES = ("sft", "torch", "lightning", "hydra-core", "tiktoken", "safetensors", "huggingface_hub", "torchmetrics")
 
 
 def run(main: Callable[[], Any], again: str = "") -> None:
@@ -281,10 +278,6 @@ def _check_torchrun(devices: int) -> None:
 def world_size(devices: int) -> int:
     """Processes of the run on all machines."""
     return int(os.environ.get("WORLD_SIZE", devices))
-
-
-def versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 OmegaConf.register_new_resolver("run_dir", run_folder)

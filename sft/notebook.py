@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Trainer
 
 from sft.config import PROMPTS, DataConfig, EvaluateConfig, InputError, TrainConfig
 from sft.data.datamodule import InstructionData
-from sft.data.dataset import encode_splits
+from sft.data.dataset import Batch, encode_splits
 from sft.data.overview import unused_text
 from sft.data.prompt import chat_template, template_of
 from sft.data.records import Record, checked_record, count_unused
@@ -30,8 +30,9 @@ from sft.gpt2.generate import complete, row_seeds
 from sft.gpt2.sampling import Sampling
 from sft.gpt2.tokenizer import decode
 from sft.merge import from_dict
-from sft.training.metrics import Progress, stepped
+from sft.training.callback import RunCallback
 from sft.training.module import InstructionTuner
+from sft.training.progress import Progress
 from sft.training.trainer import make_trainer
 
 log = logging.getLogger(__name__)
@@ -213,15 +214,11 @@ def _answers(
     return [Answer(decode(gpt2.tokenizer, one.tokens), len(one.tokens), one.finish_reason) for one in said]
 
 
-class StepLosses(Callback):
+class StepLosses(RunCallback):
     """The loss of each optimizer step."""
 
     def __init__(self) -> None:
         self.taken: list[float] = []
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        assert isinstance(pl_module, InstructionTuner)
-        if stepped(trainer, batch_idx):
-            self.taken.append(pl_module.step_loss)
+    def after_step(self, trainer: Trainer, module: InstructionTuner, data: InstructionData, batch: Batch) -> None:
+        self.taken.append(module.step_loss)

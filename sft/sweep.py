@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from sft.files import write_json, writing
 from sft.folders import is_rank_0, sweep_folder
+from sft.summaries import RUN_SUMMARY, read_run_summary
 
 NOTES = ".jobs"  # of a sweep's folder, while it goes on: what became of each job
 LOWER_IS_BETTER = ("validation_loss", "loss")
@@ -78,15 +79,16 @@ def _rows(folder: Path, rank: str) -> list[dict[str, Any]]:
 def _row(folder: Path, note: dict[str, Any], settings: str, rank: str) -> dict[str, Any]:
     """A job's row, in which only numbers that this job came to stand, not those of another run in its folder."""
     job, finished = Path(note["folder"]), note["status"] == "finished"
-    summary = _read(job / "summary.json") if note["trained"] else {}
+    summary = read_run_summary(job) if note["trained"] and (job / RUN_SUMMARY).exists() else None
     evaluation = _read(job / "evaluation" / "summary.json") if finished else {}
+    train_loss = summary.losses.get("train/eval_loss") if summary else None
     row = {
         "job": os.path.relpath(job, folder),
         "settings": settings,
         "status": "finished" if finished else "failed",
-        "validation_loss": summary.get("best_validation_loss"),
-        "train_loss": summary.get("losses", {}).get("train/eval_loss", {}).get("last"),
-        "seconds": summary.get("seconds"),
+        "validation_loss": summary.best_validation_loss if summary else None,
+        "train_loss": train_loss.last if train_loss else None,
+        "seconds": summary.seconds if summary else None,
     }
     row |= {} if rank == "validation_loss" else _measured(evaluation.get("tuned", {}), rank)
     return row | {"reason": "" if finished else note["reason"] or "it ended without a word, perhaps killed"}

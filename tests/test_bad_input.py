@@ -321,7 +321,7 @@ def full(*arguments: Any, **options: Any) -> None:
 @pytest.mark.parametrize(
     ("place", "message", "left"),
     [
-        ("sft.training.metrics.MetricsFile.append", r"\[Errno 28\] No space left on device", set()),
+        ("sft.training.metrics_file.MetricsFile.append", r"\[Errno 28\] No space left on device", set()),
         ("torch.save", r"\S*last.ckpt: cannot be written \(No space left", set()),
         ("sft.gpt2.weights.write", r"\S*/model: cannot be written \(No space left", {"last.ckpt"}),
         (

@@ -11,33 +11,11 @@ import yaml
 from sft.card import card_text, write_card
 from sft.config import PROMPTS
 from sft.gpt2 import hub
+from sft.summaries import parse_run_summary
+from tests.summaries import CONTENT, run_summary
 
-SUMMARY = {
-    "status": "finished",
-    "steps": 1346,
-    "epochs": 2.0,
-    "tokens_seen": 142532,
-    "seconds": 22.4,
-    "losses": {"train/eval_loss": {"first": 2.4711, "last": 0.0444}, "val/loss": {"first": 2.2, "last": None}},
-    "best_validation_loss": 0.0803,
-    "device": "cpu",
-    "precision": "bf16-mixed",
-    "data": {
-        "path": "/home/me/secret/mine.json",
-        "sha256": "ab" * 32,
-        "splits": {"train": {"records": 935}, "test": {"records": 110}, "validation": {"records": 55}},
-    },
-    "checkpoint": {"source": "openai-community/gpt2", "revision": "607a30d7", "sha256": "cd" * 32},
-    "seed": 123,
-    "versions": {"torch": "2.13.0", "sft": "0.1.0"},
-    "config": {
-        "data": {"source": "json", "prompt": "alpaca", "mask_prompt": True},
-        "optim": {"lr": 5e-5, "schedule": "constant", "weight_decay": 0.1},
-        "batch_size": 8,
-        "accumulate": 4,
-        "devices": 2,
-    },
-}
+SUMMARY = run_summary()
+
 EVALUATION = {
     "records": 110,
     "split": "test",
@@ -57,7 +35,7 @@ EVALUATION = {
 
 
 def changed(**config) -> dict:
-    summary = copy.deepcopy(SUMMARY)
+    summary = copy.deepcopy(CONTENT)
     summary["config"]["data"] |= config
     return summary
 
@@ -89,7 +67,7 @@ def test_the_header_is_the_hubs() -> None:
 def test_licence_and_base(base: str, source: str, licence: str | None, named: str | None) -> None:
     summary = changed(source=source)
     summary["checkpoint"]["source"] = base
-    found = header(card_text("mine", summary, {}, 1024))
+    found = header(card_text("mine", parse_run_summary(summary), {}, 1024))
     assert (found.get("license"), found.get("base_model")) == (licence, named)
 
 
@@ -118,11 +96,12 @@ def test_data_recipe_and_losses() -> None:
 def test_an_instruction_with_an_input_is_shown_as_the_template_takes_it() -> None:
     shown = "Rewrite the sentence in the past tense.\n\n### Input:\nShe sings.\n"
     assert shown in card_text("mine", SUMMARY, {}, 1024)
-    assert "another prompt than any message gives" in card_text("mine", changed(prompt="alpaca-stanford"), {}, 1024)
+    other = parse_run_summary(changed(prompt="alpaca-stanford"))
+    assert "another prompt than any message gives" in card_text("mine", other, {}, 1024)
 
 
 def test_plain_text_has_no_chat() -> None:
-    text = card_text("mine", changed(prompt="none"), {}, 1024)
+    text = card_text("mine", parse_run_summary(changed(prompt="none")), {}, 1024)
     assert "it has no chat template" in text
     assert '"role"' not in text
 
@@ -138,15 +117,16 @@ def test_scores() -> None:
 
 
 def test_an_adapter_is_named() -> None:
-    summary = copy.deepcopy(SUMMARY)
+    summary = copy.deepcopy(CONTENT)
     summary["config"]["lora"] = {"kind": "default", "rank": 8, "alpha": 16, "targets": ["c_attn", "c_fc"]}
-    assert "| trained | a LoRA adapter, rank 8, alpha 16, on c_attn, c_fc; merged |" in card_text("m", summary, {}, 8)
+    text = card_text("m", parse_run_summary(summary), {}, 8)
+    assert "| trained | a LoRA adapter, rank 8, alpha 16, on c_attn, c_fc; merged |" in text
 
 
 def test_scores_of_other_weights_do_not_count(checkpoint: Path, tmp_path: Path) -> None:
     shutil.copytree(checkpoint, tmp_path / "model")
     (tmp_path / "evaluation").mkdir()
-    (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
+    (tmp_path / "summary.json").write_text(json.dumps(CONTENT))
     found = copy.deepcopy(EVALUATION)
     for sha256, there in ((hub.digest(checkpoint / "model.safetensors"), True), ("00" * 32, False)):
         found["tuned"]["sha256"] = sha256

@@ -22,6 +22,8 @@ from hydra import compose, initialize_config_dir
 from sft import cli, folders
 from sft.config import EvaluateConfig, InputError, TrainConfig
 from sft.merge import from_hydra
+from sft.summaries import write_run_summary
+from tests.summaries import run_summary
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -248,8 +250,7 @@ def test_in_a_sweep_the_other_jobs_run(
     def fit(config: TrainConfig, folder: Path, changed: str) -> None:
         if config.seed == 2:
             raise error
-        summary = {"seconds": 1, "config": {"evaluate": False}, "best_validation_loss": None}
-        (folder / "summary.json").write_text(json.dumps(summary))
+        write_run_summary(folder, run_summary(config={"evaluate": False}))
         done.append(config.seed)
 
     monkeypatch.setattr(train, "fit", fit)

@@ -12,7 +12,7 @@ from sft.config import InputError
 from sft.evaluation.answers import Answer, AnswerFile
 from sft.files import locked, make_folder, read_numbers, replaced_folder, restore_folder, write_json
 from sft.training.checkpoints import NEEDED, CheckpointFiles, read_newest
-from sft.training.metrics import MetricsFile
+from sft.training.metrics_file import MetricsFile
 
 
 def test_what_is_no_number_is_null(tmp_path: Path) -> None:

@@ -272,6 +272,7 @@ UNREAD_BY_TRAIN: tuple[Unread[TrainConfig], ...] = (
     ),
 )
 
+
 def _names_moved_file(data: DataConfig) -> bool:
     return data.path is not None and data.source in ("nano", "json")
 

@@ -8,6 +8,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sft.data.dataset import Batch, Examples, Split
+from sft.data.loop_state import place_in_plan
 from sft.data.plan import MicroBatch, Plan
 
 
@@ -81,9 +82,7 @@ class InstructionData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         assert self.trainer is not None
-        loop = self.trainer.fit_loop
-        epoch = loop.epoch_progress.current.processed  # type: ignore[attr-defined]
-        done = loop.epoch_loop.batch_progress.current.ready if loop.restarting else 0
+        epoch, done = place_in_plan(self.trainer)
         plan = self.plan(self.trainer.world_size).micro_batches(epoch, self.trainer.global_rank)
         return self._loader("train", plan, done)
 

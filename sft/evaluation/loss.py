@@ -1,18 +1,18 @@
 """The losses of records, as training measures them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
 from sft.config import InputError
-from sft.data.dataset import IGNORE_INDEX, Examples
+from sft.data.dataset import Examples
 from sft.gpt2.device import DTYPES, Precision, row_multiple
 from sft.gpt2.model import GPT
+from sft.objective import CrossEntropy, tokens_of_rows
 
 Numbers = NDArray[np.float64]
 
@@ -62,8 +62,7 @@ def losses(model: GPT, examples: Examples, batch_size: int, precision: Precision
         found += _of_rows(model, examples, rows, precision)
     if not np.isfinite(found).all():
         raise InputError(
-            f"precision: with {precision} the loss is not finite; use precision=32, or the weights hold what is no "
-            "number"
+            f"precision: with {precision} the loss is not finite; use precision=32, or the weights contain NaN"
         )
     columns = np.array(found, dtype=np.float64).reshape(-1, 4).T
     return Losses(*columns)
@@ -72,15 +71,18 @@ def losses(model: GPT, examples: Examples, batch_size: int, precision: Precision
 def _of_rows(model: GPT, examples: Examples, rows: range, precision: Precision) -> list[list[float]]:
     device = model.wte.weight.device
     batch = examples.batch(rows, multiple=row_multiple(device.type))
+    on_device = batch._replace(
+        input_ids=batch.input_ids.to(device),
+        labels=batch.labels.to(device),
+        lengths=batch.lengths.to(device),
+    )
     with torch.autocast(device.type, DTYPES[precision], enabled=precision != "32-true"):
-        every = model.token_losses(batch.input_ids.to(device), batch.labels.to(device), batch.lengths.to(device)).cpu()
-    learned = _counts(batch.labels)
-    answers = _counts(examples.batch(rows, mask_prompt=True).labels)
+        loss = CrossEntropy(model).loss(on_device)
+
+    # A row's answer is its end, whether training learns the prompt too or not.
+    answers = tokens_of_rows(examples.batch(rows, mask_prompt=True).labels)
+    learned = replace(loss, each=loss.each.cpu().double(), labels=batch.labels).rows()
     return [
         [float(row[len(row) - answer :].sum()), answer, float(row.sum()), len(row)]
-        for row, answer in zip(torch.split(every.double(), learned), answers, strict=True)
+        for row, answer in zip(learned, answers, strict=True)
     ]
-
-
-def _counts(labels: Tensor) -> list[int]:  # (B, T) -> supervised tokens of each row
-    return [int(count) for count in (labels != IGNORE_INDEX).sum(1)]

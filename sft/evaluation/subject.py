@@ -4,7 +4,6 @@ All of it is checked here, before anything is computed. The models stay on torch
 their files have been looked through, but take no memory.
 """
 
-import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from sft.data.sources import Source, load_source
 from sft.gpt2.checkpoint import Pretrained, load_pretrained
 from sft.merge import from_dict
 from sft.shell import setting
+from sft.summaries import RUN_SUMMARY, RunSummary, read_run_summary
 
 
 @dataclass(frozen=True)
@@ -70,20 +70,21 @@ def subject_of_run(folder: str | None, data_path: str | None = None) -> Subject:
     if run.is_symlink():  # `latest` may be turned to another run meanwhile
         run = run.parent / run.readlink()
     past = _read_run(run)
-    data = replace(past.config.data, path=data_path or past.config.data.path)
+    config = from_dict(TrainConfig, past.config)
+    data = replace(config.data, path=data_path or config.data.path)
     if data.path is not None and not os.path.exists(data.path):
         raise InputError(f"{data.path}: no such file; {run} was trained on it: give data.path=, where it is now")
     source = load_source(data)
-    if source.sha256 != past.data_sha256:
+    if source.sha256 != past.data.sha256:
         what = "not the file that {} was trained on" if data_path else "changed since {} was trained on it"
         raise InputError(
-            f"{source.path}: {what.format(run)} (sha256 {past.data_sha256[:12]}…, here {source.sha256[:12]}…), so its "
+            f"{source.path}: {what.format(run)} (sha256 {past.data.sha256[:12]}…, here {source.sha256[:12]}…), so its "
             "test records may be others; give data.path=, where the old file is now, or evaluate on this one with "
             f"{setting('checkpoint', run / 'model')} data=json data.path=FILE out=FOLDER"
         )
     tuned = look_at(run / "model")
-    base = look_at(past.config.model.checkpoint, past.base_revision)
-    if base.sha256 != past.base_sha256:
+    base = look_at(config.model.checkpoint, past.checkpoint.revision)
+    if base.sha256 != past.checkpoint.sha256:
         raise InputError(
             f"{base.source}: other weights than those that {run} began with; bring these back, or evaluate the tuned "
             f"model with {setting('checkpoint', run / 'model')} data=... out=FOLDER"
@@ -92,18 +93,8 @@ def subject_of_run(folder: str | None, data_path: str | None = None) -> Subject:
     return Subject({"tuned": tuned, "base": base}, None, data, source, template, run / "evaluation", run)
 
 
-@dataclass(frozen=True)
-class PastRun:
-    """What a run's summary.json says of where it began."""
-
-    config: TrainConfig
-    data_sha256: str
-    base_revision: str | None
-    base_sha256: str
-
-
-def _read_run(run: Path) -> PastRun:
-    path = run / "summary.json"
+def _read_run(run: Path) -> RunSummary:
+    path = run / RUN_SUMMARY
     if not run.is_dir():
         raise InputError(f"run: {run} is not there; train first (python train.py), or give run=FOLDER or checkpoint=")
     if not path.is_file():
@@ -112,12 +103,7 @@ def _read_run(run: Path) -> PastRun:
         if unfinished:
             remedy = f"python train.py {setting('resume', run)} goes on with it"
         raise InputError(f"run: {run} is no finished run (it has no summary.json); {remedy}")
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        config, base = from_dict(TrainConfig, summary["config"]), summary["checkpoint"]
-        return PastRun(config, summary["data"]["sha256"], base["revision"], base["sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not the summary of a run of train.py ({error!r})") from error
+    return read_run_summary(run)
 
 
 def subject_of_checkpoint(config: EvaluateConfig) -> Subject:

@@ -1,1 +1,4 @@
-"""Learning from batches: the LightningModule, its optimizer, and what a run writes into its folder."""
+"""One run: it learns from batches, and leaves a folder that can be resumed, evaluated and served.
+
+Start with `run.py`, which lists what a run is, then `module.py`, which takes one optimizer step.
+"""

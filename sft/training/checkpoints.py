@@ -1,6 +1,7 @@
-"""The resumable checkpoints of a run: `checkpoints/last.ckpt` and, from the save before it, `last-1.ckpt`.
+"""The resumable checkpoints of a run: `checkpoints/last.ckpt`, and `last-1.ckpt` from before it.
 
-Each has its SHA-256 beside it, as sha256sum(1) writes it. Whenever the machine stops, one of the two is whole.
+Each has its SHA-256 in a file of its own, as sha256sum(1) writes it. Whenever the machine stops,
+one of the two checkpoints is whole.
 """
 
 import hashlib
@@ -20,11 +21,14 @@ from sft.config import InputError
 from sft.files import make_folder, replaced, write_text
 
 log = logging.getLogger(__name__)
+
+# The keys of a checkpoint that describe the run. The LightningModule writes `watched`, the trackers
+# `tracked`, and RunFolder `config` and `made_of`.
 NEEDED = ("config", "made_of", "global_step", "tracked", "watched")
 
 
 def last(folder: Path) -> Path:
-    """Where a run's newest checkpoint lies."""
+    """Return where a run's newest checkpoint lies."""
     return folder / "checkpoints" / "last.ckpt"
 
 
@@ -32,15 +36,15 @@ def _before(path: Path) -> Path:
     return path.with_stem(f"{path.stem}-1")
 
 
-def _beside(path: Path) -> Path:
+def _hash_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
 def read_newest(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The newest whole checkpoint of a run, and what it says of the run beside its state.
+    """Find the newest whole checkpoint of a run, and read the keys that describe the run.
 
     Raises:
-        InputError: there is none.
+        InputError: no checkpoint is whole.
     """
     path = last(folder)
     try:
@@ -49,27 +53,29 @@ def read_newest(folder: Path) -> tuple[Path, dict[str, Any]]:
         if not _before(path).exists():
             raise
         found = _read(_before(path))
-        log.warning(f"{error}; going on from {_before(path).name}, the one before it")
+        log.warning(f"{error}; resuming from {_before(path).name}, the one before it")
         return _before(path), found
 
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"resume: {path} is not there; resume= wants the folder of a run that reached a checkpoint")
+    # A damaged file makes torch raise anything.
     try:
-        if _beside(path).exists():
+        if _hash_file(path).exists():
             _check_hash(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         if missing := [key for key in NEEDED if key not in content]:
             raise ValueError(f"without {', '.join(missing)}: written by another version?")
         return {key: content[key] for key in NEEDED}
-    except Exception as error:  # a damaged pickle makes torch raise anything
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: not a checkpoint of a run, or damaged ({reason})") from error
 
 
 def _check_hash(path: Path) -> None:
-    expected = _beside(path).read_text(encoding="utf-8", errors="replace").partition(" ")[0]
+    text = _hash_file(path).read_text(encoding="utf-8", errors="replace")
+    expected = text.partition(" ")[0]
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:
@@ -77,7 +83,10 @@ def _check_hash(path: Path) -> None:
 
 
 class _Watched:
-    """A file for torch.save, which only writes to it, that keeps the error of a write."""
+    """A file to write to that remembers the error of a write.
+
+    torch.save only calls `write` and `flush`, and replaces an OSError by one of its own.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -95,14 +104,16 @@ class _Watched:
 
 
 def _digest(path: Path, whole: Event) -> str:
-    """The SHA-256 of a file that grows until it is `whole`: read while it is written, so that nobody waits for it."""
-    sha256, memory = hashlib.sha256(), memoryview(bytearray(1 << 22))
+    """Hash a file while it is written, until it is `whole`, so that nobody waits for the hash."""
+    sha256 = hashlib.sha256()
+    memory = memoryview(bytearray(1 << 22))
     with path.open("rb", buffering=0) as file:
         while True:
-            last = whole.is_set()
+            # Asked before reading: what is written in between is read in the next round.
+            was_whole = whole.is_set()
             if size := file.readinto(memory):
                 sha256.update(memory[:size])
-            elif last:
+            elif was_whole:
                 return sha256.hexdigest()
             else:
                 whole.wait(0.01)
@@ -110,7 +121,7 @@ def _digest(path: Path, whole: Event) -> str:
 
 @contextmanager
 def _without_crc32() -> Iterator[None]:
-    """The zip file that torch.save writes would have checksums of its own, which nothing reads."""
+    """Have torch.save leave out the checksums of its zip file, which nothing reads."""
     before = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
     try:
@@ -120,25 +131,34 @@ def _without_crc32() -> Iterator[None]:
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, has the one that stood there step aside, and moves the new one in once it
-    is on the disk; reads plain tensors and numbers only, never a pickled object."""
+    """Writes a checkpoint to a temporary file, and moves it into place once it is on the disk.
+
+    The checkpoint before it is kept under another name. Reading takes plain tensors and numbers,
+    never a pickled object.
+    """
 
     def __init__(self) -> None:
         self.read: Path | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Raises InputError if it cannot be written, as on a full disk; what stood there stays."""
+        """Write a checkpoint.
+
+        Raises:
+            InputError: it cannot be written, as on a full disk; the old one stays.
+        """
         path = Path(path)
         make_folder(path.parent)
         with replaced(path) as file, ThreadPoolExecutor(1) as thread, _without_crc32():
-            watched, whole = _Watched(file), Event()
+            watched = _Watched(file)
+            whole = Event()
             digest = thread.submit(_digest, Path(file.name), whole)
             try:
-                torch.save(checkpoint, watched)  # type: ignore[arg-type]  # which says it needs more than `write`
+                # torch's types ask for a whole file object; it only writes.
+                torch.save(checkpoint, watched)  # type: ignore[arg-type]
                 file.flush()
                 whole.set()
                 os.fsync(file.fileno())
-            except RuntimeError as error:  # torch has words of its own for a full disk
+            except RuntimeError as error:
                 raise watched.error or error from None
             finally:
                 whole.set()
@@ -148,14 +168,20 @@ class CheckpointFiles(TorchCheckpointIO):
         self.read = None
 
     def _step_aside(self, path: Path) -> None:
-        """In an order that leaves one of the two whole, with its own hash, wherever it is cut off. One that could not
-        be read must not take the place of the one that was read in its stead."""
+        """Keep the present checkpoint as the one before.
+
+        The hash moves first. So one of the two is whole and has its own hash, at whatever point
+        the machine stops. A checkpoint that could not be read does not replace the good one from
+        which the run resumed.
+        """
         aside = _before(path)
         if path.exists() and self.read != aside:
-            if _beside(path).exists():
-                _write_hash(aside, _beside(path).read_text(encoding="utf-8").partition(" ")[0])
+            if _hash_file(path).exists():
+                text = _hash_file(path).read_text(encoding="utf-8")
+                _write_hash(aside, text.partition(" ")[0])
             else:
-                _beside(aside).unlink(missing_ok=True)  # of the one before
+                # The hash of an older checkpoint must not stay.
+                _hash_file(aside).unlink(missing_ok=True)
             os.replace(path, aside)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
@@ -164,4 +190,4 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 def _write_hash(path: Path, sha256: str) -> None:
-    write_text(_beside(path), f"{sha256}  {path.name}\n")
+    write_text(_hash_file(path), f"{sha256}  {path.name}\n")

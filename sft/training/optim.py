@@ -1,6 +1,8 @@
-"""AdamW and the learning rate's course."""
+"""The optimizer and the learning rate's schedule."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -11,26 +13,55 @@ from sft.config import OptimConfig
 
 
 def adamw(model: nn.Module, config: OptimConfig, fused: bool = True) -> AdamW:
-    """AdamW (Loshchilov and Hutter, 2019) that decays matrices, and neither biases nor LayerNorms; what is frozen is
-    not its concern."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    """AdamW (Loshchilov and Hutter, 2019) over the trained parameters.
+
+    Matrices decay. Biases and LayerNorms do not: a pull towards 0 has no meaning for them.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        {
+            "params": [parameter for parameter in trained if parameter.dim() >= 2],
+            "weight_decay": config.weight_decay,
+        },
+        {
+            "params": [parameter for parameter in trained if parameter.dim() < 2],
+            "weight_decay": 0.0,
+        },
     ]
     betas = (config.betas[0], config.betas[1])
     return AdamW(groups, lr=config.lr, betas=betas, fused=fused)
 
 
-def schedule(optimizer: torch.optim.Optimizer, config: OptimConfig, total_steps: int) -> LambdaLR:
-    """A linear warm-up, then a constant rate or half a cosine that reaches 0 after the last step."""
+@dataclass(frozen=True)
+class OptimizerEntry:
+    """An optimizer: how it is made, and the bytes that it keeps for each trained parameter.
 
-    def factor(done: int) -> float:  # optimizer steps taken before this one
-        if done < config.warmup_steps:
-            return (done + 1) / config.warmup_steps
+    Trained parameters are fp32. The memory estimate reads `state_bytes`, so a new optimizer is
+    right there too.
+    """
+
+    make: Callable[[nn.Module, OptimConfig, bool], torch.optim.Optimizer]
+    state_bytes: int
+
+
+OPTIMIZERS = {
+    # Two fp32 means: of the gradient and of its square.
+    "adamw": OptimizerEntry(adamw, state_bytes=8),
+}
+# All runs use this one; the config has no key to choose another.
+OPTIMIZER = OPTIMIZERS["adamw"]
+
+
+def schedule(optimizer: torch.optim.Optimizer, config: OptimConfig, total_steps: int) -> LambdaLR:
+    """A linear warm-up, then a constant rate or half a cosine that is 0 after the last step."""
+
+    def factor(steps_done: int) -> float:
+        if steps_done < config.warmup_steps:
+            return (steps_done + 1) / config.warmup_steps
         if config.schedule == "constant":
             return 1.0
-        progress = (done - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
+        steps_left = max(1, total_steps - config.warmup_steps)
+        progress = (steps_done - config.warmup_steps) / steps_left
         return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
     return LambdaLR(optimizer, factor)

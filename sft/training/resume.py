@@ -1,4 +1,4 @@
-"""Going on with a run: its own config and its last checkpoint."""
+"""Resuming a run: from its own config and its last checkpoint."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -9,58 +9,78 @@ from sft.config import InputError, TrainConfig
 from sft.merge import from_dict
 from sft.training.checkpoints import read_newest
 
-CHANGEABLE = {"data.path", "epochs", "max_steps", "device", "data.workers", "logger", "resume"}
-CHANGEABLE |= {"checkpoint.every", "checkpoint.minutes", "activation_checkpointing"}
+# The keys that a resumed run may change without becoming another run.
+CHANGEABLE = {
+    "data.path",
+    "epochs",
+    "max_steps",
+    "device",
+    "data.workers",
+    "logger",
+    "resume",
+    "checkpoint.every",
+    "checkpoint.minutes",
+    "activation_checkpointing",
+}
 
 
 @dataclass(frozen=True)
 class Past:
-    """What a run's last checkpoint knows of the run, beside its state; the defaults are those of a new run."""
+    """The state in which a run's last checkpoint left it; the defaults describe a new run.
 
-    checkpoint: Path | None = None  # to go on from
-    steps: int = 0  # of the optimizer
-    tracked: dict[str, str] = field(default_factory=dict)  # the run's name in each tracker that keeps one
+    `checkpoint` is the file to resume from, `steps` the optimizer steps done, and `tracked` the
+    run's name in each tracker that keeps one.
+    """
+
+    checkpoint: Path | None = None
+    steps: int = 0
+    tracked: dict[str, str] = field(default_factory=dict)
 
 
 def past_of(folder: Path, made_of: dict[str, str]) -> Past:
-    """The past of a run.
+    """Read the past of a run.
 
     Args:
-        made_of: hashes of the data and the weights that there are now.
+        made_of: hashes of the present data and weights.
 
     Raises:
-        InputError: there is no checkpoint, or the run began with others.
+        InputError: there is no checkpoint, or the run began with other data or weights.
     """
     path, past = read_newest(folder)
     for name, sha256 in made_of.items():
-        if past["made_of"][name] != sha256:
-            remedy = "give data.path=, where the old file is now" if name == "data" else "bring the old file back"
+        before = past["made_of"][name]
+        if before != sha256:
+            remedy = "bring the old file back"
+            if name == "data":
+                remedy = "give data.path=, where the old file is now"
             raise InputError(
-                f"resume: the {name} changed since {folder} began (sha256 {past['made_of'][name][:12]}…, now "
+                f"resume: the {name} changed since {folder} began (sha256 {before[:12]}…, now "
                 f"{sha256[:12]}…); {remedy}, or start a new run"
             )
     return Past(path, past["global_step"], past["tracked"])
 
 
 def resumed_config(given: TrainConfig, overrides: list[str]) -> TrainConfig:
-    """The config kept in the checkpoint of the run `given.resume`, with what may change taken from the command line.
+    """Return the config in the checkpoint of `given.resume`, changed by the command line.
 
     Raises:
-        InputError: no checkpoint, or an override that would make it another run, by key.
+        InputError: no checkpoint is whole, or a key would make it another run.
     """
     assert given.resume is not None
     saved = read_newest(Path(given.resume))[1]["config"]
-    old, new = _flat(saved), _flat(dataclasses.asdict(given))
+    old = _flat(saved)
+    new = _flat(dataclasses.asdict(given))
     for override in overrides:
         name = override.split("=")[0].lstrip("+~")
         for key in old:
-            named = key == name or key.startswith(name + ".") or name == "experiment"
-            if not named or old[key] == new[key]:
+            # A group stands for its keys, and an experiment can change any key.
+            is_meant = key == name or key.startswith(name + ".") or name == "experiment"
+            if not is_meant or old[key] == new[key]:
                 continue
             if key not in CHANGEABLE:
                 raise InputError(
-                    f"{key}: {new[key]!r}, but the run at {given.resume} has {old[key]!r}; a resumed run may change "
-                    f"{', '.join(sorted(CHANGEABLE - {'resume'}))}"
+                    f"{key}: {new[key]!r}, but the run at {given.resume} has {old[key]!r}; a "
+                    f"resumed run may change {', '.join(sorted(CHANGEABLE - {'resume'}))}"
                 )
             old[key] = new[key]
     return from_dict(TrainConfig, _nested(old | {"resume": given.resume}))
@@ -72,6 +92,7 @@ def all_keys(config: TrainConfig) -> list[str]:
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """Return {"optim": {"lr": 1}} as {"optim.lr": 1}."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict):
@@ -82,8 +103,10 @@ def _flat(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """Return {"optim.lr": 1} as {"optim": {"lr": 1}}."""
     nested: dict[str, Any] = {}
     for key, value in flat.items():
         group, _, name = key.rpartition(".")
-        (nested.setdefault(group, {}) if group else nested)[name] = value
+        place = nested.setdefault(group, {}) if group else nested
+        place[name] = value
     return nested

@@ -1,4 +1,4 @@
-"""What a run keeps of its weights: `model/`, and with LoRA `adapter/` beside it."""
+"""The weights that a run keeps: `model/`, and with LoRA `adapter/` too."""
 
 from pathlib import Path
 
@@ -9,39 +9,42 @@ from sft.data.prompt import chat_template
 from sft.files import restore_folder
 from sft.gpt2.checkpoint import Pretrained, merge_adapter, save_adapter, save_pretrained
 from sft.gpt2.model import GPT
-from sft.training.callbacks import RunFolder
+from sft.training.run_folder import RunFolder
 from sft.training.sharding import unsharded_model
 
 
 def save_tuned(model: GPT, base: Pretrained, lora: LoraConfig | None, template: str, folder: Path) -> None:
-    """Write a model as it stands into the folder of its run.
+    """Write a model's present weights into the folder of its run.
 
     Args:
-        base: what it was tuned from; with an adapter, of which the model is part.
-        template: the prompt's, "" for plain text.
+        base: what it was tuned from; with an adapter, the model is a part of it.
+        template: the prompt's; "" for plain text.
 
     Raises:
         InputError: it cannot be written.
     """
+    prompt = template or None
     chat = chat_template(template) if template else None
     if lora:
-        save_adapter(base, lora, folder / "adapter", template or None, chat)
+        save_adapter(base, lora, folder / "adapter", prompt, chat)
         merge_adapter(folder / "adapter", folder / "model")
     else:
-        save_pretrained(model, folder / "model", base.tokenizer, template or None, base.source, chat_template=chat)
+        save_pretrained(model, folder / "model", base.tokenizer, prompt, base.source, chat_template=chat)
 
 
-def save_if_cut_off(trainer: Trainer, model: GPT, run_folder: RunFolder, nothing_left: bool) -> None:
-    """Write the model of a run that was killed between its last step and its end, so that `model/` is not there, or,
-    as no validation chose the weights, may be of an earlier end. Rank 0 looks into the folder and decides for all
-    ranks, since only together can they put a model in shards together.
+def complete_model(trainer: Trainer, model: GPT, run_folder: RunFolder, nothing_left: bool) -> None:
+    """Finish a run that was killed after its last step: write `model/` if it is missing or stale.
+
+    It may be stale where no validation chose the weights: then it can be of an earlier end of the
+    run. Collective: rank 0 looks into the folder and decides for all ranks, since a sharded model
+    can only be gathered by all of them.
 
     Args:
         nothing_left: the run had taken all its steps before this process began.
     """
     missing = trainer.is_global_zero and not restore_folder(run_folder.folder / "model")
-    cut_off = missing or (nothing_left and run_folder.best == float("inf"))
-    if trainer.strategy.broadcast(cut_off):
+    may_be_stale = nothing_left and run_folder.best == float("inf")
+    if trainer.strategy.broadcast(missing or may_be_stale):
         gathered = unsharded_model(model)
         if trainer.is_global_zero:
             run_folder.save_model(gathered)

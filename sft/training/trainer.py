@@ -28,16 +28,17 @@ def make_trainer(
     logger: Logger | Literal[False],
     stop_at: int = -1,
 ) -> Trainer:
-    """Lightning's trainer, without what the callbacks do better.
+    """Build Lightning's trainer, with all that the run does better itself switched off.
 
     Args:
         processes: of the run, on all machines.
-        stop_at: do not train on from this step, -1: no limit. Otherwise the callbacks end the run, since Lightning
-            would leave out the last validation.
+        stop_at: do not train on from this step; -1: no limit.
     """
     for library in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning")  # advice on workers and resuming that does not apply here
+    # Its advice on workers and on resuming inside an epoch does not apply to a planned epoch.
+    warnings.filterwarnings("ignore", module="lightning")
+
     return Trainer(
         accelerator=device,
         devices=config.devices,
@@ -45,42 +46,53 @@ def make_trainer(
         strategy=_strategy(config, processes),
         precision=precision,
         max_epochs=config.epochs,
-        max_steps=stop_at,
         accumulate_grad_batches=config.accumulate,
         gradient_clip_val=config.optim.grad_clip,
         logger=logger,
         callbacks=callbacks,
         plugins=[CheckpointFiles()],
-        reload_dataloaders_every_n_epochs=1,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        inference_mode=config.strategy != "fsdp",  # shards first put together in it could not be trained
         log_every_n_steps=1,
+        # Each epoch has a plan of its own, so each has a loader of its own.
+        reload_dataloaders_every_n_epochs=1,
+        # Off: the step limit. Lightning would leave out the validation behind the last step, so
+        # RunFolder ends the run. The limit only keeps a run that is done from training on.
+        max_steps=stop_at,
+        # Off: the sampler for several ranks. The plan divides the records, each exactly once.
+        use_distributed_sampler=False,
+        # Off: the trial validation. SanityGate and row 0 of the metrics measure before step 1.
+        num_sanity_val_steps=0,
+        # Off: its checkpoints. They can fall inside an accumulation window; RunFolder saves.
         enable_checkpointing=False,
+        # Off: the table of layers. The log says what is trained.
         enable_model_summary=False,
+        # Off with shards: weights that are first gathered in inference mode cannot be trained.
+        inference_mode=config.strategy != "fsdp",
     )
 
 
 def _strategy(config: TrainConfig, processes: int) -> str | Strategy:
-    """find_unused_parameters is on although every parameter is used: else DDP regroups its buckets after the first
-    step, also after the first one of a resumed run. With more than two ranks the sums would then be taken in another
-    order, and a resumed run would not be bit-identical."""
+    """Return the strategy, by its name where Lightning has it.
+
+    `find_unused_parameters` is on although every parameter is used. Without it, DDP regroups its
+    buckets after the first step, and again after the first step of a resumed run. With more than
+    two ranks that changes the order of the sums. A resumed run would then differ in the last bit.
+    """
     if config.strategy == "fsdp":
         return Sharded()
     return "ddp_find_unused_parameters_true" if processes > 1 else config.strategy
 
 
 @contextmanager
-def memory_needed(module: InstructionTuner) -> Iterator[None]:
-    """Around training: a GPU without enough memory becomes an InputError that says what can be done."""
+def explain_out_of_memory(module: InstructionTuner) -> Iterator[None]:
+    """Turn a GPU's out-of-memory error into an InputError that says what can be done."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         reason = str(error).partition(". ")[0]
         if module.batch_shape is None:
             raise InputError(
-                f"model: the GPU's memory did not last to the first batch ({reason}); take a smaller model, a smaller "
-                "batch_size, or a larger GPU"
+                f"model: the GPU's memory did not last to the first batch ({reason}); take a "
+                "smaller model, a smaller batch_size, or a larger GPU"
             ) from error
-        remedy = f" ({reason}); {advice(module.trainer, module)}"
+        remedy = f" ({reason}); {advice(module)}"
         raise InputError(too_large(module.batch_shape, remedy)) from error

@@ -18,6 +18,7 @@ from sft.gpt2.model import GPT, GPTConfig
 from tests.evaluation import made_up
 from tests.evaluation.judge_server import Site, serving
 from tests.evaluation.reading import Seen
+from tests.summaries import CONTENT
 
 TEMPLATE = "Q: {{ instruction }} {{ input }}\nA: "
 
@@ -58,10 +59,10 @@ def run_folder(tmp_path: Path, data: Path, make_checkpoint: Callable[..., Path])
     base, run = make_checkpoint(tmp_path / "base", seed=1), tmp_path / "run"
     make_checkpoint(run / "model", seed=2, prompt=TEMPLATE, base=str(base))
     choices = DataConfig("json", str(data), split=[0.4, 0.5, 0.1])
-    summary = made_up.RUN | {
+    summary = CONTENT | {
         "seed": 123,
         "losses": {},
-        "data": made_up.RUN["data"] | {"path": str(data), "sha256": hashlib.sha256(data.read_bytes()).hexdigest()},
+        "data": CONTENT["data"] | {"path": str(data), "sha256": hashlib.sha256(data.read_bytes()).hexdigest()},
         "checkpoint": {"source": str(base), "revision": None, "sha256": load_pretrained(base).sha256},
         "config": dataclasses.asdict(TrainConfig(ModelConfig(str(base)), choices, OptimConfig(), EvalConfig())),
     }

@@ -42,7 +42,7 @@ def test_latest_is_followed_once(run_folder: Path, tmp_path: Path) -> None:
         ("summary.json", None, r"run: .*run is no finished run \(it has no summary.json\)"),
         ("summary.json", "{", "summary.json: not the summary of a run of train.py"),
         ("summary.json", "[]", "summary.json: not the summary of a run of train.py"),
-        ("summary.json", '{"config": {}}', "model: missing"),
+        ("summary.json", '{"config": {}}', r"summary.json: not the summary.*\(status: missing\)"),
         ("model/config.json", None, r"model: no config\.json"),
         ("model/model.safetensors", "<html>", "model.safetensors: a web page"),
         ("../data.json", "[]", "data.json: an empty array"),

@@ -34,7 +34,7 @@ from sft.training.resume import resumed_config
 from tests import test_fuzz
 from tests.conftest import train_bpe
 from tests.training.processes import begin, end_all, finish
-from tests.training.test_interruption import check_the_same
+from tests.training.test_signals import check_the_same
 
 ROOT = Path(__file__).parents[2]
 RANKS = (1, 2, 4)

@@ -39,7 +39,13 @@ def records_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     records = []
     for i in range(60):
         answer = " ".join(WORDS[(i * 7 + j * j) % len(WORDS)] for j in range(1 + (i * i) % 11))
-        records.append({"instruction": f"{WORDS[i % 17]} {WORDS[(i * 5) % 17]}?", "input": "", "output": answer})
+        records.append(
+            {
+                "instruction": f"{WORDS[i % 17]} {WORDS[(i * 5) % 17]}?",
+                "input": "",
+                "output": answer,
+            }
+        )
     path = tmp_path_factory.mktemp("data") / "records.json"
     path.write_text(json.dumps(records))
     return path
@@ -47,12 +53,17 @@ def records_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(checkpoint: Path, records_file: Path) -> Callable[..., TrainConfig]:
-    """A TrainConfig for the tiny checkpoint and records; keyword arguments with __ for a dot change it."""
+    """Make a TrainConfig for the tiny model and records; `optim__lr=1` changes `optim.lr`."""
 
     def make(**changes: Any) -> TrainConfig:
         values: dict[str, Any] = {
             "model": {"checkpoint": str(checkpoint), "allow_untrained": True},
-            "data": {"source": "json", "path": str(records_file), "prompt": "phi3", "split": [0.7, 0.1, 0.2]},
+            "data": {
+                "source": "json",
+                "path": str(records_file),
+                "prompt": "phi3",
+                "split": [0.7, 0.1, 0.2],
+            },
             "optim": {"lr": 1e-3},
             "eval": {"every": 2, "batches": 2, "sample": False},
             "device": "cpu",

@@ -1,5 +1,7 @@
-"""Runs in processes of their own, which can be killed. They are forked from a server that has imported all there is to
-import, so that one begins in a fraction of a second."""
+"""Runs in processes of their own, which can be killed.
+
+They are forked from a server that has imported all they need, so one starts in an instant.
+"""
 
 import dataclasses
 import multiprocessing
@@ -22,7 +24,7 @@ from sft.training.module import InstructionTuner
 
 Function = Callable[[TrainConfig, Path], None]
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.training.processes", "train", "lightning.pytorch", "sft.training.trainer"])
+_CONTEXT.set_forkserver_preload(["tests.training.processes", "train", "sft.training.run"])
 
 _STARTED: list[BaseProcess] = []
 
@@ -51,15 +53,32 @@ def begin(
 
     Args:
         told: the ranks that get the signal `number`.
-        within: which method of the module they call when they do, and at what call of it.
+        within: the method of the module in which they get it, and at which of its calls.
     """
     _serve()
     config, port, started = dataclasses.replace(config, devices=ranks), free_port(), []
     for rank in range(ranks):
-        environment = {"LOCAL_RANK": rank, "RANK": rank, "LOCAL_WORLD_SIZE": ranks, "WORLD_SIZE": ranks}
-        environment |= {"GROUP_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
+        environment = {
+            "LOCAL_RANK": rank,
+            "RANK": rank,
+            "LOCAL_WORLD_SIZE": ranks,
+            "WORLD_SIZE": ranks,
+        }
+        environment |= {
+            "GROUP_RANK": 0,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "TORCHELASTIC_RUN_ID": "test",
+        }
         given = {name: str(value) for name, value in environment.items()} if ranks > 1 else {}
-        arguments = (function, config, path, given, os.getcwd(), (number, *within) if rank in told else None)
+        arguments = (
+            function,
+            config,
+            path,
+            given,
+            os.getcwd(),
+            (number, *within) if rank in told else None,
+        )
         process = _CONTEXT.Process(target=_call, args=arguments)
         process.start()
         started.append(process)

@@ -1,5 +1,4 @@
-"""Runs with an adapter: what they leave, and that the division of the work, an interruption or a narrow base changes
-nothing."""
+"""Runs with an adapter: what they leave, however they are divided, interrupted or rounded."""
 
 import dataclasses
 import json
@@ -16,9 +15,8 @@ from transformers import GPT2LMHeadModel
 from sft.config import PROMPTS, InputError, LoraConfig, TrainConfig
 from sft.evaluation.subject import subject_of_run
 from sft.files import read_numbers
-from sft.gpt2 import lora
 from sft.gpt2.checkpoint import load_pretrained
-from sft.gpt2.lora import is_adapter
+from sft.gpt2.lora import add_lora, is_adapter
 from sft.gpt2.model import GPT
 from sft.training.resume import resumed_config
 from tests.training.processes import finish
@@ -42,13 +40,19 @@ def losses(folder: Path) -> list[dict[str, float]]:
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[GPT]:
     """The models that runs give an adapter to, as they are in memory."""
     models: list[GPT] = []
-    add = lora.add_lora
-    monkeypatch.setattr(lora, "add_lora", lambda model, *rest: (add(model, *rest), models.append(model)))
+
+    def noted(model: GPT, config: LoraConfig, seed: int) -> None:
+        add_lora(model, config, seed)
+        models.append(model)
+
+    monkeypatch.setattr("sft.training.run.add_lora", noted)
     return models
 
 
 @torch.no_grad()
-def test_the_folder(config: Config, run: Run, checkpoint: Path, trained: list[GPT]) -> None:
+def test_a_lora_run_trains_its_adapter_alone_and_keeps_it_twice(
+    config: Config, run: Run, checkpoint: Path, trained: list[GPT]
+) -> None:
     folder = run(config(lora=LORA, epochs=1, optim__lr=0.01, optim__weight_decay=0.5))
 
     base = load_pretrained(checkpoint).model
@@ -75,22 +79,25 @@ def test_the_folder(config: Config, run: Run, checkpoint: Path, trained: list[GP
 
 
 @torch.no_grad()
-def test_a_narrow_base_is_merged_as_it_is_stored(
+def test_merging_starts_from_the_stored_weights_not_the_rounded_copy(
     config: Config, run: Run, checkpoint: Path, trained: list[GPT]
 ) -> None:
-    """In bf16 only the copy in memory is rounded, as autocast would: `model/` begins with the base's own numbers."""
+    """In bf16 the copy in memory is rounded, as autocast would; `model/` is not."""
     folder = run(config(lora=LORA | {"targets": ["c_fc"]}, max_steps=2, precision="bf16-mixed"))
     assert trained[0].h[0].attn.c_attn.weight.dtype == torch.bfloat16
     assert trained[0].h[0].mlp.c_fc.lora_B.dtype == torch.float32
     theirs = PeftModel.from_pretrained(GPT2LMHeadModel.from_pretrained(checkpoint).eval(), folder / "adapter")
     torch.testing.assert_close(theirs(IDS).logits, load_pretrained(folder / "model").model(IDS), atol=1e-5, rtol=0)
-    base, merged = load_pretrained(checkpoint).model.h[0], load_pretrained(folder / "model").model.h[0]
+    base, merged = (
+        load_pretrained(checkpoint).model.h[0],
+        load_pretrained(folder / "model").model.h[0],
+    )
     assert torch.equal(merged.attn.c_attn.weight, base.attn.c_attn.weight)
     layer = trained[0].h[0].mlp.c_fc
     assert torch.equal(merged.mlp.c_fc.weight, base.mlp.c_fc.weight + layer.scale * (layer.lora_B @ layer.lora_A))
 
 
-def test_the_best_adapter_is_kept_not_the_last(config: Config, run: Run) -> None:
+def test_the_adapter_kept_is_the_best_not_the_last(config: Config, run: Run) -> None:
     folder = run(config(lora=LORA, optim__lr=1.0, epochs=3))
     full = [row["val/full_loss"] for row in read_numbers(folder / "metrics.csv") if "val/full_loss" in row]
     assert full[-1] > min(full)
@@ -99,8 +106,13 @@ def test_the_best_adapter_is_kept_not_the_last(config: Config, run: Run) -> None
     assert not torch.equal(adapter(folder)[f"base_model.model.transformer.{A}.weight"], last[f"model.{A}"])
 
 
-def test_resumed_is_uninterrupted(config: Config, run: Run) -> None:
-    common: dict[str, Any] = {"lora": LORA | {"dropout": 0.3}, "model__dropout": 0.2, "accumulate": 2, "batch_size": 2}
+def test_a_resumed_lora_run_equals_an_uninterrupted_one(config: Config, run: Run) -> None:
+    common: dict[str, Any] = {
+        "lora": LORA | {"dropout": 0.3},
+        "model__dropout": 0.2,
+        "accumulate": 2,
+        "batch_size": 2,
+    }
     whole = run(config(**common), "whole")
     folder = run(config(**common, max_steps=5), "parts")
     given = dataclasses.replace(config(**common), resume=str(folder))
@@ -111,11 +123,13 @@ def test_resumed_is_uninterrupted(config: Config, run: Run) -> None:
     assert all(torch.equal(ends[0]["state_dict"][name], ends[1]["state_dict"][name]) for name in ends[0]["state_dict"])
     assert all(torch.equal(adapter(whole)[key], adapter(folder)[key]) for key in adapter(whole))
     assert losses(whole)[-1] == losses(folder)[-1]
-    with pytest.raises(InputError, match=r"lora\.rank: 4, but the run at .* has 2"):
+    with pytest.raises(InputError, match=r"^lora\.rank: 4\b.*\b2\b"):
         resumed_config(dataclasses.replace(given, lora=LoraConfig("default", rank=4)), ["lora.rank=4"])
 
 
-def test_two_ranks_with_a_narrow_base(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_ranks_with_a_bf16_base_train_as_one(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In fp32 any division of a step is compared in test_module.py."""
     monkeypatch.chdir(tmp_path)
     settings = config(lora=LORA, batch_size=8, epochs=1, optim__lr=0.01, precision="bf16-mixed")
@@ -128,16 +142,16 @@ def test_two_ranks_with_a_narrow_base(config: Config, tmp_path: Path, monkeypatc
         assert left == pytest.approx(right, abs=5e-3)
 
 
-def test_an_adapter_is_no_base_for_another(config: Config, run: Run) -> None:
+def test_an_adapter_is_refused_as_the_base_of_another(config: Config, run: Run) -> None:
     folder = run(config(lora=LORA, max_steps=1))
-    with pytest.raises(InputError, match=r"model\.checkpoint: .*adapter is an adapter.*give the model/ folder"):
+    with pytest.raises(InputError, match=r"^model\.checkpoint: .*is an adapter.*model/"):
         run(config(lora=LORA, model__checkpoint=str(folder / "adapter")), "again")
     again = run(config(model__checkpoint=str(folder / "adapter"), max_steps=1), "again")
     assert load_pretrained(again / "model").base == str(folder / "adapter")
 
 
 @pytest.mark.parametrize("given", ["lora.rank=4", "lora.targets=[c_fc]", "++lora.alpha=8"])
-def test_settings_without_an_adapter_are_refused(command: Callable[..., None], given: str) -> None:
+def test_lora_keys_without_an_adapter_are_refused(command: Callable[..., None], given: str) -> None:
     with pytest.raises(SystemExit) as end:
         command(given)
     key = given.lstrip("+").split("=")[0]

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -45,7 +46,11 @@ def validation_loss(folder: Path, config: TrainConfig) -> float:
 def test_the_folder_is_complete_and_its_numbers_are_right(
     config: Config, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    secrets = {"HF_TOKEN": "hf_aSecret", "OPENAI_API_KEY": "sk-aSecret", "WANDB_API_KEY": "wandbSecret"}
+    secrets = {
+        "HF_TOKEN": "hf_aSecret",
+        "OPENAI_API_KEY": "sk-aSecret",
+        "WANDB_API_KEY": "wandbSecret",
+    }
     for name, secret in secrets.items():
         monkeypatch.setenv(name, secret)
     settings = config(optim__warmup_steps=4, eval__sample=True, epochs=2)
@@ -87,7 +92,7 @@ def test_the_folder_is_complete_and_its_numbers_are_right(
     assert not [secret for secret in secrets.values() if any(secret.encode() in content for content in files)]
 
 
-def test_the_first_loss_is_the_untouched_models(config: Config, run: Run, checkpoint: Path) -> None:
+def test_row_0_is_the_loss_of_the_untouched_model(config: Config, run: Run, checkpoint: Path) -> None:
     settings = config(eval__batches=100, max_steps=1)
     rows = read_numbers(run(settings) / "metrics.csv")
     assert rows[0]["val/loss"] == pytest.approx(validation_loss(checkpoint, settings), abs=1e-5)
@@ -102,23 +107,26 @@ def test_model_keeps_the_best_weights_not_the_last(config: Config, run: Run) -> 
     assert validation_loss(folder / "model", settings) == pytest.approx(min(full), rel=1e-5)
 
 
-def test_without_validation_the_model_is_the_last(config: Config, run: Run) -> None:
+def test_without_validation_the_last_weights_are_kept(config: Config, run: Run) -> None:
     folder = run(config(data__split=[0.9, 0.1, 0.0], epochs=1))
     assert load_pretrained(folder / "model").prompt == PROMPTS["phi3"]
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
-    assert torch.equal(load_pretrained(folder / "model").model.wte.weight, checkpoint["state_dict"]["model.wte.weight"])
+    assert torch.equal(
+        load_pretrained(folder / "model").model.wte.weight,
+        checkpoint["state_dict"]["model.wte.weight"],
+    )
     assert json.loads((folder / "summary.json").read_text())["best_validation_loss"] is None
 
 
 def test_untrained_weights_are_refused(config: Config, run: Run, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"untouched model's loss.*0\.9 ln\(vocabulary\).*allow_untrained=true"):
+    with pytest.raises(InputError, match=r"^model\.checkpoint: .*model\.allow_untrained=true"):
         run(config(model__allow_untrained=False))
     assert not (tmp_path / "outputs").exists()
     assert not (tmp_path / "run" / "summary.json").exists()
     assert not (tmp_path / "run" / "model").exists()
 
 
-def test_a_loss_that_is_no_number_stops_before_the_step(
+def test_a_loss_of_nan_stops_before_the_step_and_names_its_records(
     config: Config, run: Run, checkpoint: Path, tmp_path: Path
 ) -> None:
     from sft.gpt2.checkpoint import save_pretrained
@@ -132,11 +140,14 @@ def test_a_loss_that_is_no_number_stops_before_the_step(
     data = tmp_path / "seven.json"
     data.write_text(json.dumps(records))
     settings = config(
-        model__checkpoint=str(tmp_path / "broken"), data__path=str(data), data__shuffle=False, eval__every=0
+        model__checkpoint=str(tmp_path / "broken"),
+        data__path=str(data),
+        data__shuffle=False,
+        eval__every=0,
     )
     with pytest.raises(InputError, match=r"step 1: loss nan") as error:
         run(settings)  # every logit row holds a NaN, as the head is the embedding
-    assert "records [1, 2, 3, 4] (counted from 1)" in str(error.value)
+    assert "[1, 2, 3, 4]" in str(error.value)
     assert not (tmp_path / "run" / "model").exists()
 
 
@@ -153,7 +164,7 @@ def break_losses(monkeypatch: pytest.MonkeyPatch, steps: set[int], factor: float
     monkeypatch.setattr(InstructionTuner, "training_step", broken)
 
 
-def test_a_step_without_a_number_can_be_skipped(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_of_nan_can_be_skipped(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = config(max_steps=6, on_nonfinite="skip", eval__every=0, data__shuffle=False)
     before = torch.load(run(dataclasses.replace(settings, max_steps=2)) / "checkpoints/last.ckpt", weights_only=True)
     break_losses(monkeypatch, {3}, math.nan)
@@ -163,7 +174,7 @@ def test_a_step_without_a_number_can_be_skipped(config: Config, run: Run, monkey
     break_losses(monkeypatch, {3}, math.nan)
     folder = run(settings, "on")
     text = (folder / "train.log").read_text()
-    assert "step 3: loss nan or its gradient is not finite, on training records [9, 10, 11, 12] (counted" in text
+    assert re.search(r"step 3: loss nan .*\[9, 10, 11, 12\]", text)
     rows = read_numbers(folder / "metrics.csv")
     assert [row["step"] for row in rows if not math.isfinite(row["train/loss"])] == [3]
     assert json.loads((folder / "summary.json").read_text())["best_validation_loss"] < 6
@@ -175,33 +186,37 @@ def test_five_skipped_steps_in_a_row_end_the_run(config: Config, run: Run, monke
         run(config(on_nonfinite="skip", eval__every=0))
 
 
-def test_a_loss_far_from_the_others_is_told(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_spike_of_the_loss_is_warned_of(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     break_losses(monkeypatch, {55}, 1e3)
     folder = run(config(batch_size=2, epochs=3, max_steps=60, eval__every=0, optim__lr=1e-6))
     warnings = [line for line in (folder / "train.log").read_text().splitlines() if "far from the" in line]
     assert len(warnings) == 1
     assert "step 55: loss " in warnings[0]
-    assert "of the 50 steps before it" in warnings[0]
 
 
-def test_too_little_memory_on_the_gpu(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_in_a_step_names_the_batch_size(
+    config: Config, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …")
 
     monkeypatch.setattr(InstructionTuner, "training_step", full)
-    told = (
-        r"^batch_size: the GPU's memory does not hold a batch of 4 records of up to \d+ tokens \(CUDA out of memory\); "
-        "lower batch_size and raise accumulate"
-    )
+    told = r"^batch_size: .*\b4 records\b.*\(CUDA out of memory\); .*\baccumulate\b"
     with pytest.raises(InputError, match=told):
         run(config())
 
 
 @pytest.mark.parametrize(
-    ("every", "minutes", "expected"), [(2, None, [2, 4]), (None, 1e-9, [1, 2, 3, 4]), (3, None, [3])]
+    ("every", "minutes", "expected"),
+    [(2, None, [2, 4]), (None, 1e-9, [1, 2, 3, 4]), (3, None, [3])],
 )
-def test_checkpoints_by_steps_and_minutes(
-    config: Config, run: Run, monkeypatch: pytest.MonkeyPatch, every: int, minutes: float, expected: list[int]
+def test_checkpoints_come_by_steps_and_minutes_after_their_row(
+    config: Config,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    every: int,
+    minutes: float,
+    expected: list[int],
 ) -> None:
     saved = []
     honest = CheckpointFiles.save_checkpoint
@@ -209,11 +224,15 @@ def test_checkpoints_by_steps_and_minutes(
     def save(self: CheckpointFiles, checkpoint: dict[str, Any], *arguments: Any, **more: Any) -> None:
         saved.append(checkpoint["global_step"])
         rows = read_numbers(Path("run/metrics.csv"))
-        assert rows[-1]["step"] == saved[-1]  # a run that dies now has the row when it goes on
+        assert rows[-1]["step"] == saved[-1]  # a run killed now has the row when it resumes
         honest(self, checkpoint, *arguments, **more)
 
     monkeypatch.setattr(CheckpointFiles, "save_checkpoint", save)
-    settings = {"checkpoint__every": every, "checkpoint__minutes": minutes, "data__split": [0.33, 0.33, 0.34]}
+    settings = {
+        "checkpoint__every": every,
+        "checkpoint__minutes": minutes,
+        "data__split": [0.33, 0.33, 0.34],
+    }
     run(config(**settings, epochs=1))
     assert saved == [*expected, 5]  # and at the epoch's end
 
@@ -238,16 +257,16 @@ def break_loss_of_rank_1(config: TrainConfig, folder: Path) -> None:
     train.fit(config, folder)
 
 
-def test_the_records_of_a_bad_loss_are_named_whichever_rank_had_them(
+def test_records_of_a_loss_of_nan_are_named_from_every_rank(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     settings = config(devices=2, data__shuffle=False, eval__every=0)
-    with pytest.raises(InputError, match=r"on training records \[5, 6, 7, 8\] \(counted from 1\)"):
+    with pytest.raises(InputError, match=r"records \[5, 6, 7, 8\]"):
         on_devices(2, break_loss_of_rank_1, settings, tmp_path)
 
 
-def test_a_full_disk_in_a_process_of_its_own_is_one_line(
+def test_a_full_disk_on_several_ranks_is_one_line(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -256,7 +275,7 @@ def test_a_full_disk_in_a_process_of_its_own_is_one_line(
         on_devices(2, train.fit, config(devices=2, max_steps=1), tmp_path)
 
 
-def test_what_is_said_to_come_after_comes_after_the_last_step(config: Config, run: Run) -> None:
+def test_the_losses_after_training_are_taken_after_the_last_step(config: Config, run: Run) -> None:
     folder = run(config(eval__every=5, max_steps=7))
     rows = read_numbers(folder / "metrics.csv")
     assert [row["step"] for row in rows if "val/loss" in row] == [0, 5, 7]
@@ -266,12 +285,12 @@ def test_what_is_said_to_come_after_comes_after_the_last_step(config: Config, ru
 
 def test_compile_without_a_compiler_is_refused(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(InputError, match="there is no no-such-compiler; install it or set CXX"):
+    with pytest.raises(InputError, match=r"no-such-compiler.*\bCXX\b"):
         run(config(compile=True))
 
 
-def test_compiled_layers_train_as_others_do(config: Config, run: Run, tmp_path: Path, tokenizer: Any) -> None:
-    """Ten layers: more than torch.compile would make variants of, which answering must not bring about."""
+def test_compiled_layers_train_as_uncompiled_ones(config: Config, run: Run, tmp_path: Path, tokenizer: Any) -> None:
+    """A sample answer must not compile each of ten layers anew, beyond torch's limit."""
     torch.manual_seed(0)
     deep = GPTConfig(n_layer=10, n_head=2, n_embd=8, vocab_size=tokenizer.n_vocab, n_positions=128)
     save_pretrained(GPT(deep), tmp_path / "deep", tokenizer)
@@ -287,7 +306,7 @@ def test_compiled_layers_train_as_others_do(config: Config, run: Run, tmp_path: 
         )
 
 
-def test_torch_is_told_to_keep_ddps_advice_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_is_silenced_before_it_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything that imports torch, which a resumed run's config does."""
     monkeypatch.setattr("sys.argv", ["train.py"])
     monkeypatch.setattr(os, "environ", {})

@@ -1,4 +1,4 @@
-"""strategy=fsdp on two processes: a run in shards leaves what a run of one process leaves."""
+"""strategy=fsdp on two processes: a sharded run leaves what a run of one process leaves."""
 
 import dataclasses
 import re
@@ -31,11 +31,20 @@ def answer_before(folder: Path) -> str:
     return str(found)
 
 
-def test_a_run_in_shards_is_a_run_of_one_process(config: Config, run: Run, tmp_path: Path) -> None:
-    common = {"epochs": 1, "eval__sample": True, "eval__batches": 99, "eval__every": 6, "optim__grad_clip": 0.5}
-    common |= {"data__split": [0.69, 0.11, 0.2], "activation_checkpointing": True}  # the last step has one record
+def test_a_sharded_run_equals_a_run_of_one_process(config: Config, run: Run, tmp_path: Path) -> None:
+    common = {
+        "epochs": 1,
+        "eval__sample": True,
+        "eval__batches": 99,
+        "eval__every": 6,
+        "optim__grad_clip": 0.5,
+    }
+    common |= {
+        "data__split": [0.69, 0.11, 0.2],
+        "activation_checkpointing": True,
+    }  # the last step has one record
     sharded = config(**common, batch_size=2, accumulate=2, strategy="fsdp", checkpoint__every=3)
-    whole, parts, cut_off = (tmp_path / name for name in ("whole", "parts", "cut_off"))
+    whole, parts, killed = (tmp_path / name for name in ("whole", "parts", "killed"))
     one = run(config(**common, batch_size=8), "one")
     finish(sharded, whole, 2)
 
@@ -48,14 +57,17 @@ def test_a_run_in_shards_is_a_run_of_one_process(config: Config, run: Run, tmp_p
     for key in ("state_dict", "optimizer_states"):
         torch.testing.assert_close(end(whole)[key], end(one)[key], atol=1e-5, rtol=0)
     written = load_pretrained(whole / "model").model.state_dict()
-    assert equal({f"model.{name}": tensor for name, tensor in written.items()}, dict(end(whole)["state_dict"]))
+    assert equal(
+        {f"model.{name}": tensor for name, tensor in written.items()},
+        dict(end(whole)["state_dict"]),
+    )
 
     shutil.copytree(whole, parts)
     (parts / "checkpoints" / "last.ckpt").unlink()  # the one of step 3 is before it
-    shutil.copytree(whole, cut_off)  # between its last step and its end
-    shutil.rmtree(cut_off / "model")
-    (cut_off / "summary.json").unlink()
-    resumed = [begin(dataclasses.replace(sharded, resume=str(run)), run, 2) for run in (parts, cut_off)]
+    shutil.copytree(whole, killed)  # between its last step and its end
+    shutil.rmtree(killed / "model")
+    (killed / "summary.json").unlink()
+    resumed = [begin(dataclasses.replace(sharded, resume=str(run)), run, 2) for run in (parts, killed)]
     for process in chain(*resumed):
         process.join(60)
         assert process.exitcode == 0
@@ -63,11 +75,11 @@ def test_a_run_in_shards_is_a_run_of_one_process(config: Config, run: Run, tmp_p
     for key in ("state_dict", "optimizer_states", "lr_schedulers"):
         assert equal(end(parts)[key], end(whole)[key]), key
     assert losses(parts) == losses(whole)
-    assert (cut_off / "summary.json").exists()
-    assert equal(load_pretrained(cut_off / "model").model.state_dict(), written)
+    assert (killed / "summary.json").exists()
+    assert equal(load_pretrained(killed / "model").model.state_dict(), written)
 
 
-def test_one_device_is_refused(command: Callable[..., None]) -> None:
+def test_fsdp_on_one_device_is_refused(command: Callable[..., None]) -> None:
     with pytest.raises(SystemExit) as end:
         command("strategy=fsdp")
     assert end.value.code == "error: strategy: fsdp divides a model among devices, but there is one; add devices=N"

@@ -1,8 +1,9 @@
-"""A run is killed, or asked to stop, and goes on as if nothing had been."""
+"""A run that is killed or signalled and then resumed is the run that was left alone."""
 
 import dataclasses
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,9 +20,9 @@ import torch
 import train
 from sft.config import TrainConfig
 from sft.training.checkpoints import last, read_newest
-from sft.training.interruption import Interruption
 from sft.training.module import InstructionTuner
 from sft.training.resume import resumed_config
+from sft.training.signals import Signals, Votes
 from tests.training.processes import begin, finish
 from tests.training.test_resume import equal, losses
 
@@ -72,7 +74,13 @@ def check_weights(folder: Path, whole: Path) -> None:
 def test_a_signal_to_any_rank_ends_all_with_a_checkpoint(
     config: Config, tmp_path: Path, ranks: int, told: tuple[int, ...], number: signal.Signals
 ) -> None:
-    common = {"model__dropout": 0.1, "batch_size": 2, "epochs": 2, "data__workers": 1, "eval__every": 0}
+    common = {
+        "model__dropout": 0.1,
+        "batch_size": 2,
+        "epochs": 2,
+        "data__workers": 1,
+        "eval__every": 0,
+    }
     folder, settings = tmp_path / "run", config(**common)
     for process in begin(settings, folder, ranks, told=told, number=number):
         process.join(30)
@@ -81,7 +89,7 @@ def test_a_signal_to_any_rank_ends_all_with_a_checkpoint(
     assert path == last(folder)
     assert past["global_step"] == 4
     assert losses(folder)[-1]["step"] == 4
-    assert f"{number.name}: stopped after step 4; python train.py resume=run goes on" in log_of(folder)
+    assert re.search(rf"{number.name}: stopped after step 4; .*resume=run\b", log_of(folder))
     if told == (0,):
         finish(resumed(settings, folder), folder, ranks)
         finish(settings, tmp_path / "whole", ranks)
@@ -100,7 +108,7 @@ def test_a_signal_to_any_rank_ends_all_with_a_checkpoint(
         (2, ("mean_loss", 5), {"strategy": "fsdp"}, 2),
     ],
 )
-def test_a_signal_cuts_off_a_look_at_the_losses(
+def test_an_interrupted_loss_probe_is_repeated_by_the_resumed_run(
     config: Config,
     tmp_path: Path,
     wholes: Path,
@@ -114,11 +122,16 @@ def test_a_signal_cuts_off_a_look_at_the_losses(
     for process in begin(settings, folder, ranks, told=(ranks - 1,), number=signal.SIGTERM, within=within):
         process.join(30)
         assert process.exitcode == 143
-    assert (not losses(folder) and not last(folder).exists()) if step == 0 else losses(folder)[-1]["step"] == step - 1
-    if step:
+    if step == 0:
+        assert losses(folder) == []
+        assert not last(folder).exists()
+    else:
+        # The row of the step waits for its probe.
+        assert losses(folder)[-1]["step"] == step - 1
         assert read_newest(folder)[1]["global_step"] == step
         settings = resumed(settings, folder)
-    assert f"SIGTERM: stopped {f'after step {step};' if step else 'before the first step'}" in log_of(folder)
+    where = f"after step {step};" if step else "before the first step"
+    assert f"SIGTERM: stopped {where}" in log_of(folder)
     finish(settings, folder, ranks)
     whole = wholes / f"{ranks}{changes}"
     if not whole.exists():
@@ -162,10 +175,15 @@ def test_a_second_ctrl_c_leaves_at_once(config: Config, tmp_path: Path) -> None:
     ("ranks", "workers", "stop", "accumulate"),
     [(2, 0, 11, 1), (2, 2, 11, 4), (2, 0, 5, 4), (2, 2, 5, 1), (4, 0, 4, 1)],
 )
-def test_ranks_resumed_are_uninterrupted(
+def test_a_resumed_run_of_several_ranks_equals_an_uninterrupted_one(
     config: Config, tmp_path: Path, ranks: int, workers: int, stop: int, accumulate: int
 ) -> None:
-    common = {"model__dropout": 0.2, "batch_size": 2, "accumulate": accumulate, "data__workers": workers}
+    common = {
+        "model__dropout": 0.2,
+        "batch_size": 2,
+        "accumulate": accumulate,
+        "data__workers": workers,
+    }
     stop = stop if accumulate == 1 else {11: 3, 5: 1}[stop]
     settings = config(**common, epochs=2)
     finish(settings, tmp_path / "whole", ranks)
@@ -175,15 +193,21 @@ def test_ranks_resumed_are_uninterrupted(
     finish(dataclasses.replace(settings, resume=str(folder)), folder, ranks)
     check_weights(folder, tmp_path / "whole")
     whole = {row["step"]: row for row in losses(tmp_path / "whole")}
-    for row in losses(folder):  # that of the halt has looks that the other run did not take
+    for row in losses(folder):  # that of the halt has probes that the other run did not take
         assert row.items() >= whole[row["step"]].items()
     assert len(losses(folder)) == len(whole)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_killed_again_and_again(config: Config, tmp_path: Path, ranks: int) -> None:
-    """kill -9 at random moments, with a checkpoint at every step, so that many are being written."""
-    common = {"model__dropout": 0.1, "batch_size": 4 // ranks, "epochs": 4, "eval__every": 0, "checkpoint__every": 1}
+def test_a_run_killed_at_random_moments_equals_an_uninterrupted_one(config: Config, tmp_path: Path, ranks: int) -> None:
+    """kill -9 at random moments; with a checkpoint at every step, many are being written."""
+    common = {
+        "model__dropout": 0.1,
+        "batch_size": 4 // ranks,
+        "epochs": 4,
+        "eval__every": 0,
+        "checkpoint__every": 1,
+    }
     settings, folder, chance = config(**common), tmp_path / "run", random.Random(ranks)
     for kill in range(5):
         processes = begin(resumed(settings, folder) if kill else settings, folder, ranks)
@@ -198,22 +222,103 @@ def test_killed_again_and_again(config: Config, tmp_path: Path, ranks: int) -> N
     check_the_same(folder, tmp_path / "whole")
 
 
-def test_a_rank_without_its_launcher_stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = Interruption()
+class TwoRanks:
+    """A strategy of two ranks, of which this one is the first."""
+
+    root_device = torch.device("cpu")
+
+    def __init__(self, other: list[float]) -> None:
+        self.other = torch.tensor(other)
+
+    def reduce(self, tensor: torch.Tensor, reduce_op: str) -> torch.Tensor:
+        assert reduce_op == "sum"
+        return tensor + self.other
+
+
+@pytest.mark.parametrize(
+    ("other", "agreed", "due"),
+    [
+        ({}, None, False),
+        ({"sigint": 1}, signal.SIGINT, False),
+        ({"sigterm": 1}, signal.SIGTERM, False),
+        ({"sigint": 1, "sigterm": 1}, signal.SIGINT, False),
+        ({"checkpoint_due": 1}, None, True),
+    ],
+)
+def test_a_rank_agrees_on_what_only_the_other_noted(
+    other: dict[str, float], agreed: signal.Signals | None, due: bool
+) -> None:
+    signals = Signals()
+    votes = Votes(**(dict.fromkeys(Votes._fields, 0.0) | other))
+    strategy: Any = TwoRanks([2.5, *votes])
+    assert signals.agree_at_step(torch.tensor(1.5), strategy) == 4.0
+    assert signals.agreed == agreed
+    assert signals.checkpoint_due is due
+    assert not signals.interrupted
+
+    trainer: Any = SimpleNamespace(world_size=2, strategy=TwoRanks([*votes]))
+    probed = Signals()
+    assert probed.agree_in_probe(trainer) == (agreed is not None)
+    assert probed.agreed == agreed
+    assert probed.interrupted == (agreed is not None)
+
+
+def test_a_signal_is_heeded_only_while_the_run_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    signals = Signals()
+    signals.noted = signal.SIGTERM
+    assert signals.own() is None
+    signals.listen()
+    assert signals.own() == signal.SIGTERM
+    with pytest.raises(SystemExit) as end:
+        signals.leave_if_noted()
+    assert end.value.code == 143
+
+
+def test_without_a_signal_nobody_leaves() -> None:
+    Signals().leave_if_noted()
+
+
+def test_a_signal_that_only_another_rank_noted_ends_this_one_too() -> None:
+    signals = Signals()
+    signals.agreed = signal.SIGINT
+    signals.leave_if_noted()
+    with pytest.raises(SystemExit) as end:
+        signals.leave_together()
+    assert end.value.code == 130
+
+
+def test_a_rank_whose_launcher_died_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    alone = Signals()
     monkeypatch.setenv("LOCAL_RANK", "0")
-    rank = Interruption()
-    assert rank.wishes() == [0, 0]
+    rank = Signals()
+    for process in (alone, rank):
+        process.listen()
+    assert rank.own() is None
     monkeypatch.setattr("os.getppid", lambda: 1)
-    assert rank.wishes() == [0, 1]
-    assert alone.wishes() == [0, 0]  # whoever started it may go: nohup, disown
+    assert rank.own() == signal.SIGTERM
+    assert alone.own() is None  # whoever started it may go: nohup, disown
 
 
 class Launched:
     """`python train.py` on two processes, on the tiny model, in a folder that stays the same."""
 
     def __init__(self, checkpoint: Path, records: Path) -> None:
-        settings = [f"model.checkpoint={checkpoint}", "model.allow_untrained=true", "eval.every=0", "eval.sample=false"]
-        settings += ["data=json", f"data.path={records}", "device=cpu", "devices=2", "precision=32", "batch_size=1"]
+        settings = [
+            f"model.checkpoint={checkpoint}",
+            "model.allow_untrained=true",
+            "eval.every=0",
+            "eval.sample=false",
+        ]
+        settings += [
+            "data=json",
+            f"data.path={records}",
+            "device=cpu",
+            "devices=2",
+            "precision=32",
+            "batch_size=1",
+        ]
         settings += ["epochs=400", "max_steps=2000", "resume=auto", "hydra.run.dir=run"]
         command = [sys.executable, str(ROOT / "train.py"), *settings]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -229,7 +334,7 @@ class Launched:
         return self.process.returncode, said.replace("\r", "\n").strip().splitlines()[-1]
 
 
-def test_through_the_launcher(checkpoint: Path, records_file: Path) -> None:
+def test_a_signal_to_the_launcher_reaches_the_ranks(checkpoint: Path, records_file: Path) -> None:
     """A signal to it alone reaches the ranks."""
     run = Launched(checkpoint, records_file)
     wait_for_rows(run.folder, 3)

@@ -1,0 +1,135 @@
+"""The summary of a finished run, `summary.json`.
+
+Training writes it. Evaluation, the report, the model's card and the table of a sweep read it.
+"""
+
+import json
+import platform
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from sft.config import InputError
+from sft.files import write_json
+
+RUN_SUMMARY = "summary.json"
+
+# The packages whose version can change a run's numbers.
+PACKAGES = (
+    "sft",
+    "torch",
+    "lightning",
+    "hydra-core",
+    "tiktoken",
+    "safetensors",
+    "huggingface_hub",
+    "torchmetrics",
+)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages in use."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+@dataclass(frozen=True)
+class LossChange:
+    """The first and the last value of a loss, in nats per supervised token; None: not finite."""
+
+    first: float | None
+    last: float | None
+
+
+@dataclass(frozen=True)
+class DataUsed:
+    """The data file, and for each split the numbers of its overview."""
+
+    path: str
+    sha256: str
+    splits: dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True)
+class CheckpointUsed:
+    """The weights at the start of a run; `revision` is None for a folder."""
+
+    source: str
+    revision: str | None
+    sha256: str
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """The numbers and the origin of a finished run.
+
+    `losses` is keyed by the columns of metrics.csv. `seconds` and `tokens_per_sec` count optimizer
+    steps alone. `answer_loss_before` is the loss of the sanity check. `best_validation_loss` is the
+    loss of the weights in `model/`. Each is None if it was not taken. `config` is the TrainConfig
+    as plain values.
+    """
+
+    status: str
+    steps: int
+    epochs: float
+    tokens_seen: int
+    seconds: float
+    tokens_per_sec: float
+    losses: dict[str, LossChange]
+    peak_memory_bytes: int
+    answer_loss_before: float | None
+    best_validation_loss: float | None
+    device: str
+    precision: str
+    data: DataUsed
+    checkpoint: CheckpointUsed
+    seed: int
+    versions: dict[str, str]
+    config: dict[str, Any]
+
+
+def write_run_summary(folder: Path, summary: RunSummary) -> None:
+    """Write `summary.json` of the run in `folder`.
+
+    Raises:
+        InputError: it cannot be written, as on a full disk.
+    """
+    write_json(folder / RUN_SUMMARY, asdict(summary))
+
+
+def read_run_summary(folder: Path) -> RunSummary:
+    """Read `summary.json` of the run in `folder`.
+
+    Raises:
+        InputError: the file is missing, or is not the summary of a run; by file and key.
+    """
+    path = folder / RUN_SUMMARY
+    try:
+        return parse_run_summary(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not the summary of a run of train.py ({error})") from error
+
+
+def parse_run_summary(content: dict[str, Any]) -> RunSummary:
+    """Build a summary from its JSON. Unknown keys are ignored: a later version may write more.
+
+    Raises:
+        ValueError: a key is missing.
+    """
+    found: RunSummary = _parse(RunSummary, content)
+    losses = {name: _parse(LossChange, loss) for name, loss in content["losses"].items()}
+    nested = {
+        "losses": losses,
+        "data": _parse(DataUsed, content["data"]),
+        "checkpoint": _parse(CheckpointUsed, content["checkpoint"]),
+    }
+    return RunSummary(**(vars(found) | nested))
+
+
+def _parse(kind: type[Any], content: dict[str, Any]) -> Any:
+    names = [field.name for field in fields(kind)]
+    if not isinstance(content, dict):
+        raise ValueError(f"expected an object with {', '.join(names)}")
+    if missing := [name for name in names if name not in content]:
+        raise ValueError(f"{missing[0]}: missing")
+    return kind(**{name: content[name] for name in names})

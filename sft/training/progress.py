@@ -1,0 +1,27 @@
+"""The progress bar."""
+
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+
+# The metrics that the bar shows, and their format.
+SHOWN = {"loss": ".3f", "lr": ".1e", "tok/s": ",.0f"}
+
+
+class Progress(TQDMProgressBar):
+    """Lightning's bar, with epochs counted from 1, and right in a run resumed inside an epoch."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self.on_train_epoch_start(trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer: Trainer, *arguments: Any) -> None:
+        super().on_train_epoch_start(trainer, *arguments)
+        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}")
+
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        found = super().get_metrics(trainer, pl_module)
+        return {name: format(found[name], form) for name, form in SHOWN.items() if name in found}

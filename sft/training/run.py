@@ -1,0 +1,275 @@
+"""One run, from records to a folder that holds all it gave.
+
+Read `fit` first: it lists what a run is. train.py imports this file only when the config has been
+checked, since torch and Lightning take seconds to import.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from lightning.pytorch import Callback
+
+from sft.config import PROMPTS, InputError, LoraConfig, TrainConfig
+from sft.config.rules import steps_warning
+from sft.data.datamodule import InstructionData
+from sft.data.dataset import load_splits, split_rows
+from sft.data.overview import example_text, overview, overview_text, unused_text
+from sft.data.sources import Source, load_source
+from sft.gpt2.checkpoint import Pretrained, load_pretrained
+from sft.gpt2.device import (
+    DTYPES,
+    Precision,
+    check_compiler,
+    keep_freed_memory,
+    pick_device,
+    pick_precision,
+    row_multiple,
+)
+from sft.gpt2.lora import add_lora
+from sft.gpt2.model import GPT
+from sft.summaries import RUN_SUMMARY, CheckpointUsed, DataUsed, RunSummary, versions
+from sft.training.interruption import Interruption
+from sft.training.memory import EnoughMemory
+from sft.training.metrics import Metrics
+from sft.training.metrics_file import MetricsFile
+from sft.training.module import InstructionTuner
+from sft.training.mps import EmptyCache
+from sft.training.order import in_order
+from sft.training.progress import Progress
+from sft.training.resume import Past, past_of
+from sft.training.run_folder import RunFolder
+from sft.training.samples import SampleAnswer
+from sft.training.sanity import SanityGate
+from sft.training.saving import complete_model, save_tuned
+from sft.training.summary import loss_changes, peak_memory_bytes, report_run
+from sft.training.trackers import Tracking, make_tracker
+from sft.training.trainer import explain_out_of_memory, make_trainer
+
+log = logging.getLogger("sft")
+
+# The link to the newest run.
+LATEST = Path("outputs/latest")
+
+
+def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") -> None:
+    """Train. Collective: every process of the run calls it.
+
+    Args:
+        folder: the run's; it exists.
+        processes: of the run, on all machines.
+        changed: the settings that are not the defaults, and where they come from, for the log.
+
+    Raises:
+        InputError: what the user gave does not fit, from the data file to the GPU's memory.
+        SystemExit: a signal ended the run.
+    """
+    device = pick_device(config.device, config.devices)
+    precision = pick_precision(config.precision, device)
+    keep_freed_memory()
+
+    # Load the data and the model it tunes. A split without records is refused before the weights
+    # are read.
+    source = load_source(config.data)
+    parts = split_rows(len(source.chosen), config.data.split)
+    base = load_base(config, precision)
+    data = load_data(config, source, parts, base, device)
+
+    # Plan the steps, and find the place in the plan where a resumed run goes on.
+    steps = total_steps(config, data, processes)
+    made_of = {"data": source.sha256, "weights": base.sha256}
+    past = past_of(folder, made_of) if config.resume else Past()
+    nothing_left = past.steps >= steps
+    if nothing_left and (folder / RUN_SUMMARY).exists():
+        log.info(f"{folder}: all {past.steps} steps are done; to go on, raise epochs= or max_steps=")
+        return
+
+    # Make the trainer. A tracker that does not answer is found before anything is logged.
+    tracker = make_tracker(config.logger, folder, past)
+    if changed:
+        log.info(changed)
+    log_data(data, source, base)
+    resumed = f", resumed at step {past.steps + 1}" if past.steps else ""
+    log.info(f"{processes} × {device}, {precision}, {steps} steps{resumed}")
+    if warning := steps_warning(config, steps):
+        log.warning(warning)
+    module = make_module(config, base, steps, device)
+    metrics = Metrics(config.eval, MetricsFile(folder / "metrics.csv"))
+    gate = SanityGate(config.eval.batches, config.model.allow_untrained)
+    run_folder = RunFolder(folder, config, made_of, model_saver(config, base, folder), LATEST)
+    others = other_callbacks(config, base, metrics, run_folder, device)
+    callbacks = in_order([gate, metrics, run_folder, *others])
+    stop_at = steps if nothing_left else -1
+    trainer = make_trainer(config, processes, device, precision, callbacks, tracker, stop_at)
+
+    # Fit.
+    if trainer.is_global_zero:
+        metrics.file.resume(past.steps)
+    with explain_out_of_memory(module):
+        trainer.fit(module, data, ckpt_path=past.checkpoint)
+    complete_model(trainer, module.model, run_folder, nothing_left)
+
+    # Finish. A signal may have come when there was no step left for it to stop.
+    if trainer.is_global_zero:
+        summary = summarise(config, source, base, data, device, precision, metrics, gate, run_folder)
+        report_run(folder, summary, metrics.file.rows)
+        module.signals.leave_if_noted()
+
+
+# The parts, in the order in which `fit` asks for them
+
+
+def load_base(config: TrainConfig, precision: Precision) -> Pretrained:
+    """Load the checkpoint that is tuned.
+
+    With an adapter its matrices are frozen. So they are kept in the type in which they are
+    multiplied, which takes half the memory and changes no number.
+    """
+    return load_pretrained(
+        config.model.checkpoint,
+        config.model.revision,
+        dropout=config.model.dropout,
+        linear_dtype=DTYPES[precision] if adapter_of(config) else None,
+    )
+
+
+def adapter_of(config: TrainConfig) -> LoraConfig | None:
+    """Return the adapter's settings; None if the whole model is trained."""
+    return config.lora if config.lora.kind != "none" else None
+
+
+def load_data(
+    config: TrainConfig,
+    source: Source,
+    parts: dict[str, range],
+    base: Pretrained,
+    device: str,
+) -> InstructionData:
+    """Tokenise the splits for this model, and plan their batches."""
+    splits = load_splits(
+        source,
+        parts,
+        PROMPTS[config.data.prompt],
+        base.tokenizer,
+        config.data.max_length,
+        base.model.config.n_positions,
+        config.data.mask_prompt,
+    )
+    return InstructionData(
+        splits,
+        config.batch_size,
+        config.accumulate,
+        config.data.shuffle,
+        config.seed,
+        config.data.workers,
+        multiple=row_multiple(device),
+        bucket=config.data.bucket,
+    )
+
+
+def total_steps(config: TrainConfig, data: InstructionData, processes: int) -> int:
+    """Return the optimizer steps of the whole run."""
+    planned = data.plan(processes).steps * config.epochs
+    return planned if config.max_steps == -1 else min(planned, config.max_steps)
+
+
+def log_data(data: InstructionData, source: Source, base: Pretrained) -> None:
+    """Show the splits in numbers, the keys that were not read, and one example as the model sees it."""
+    log.info(overview_text(overview(data.splits)))
+    if unused := unused_text(source.path, source.unused):
+        log.info(unused)
+    example = example_text(data.splits["train"], base.tokenizer)
+    log.info(f"one example, with what is learned in ⟦ ⟧:\n{example}")
+
+
+def make_module(config: TrainConfig, base: Pretrained, steps: int, device: str) -> InstructionTuner:
+    """Make the LightningModule around the model, which gets its adapter and is compiled here."""
+    if adapter := adapter_of(config):
+        adapt(base, adapter, config.seed)
+    base.model.activation_checkpointing = config.activation_checkpointing
+    if config.compile:
+        check_compiler(device)
+        base.model.compile_layers()
+    return InstructionTuner(
+        base.model,
+        config.optim,
+        steps,
+        config.accumulate,
+        config.seed,
+        config.on_nonfinite,
+    )
+
+
+def adapt(base: Pretrained, config: LoraConfig, seed: int) -> None:
+    """Freeze the model and give it an adapter.
+
+    Raises:
+        InputError: it was loaded from an adapter, and two cannot be kept.
+    """
+    if base.adapter:
+        raise InputError(
+            f"model.checkpoint: {base.source} is an adapter, and a second one cannot be trained on "
+            "it; give the model/ folder of its run"
+        )
+    add_lora(base.model, config, seed)
+
+    parameters = list(base.model.parameters())
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    every = sum(parameter.numel() for parameter in parameters)
+    log.info(f"LoRA: {trained:,} of {every:,} parameters are trained")
+
+
+def model_saver(config: TrainConfig, base: Pretrained, folder: Path) -> Callable[[GPT], None]:
+    """Return the function that writes a model's weights into the run's folder."""
+    template = PROMPTS[config.data.prompt]
+    return partial(save_tuned, base=base, lora=adapter_of(config), template=template, folder=folder)
+
+
+def other_callbacks(
+    config: TrainConfig, base: Pretrained, metrics: Metrics, run_folder: RunFolder, device: str
+) -> list[Callback]:
+    """Make the callbacks that nothing is asked of after the training."""
+    tracking = Tracking(config, metrics.file, lambda: run_folder.best)
+    callbacks: list[Callback] = [Interruption(), Progress(), EnoughMemory(), tracking]
+    if config.eval.sample:
+        template = PROMPTS[config.data.prompt]
+        callbacks.append(SampleAnswer(template, base.tokenizer, config.compile))
+    if device == "mps":
+        callbacks.append(EmptyCache())
+    return callbacks
+
+
+def summarise(
+    config: TrainConfig,
+    source: Source,
+    base: Pretrained,
+    data: InstructionData,
+    device: str,
+    precision: Precision,
+    metrics: Metrics,
+    gate: SanityGate,
+    run_folder: RunFolder,
+) -> RunSummary:
+    """Gather the numbers and the origin of a finished run."""
+    rows = metrics.file.rows
+    return RunSummary(
+        status="finished",
+        steps=int(rows[-1]["step"]),
+        epochs=rows[-1]["epoch"],
+        tokens_seen=metrics.tokens_seen,
+        seconds=round(metrics.seconds, 2),
+        tokens_per_sec=round(metrics.tokens_seen / metrics.seconds, 1),
+        losses=loss_changes(rows),
+        peak_memory_bytes=peak_memory_bytes(device),
+        answer_loss_before=gate.loss,
+        best_validation_loss=run_folder.best if run_folder.best < float("inf") else None,
+        device=device,
+        precision=precision,
+        data=DataUsed(str(source.path), source.sha256, overview(data.splits)),
+        checkpoint=CheckpointUsed(base.source, base.revision, base.sha256),
+        seed=config.seed,
+        versions=versions(),
+        config=dataclasses.asdict(config),
+    )
