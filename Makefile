@@ -59,10 +59,10 @@ bench-serve: .venv/ready  ## many callers at a server, against one caller: speed
 	$(BIN)/python -m tests.benchmarks.serve $(ARGS)
 
 nano: .venv/ready  ## remake the embedded model and data: text, pretraining (about half an hour), adoption
-	$(BIN)/python -m sft.assets.build text build/nano
+	$(BIN)/python -m sft.miniature.build text build/nano
 	rm -rf build/nano/run
 	$(BIN)/python train.py experiment=nano-base hydra.run.dir=build/nano/run
-	$(BIN)/python -m sft.assets.build adopt build/nano/run
+	$(BIN)/python -m sft.miniature.build adopt build/nano/run
 
 clean:  ## remove what was made here, but not outputs/
 	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache *.egg-info

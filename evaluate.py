@@ -15,16 +15,18 @@ from hydra.core.hydra_config import HydraConfig
 
 import sft.config.help  # noqa: F401, the resolver of --help
 from sft.cli import job, log_to, on_devices, run
-from sft.config import PROMPTS, EvaluateConfig, InputError
+from sft.config.loading import from_hydra
 from sft.config.rules import check_given, given_keys
-from sft.merge import from_hydra
+from sft.config.schema import EvaluateConfig
+from sft.errors import InputError
+from sft.prompts import PROMPTS
 from sft.summaries import read_run_summary, versions
 
 if TYPE_CHECKING:
+    from sft.device import Precision
     from sft.evaluation.exam import Exam
-    from sft.evaluation.judge import Judge
     from sft.evaluation.subject import Subject
-    from sft.gpt2.device import Precision
+    from sft.judge.judge import Judge
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
@@ -35,7 +37,9 @@ def main(composed: Any) -> None:
         given = given_keys(HydraConfig.get().overrides.task)
         check_given(config, given)
         if "LOCAL_RANK" in os.environ:
-            raise InputError("torchrun: evaluate.py starts its processes itself; call it with python and devices=N")
+            raise InputError(
+                "torchrun: evaluate.py starts its processes itself; call it with python and devices=N"
+            )
         if config.compare is None:
             evaluate(config, given)
         else:
@@ -44,17 +48,19 @@ def main(composed: Any) -> None:
 
 def evaluate(config: EvaluateConfig, given: list[str]) -> None:
     """The evaluation, from a model's folder to its numbers; all that can be refused is refused before any answer."""
+    from sft.atomic import locked, make_folder
     from sft.data.overview import unused_text
+    from sft.device import pick_device, pick_precision
     from sft.evaluation.exam import prepare
-    from sft.evaluation.judging import connect
     from sft.evaluation.subject import subject_of_checkpoint, subject_of_run
-    from sft.files import locked, make_folder
-    from sft.gpt2.device import pick_device, pick_precision
+    from sft.judge.ask import connect
 
     device = pick_device(config.device, config.devices)
     precision = pick_precision(config.precision, device)
     subject = (
-        subject_of_run(config.run, config.data.path) if config.checkpoint is None else subject_of_checkpoint(config)
+        subject_of_run(config.run, config.data.path)
+        if config.checkpoint is None
+        else subject_of_checkpoint(config)
     )
     if "data.prompt" in given and subject.template != PROMPTS[config.data.prompt]:
         raise InputError(
@@ -63,7 +69,15 @@ def evaluate(config: EvaluateConfig, given: list[str]) -> None:
     records = subject.records(config.split, config.limit)
     trained_on = {"tuned": subject.training()[: config.train_records]}
     exams = {
-        name: prepare(name, checkpoint, records, subject.template, subject.data, config.split, trained_on.get(name, []))
+        name: prepare(
+            name,
+            checkpoint,
+            records,
+            subject.template,
+            subject.data,
+            config.split,
+            trained_on.get(name, []),
+        )
         for name, checkpoint in subject.models.items()
     }
     if config.judge.mode == "pairwise" and subject.alone:
@@ -97,16 +111,18 @@ def measure(
     precision: Precision,
 ) -> None:
     """Answers, losses, scores; and the files that hold them."""
+    from sft.device import keep_freed_memory
     from sft.evaluation.answers import AnswerFile, Decoding, answer_share, gather, unanswered
     from sft.evaluation.duplicates import duplicates
     from sft.evaluation.exam import noisiest, take
-    from sft.evaluation.judgement import judge_answers
     from sft.evaluation.results import rows_of
     from sft.evaluation.summary import summarise
-    from sft.gpt2.device import keep_freed_memory
+    from sft.judge.score import judge_answers
 
     began = time.perf_counter()
-    decoding = Decoding(**dataclasses.asdict(config.generate), seed=config.seed, precision=precision)
+    decoding = Decoding(
+        **dataclasses.asdict(config.generate), seed=config.seed, precision=precision
+    )
     keep_freed_memory()
 
     file = AnswerFile(subject.folder / "answers.jsonl")
@@ -114,9 +130,21 @@ def measure(
     for name, exam in exams.items() if config.devices > 1 else ():
         asked = unanswered(exam.prompts, exam.checkpoint.sha256, decoding, file)
         model = (exam.checkpoint.source, exam.checkpoint.revision, device)
-        on_devices(config.devices, answer_share, *model, asked, decoding, file.path, config.batch_size, name)
+        on_devices(
+            config.devices,
+            answer_share,
+            *model,
+            asked,
+            decoding,
+            file.path,
+            config.batch_size,
+            name,
+        )
         gather(file)
-    results = {name: take(exam, device, precision, decoding, file, config.batch_size) for name, exam in exams.items()}
+    results = {
+        name: take(exam, device, precision, decoding, file, config.batch_size)
+        for name, exam in exams.items()
+    }
 
     records, seen = exams["tuned"].records, subject.seen(config.split)
     rows = rows_of(records, results, duplicates(records, seen or []))
@@ -125,32 +153,41 @@ def measure(
     summary |= {
         "no_base": subject.alone,
         "noisiest_training_records": noisiest(exams["tuned"], results["tuned"]),
-        "training_records": {"looked_at": len(exams["tuned"].training), "of": len(subject.training())},
+        "training_records": {
+            "looked_at": len(exams["tuned"].training),
+            "of": len(subject.training()),
+        },
         "seconds": round(time.perf_counter() - began, 2),
         "template": subject.template,
         "decoding": dataclasses.asdict(decoding),
         "device": device,
         "precision": precision,
-        "data": {"path": str(subject.source.path), "sha256": subject.source.sha256, "splits": subject.sizes()},
+        "data": {
+            "path": str(subject.source.path),
+            "sha256": subject.source.sha256,
+            "splits": subject.sizes(),
+        },
         "versions": versions(),
         "config": dataclasses.asdict(dataclasses.replace(config, data=subject.data)),
     }
     present(subject.folder, subject.run, rows, summary)
 
 
-def present(folder: Path, run: Path | None, rows: list[dict[str, Any]], summary: dict[str, Any]) -> None:
+def present(
+    folder: Path, run: Path | None, rows: list[dict[str, Any]], summary: dict[str, Any]
+) -> None:
     """Write the evaluation's files, with the curves of the run if there was one, and the main numbers on the terminal;
     the run's model card gets them too.
 
     Raises:
         InputError: a file cannot be written; or a judge was asked and judged nothing.
     """
-    from sft.card import write_card
-    from sft.evaluation.judgement import check_judged
-    from sft.evaluation.report import write_report
+    from sft.atomic import read_numbers, write_json, write_json_lines
     from sft.evaluation.results import examples_text, responses
     from sft.evaluation.summary import table
-    from sft.files import read_numbers, write_json, write_json_lines
+    from sft.judge.score import check_judged
+    from sft.report.card import write_card
+    from sft.report.report import write_report
 
     write_json(folder / "responses.json", responses(rows))
     write_json_lines(folder / "records.jsonl", rows)
@@ -169,8 +206,8 @@ def present(folder: Path, run: Path | None, rows: list[dict[str, Any]], summary:
 
 def compare_runs(runs: list[str], out: str | None) -> None:
     """Set two evaluations side by side; with `out`, keep the numbers there."""
+    from sft.atomic import make_folder, write_json
     from sft.evaluation.compare import compare, comparison_text, read_evaluation
-    from sft.files import make_folder, write_json
 
     found = compare(*map(read_evaluation, runs))
     print(comparison_text(found))
@@ -183,5 +220,7 @@ def compare_runs(runs: list[str], out: str | None) -> None:
 
 if __name__ == "__main__":
     if {"-m", "--multirun"} & set(sys.argv):
-        sys.exit("error: --multirun: evaluate.py takes one run or checkpoint; call it once for each")
+        sys.exit(
+            "error: --multirun: evaluate.py takes one run or checkpoint; call it once for each"
+        )
     run(main, "; the same command goes on from there")

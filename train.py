@@ -13,11 +13,12 @@ from hydra.core.hydra_config import HydraConfig
 import sft.config.help  # noqa: F401, the resolver of --help
 from sft.claims import claimed_by_rank_0
 from sft.cli import job, log_to, on_devices, run, world_size
-from sft.config import EvaluateConfig, GenerateConfig, InputError, TrainConfig
+from sft.config.loading import from_hydra
 from sft.config.origins import changed_settings
 from sft.config.rules import check_given, check_processes
+from sft.config.schema import EvaluateConfig, GenerateConfig, TrainConfig
+from sft.errors import InputError
 from sft.folders import claim_job, in_sweep, is_rank_0, which_run
-from sft.merge import from_hydra
 from sft.summaries import RUN_SUMMARY, read_run_summary
 from sft.sweep import note_job
 
@@ -30,7 +31,10 @@ def main(composed: Any) -> float | None:
         The best validation loss, for a sweeper that searches; None if the job failed, or has none.
     """
     with job():
-        config, folder = from_hydra(TrainConfig, composed), Path(HydraConfig.get().runtime.output_dir)
+        config, folder = (
+            from_hydra(TrainConfig, composed),
+            Path(HydraConfig.get().runtime.output_dir),
+        )
         claim_job(folder)
         config.resume = which_run(config.resume, folder)
         if config.resume is not None:
@@ -42,7 +46,7 @@ def main(composed: Any) -> float | None:
         check_given(config, HydraConfig.get().overrides.task, in_sweep())
         check_processes(config, world_size(config.devices))
         if config.evaluate:
-            from sft.evaluation.judging import connect
+            from sft.judge.ask import connect
 
             connect(config.judge)  # a judge that is not there is told before hours of training
         on_devices(config.devices, fit, config, folder, changed_settings(config, HydraConfig.get()))

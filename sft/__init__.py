@@ -4,15 +4,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sft.gpt2.checkpoint import load_pretrained, merge_adapter, save_pretrained
+    from sft.api import answer, evaluate, finetune, save
+    from sft.checkpoint.folder import load_pretrained, merge_adapter, save_pretrained
     from sft.gpt2.generate import generate
-    from sft.notebook import answer, evaluate, finetune, save
 
-__all__ = ["answer", "evaluate", "finetune", "generate", "load_pretrained", "merge_adapter", "save", "save_pretrained"]
+__all__ = [
+    "answer",
+    "evaluate",
+    "finetune",
+    "generate",
+    "load_pretrained",
+    "merge_adapter",
+    "save",
+    "save_pretrained",
+]
 
 
-def __getattr__(name: str) -> Any:  # PEP 562: torch is imported when a name is used, not by `import sft`
-    for module in ("sft.gpt2.checkpoint", "sft.gpt2.generate", "sft.notebook") if name in __all__ else ():
+def __getattr__(
+    name: str,
+) -> Any:  # PEP 562: torch is imported when a name is used, not by `import sft`
+    for module in (
+        ("sft.checkpoint.folder", "sft.gpt2.generate", "sft.api") if name in __all__ else ()
+    ):
         if hasattr(found := import_module(module), name):
             return getattr(found, name)
     raise AttributeError(f"module 'sft' has no attribute {name!r}")

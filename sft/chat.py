@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from sft.cli import command, visible
-from sft.config import InputError
+from sft.errors import InputError
 
 if TYPE_CHECKING:
     from sft.gpt2.sampling import Sampling
-    from sft.serving.models import Place, Voice
+    from sft.inference.models import Place, Voice
 
 DESCRIPTION = """\
 Talk to a tuned model. Each question stands alone: the model learned from single instructions.
@@ -40,10 +40,16 @@ def parser() -> argparse.ArgumentParser:
         epilog=f"In the chat:\n{HELP}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("model", nargs="?", default="outputs/latest", help="run, folder or repository (%(default)s)")
-    made.add_argument("--quiet", action="store_true", help="questions and answers alone, one on each line")
+    made.add_argument(
+        "model", nargs="?", default="outputs/latest", help="run, folder or repository (%(default)s)"
+    )
+    made.add_argument(
+        "--quiet", action="store_true", help="questions and answers alone, one on each line"
+    )
     made.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    made.add_argument("--precision", choices=("auto", "32", "bf16-mixed", "16-mixed"), default="auto")
+    made.add_argument(
+        "--precision", choices=("auto", "32", "bf16-mixed", "16-mixed"), default="auto"
+    )
     return made
 
 
@@ -89,7 +95,7 @@ class Chat:
         return "the next instruction is about this; now the instruction" if text else "no input"
 
     def ask_base(self, _: str) -> str:
-        from sft.serving.models import load_base
+        from sft.inference.models import load_base
 
         self.base = self.base or load_base(self.tuned, self.place)
         self.asked = "base"
@@ -117,7 +123,7 @@ class Chat:
             InputError: the question does not fit the model's context.
         """
         from sft.gpt2.generate import Decoder
-        from sft.serving.answer import Answer
+        from sft.inference.stream import Answer
 
         voice = self.base if self.asked == "base" and self.base else self.tuned
         prompt, self.input = voice.prompt(instruction, self.input), ""
@@ -141,7 +147,9 @@ def number(text: str, kind: Callable[[str], Number]) -> Number:
 
 def converse(chat: Chat) -> None:
     """Questions from the terminal until it ends, or /quit."""
-    print(f"{chat.tuned}, on {chat.place.device} in {chat.place.precision}; /help lists what there is to say")
+    print(
+        f"{chat.tuned}, on {chat.place.device} in {chat.place.precision}; /help lists what there is to say"
+    )
     with history():
         while True:
             try:
@@ -209,7 +217,7 @@ def pipe(chat: Chat) -> None:
 def main() -> None:
     arguments = parser().parse_args()
     from sft.gpt2.sampling import Sampling
-    from sft.serving.models import Place, load_tuned
+    from sft.inference.models import Place, load_tuned
 
     place = Place.pick(arguments.device, arguments.precision)
     chat = Chat(load_tuned(arguments.model, place), place, Sampling())

@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sft.config import InputError
+from sft.errors import InputError
 
 log = logging.getLogger("sft")
 
 OWNER = ".lock"  # of the process that the run belongs to
 RANKS = ".lock-ranks"  # of rank 0 where that process started others, which may outlive it by a step
 
-_held: dict[Path, int | None] = {}  # the lock files of this process, each as an open file; None: no locks there
+_held: dict[
+    Path, int | None
+] = {}  # the lock files of this process, each as an open file; None: no locks there
 _said_of: set[str] = set()  # what `say_once` has said
 
 
@@ -102,7 +104,9 @@ def say_once(message: str) -> None:
 
 def warn_of_no_locks(folder: Path, error: Exception) -> None:
     """Say once that a folder cannot be claimed, as on some network file systems."""
-    say_once(f"warning: {folder}: no locks there ({error}), so nothing keeps a second process out of it")
+    say_once(
+        f"warning: {folder}: no locks there ({error}), so nothing keeps a second process out of it"
+    )
 
 
 def _take(folder: Path, name: str, key: str) -> None:
@@ -112,7 +116,9 @@ def _take(folder: Path, name: str, key: str) -> None:
         handle = _lock(path)
     except BlockingIOError:
         owner = path.read_text(encoding="utf-8", errors="replace").strip() or "another process"
-        raise InUseError(f"{key}: {folder} is in use by {owner}; wait for its end, or give another folder") from None
+        raise InUseError(
+            f"{key}: {folder} is in use by {owner}; wait for its end, or give another folder"
+        ) from None
     except (ImportError, NotImplementedError, OSError) as error:
         warn_of_no_locks(folder, error)
         handle = None

@@ -22,9 +22,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
+from sft.atomic import writing
 from sft.claims import release_all
-from sft.config import InputError
-from sft.files import writing
+from sft.errors import InputError
 from sft.folders import hydra_folder, in_sweep, release_job, run_folder
 from sft.shell import setting
 from sft.sweep import note_job
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 # Asked for by the user; run() sets HYDRA_FULL_ERROR for Hydra's sake, which processes started from here inherit.
-FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0") and not os.environ.get("SFT_ONE_LINE")
+FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0") and not os.environ.get(
+    "SFT_ONE_LINE"
+)
 # Characters that command a terminal instead of being shown: all controls but tab and line feed, and those that reorder
 # the text around them (Unicode Standard Annex 9, "Explicit Directional Embeddings", "... Isolates").
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -70,7 +72,12 @@ def _call(main: Callable[[], Any], again: str) -> None:
     except KeyboardInterrupt:
         print(f"\ninterrupted; what was written stays{again}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
-    except (HydraException, OmegaConfBaseException, OSError, InputError) as error:  # as if a folder cannot be made
+    except (
+        HydraException,
+        OmegaConfBaseException,
+        OSError,
+        InputError,
+    ) as error:  # as if a folder cannot be made
         sys.exit(f"error: {_one_line(error)}")
     except ValueError as error:
         if str(error).startswith("No trials are completed"):  # Optuna's
@@ -131,7 +138,9 @@ def _one_line(error: BaseException) -> str:
         return f"{error.override}: cannot be read as key=value ({reason}); quote an unusual value: key=\"'a (b)'\""
     if "Could not find 'hydra/" in message:
         return f"{message.partition(' Available')[0]}; is it installed? pip install -e '.[sweep]'"
-    if message.startswith("Could not override '"):  # Hydra would go on to advise a + that would be refused here
+    if message.startswith(
+        "Could not override '"
+    ):  # Hydra would go on to advise a + that would be refused here
         key = message.split("'")[1]
         return f"{key}: unknown key; --help lists those there are"
     return message
@@ -156,10 +165,16 @@ def job() -> Iterator[None]:
     except (SystemExit, KeyboardInterrupt):  # by a signal
         if sweep:
             again = f"resume=auto {setting('hydra.sweep.dir', HydraConfig.get().sweep.dir)}"
-            print(f"the sweep ends here; the same command with {again} goes on with it", file=sys.stderr)
+            print(
+                f"the sweep ends here; the same command with {again} goes on with it",
+                file=sys.stderr,
+            )
         raise
     except Exception as error:
-        message, outside = visible(" ".join(str(error).splitlines())), isinstance(error, InputError | OSError)
+        message, outside = (
+            visible(" ".join(str(error).splitlines())),
+            isinstance(error, InputError | OSError),
+        )
         if sweep:
             if FULL_ERROR or not outside:
                 traceback.print_exception(error)
@@ -224,10 +239,23 @@ def on_devices(devices: int, function: Callable[..., None], *arguments: Any) -> 
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    for chatty in ("torch.distributed.elastic", "torch.multiprocessing"):  # they repeat what is raised below
+    for chatty in (
+        "torch.distributed.elastic",
+        "torch.multiprocessing",
+    ):  # they repeat what is raised below
         logging.getLogger(chatty).setLevel(logging.CRITICAL)
-    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")  # of a process that was killed
-    config = LaunchConfig(1, 1, devices, run_id="sft", rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0)
+    os.environ.setdefault(
+        "PYTHONWARNINGS", "ignore:resource_tracker"
+    )  # of a process that was killed
+    config = LaunchConfig(
+        1,
+        1,
+        devices,
+        run_id="sft",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
     try:
         elastic_launch(config, _in_child)(function, *arguments)
     except SignalException as error:  # handed on to the processes, which have ended
@@ -268,11 +296,15 @@ def _raise_first(error: ChildFailedError, devices: int) -> NoReturn:
 def _check_torchrun(devices: int) -> None:
     started = os.environ["LOCAL_WORLD_SIZE"]
     if started != str(devices):
-        raise InputError(f"devices: {devices}, but torchrun started {started} processes here; give devices={started}")
+        raise InputError(
+            f"devices: {devices}, but torchrun started {started} processes here; give devices={started}"
+        )
     given = [*HydraConfig.get().overrides.hydra, *HydraConfig.get().overrides.task]
     told = any(override.startswith(("hydra.run.dir=", "resume=")) for override in given)
     if os.environ["WORLD_SIZE"] != "1" and not told:
-        raise InputError("hydra.run.dir: missing; torchrun's processes must be told of one folder for the run")
+        raise InputError(
+            "hydra.run.dir: missing; torchrun's processes must be told of one folder for the run"
+        )
 
 
 def world_size(devices: int) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft.cli import command
-from sft.config import InputError
+from sft.errors import InputError
 from sft.network import unreachable
 from sft.shell import setting
 
@@ -27,7 +27,10 @@ RELEASE = "https://openaipublic.blob.core.windows.net/gpt-2/models"
 SIZES = ("124M", "355M", "774M", "1558M")
 WEIGHTS = ("model.ckpt.data-00000-of-00001", "model.ckpt.index", "model.ckpt.meta")
 FILES = ("checkpoint", "encoder.json", "hparams.json", "vocab.bpe", *WEIGHTS)
-TOKENIZER = {"encoder.json": "vocab.json", "vocab.bpe": "merges.txt"}  # and what Hugging Face calls them
+TOKENIZER = {
+    "encoder.json": "vocab.json",
+    "vocab.bpe": "merges.txt",
+}  # and what Hugging Face calls them
 HPARAMS = {
     "n_vocab": "vocab_size",
     "n_ctx": "n_positions",
@@ -44,9 +47,15 @@ def parser() -> argparse.ArgumentParser:
         "vocab.bpe) into a Hugging Face folder. Needs TensorFlow: pip install .[openai]",
         epilog="example: python -m sft.convert_openai models/124M out/124M --download 124M",
     )
-    made.add_argument("release", type=Path, metavar="RELEASE", help="folder of the release, such as models/124M")
+    made.add_argument(
+        "release", type=Path, metavar="RELEASE", help="folder of the release, such as models/124M"
+    )
     made.add_argument("out", type=Path, metavar="OUT", help="Hugging Face folder to be written")
-    made.add_argument("--download", choices=SIZES, help="fetch this size into RELEASE first, or what is missing of it")
+    made.add_argument(
+        "--download",
+        choices=SIZES,
+        help="fetch this size into RELEASE first, or what is missing of it",
+    )
     return made
 
 
@@ -67,11 +76,13 @@ def convert(release: Path, out: Path) -> None:
     Raises:
         InputError: a file is missing, damaged, or not what the others make one expect; or `out` cannot be written.
     """
-    from sft.gpt2.checkpoint import load_pretrained, save_pretrained
-    from sft.gpt2.verify import check_same, logits
+    from sft.checkpoint.folder import load_pretrained, save_pretrained
+    from sft.checkpoint.verify import check_same, logits
 
     if missing := [name for name in FILES if not (release / name).is_file()]:
-        raise InputError(f"{release}: no {', '.join(missing)}; expected OpenAI's release, or give --download SIZE")
+        raise InputError(
+            f"{release}: no {', '.join(missing)}; expected OpenAI's release, or give --download SIZE"
+        )
     tokenizer = read_tokenizer(release)
     model = read_model(release, read_config(release / "hparams.json"))
     tokens = tokenizer.encode_ordinary("Alan Turing theorized that computers would one day become")
@@ -81,7 +92,9 @@ def convert(release: Path, out: Path) -> None:
         check_same(expected, logits(load_pretrained(written).model, tokens), "f32", out)
 
     save_pretrained(model, out, tokenizer, check=check)
-    print(f"{out}: written and read back; python train.py {setting('model.checkpoint', out)} tunes it")
+    print(
+        f"{out}: written and read back; python train.py {setting('model.checkpoint', out)} tunes it"
+    )
 
 
 def read_config(path: Path) -> GPTConfig:
@@ -125,12 +138,19 @@ def read_model(release: Path, config: GPTConfig) -> GPT:
     expected = {variable_of(name): name for name in model.state_dict()}
     stored = read_variables(release)
     if missing := sorted(expected.keys() - stored.keys()):
-        raise InputError(f"{release}: the checkpoint has no variable {missing[0]!r}, which hparams.json asks for")
+        raise InputError(
+            f"{release}: the checkpoint has no variable {missing[0]!r}, which hparams.json asks for"
+        )
     if extra := sorted(stored.keys() - expected.keys()):
-        raise InputError(f"{release}: variable {extra[0]!r} of the checkpoint is not part of a GPT-2")
+        raise InputError(
+            f"{release}: variable {extra[0]!r} of the checkpoint is not part of a GPT-2"
+        )
     state = {}
     for variable, name in expected.items():
-        tensor, shape = turned(torch.from_numpy(stored.pop(variable)).float()), model.get_parameter(name).shape
+        tensor, shape = (
+            turned(torch.from_numpy(stored.pop(variable)).float()),
+            model.get_parameter(name).shape,
+        )
         if tensor.shape != shape:
             shapes = f"expected {tuple(shape)}, found {tuple(tensor.shape)}"
             raise InputError(f"{release}: variable {variable!r}, by hparams.json: {shapes}")
@@ -141,17 +161,23 @@ def read_model(release: Path, config: GPTConfig) -> GPT:
 
 def read_variables(release: Path) -> dict[str, Any]:
     """The checkpoint's arrays by their names."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow would tell of the machine it runs on
+    os.environ.setdefault(
+        "TF_CPP_MIN_LOG_LEVEL", "3"
+    )  # TensorFlow would tell of the machine it runs on
     try:
         import tensorflow
     except ImportError as error:
-        raise InputError("TensorFlow, which reads the release, is not installed: pip install .[openai]") from error
+        raise InputError(
+            "TensorFlow, which reads the release, is not installed: pip install .[openai]"
+        ) from error
     try:
         reader = tensorflow.train.load_checkpoint(str(release / "model.ckpt"))
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
     except (tensorflow.errors.OpError, IndexError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
-        raise InputError(f"{release}/model.ckpt: TensorFlow cannot read it ({reason}); get the files again") from error
+        raise InputError(
+            f"{release}/model.ckpt: TensorFlow cannot read it ({reason}); get the files again"
+        ) from error
 
 
 def variable_of(name: str) -> str:
@@ -178,7 +204,7 @@ def download(size: str, folder: Path, release: str = RELEASE) -> None:
     Raises:
         InputError: a file cannot be had, or not whole; or a tokenizer's file is not the one that is known.
     """
-    from sft.files import make_folder
+    from sft.atomic import make_folder
 
     make_folder(folder)
     for name in FILES:
@@ -198,7 +224,9 @@ def fetch(url: str, path: Path, attempts: int = 3) -> None:
         except OSError as error:  # requests' errors are OSErrors too
             if attempt == attempts:
                 reason = unreachable(error, url) or error
-                raise InputError(f"{url}: {reason}; the same command goes on where this one stopped") from error
+                raise InputError(
+                    f"{url}: {reason}; the same command goes on where this one stopped"
+                ) from error
 
 
 def fetch_rest(url: str, part: Path) -> None:
@@ -215,7 +243,9 @@ def fetch_rest(url: str, part: Path) -> None:
     with requests.get(url, headers=ask, stream=True, timeout=30) as response:
         if response.status_code != 416:  # which says that there is no more
             response.raise_for_status()
-            have = have if response.status_code == 206 else 0  # 200: from its beginning, whatever was asked
+            have = (
+                have if response.status_code == 206 else 0
+            )  # 200: from its beginning, whatever was asked
             size = int(response.headers.get("Content-Length", -1))
             bar = tqdm(total=have + size, initial=have, unit="B", unit_scale=True, desc=part.stem)
             with bar, part.open("ab" if have else "wb") as file:
@@ -244,11 +274,15 @@ def _check_size(part: Path, expected: int) -> None:
 
 def check_tokenizer(folder: Path) -> None:
     """All sizes share one tokenizer, whose files are known by their hashes."""
-    from sft.gpt2.hub import SHA256, digest
+    from sft.checkpoint.hub import SHA256, digest
 
     for theirs, ours in TOKENIZER.items():
-        if (actual := digest(folder / theirs)) != (expected := SHA256["openai-community/gpt2", ours]):
-            raise InputError(f"{folder / theirs}: sha256 {actual}, expected {expected}; delete it and download again")
+        if (actual := digest(folder / theirs)) != (
+            expected := SHA256["openai-community/gpt2", ours]
+        ):
+            raise InputError(
+                f"{folder / theirs}: sha256 {actual}, expected {expected}; delete it and download again"
+            )
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sft.cli import command
-from sft.config import InputError
+from sft.errors import InputError
 
 if TYPE_CHECKING:
-    from sft.gpt2.checkpoint import Pretrained
+    from sft.checkpoint.folder import Pretrained
 
 HF_FILES = ["*.json", "*.safetensors", "merges.txt", "chat_template.jinja", "README.md"]
 DTYPES = {"hf": ("f32", "f16", "bf16"), "gguf": ("f32", "f16", "bf16", "q8_0")}
@@ -27,11 +27,26 @@ def parser() -> argparse.ArgumentParser:
         epilog="examples: python -m sft.export --format gguf --dtype q8_0    for llama.cpp and Ollama | "
         "python -m sft.export outputs/latest --push you/your-model",
     )
-    made.add_argument("run", nargs="?", default="outputs/latest", metavar="RUN", help="run or HF folder (%(default)s)")
-    made.add_argument("--format", choices=list(DTYPES), default="hf", help="Hugging Face folder, or GGUF file (hf)")
+    made.add_argument(
+        "run",
+        nargs="?",
+        default="outputs/latest",
+        metavar="RUN",
+        help="run or HF folder (%(default)s)",
+    )
+    made.add_argument(
+        "--format",
+        choices=list(DTYPES),
+        default="hf",
+        help="Hugging Face folder, or GGUF file (hf)",
+    )
     made.add_argument("--dtype", choices=DTYPES["gguf"], help="of the weights (hf: f32, gguf: f16)")
-    made.add_argument("--out", metavar="PATH", type=Path, help="what to write; default: RUN/model-DTYPE[.gguf]")
-    made.add_argument("--push", metavar="USER/NAME", help="upload it to this repository of the Hugging Face Hub")
+    made.add_argument(
+        "--out", metavar="PATH", type=Path, help="what to write; default: RUN/model-DTYPE[.gguf]"
+    )
+    made.add_argument(
+        "--push", metavar="USER/NAME", help="upload it to this repository of the Hugging Face Hub"
+    )
     return made
 
 
@@ -49,9 +64,11 @@ def main() -> None:
     elif given.push:
         written, names = folder, HF_FILES
     else:
-        raise InputError(f"{folder}: is a Hugging Face folder already; give --dtype, --out, --push or --format gguf")
+        raise InputError(
+            f"{folder}: is a Hugging Face folder already; give --dtype, --out, --push or --format gguf"
+        )
     if given.push:
-        from sft.gpt2.upload import upload
+        from sft.checkpoint.upload import upload
 
         print(f"uploaded: {upload(written, names, given.push)}")
 
@@ -65,7 +82,9 @@ def find_model(run: str) -> Path:
     folder = Path(run).expanduser()
     found = folder / "model" if (folder / "model").is_dir() else folder
     if not any((found / name).is_file() for name in ("config.json", "adapter_config.json")):
-        raise InputError(f"{run}: neither a run with a model nor a Hugging Face folder; train first (python train.py)")
+        raise InputError(
+            f"{run}: neither a run with a model nor a Hugging Face folder; train first (python train.py)"
+        )
     return found
 
 
@@ -75,9 +94,9 @@ def export_hf(folder: Path, dtype: str | None, out: Path | None) -> Path:
     Raises:
         InputError: it cannot be read or written, or is another model when it is read back.
     """
-    from sft.gpt2.checkpoint import CARD, load_pretrained, save_pretrained
-    from sft.gpt2.device import FLOAT_TYPES
-    from sft.gpt2.verify import check_same, logits
+    from sft.checkpoint.folder import CARD, load_pretrained, save_pretrained
+    from sft.checkpoint.verify import check_same, logits
+    from sft.device import FLOAT_TYPES
 
     source = load_pretrained(folder)
     expected = logits(source.model, tokens_of(source))
@@ -88,7 +107,11 @@ def export_hf(folder: Path, dtype: str | None, out: Path | None) -> Path:
     distances = []
 
     def check(written: Path) -> None:
-        distances.append(check_same(expected, logits(load_pretrained(written).model, tokens_of(source)), dtype, out))
+        distances.append(
+            check_same(
+                expected, logits(load_pretrained(written).model, tokens_of(source)), dtype, out
+            )
+        )
 
     arguments = (
         source.model,
@@ -115,10 +138,10 @@ def export_gguf(folder: Path, dtype: str, out: Path | None) -> tuple[Path, list[
     Raises:
         InputError: as `export_hf`.
     """
-    from sft.files import make_folder, replaced, write_text
-    from sft.gpt2.checkpoint import load_pretrained
-    from sft.gpt2.gguf import read_gguf, write_gguf
-    from sft.gpt2.verify import check_same, logits
+    from sft.atomic import make_folder, replaced, write_text
+    from sft.checkpoint.folder import load_pretrained
+    from sft.checkpoint.gguf import read_gguf, write_gguf
+    from sft.checkpoint.verify import check_same, logits
 
     source = load_pretrained(folder)
     expected = logits(source.model, tokens_of(source))
@@ -186,7 +209,9 @@ def title(folder: Path) -> str:
 
 
 def tell(out: Path, distance: float) -> None:
-    print(f"{out}: written and read back; its logits are within {distance:.1e} of their spread of the original's")
+    print(
+        f"{out}: written and read back; its logits are within {distance:.1e} of their spread of the original's"
+    )
 
 
 if __name__ == "__main__":

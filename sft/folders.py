@@ -11,9 +11,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
+from sft.atomic import warn_of_latest
 from sft.claims import InUseError, claim, make_fresh, release
-from sft.config import InputError
-from sft.files import warn_of_latest
+from sft.errors import InputError
 from sft.shell import override
 
 
@@ -26,12 +26,18 @@ class ClaimFolder(Callback):
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        HydraConfig.instance().set_config(config)  # as Hydra does next: the folder's name may refer to it
+        HydraConfig.instance().set_config(
+            config
+        )  # as Hydra does next: the folder's name may refer to it
         _claim_folder(config, "hydra.run.dir")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if config.get("resume") == "auto" and not _is_given("hydra.sweep.dir", config.hydra.overrides.hydra):
-            sys.exit("error: resume: auto looks into the sweep's folder; give one, hydra.sweep.dir=FOLDER")
+        if config.get("resume") == "auto" and not _is_given(
+            "hydra.sweep.dir", config.hydra.overrides.hydra
+        ):
+            sys.exit(
+                "error: resume: auto looks into the sweep's folder; give one, hydra.sweep.dir=FOLDER"
+            )
         _claim_folder(config, "hydra.sweep.dir")
 
 
@@ -114,7 +120,9 @@ def which_run(resume: str | None, folder: Path) -> str | None:
     key = "hydra.sweep.dir" if sweep else "hydra.run.dir"
     if resume is None:
         if holds_run(folder):
-            raise InputError(f"{key}: {folder} holds a run; go on with it by resume=auto, or give a new folder")
+            raise InputError(
+                f"{key}: {folder} holds a run; go on with it by resume=auto, or give a new folder"
+            )
         return None
     if resume != "auto":
         if sweep:

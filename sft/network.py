@@ -11,8 +11,17 @@ import ssl
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-_NAME, _REFUSED, _LATE, _NO_ROUTE = "name not known", "refused", "timed out", "no way to it in this network"
-_CERTIFICATE, _TLS, _BROKE_OFF = "its certificate is not trusted", "it does not speak TLS", "broke off"
+_NAME, _REFUSED, _LATE, _NO_ROUTE = (
+    "name not known",
+    "refused",
+    "timed out",
+    "no way to it in this network",
+)
+_CERTIFICATE, _TLS, _BROKE_OFF = (
+    "its certificate is not trusted",
+    "it does not speak TLS",
+    "broke off",
+)
 
 # Classes of libraries that may not be installed, by name. An error of these has no more exact one inside.
 _CLASSES = {
@@ -47,10 +56,16 @@ def unreachable(error: BaseException, url: str = "") -> str | None:
     reason = next((reason for reason in found if reason), None)
     if reason is None:
         return None
-    through = " through the proxy" if any(type(link).__name__ == "ProxyError" for link in links) else ""
+    through = (
+        " through the proxy" if any(type(link).__name__ == "ProxyError" for link in links) else ""
+    )
     asked = next((asked for link in links if (asked := _asked(link))), url)
     host = f"{host_of(asked) or 'the server'}{through}"
-    return f"the connection to {host} broke off" if reason == _BROKE_OFF else f"cannot reach {host}: {reason}"
+    return (
+        f"the connection to {host} broke off"
+        if reason == _BROKE_OFF
+        else f"cannot reach {host}: {reason}"
+    )
 
 
 def host_of(url: str) -> str:
@@ -94,12 +109,18 @@ def _by_class(error: BaseException) -> str | None:
 
 def _by_text(error: BaseException) -> str | None:
     text = str(error)
-    return next((reason for pattern, reason in _TEXTS.items() if re.search(pattern, text, re.IGNORECASE)), None)
+    return next(
+        (reason for pattern, reason in _TEXTS.items() if re.search(pattern, text, re.IGNORECASE)),
+        None,
+    )
 
 
 def _asked(error: BaseException) -> str:
     """The address that was asked for, which differs from the one first asked where that sent us on."""
     try:
         return str(error.request.url)  # type: ignore[attr-defined]
-    except (AttributeError, RuntimeError):  # httpx raises the latter where an error belongs to no request
+    except (
+        AttributeError,
+        RuntimeError,
+    ):  # httpx raises the latter where an error belongs to no request
         return ""

@@ -7,11 +7,11 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from sft.cli import command
-from sft.config import InputError
+from sft.errors import InputError
 
 if TYPE_CHECKING:
+    from sft.inference.models import Voice
     from sft.serving.engine import Engine
-    from sft.serving.models import Voice
 
 DESCRIPTION = """\
 Serve a tuned model and its base with OpenAI's chat API, and a page to try them side by side.
@@ -53,29 +53,54 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("model", nargs="?", default="outputs/latest", help="run, folder or repository (%(default)s)")
-    made.add_argument("--host", default="127.0.0.1", help="address to listen at (%(default)s: this machine only)")
+    made.add_argument(
+        "model", nargs="?", default="outputs/latest", help="run, folder or repository (%(default)s)"
+    )
+    made.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (%(default)s: this machine only)"
+    )
     made.add_argument("--port", type=port, default=8000, help="0: any that is free (%(default)s)")
     made.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    made.add_argument("--precision", choices=("auto", "32", "bf16-mixed", "16-mixed"), default="auto")
-    made.add_argument("--slots", type=positive, default=16, help="answers decoded together, per model (%(default)s)")
-    made.add_argument("--queue", type=positive, default=64, help="questions that may wait, per model (%(default)s)")
-    made.add_argument("--max-tokens", type=positive, default=256, help="the longest answer, in tokens (%(default)s)")
-    made.add_argument("--no-base", action="store_true", help="serve the tuned model alone, in half the memory")
+    made.add_argument(
+        "--precision", choices=("auto", "32", "bf16-mixed", "16-mixed"), default="auto"
+    )
+    made.add_argument(
+        "--slots",
+        type=positive,
+        default=16,
+        help="answers decoded together, per model (%(default)s)",
+    )
+    made.add_argument(
+        "--queue",
+        type=positive,
+        default=64,
+        help="questions that may wait, per model (%(default)s)",
+    )
+    made.add_argument(
+        "--max-tokens",
+        type=positive,
+        default=256,
+        help="the longest answer, in tokens (%(default)s)",
+    )
+    made.add_argument(
+        "--no-base", action="store_true", help="serve the tuned model alone, in half the memory"
+    )
     return made
 
 
 def serve(arguments: argparse.Namespace) -> None:
+    from sft.inference.models import Place, load_tuned
     from sft.serving.engine import Engine
     from sft.serving.guard import is_loopback
-    from sft.serving.models import Place, load_tuned
 
     listener = listen(arguments.host, arguments.port)
     place = Place.pick(arguments.device, arguments.precision)
     voices = {"tuned": load_tuned(arguments.model, place)}
     if not arguments.no_base:
         voices |= base_of(voices["tuned"], place)
-    engines = {name: Engine(voice, arguments.slots, arguments.queue) for name, voice in voices.items()}
+    engines = {
+        name: Engine(voice, arguments.slots, arguments.queue) for name, voice in voices.items()
+    }
     for name, voice in voices.items():
         print(f"{name}: {voice}")
     if not is_loopback(arguments.host):
@@ -86,7 +111,7 @@ def serve(arguments: argparse.Namespace) -> None:
 
 def base_of(tuned: "Voice", place: Any) -> dict[str, "Voice"]:
     """The base, if it can be had."""
-    from sft.serving.models import load_base
+    from sft.inference.models import load_base
 
     try:
         return {"base": load_base(tuned, place)}
@@ -99,7 +124,9 @@ def listen(host: str, port: int) -> socket.socket:
     """Raises InputError if that address cannot be had."""
     try:
         # The protocol by its number: of sockets without it, asyncio leaves Nagle's algorithm on, and tokens wait 40 ms
-        family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[
+            0
+        ]
         listener = socket.socket(family, kind, protocol)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -110,7 +137,9 @@ def listen(host: str, port: int) -> socket.socket:
             raise
         return listener
     except OSError as error:
-        raise InputError(f"--host {host} --port {port}: cannot listen there ({error.strerror}); give others") from error
+        raise InputError(
+            f"--host {host} --port {port}: cannot listen there ({error.strerror}); give others"
+        ) from error
 
 
 def address(listener: socket.socket) -> str:
@@ -118,7 +147,9 @@ def address(listener: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def run(engines: "dict[str, Engine]", arguments: argparse.Namespace, listener: socket.socket) -> None:
+def run(
+    engines: "dict[str, Engine]", arguments: argparse.Namespace, listener: socket.socket
+) -> None:
     """Answer until a signal comes."""
     import uvicorn
 
@@ -130,7 +161,10 @@ def run(engines: "dict[str, Engine]", arguments: argparse.Namespace, listener: s
                 engine.closing = True
             super().handle_exit(sig, frame)
 
-    for signal_number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again when it is done
+    for signal_number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # uvicorn raises them again when it is done
         signal.signal(signal_number, lambda *_: None)
     app = make_app(engines, arguments.max_tokens, arguments.host)
     config = uvicorn.Config(

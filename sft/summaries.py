@@ -10,8 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sft.config import InputError
-from sft.files import write_json
+from sft.atomic import write_json
+from sft.errors import InputError
 
 RUN_SUMMARY = "summary.json"
 

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from sft.files import write_json, writing
+from sft.atomic import write_json, writing
 from sft.folders import is_rank_0, sweep_folder
 from sft.summaries import RUN_SUMMARY, read_run_summary
 
@@ -60,14 +60,23 @@ def note_job(status: str, reason: str = "") -> None:
     hydra = HydraConfig.get()
     path = sweep_folder() / NOTES / f"{hydra.job.num}.json"
     path.parent.mkdir(exist_ok=True)
-    trained = status in ("trained", "finished") or (status == "failed" and _read(path).get("trained", False))
-    note = {"folder": hydra.runtime.output_dir, "overrides": list(hydra.overrides.task), "trained": trained}
+    trained = status in ("trained", "finished") or (
+        status == "failed" and _read(path).get("trained", False)
+    )
+    note = {
+        "folder": hydra.runtime.output_dir,
+        "overrides": list(hydra.overrides.task),
+        "trained": trained,
+    }
     write_json(path, note | {"status": status, "reason": reason})
 
 
 def _rows(folder: Path, rank: str) -> list[dict[str, Any]]:
     """A row for each job of this sweep, the best by the number `rank` first."""
-    notes = [_read(path) for path in sorted((folder / NOTES).glob("*.json"), key=lambda path: int(path.stem))]
+    notes = [
+        _read(path)
+        for path in sorted((folder / NOTES).glob("*.json"), key=lambda path: int(path.stem))
+    ]
     overrides = [note["overrides"] for note in notes]
     common = set(overrides[0]).intersection(*overrides) if len(notes) > 1 else set()
     settings = [" ".join(item for item in job if item not in common) for job in overrides]
@@ -91,7 +100,9 @@ def _row(folder: Path, note: dict[str, Any], settings: str, rank: str) -> dict[s
         "seconds": summary.seconds if summary else None,
     }
     row |= {} if rank == "validation_loss" else _measured(evaluation.get("tuned", {}), rank)
-    return row | {"reason": "" if finished else note["reason"] or "it ended without a word, perhaps killed"}
+    return row | {
+        "reason": "" if finished else note["reason"] or "it ended without a word, perhaps killed"
+    }
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -118,9 +129,13 @@ def _write(rows: list[dict[str, Any]], path: Path) -> None:
 def _table(rows: list[dict[str, Any]], rank: str) -> str:
     chosen = () if rank == "validation_loss" else (rank, "low", "high")
     columns = ("validation_loss", "train_loss", *chosen, "seconds")
-    lines = [f"{'job':>4} {'status':>9}" + "".join(f"{name:>16}" for name in columns) + "  settings"]
+    lines = [
+        f"{'job':>4} {'status':>9}" + "".join(f"{name:>16}" for name in columns) + "  settings"
+    ]
     for row in rows:
-        cells = "".join(f"{'-' if row[name] is None else f'{row[name]:.4g}':>16}" for name in columns)
+        cells = "".join(
+            f"{'-' if row[name] is None else f'{row[name]:.4g}':>16}" for name in columns
+        )
         reason = f"  ({row['reason']})" if row["reason"] else ""
         lines.append(f"{row['job']:>4} {row['status']:>9}{cells}  {row['settings']}{reason}")
     return "\n".join(lines)

@@ -6,7 +6,9 @@ import sys
 from collections.abc import Callable, Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
-os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is, also by what tests start; small models only wait for threads
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # read when torch is, also by what tests start; small models only wait for threads
+)
 
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import tiktoken
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from sft.gpt2.checkpoint import save_pretrained
+from sft.checkpoint.folder import save_pretrained
 from sft.gpt2.model import GPT, GPTConfig
 from sft.gpt2.tokenizer import END, load_tokenizer
 
@@ -34,7 +36,9 @@ def train_bpe(folder: Path, size: int = 400) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=size - 1, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=size - 1, initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator([TEXT], trainer)
     tokenizer.add_special_tokens([END])
     tokenizer.model.save(str(folder))
@@ -59,7 +63,9 @@ def tokenizer(bpe: Path) -> tiktoken.Encoding:
 def letters() -> tiktoken.Encoding:
     """A tokenizer whose ids can be written down by hand: each byte is its own token, and 256 is the end token."""
     bytes_alone = {bytes([byte]): byte for byte in range(256)}
-    return tiktoken.Encoding("letters", pat_str=r"[\s\S]", mergeable_ranks=bytes_alone, special_tokens={END: 256})
+    return tiktoken.Encoding(
+        "letters", pat_str=r"[\s\S]", mergeable_ranks=bytes_alone, special_tokens={END: 256}
+    )
 
 
 @pytest.fixture(scope="session")
@@ -67,8 +73,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer: tiktoken.Enc
     """A random checkpoint of two layers, as `save_pretrained` writes it. Not to be changed: copy it."""
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
     torch.manual_seed(0)
-    config = GPTConfig(n_layer=2, n_head=2, n_embd=16, vocab_size=tokenizer.n_vocab, n_positions=128)
-    save_pretrained(GPT(config), folder, tokenizer, prompt="Q: {instruction}\nA: ", base="someone/base")
+    config = GPTConfig(
+        n_layer=2, n_head=2, n_embd=16, vocab_size=tokenizer.n_vocab, n_positions=128
+    )
+    save_pretrained(
+        GPT(config), folder, tokenizer, prompt="Q: {instruction}\nA: ", base="someone/base"
+    )
     return folder
 
 
@@ -87,7 +97,9 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
     monkeypatch.setenv("SFT_ONE_LINE", "")
 
     def call(*arguments: str) -> None:
-        monkeypatch.setattr(sys, "argv", ["train.py", "--config-path", str(ROOT / "conf"), *arguments])
+        monkeypatch.setattr(
+            sys, "argv", ["train.py", "--config-path", str(ROOT / "conf"), *arguments]
+        )
         cli.run(train.main)
 
     return call
@@ -96,7 +108,10 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
 @pytest.fixture(autouse=True)
 def logs() -> Iterator[None]:
     """What a run does to the logs ends with the test that made it."""
-    logs = [logging.getLogger(name) for name in ("sft", "lightning.pytorch", "lightning.fabric", "hydra")]
+    logs = [
+        logging.getLogger(name)
+        for name in ("sft", "lightning.pytorch", "lightning.fabric", "hydra")
+    ]
     before = [(log.handlers[:], log.level, log.propagate) for log in logs]
     yield
     for log, (handlers, level, propagate) in zip(logs, before, strict=True):

@@ -1,5 +1,8 @@
-"""The house: who may import whom. Errors, prompts, config and the plain helpers lie under all; two rooms stand on the
-ground and do not know each other; three stand above them and do not either; the doors are on top."""
+"""The house: who may import whom.
+
+Ground files lie under all. A room imports from the ground, from itself and from the rooms listed
+for it. The doors are on top, and only doors import doors.
+"""
 
 import ast
 from collections.abc import Iterator
@@ -12,42 +15,73 @@ FILES = sorted([*ROOT.glob("*.py"), *(ROOT / "sft").rglob("*.py")])
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 
 GROUND = {
+    "sft.atomic",
     "sft.claims",
     "sft.config",
+    "sft.device",
     "sft.errors",
-    "sft.files",
-    "sft.merge",
+    "sft.jsonl",
     "sft.network",
     "sft.prompts",
     "sft.shell",
     "sft.summaries",
 }
-ROOMS = {  # a room, and those below it
+
+# Each room, and the rooms that it may import. A room stands below those that import it.
+ROOMS: dict[str, set[str]] = {
     "sft.config": set(),
     "sft.gpt2": set(),
     "sft.data": set(),
-    "sft.training": {"sft.gpt2", "sft.data", "sft.objective", "sft.card"},
-    "sft.evaluation": {"sft.gpt2", "sft.data", "sft.objective"},
-    "sft.serving": {"sft.gpt2", "sft.data"},
-    "sft.assets": {"sft.gpt2", "sft.data"},
+    "sft.checkpoint": {"sft.gpt2"},
+    "sft.scoring": {"sft.data"},
+    "sft.inference": {"sft.gpt2", "sft.data", "sft.checkpoint"},
+    "sft.miniature": {"sft.gpt2", "sft.data", "sft.checkpoint"},
+    "sft.judge": {"sft.data", "sft.scoring"},
+    "sft.report": {"sft.data", "sft.checkpoint", "sft.scoring"},
+    "sft.serving": {"sft.gpt2", "sft.inference"},
+    "sft.evaluation": {
+        "sft.gpt2",
+        "sft.data",
+        "sft.checkpoint",
+        "sft.objective",
+        "sft.scoring",
+        "sft.judge",
+        "sft.report",
+    },
+    "sft.training": {
+        "sft.gpt2",
+        "sft.data",
+        "sft.checkpoint",
+        "sft.objective",
+        "sft.report",
+    },
 }
-FILES_BETWEEN = {  # files of sft/ itself that rooms import, and the rooms below them
-    "sft.objective": {"sft.gpt2", "sft.data"},
-    "sft.card": {"sft.gpt2", "sft.data"},
-}
-DOORS = ("train.py", "evaluate.py", "sft/chat.py", "sft/convert_openai.py", "sft/export.py", "sft/serve.py")
-CONFIG = [name for name in NAMES if name.startswith("sft/config/")]
+
+# Files of sft/ itself that rooms import, and the rooms below them.
+FILES_BETWEEN = {"sft.objective": {"sft.gpt2", "sft.data"}}
+
+DOORS = (
+    "train.py",
+    "evaluate.py",
+    "sft/chat.py",
+    "sft/convert_openai.py",
+    "sft/export.py",
+    "sft/serve.py",
+)
+
+# Files that open quickly: they import nothing heavy until they are used.
 LIGHT = (
     *DOORS,
-    *CONFIG,
+    *(name for name in NAMES if name.startswith("sft/config/")),
+    "sft/__init__.py",
+    "sft/atomic.py",
     "sft/cli.py",
     "sft/errors.py",
-    "sft/files.py",
     "sft/folders.py",
-    "sft/merge.py",
     "sft/network.py",
+    "sft/prompts.py",
+    "sft/summaries.py",
 )
-LIGHT += ("sft/__init__.py", "sft/prompts.py", "sft/summaries.py")
 
 
 def module(name: str) -> str:
@@ -73,7 +107,7 @@ def imports(name: str, everywhere: bool = True) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{name}: a relative import"
             assert node.module
-            for alias in node.names:  # `from sft.gpt2 import hub` names a module
+            for alias in node.names:  # `from sft.checkpoint import hub` names a module
                 inner = f"{node.module}.{alias.name}"
                 yield inner if inner in MODULES else node.module
 
@@ -132,7 +166,9 @@ def test_errors_and_prompts_import_nothing(name: str) -> None:
 def test_the_files_of_config_import_each_other_one_way() -> None:
     order = ["schema", "rules", "loading"]
     for number, name in enumerate(order):
-        found = {other.split(".")[2] for other in of("sft.config", imports(f"sft/config/{name}.py"))}
+        found = {
+            other.split(".")[2] for other in of("sft.config", imports(f"sft/config/{name}.py"))
+        }
         assert found <= set(order[:number]), name
 
 
@@ -151,7 +187,11 @@ def test_hydra_stays_at_the_doors(name: str) -> None:
 def test_omegaconf_stays_in_the_config_and_at_the_command_line() -> None:
     users = {name for name in NAMES if of("omegaconf", imports(name))}
     config = {"sft/config/help.py", "sft/config/loading.py", "sft/config/origins.py"}
-    assert users == config | {"sft/cli.py", "sft/folders.py", "sft/sweep.py"}  # Hydra hands callbacks a DictConfig
+    assert users == config | {
+        "sft/cli.py",
+        "sft/folders.py",
+        "sft/sweep.py",
+    }  # Hydra hands callbacks a DictConfig
 
 
 def test_the_config_without_a_door_needs_no_omegaconf() -> None:
@@ -161,9 +201,14 @@ def test_the_config_without_a_door_needs_no_omegaconf() -> None:
 
 
 def test_lightning_stays_in_training() -> None:
-    users = {name for name in NAMES for package in ("lightning", "pytorch_lightning") if of(package, imports(name))}
+    users = {
+        name
+        for name in NAMES
+        for package in ("lightning", "pytorch_lightning")
+        if of(package, imports(name))
+    }
     elsewhere = {name for name in users if not name.startswith("sft/training/")}
-    assert elsewhere == {"sft/data/datamodule.py", "sft/data/loop_state.py", "sft/notebook.py"}
+    assert elsewhere == {"sft/data/datamodule.py", "sft/data/loop_state.py", "sft/api.py"}
 
 
 def test_counters_of_lightnings_loop_are_read_in_one_file() -> None:
@@ -184,17 +229,32 @@ def test_the_network_needs_torch_alone() -> None:
 
 @pytest.mark.parametrize("name", LIGHT)
 def test_the_doors_open_quickly(name: str) -> None:
-    heavy = ("torch", "lightning", "numpy", "tiktoken", "huggingface_hub", "safetensors", "matplotlib", "requests")
+    heavy = (
+        "torch",
+        "lightning",
+        "numpy",
+        "tiktoken",
+        "huggingface_hub",
+        "safetensors",
+        "matplotlib",
+        "requests",
+    )
     found = list(imports(name, everywhere=False))
-    assert [package for package in (*heavy, "starlette", "uvicorn") if of(package, iter(found))] == []
-    assert {room(other) for other in of("sft", iter(found))} <= GROUND | {"sft.cli", "sft.folders", "sft.sweep"}
+    assert [
+        package for package in (*heavy, "starlette", "uvicorn") if of(package, iter(found))
+    ] == []
+    assert {room(other) for other in of("sft", iter(found))} <= GROUND | {
+        "sft.cli",
+        "sft.folders",
+        "sft.sweep",
+    }
 
 
 def test_the_walk_sees_what_it_should(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = """
 import torch.nn as nn, json
-from sft.gpt2 import hub
-from sft.config import InputError
+from sft.checkpoint import hub
+from sft.errors import InputError
 if TYPE_CHECKING:
     import hydra
 try:
@@ -208,6 +268,6 @@ def f():
 """
     (tmp_path / "x.py").write_text(text)
     monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
-    shallow = {"torch.nn", "json", "sft.gpt2.hub", "sft.config", "lightning", "numpy"}
+    shallow = {"torch.nn", "json", "sft.checkpoint.hub", "sft.errors", "lightning", "numpy"}
     assert set(imports("x.py", everywhere=False)) == shallow
     assert set(imports("x.py")) == shallow | {"hydra", "omegaconf"}

@@ -14,13 +14,19 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from safetensors.torch import load_file, save_file
 
-from sft.gpt2 import hub
+from sft.checkpoint import hub
 
 ROOT = Path(__file__).parents[1]
-RECORDS = [{"instruction": f"say {i}", "input": "", "output": f"{i} trees and birds"} for i in range(40)]
+RECORDS = [
+    {"instruction": f"say {i}", "input": "", "output": f"{i} trees and birds"} for i in range(40)
+]
 Refused = Callable[..., str]
 
 
@@ -29,12 +35,19 @@ def arguments(checkpoint: Path, tmp_path: Path) -> list[str]:
     """A run that would be fine: a tiny model, `model/`, and its data, `mine.json`."""
     shutil.copytree(checkpoint, tmp_path / "model")
     (tmp_path / "mine.json").write_text(json.dumps(RECORDS))
-    names = ["model.checkpoint=model", "model.allow_untrained=true", "data=json", "data.path=mine.json"]
+    names = [
+        "model.checkpoint=model",
+        "model.allow_untrained=true",
+        "data=json",
+        "data.path=mine.json",
+    ]
     return [*names, "data.prompt=phi3", "device=cpu", "precision=32"]
 
 
 @pytest.fixture
-def refused(command: Callable[..., None], arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> Refused:
+def refused(
+    command: Callable[..., None], arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> Refused:
     """Calls train.py with these arguments, sees that it refuses in one line and leaves nothing, and gives the line."""
 
     def call(*changes: str) -> str:
@@ -56,11 +69,18 @@ def assert_nothing_left(place: Path) -> None:
     assert not os.path.lexists(place / "outputs/latest")
 
 
-def test_the_run_that_is_changed_below_is_fine(command: Callable[..., None], arguments: list[str]) -> None:
+def test_the_run_that_is_changed_below_is_fine(
+    command: Callable[..., None], arguments: list[str]
+) -> None:
     Path("mine.json").write_text(json.dumps([RECORDS[0] | {"context": "c"}, *RECORDS[1:]]))
     command(*arguments, "max_steps=1", "eval.every=0", "eval.sample=false")
     assert Path("outputs/latest/summary.json").exists()
-    assert Path("outputs/latest/train.log").read_text().count("mine.json: not read: 'context' in 1 of its records") == 1
+    assert (
+        Path("outputs/latest/train.log")
+        .read_text()
+        .count("mine.json: not read: 'context' in 1 of its records")
+        == 1
+    )
 
 
 # The data file
@@ -76,12 +96,21 @@ DATA = {
         f'[{A}, {A}, {{"instruction": 1, "output": "b"}}]',
         "record 3: 'instruction' is a number, expected text",
     ),
-    "a capital": (f'[{A}, {{"instruction": "a", "Input": "", "output": "b"}}]', "record 2: 'Input' is not read; "),
-    "null": (f'[{A}, {{"instruction": "a", "output": null}}]', "record 2: 'output' is null, expected text"),
+    "a capital": (
+        f'[{A}, {{"instruction": "a", "Input": "", "output": "b"}}]',
+        "record 2: 'Input' is not read; ",
+    ),
+    "null": (
+        f'[{A}, {{"instruction": "a", "output": null}}]',
+        "record 2: 'output' is null, expected text",
+    ),
     "an empty file": ("", "empty, expected a JSON array of records"),
     "an empty array": ("[]", "an empty array, expected at least one record"),
     "an object": (f'{{"records": [{A}]}}', "an object instead of an array of records"),
-    "an object over lines": (json.dumps({"records": RECORDS}, indent=1), "an object instead of an array of records"),
+    "an object over lines": (
+        json.dumps({"records": RECORDS}, indent=1),
+        "an object instead of an array of records",
+    ),
 }
 
 
@@ -94,11 +123,17 @@ def test_data_that_is_none(refused: Refused, name: str) -> None:
 
 def test_no_such_file(refused: Refused) -> None:
     Path("mine.json").unlink()
-    assert refused() == f"{Path('mine.json').resolve()}: no such file; give data.path= a JSON file of records"
+    assert (
+        refused()
+        == f"{Path('mine.json').resolve()}: no such file; give data.path= a JSON file of records"
+    )
 
 
 def test_a_folder_as_file(refused: Refused) -> None:
-    assert refused("data.path=model") == f"{Path('model').resolve()}: a folder, expected a JSON file of records"
+    assert (
+        refused("data.path=model")
+        == f"{Path('model').resolve()}: a folder, expected a JSON file of records"
+    )
 
 
 # Settings
@@ -124,15 +159,39 @@ SETTINGS = {
     "batch_size": ("batch_size=0", "batch_size: 0 is out of range, expected at least 1"),
     "epochs": ("epochs=0", "epochs: 0 is out of range, expected at least 1"),
     "optim.lr": ("optim.lr=0", "optim.lr: 0.0 is out of range, expected more than 0"),
-    "optim.lr negative": ("optim.lr=-1e-4", "optim.lr: -0.0001 is out of range, expected more than 0"),
-    "model.dropout": ("model.dropout=1", "model.dropout: 1.0 is out of range, expected less than 1"),
-    "max_steps": ("max_steps=0", "max_steps: 0 would train nothing; expected a number from 1 up, or -1"),
-    "template": ("data.prompt=chatml", "data.prompt: unknown value 'chatml'; expected one of alpaca, "),
-    "model": ("model=gpt3", "In 'train': Could not find 'model/gpt3' Available options in 'model': gpt2-large "),
-    "data": ("data=web", "In 'train': Could not find 'data/web' Available options in 'data': alpaca "),
+    "optim.lr negative": (
+        "optim.lr=-1e-4",
+        "optim.lr: -0.0001 is out of range, expected more than 0",
+    ),
+    "model.dropout": (
+        "model.dropout=1",
+        "model.dropout: 1.0 is out of range, expected less than 1",
+    ),
+    "max_steps": (
+        "max_steps=0",
+        "max_steps: 0 would train nothing; expected a number from 1 up, or -1",
+    ),
+    "template": (
+        "data.prompt=chatml",
+        "data.prompt: unknown value 'chatml'; expected one of alpaca, ",
+    ),
+    "model": (
+        "model=gpt3",
+        "In 'train': Could not find 'model/gpt3' Available options in 'model': gpt2-large ",
+    ),
+    "data": (
+        "data=web",
+        "In 'train': Could not find 'data/web' Available options in 'data': alpaca ",
+    ),
     "device": ("device=gpu", "device: unknown value 'gpu'; expected one of auto, cpu, cuda, mps"),
-    "precision": ("precision=fp8", "precision: unknown value 'fp8'; expected one of auto, 32, bf16-mixed, 16-mixed"),
-    "precision of a GPU": ("precision=16-mixed", "precision: 16-mixed needs a GPU; on the CPU use bf16-mixed or 32"),
+    "precision": (
+        "precision=fp8",
+        "precision: unknown value 'fp8'; expected one of auto, 32, bf16-mixed, 16-mixed",
+    ),
+    "precision of a GPU": (
+        "precision=16-mixed",
+        "precision: 16-mixed needs a GPU; on the CPU use bf16-mixed or 32",
+    ),
     "key": ("batchsize=8", "batchsize: unknown key; --help lists those there are"),
     "key in a group": ("optim.lrr=1", "optim.lrr: unknown key; --help lists those there are"),
     "key with +": ("+optim.lrr=1", "optim.lrr: unknown key; known here: lr, weight_decay, "),
@@ -150,7 +209,9 @@ def test_settings(refused: Refused, name: str) -> None:
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
-def test_a_device_that_is_absent(refused: Refused, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+def test_a_device_that_is_absent(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     message = refused(f"device={device}")
@@ -194,15 +255,29 @@ def config(**values: Any) -> Callable[[Path], Any]:
 
 def other_merges(model: Path) -> None:
     lines = (model / "merges.txt").read_text(encoding="utf-8").splitlines()
-    (model / "merges.txt").write_text("\n".join([lines[0], "z q", *lines[1:]]) + "\n", encoding="utf-8")
+    (model / "merges.txt").write_text(
+        "\n".join([lines[0], "z q", *lines[1:]]) + "\n", encoding="utf-8"
+    )
 
 
 BIAS, POSITIONS = "transformer.h.1.mlp.c_fc.bias", "transformer.wpe.weight"
 CHECKPOINTS = {
-    "no config.json": (without("config.json"), "{model}: no config.json; expected a checkpoint in Hugging Face format"),
-    "no weights": (without("model.safetensors"), "{model}: no model.safetensors; expected a checkpoint"),
-    "no vocab.json": (without("vocab.json"), "{model}: no vocab.json; expected a checkpoint in Hugging Face format"),
-    "no merges.txt": (without("merges.txt"), "{model}: no merges.txt; expected a checkpoint in Hugging Face format"),
+    "no config.json": (
+        without("config.json"),
+        "{model}: no config.json; expected a checkpoint in Hugging Face format",
+    ),
+    "no weights": (
+        without("model.safetensors"),
+        "{model}: no model.safetensors; expected a checkpoint",
+    ),
+    "no vocab.json": (
+        without("vocab.json"),
+        "{model}: no vocab.json; expected a checkpoint in Hugging Face format",
+    ),
+    "no merges.txt": (
+        without("merges.txt"),
+        "{model}: no merges.txt; expected a checkpoint in Hugging Face format",
+    ),
     "truncated weights": (cut_short, "{model}/model.safetensors: not a whole safetensors file ("),
     "a web page": (
         written("model.safetensors", b"<!DOCTYPE html><html></html>"),
@@ -220,7 +295,10 @@ CHECKPOINTS = {
         tensors(lambda state: state.update({POSITIONS: torch.ones(64, 16)})),
         "{model}/model.safetensors: tensor 'transformer.wpe.weight': expected shape (128, 16), found (64, 16)",
     ),
-    "n_head": (config(n_head=3), "{model}/config.json: n_embd: 16 cannot be divided among n_head = 3 heads"),
+    "n_head": (
+        config(n_head=3),
+        "{model}/config.json: n_embd: 16 cannot be divided among n_head = 3 heads",
+    ),
     "another architecture": (
         config(model_type="llama"),
         "{model}/config.json: model_type: 'llama' is not implemented, expected 'gpt2'",
@@ -244,8 +322,13 @@ def test_a_checkpoint_that_is_none(refused: Refused, name: str) -> None:
     assert refused().startswith(message.format(model=Path("model").resolve()))
 
 
-def test_weights_that_were_never_trained(refused: Refused, command: Callable[..., None], arguments: list[str]) -> None:
-    with pytest.raises(SystemExit, match=r"error: model.checkpoint: the untouched model's loss .*allow_untrained=true"):
+def test_weights_that_were_never_trained(
+    refused: Refused, command: Callable[..., None], arguments: list[str]
+) -> None:
+    with pytest.raises(
+        SystemExit,
+        match=r"error: model.checkpoint: the untouched model's loss .*allow_untrained=true",
+    ):
         command(*arguments, "model.allow_untrained=false")
     [folder] = Path("outputs").glob("*/*-gpt2-nano")
     assert not {"model", "checkpoints", "summary.json"} & {path.name for path in folder.iterdir()}
@@ -274,7 +357,10 @@ HUB = {
         RevisionNotFoundError("404", response=Response()),  # type: ignore[arg-type]
         "someone/tiny: no revision 'v9'; expected a branch, a tag or a commit",
     ),
-    "disk full": (OSError(errno.ENOSPC, "No space left on device"), "someone/tiny: no space left for config.json in "),
+    "disk full": (
+        OSError(errno.ENOSPC, "No space left on device"),
+        "someone/tiny: no space left for config.json in ",
+    ),
 }
 
 
@@ -291,10 +377,14 @@ def test_the_hub(refused: Refused, monkeypatch: pytest.MonkeyPatch, name: str) -
     assert refused("model.checkpoint=someone/tiny", "model.revision=v9").startswith(message)
 
 
-def test_a_checkpoint_whose_checksum_is_wrong(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_whose_checksum_is_wrong(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
     repo, commit = "openai-community/gpt2", hub.PINNED["openai-community/gpt2"]
     shutil.move("model", commit)
-    monkeypatch.setattr(hub, "hf_hub_download", lambda repo, name, revision: str(Path(commit, name)))
+    monkeypatch.setattr(
+        hub, "hf_hub_download", lambda repo, name, revision: str(Path(commit, name))
+    )
     monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *arguments, **options: None)
     expected = hub.SHA256[repo, "vocab.json"]
     assert refused(f"model.checkpoint={repo}").startswith(
@@ -303,11 +393,15 @@ def test_a_checkpoint_whose_checksum_is_wrong(refused: Refused, monkeypatch: pyt
     assert not Path(commit, "vocab.json").exists()
 
 
-def test_data_that_cannot_be_downloaded(refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_that_cannot_be_downloaded(
+    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SFT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "*")
     line = refused("data=alpaca", "data.path=null", "data.url=http://127.0.0.1:9/x")
-    assert line.startswith("http://127.0.0.1:9/x: the download failed (cannot reach 127.0.0.1:9: refused)")
+    assert line.startswith(
+        "http://127.0.0.1:9/x: the download failed (cannot reach 127.0.0.1:9: refused)"
+    )
     assert line.endswith("; try again, or use a file you have: data=json data.path=FILE")
 
 
@@ -321,9 +415,17 @@ def full(*arguments: Any, **options: Any) -> None:
 @pytest.mark.parametrize(
     ("place", "message", "left"),
     [
-        ("sft.training.metrics_file.MetricsFile.append", r"\[Errno 28\] No space left on device", set()),
+        (
+            "sft.training.metrics_file.MetricsFile.append",
+            r"\[Errno 28\] No space left on device",
+            set(),
+        ),
         ("torch.save", r"\S*last.ckpt: cannot be written \(No space left", set()),
-        ("sft.gpt2.weights.write", r"\S*/model: cannot be written \(No space left", {"last.ckpt"}),
+        (
+            "sft.checkpoint.weights.write",
+            r"\S*/model: cannot be written \(No space left",
+            {"last.ckpt"},
+        ),
         (
             "sft.training.summary.plot_losses",
             r"\[Errno 28\] No space left on device",
@@ -341,7 +443,9 @@ def test_a_full_disk(
 ) -> None:
     monkeypatch.setattr(place, full)
     with pytest.raises(SystemExit) as end:
-        command(*arguments, "data.split=[0.9,0.1,0]", "epochs=1", "eval.every=0", "eval.sample=false")
+        command(
+            *arguments, "data.split=[0.9,0.1,0]", "epochs=1", "eval.every=0", "eval.sample=false"
+        )
     assert re.match(f"error: {message}", str(end.value.code))
     assert "\n" not in str(end.value.code)
     [folder] = Path("outputs").glob("*/*-gpt2-nano")
@@ -355,10 +459,19 @@ def test_a_full_disk(
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: None, "resume: {folder}/checkpoints/last.ckpt is not there; resume= wants the folder of a run"),
+        (
+            lambda folder: None,
+            "resume: {folder}/checkpoints/last.ckpt is not there; resume= wants the folder of a run",
+        ),
         (lambda folder: folder.mkdir(), "resume: {folder}/checkpoints/last.ckpt is not there; "),
-        (lambda folder: folder.write_text("x"), "resume: {folder}/checkpoints/last.ckpt is not there; "),
-        (lambda folder: (folder / "checkpoints").mkdir(parents=True), "resume: {folder}/checkpoints/last.ckpt is not"),
+        (
+            lambda folder: folder.write_text("x"),
+            "resume: {folder}/checkpoints/last.ckpt is not there; ",
+        ),
+        (
+            lambda folder: (folder / "checkpoints").mkdir(parents=True),
+            "resume: {folder}/checkpoints/last.ckpt is not",
+        ),
     ],
 )
 def test_resume_of_no_run(refused: Refused, make: Callable[[Path], Any], message: str) -> None:
@@ -372,7 +485,10 @@ def test_resume_of_no_run(refused: Refused, make: Callable[[Path], Any], message
 def test_resume_of_a_damaged_checkpoint(refused: Refused) -> None:
     Path("run/checkpoints").mkdir(parents=True)
     Path("run/checkpoints/last.ckpt").write_bytes(b"PK\x03\x04 no zip")
-    assert re.match(r"\S*run/checkpoints/last.ckpt: not a checkpoint of a run, or damaged \(", refused("resume=run"))
+    assert re.match(
+        r"\S*run/checkpoints/last.ckpt: not a checkpoint of a run, or damaged \(",
+        refused("resume=run"),
+    )
 
 
 # In a process of its own
@@ -390,7 +506,10 @@ def test_the_real_command(arguments: list[str], tmp_path: Path) -> None:
         ("batch_size=0",): "batch_size: 0 is out of range, expected at least 1",
         ("+optim.lrr=1",): "optim.lrr: unknown key; known here: ",
         ("model=gpt3",): "In 'train': Could not find 'model/gpt3' ",
-        (*arguments, "data.max_length=129"): "data.max_length: 129 is more than the model's context of 128 tokens",
+        (
+            *arguments,
+            "data.max_length=129",
+        ): "data.max_length: 129 is more than the model's context of 128 tokens",
     }
     running = {changes: train(*changes, place=tmp_path) for changes in cases}
     for changes, process in running.items():
@@ -402,16 +521,26 @@ def test_the_real_command(arguments: list[str], tmp_path: Path) -> None:
 
 
 def test_two_processes_say_it_once(arguments: list[str], tmp_path: Path) -> None:
-    process = train(*arguments, "devices=2", "strategy=ddp", "data.path=nowhere.json", place=tmp_path)
+    process = train(
+        *arguments, "devices=2", "strategy=ddp", "data.path=nowhere.json", place=tmp_path
+    )
     output, errors = process.communicate(timeout=300)
     assert (process.returncode, output) == (1, "")
-    assert errors == f"error: {tmp_path / 'nowhere.json'}: no such file; give data.path= a JSON file of records\n"
+    assert (
+        errors
+        == f"error: {tmp_path / 'nowhere.json'}: no such file; give data.path= a JSON file of records\n"
+    )
     assert_nothing_left(tmp_path)
 
 
 def test_full_errors_on_request(tmp_path: Path) -> None:
-    running = [train(argument, place=tmp_path, HYDRA_FULL_ERROR="1") for argument in ("batch_size=0", "optim.lrr=1")]
-    for process, name in zip(running, ("InputError: batch_size: 0", "ConfigCompositionException"), strict=True):
+    running = [
+        train(argument, place=tmp_path, HYDRA_FULL_ERROR="1")
+        for argument in ("batch_size=0", "optim.lrr=1")
+    ]
+    for process, name in zip(
+        running, ("InputError: batch_size: 0", "ConfigCompositionException"), strict=True
+    ):
         errors = process.communicate(timeout=300)[1]
         assert process.returncode == 1
         assert "Traceback (most recent call last)" in errors

@@ -14,12 +14,13 @@ import pytest
 
 from sft import generate, load_pretrained
 from sft.chat import Chat, converse, pipe
-from sft.config import PROMPTS, InputError
+from sft.checkpoint.folder import save_pretrained
 from sft.data.prompt import render
 from sft.data.records import Record
-from sft.gpt2.checkpoint import save_pretrained
+from sft.errors import InputError
 from sft.gpt2.sampling import Sampling
-from sft.serving.models import Place, load_tuned
+from sft.inference.models import Place, load_tuned
+from sft.prompts import PROMPTS
 
 QUESTIONS = ["What is the plural of box?", "Name an animal."]
 
@@ -48,7 +49,9 @@ def chat(run: Path) -> Chat:
 
 def expected(run: Path, instruction: str, input: str = "", tokens: int = 256) -> str:
     found = load_tuned(str(run), Place("cpu", "32-true"))
-    [answer] = generate(found.model, [found.prompt(instruction, input)], tokens, eos_id=found.tokenizer.eot_token)
+    [answer] = generate(
+        found.model, [found.prompt(instruction, input)], tokens, eos_id=found.tokenizer.eot_token
+    )
     return found.tokenizer.decode(answer)
 
 
@@ -56,7 +59,9 @@ def expected(run: Path, instruction: str, input: str = "", tokens: int = 256) ->
 def terminal(run: Path, state: Path) -> Iterator[pexpect.spawn]:
     command = [sys.executable, "-m", "sft.chat", str(run), "--device", "cpu", "--precision", "32"]
     env = {**os.environ, "XDG_STATE_HOME": str(state), "TERM": "dumb"}
-    with pexpect.spawn(command[0], command[1:], env=env, encoding="utf-8", timeout=60, dimensions=(50, 400)) as child:
+    with pexpect.spawn(
+        command[0], command[1:], env=env, encoding="utf-8", timeout=60, dimensions=(50, 400)
+    ) as child:
         child.expect("tuned> ")
         yield child
 
@@ -138,7 +143,9 @@ def test_a_pipe_keeps_all_but_line_breaks(
     chat: Chat, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stdin", ["code?\n"])
-    monkeypatch.setattr(chat, "answer", lambda _: iter(["\ndef f():\r", "\n\treturn  1\n", "\n    # one\n"]))
+    monkeypatch.setattr(
+        chat, "answer", lambda _: iter(["\ndef f():\r", "\n\treturn  1\n", "\n    # one\n"])
+    )
     pipe(chat)
     assert capsys.readouterr().out == "def f(): \treturn  1      # one\n"
 
@@ -146,8 +153,14 @@ def test_a_pipe_keeps_all_but_line_breaks(
 def test_a_question_too_long_for_a_pipe_keeps_the_lines_in_step(run: Path) -> None:
     found = piped(run, f"{'why ' * 3000}\n{QUESTIONS[0]}\n", "--quiet", ".")
     assert found.returncode == 1
-    assert found.stdout.split("\n") == ["", " ".join(expected(run, QUESTIONS[0]).strip().splitlines()), ""]
-    assert re.fullmatch(r"error: line 1: \d+ tokens leave no room in the model's context of \d+\n", found.stderr)
+    assert found.stdout.split("\n") == [
+        "",
+        " ".join(expected(run, QUESTIONS[0]).strip().splitlines()),
+        "",
+    ]
+    assert re.fullmatch(
+        r"error: line 1: \d+ tokens leave no room in the model's context of \d+\n", found.stderr
+    )
 
 
 def test_errors_are_one_line(run: Path) -> None:
@@ -165,7 +178,9 @@ def test_errors_are_one_line(run: Path) -> None:
 def test_commands_change_what_is_asked(chat: Chat, run: Path) -> None:
     chat.obey("/max_new_tokens 12")
     assert chat.obey("/input box") == "the next instruction is about this; now the instruction"
-    assert "".join(chat.answer("Give the plural.")) == expected(run, "Give the plural.", "box", tokens=12)
+    assert "".join(chat.answer("Give the plural.")) == expected(
+        run, "Give the plural.", "box", tokens=12
+    )
     assert "".join(chat.answer("Give the plural.")) == expected(run, "Give the plural.", tokens=12)
     chat.obey("/temperature 0.8")
     chat.obey("/top_k 5")
@@ -225,11 +240,15 @@ def test_weights_that_are_nan_are_refused_at_once(run: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("value", [float("inf"), 1e6])
-def test_weights_that_fp16_cannot_hold_are_refused_in_it_alone(run: Path, tmp_path: Path, value: float) -> None:
+def test_weights_that_fp16_cannot_hold_are_refused_in_it_alone(
+    run: Path, tmp_path: Path, value: float
+) -> None:
     large = load_pretrained(run)
     large.model.ln_f.bias.data[7] = value
     save_pretrained(large.model, tmp_path / "large", large.tokenizer, PROMPTS["alpaca"])
-    cause = "too large for torch.float16; give --precision 32" if value == 1e6 else "NaN or infinite"
+    cause = (
+        "too large for torch.float16; give --precision 32" if value == 1e6 else "NaN or infinite"
+    )
     with pytest.raises(InputError, match=rf"'ln_f.bias': 1 .*{cause}"):
         load_tuned(str(tmp_path / "large"), Place("cpu", "16-mixed"))
     if value == 1e6:
@@ -240,7 +259,9 @@ def test_escape_sequences_do_not_reach_the_terminal(
     chat: Chat, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = iter(["Hello.", "/\x1b]0;title\x07", "/quit"])
-    monkeypatch.setattr(chat, "answer", lambda _: iter(["\x1b", "[2J\tgone\n", "\x9b2J\u202e", "é"]))
+    monkeypatch.setattr(
+        chat, "answer", lambda _: iter(["\x1b", "[2J\tgone\n", "\x9b2J\u202e", "é"])
+    )
     monkeypatch.setattr("builtins.input", lambda _: next(said))
     converse(chat)
     shown = capsys.readouterr().out
@@ -262,10 +283,14 @@ def test_a_pipe_gets_the_answer_as_it_is_but_a_terminal_does_not(
 # Streams that are not UTF-8, or not there
 
 
-def in_bytes(run: Path, text: bytes, encoding: str, shell: str = "") -> subprocess.CompletedProcess[bytes]:
+def in_bytes(
+    run: Path, text: bytes, encoding: str, shell: str = ""
+) -> subprocess.CompletedProcess[bytes]:
     command = f"{sys.executable} -m sft.chat --quiet . --device cpu --precision 32 {shell}"
     env = os.environ | {"PYTHONIOENCODING": encoding}
-    return subprocess.run(["sh", "-c", command], cwd=run, input=text, capture_output=True, timeout=120, env=env)
+    return subprocess.run(
+        ["sh", "-c", command], cwd=run, input=text, capture_output=True, timeout=120, env=env
+    )
 
 
 def test_input_that_is_not_utf8_is_read_with_replacements(run: Path) -> None:

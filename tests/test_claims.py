@@ -14,7 +14,7 @@ import pytest
 
 import train
 from sft import claims
-from sft.config import TrainConfig
+from sft.config.schema import TrainConfig
 
 Command = Callable[..., None]
 HOLD = "import sys; from pathlib import Path; from sft import claims; {claim}; print('held', flush=True); {then}"
@@ -39,7 +39,9 @@ def hold() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         code = HOLD.format(claim=claim, then=then)
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        process = subprocess.Popen([sys.executable, "-c", code, folder], env=environment, text=True, **pipes)  # type: ignore[call-overload]
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, folder], env=environment, text=True, **pipes
+        )  # type: ignore[call-overload]
         started.append(process)
         assert process.stdout.readline() == "held\n"
         return process  # type: ignore[no-any-return]
@@ -71,7 +73,12 @@ def contents(folder: str) -> dict[Path, tuple[bytes, int]]:
 
 def begun(folder: str) -> None:
     """What lies in a run's folder before and after its first checkpoint."""
-    for name in (".hydra/config.yaml", ".hydra/overrides.yaml", "metrics.csv", "checkpoints/last.ckpt"):
+    for name in (
+        ".hydra/config.yaml",
+        ".hydra/overrides.yaml",
+        "metrics.csv",
+        "checkpoints/last.ckpt",
+    ):
         path = Path(folder, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("of the living run")
@@ -97,7 +104,11 @@ def said(command: Command, *arguments: str) -> str:
     ],
 )
 def test_a_folder_in_use_is_refused_and_stays_as_it_was(
-    command: Command, hold: Callable[..., subprocess.Popen[str]], done: list[int], arguments: list[str], key: str
+    command: Command,
+    hold: Callable[..., subprocess.Popen[str]],
+    done: list[int],
+    arguments: list[str],
+    key: str,
 ) -> None:
     begun("run")
     Path("link").symlink_to("run")
@@ -106,7 +117,9 @@ def test_a_folder_in_use_is_refused_and_stays_as_it_was(
     owner = hold("run")
     before = contents("run")
     message = said(command, *[argument.format(here=Path.cwd().name) for argument in arguments])
-    assert message.startswith(f"error: {key}: {Path('run').absolute()} is in use by process {owner.pid} on ")
+    assert message.startswith(
+        f"error: {key}: {Path('run').absolute()} is in use by process {owner.pid} on "
+    )
     assert contents("run") == before
     assert done == []
 
@@ -117,9 +130,7 @@ def test_a_dead_owner_does_not_block(
 ) -> None:
     """Nor do the processes that it forked, which may live a little longer."""
     Path("run").mkdir()
-    forks = (
-        "import os, time; child = os.fork(); child or (time.sleep(60), os._exit(0)); print(child, flush=True); input()"
-    )
+    forks = "import os, time; child = os.fork(); child or (time.sleep(60), os._exit(0)); print(child, flush=True); input()"
     owner = hold("run", claim, forks)
     child = int(owner.stdout.readline())  # type: ignore[union-attr]
     assert "in use" in said(command, "hydra.run.dir=run")
@@ -157,7 +168,10 @@ def test_fresh_folders_of_one_moment_never_meet(command: Command, done: list[int
     for seed in (1, 2, 3):
         command("hydra.run.dir=runs/${now:%Y}", f"seed={seed}")
     folders = sorted(Path("runs").iterdir())
-    assert [json.loads((folder / "summary.json").read_text())["best_validation_loss"] for folder in folders] == [
+    assert [
+        json.loads((folder / "summary.json").read_text())["best_validation_loss"]
+        for folder in folders
+    ] == [
         1,
         2,
         3,
@@ -178,10 +192,17 @@ def test_fresh_sweeps_of_one_moment_never_meet(command: Command, done: list[int]
             ("0", f"seed={seeds[0]}", seeds[0]),
             ("1", f"seed={seeds[1]}", seeds[1]),
         ]
-        assert {path.name for path in folder.iterdir()} == {"0", "1", "multirun.yaml", "results.csv"}
+        assert {path.name for path in folder.iterdir()} == {
+            "0",
+            "1",
+            "multirun.yaml",
+            "results.csv",
+        }
 
 
-def test_the_default_folders_are_fresh_ones(command: Command, done: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_folders_are_fresh_ones(
+    command: Command, done: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever takes the name between its choice and its making: the next is taken."""
     honest, taken = Path.mkdir, []
 
@@ -202,7 +223,10 @@ def test_the_default_folders_are_fresh_ones(command: Command, done: list[int], m
 
 
 def test_other_ranks_leave_the_claim_and_the_notes_to_the_first(
-    command: Command, hold: Callable[..., subprocess.Popen[str]], done: list[int], monkeypatch: pytest.MonkeyPatch
+    command: Command,
+    hold: Callable[..., subprocess.Popen[str]],
+    done: list[int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     Path("run").mkdir()
     hold("run")
@@ -220,7 +244,9 @@ def test_a_job_of_a_sweep_in_which_somebody_works_is_refused_alone(
     Path("sweep/1/checkpoints/last.ckpt").unlink()
     hold("sweep/1")
     before = contents("sweep/1")
-    assert said(command, "hydra.sweep.dir=sweep", "seed=1,2,3", "-m").startswith("error: 1 of 3 jobs failed")
+    assert said(command, "hydra.sweep.dir=sweep", "seed=1,2,3", "-m").startswith(
+        "error: 1 of 3 jobs failed"
+    )
     assert done == [1, 3]
     assert contents("sweep/1") == before
     with Path("sweep/results.csv").open() as file:
@@ -231,7 +257,10 @@ def test_a_job_of_a_sweep_in_which_somebody_works_is_refused_alone(
 
 
 def test_where_there_are_no_locks_that_is_said_once(
-    command: Command, done: list[int], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    command: Command,
+    done: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     def none(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
@@ -244,7 +273,9 @@ def test_where_there_are_no_locks_that_is_said_once(
     assert "No locks available" in warning
 
 
-def test_a_lock_on_a_file_that_was_deleted_meanwhile_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_on_a_file_that_was_deleted_meanwhile_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """As its last owner deletes it between our open(2) and our flock(2)."""
     import fcntl
 
@@ -263,11 +294,18 @@ def test_a_lock_on_a_file_that_was_deleted_meanwhile_is_none(monkeypatch: pytest
 
 def test_two_commands_in_one_folder(checkpoint: Path) -> None:
     """With real processes, started together: one trains, and the other leaves nothing."""
-    tiny = [f"model.checkpoint={checkpoint}", "model.allow_untrained=true", "data.sample=40", "eval.sample=false"]
+    tiny = [
+        f"model.checkpoint={checkpoint}",
+        "model.allow_untrained=true",
+        "data.sample=40",
+        "eval.sample=false",
+    ]
     tiny += ["max_steps=2", "device=cpu", "precision=32", "logger=none", "hydra.run.dir=run"]
     root = Path(__file__).parents[1]
     both = [
-        subprocess.Popen([sys.executable, str(root / "train.py"), *tiny, f"seed={seed}"], stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, str(root / "train.py"), *tiny, f"seed={seed}"], stderr=subprocess.PIPE
+        )
         for seed in (1, 2)
     ]
     told = [process.communicate(timeout=120)[1].decode() for process in both]
@@ -277,4 +315,9 @@ def test_two_commands_in_one_folder(checkpoint: Path) -> None:
     assert "in use by process" in told[2 - seed]
     assert f"seed={seed}" in Path("run/.hydra/overrides.yaml").read_text()
     assert json.loads(Path("run/summary.json").read_text())["seed"] == seed
-    assert [line.split(",")[0] for line in Path("run/metrics.csv").read_text().splitlines()] == ["step", "0", "1", "2"]
+    assert [line.split(",")[0] for line in Path("run/metrics.csv").read_text().splitlines()] == [
+        "step",
+        "0",
+        "1",
+        "2",
+    ]

@@ -14,9 +14,9 @@ import pytest
 import requests
 
 from sft import convert_openai
-from sft.config import InputError
+from sft.checkpoint import hub
 from sft.convert_openai import FILES, convert, download, fetch, variable_of
-from sft.gpt2 import hub
+from sft.errors import InputError
 from sft.gpt2.model import GPT, GPTConfig
 
 CONTENT = bytes(range(256)) * 4096  # 16 pieces of those that are written
@@ -45,7 +45,11 @@ def handler(store: Store) -> type[BaseHTTPRequestHandler]:
             content = store.files.get(name)
             if content is None:
                 return self.send_error(404)
-            start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and store.ranges else 0
+            start = (
+                int(wanted.removeprefix("bytes=").removesuffix("-"))
+                if wanted and store.ranges
+                else 0
+            )
             if start and start >= len(content):
                 self.send_response(416)
                 self.send_header("Content-Range", f"bytes */{len(content)}")
@@ -53,7 +57,9 @@ def handler(store: Store) -> type[BaseHTTPRequestHandler]:
                 return self.end_headers()
             self.send_response(206 if start else 200)
             if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+                self.send_header(
+                    "Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}"
+                )
             if store.sizes:
                 self.send_header("Content-Length", str(len(content) - start))
             self.end_headers()
@@ -72,7 +78,9 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     store = Store({name: name.encode() * 100 for name in FILES})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler(store))
     store.url = f"http://127.0.0.1:{server.server_port}/models"
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    ).start()
     monkeypatch.setenv("NO_PROXY", "*")
     for theirs, ours in convert_openai.TOKENIZER.items():
         sha256 = hashlib.sha256(store.files[theirs]).hexdigest()
@@ -129,7 +137,8 @@ def test_a_part_that_is_too_long_is_begun_anew(store, tmp_path):
     store.files["x"] = CONTENT
     (tmp_path / "x.part").write_bytes(CONTENT + b"more")
     with pytest.raises(
-        InputError, match=f"expected {len(CONTENT)} bytes, found {len(CONTENT) + 4}, which were deleted"
+        InputError,
+        match=f"expected {len(CONTENT)} bytes, found {len(CONTENT) + 4}, which were deleted",
     ):
         fetch(f"{store.url}/x", tmp_path / "x", attempts=1)
     fetch(f"{store.url}/x", tmp_path / "x")
@@ -153,7 +162,9 @@ def test_no_such_file_and_no_server(store, tmp_path):
 
 def test_another_tokenizer_is_refused(store, tmp_path):
     store.files["vocab.bpe"] = b"<html>log in</html>"
-    with pytest.raises(InputError, match=r"vocab\.bpe: sha256 .*, expected .*; delete it and download again"):
+    with pytest.raises(
+        InputError, match=r"vocab\.bpe: sha256 .*, expected .*; delete it and download again"
+    ):
         download("124M", tmp_path, store.url)
 
 
@@ -164,9 +175,7 @@ def test_the_releases_names() -> None:
     names = GPT(GPTConfig(n_layer=11, n_head=1, n_embd=4, vocab_size=5, n_positions=4)).state_dict()
     variables = {variable_of(name) for name in names}
     assert len(variables) == len(names)
-    written_out = (
-        "model/wte model/wpe model/ln_f/g model/ln_f/b model/h10/ln_1/g model/h10/ln_2/b model/h0/attn/c_attn/w"
-    )
+    written_out = "model/wte model/wpe model/ln_f/g model/ln_f/b model/h10/ln_1/g model/h10/ln_2/b model/h0/attn/c_attn/w"
     written_out += " model/h0/attn/c_proj/b model/h3/mlp/c_fc/w model/h3/mlp/c_proj/b"
     assert set(written_out.split()) < variables
 
@@ -183,7 +192,10 @@ def release(folder: Path, bpe: Path, **hparams: int) -> Path:
 
 def test_files_that_are_not_there(tmp_path):
     (tmp_path / "hparams.json").touch()
-    with pytest.raises(InputError, match=r"no checkpoint, encoder.json, vocab.bpe, .*; expected OpenAI's release, or"):
+    with pytest.raises(
+        InputError,
+        match=r"no checkpoint, encoder.json, vocab.bpe, .*; expected OpenAI's release, or",
+    ):
         convert(tmp_path, tmp_path / "out")
 
 
@@ -204,12 +216,16 @@ def test_files_that_are_something_else(bpe, tmp_path, name, content, message):
 
 
 def test_values_that_fit_no_model(bpe, tmp_path):
-    with pytest.raises(InputError, match=r"hparams.json: .*n_embd: 16 cannot be divided among n_head = 3"):
+    with pytest.raises(
+        InputError, match=r"hparams.json: .*n_embd: 16 cannot be divided among n_head = 3"
+    ):
         convert(release(tmp_path, bpe, n_head=3), tmp_path / "out")
 
 
 def test_without_tensorflow(bpe, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(InputError, match=r"TensorFlow, which reads the release, is not installed: pip install"):
+    with pytest.raises(
+        InputError, match=r"TensorFlow, which reads the release, is not installed: pip install"
+    ):
         convert(release(tmp_path, bpe), tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -14,13 +14,14 @@ import transformers
 from safetensors.torch import load_file
 
 from sft import export
-from sft.config import PROMPTS, InputError
+from sft.checkpoint import weights
+from sft.checkpoint.folder import Pretrained, load_pretrained, save_pretrained
 from sft.data.prompt import chat_template, render, user_message
 from sft.data.records import Record
-from sft.gpt2 import weights
-from sft.gpt2.checkpoint import Pretrained, load_pretrained, save_pretrained
+from sft.errors import InputError
 from sft.gpt2.generate import generate
 from sft.gpt2.model import GPT
+from sft.prompts import PROMPTS
 
 ROOT = Path(__file__).parents[1]
 RECORDS = [
@@ -35,7 +36,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of train.py: the miniature, after a few steps."""
     folder = tmp_path_factory.mktemp("run")
     settings = ["max_steps=20", "eval.every=10", "eval.sample=false", "hydra.run.dir=run"]
-    subprocess.run([sys.executable, ROOT / "train.py", *settings], cwd=folder, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, ROOT / "train.py", *settings], cwd=folder, check=True, capture_output=True
+    )
     return folder / "run"
 
 
@@ -44,7 +47,14 @@ def folder(checkpoint: Path, tmp_path: Path) -> Path:
     """The tiny checkpoint, in a template."""
     loaded, prompt = load_pretrained(checkpoint), PROMPTS["alpaca"]
     chat = chat_template(prompt)
-    save_pretrained(loaded.model, tmp_path / "tiny", loaded.tokenizer, prompt, "someone/base", chat_template=chat)
+    save_pretrained(
+        loaded.model,
+        tmp_path / "tiny",
+        loaded.tokenizer,
+        prompt,
+        "someone/base",
+        chat_template=chat,
+    )
     return tmp_path / "tiny"
 
 
@@ -68,16 +78,28 @@ def ours(loaded: Pretrained, record: Record, count: int) -> list[int]:
 
 def test_a_pipeline_gives_the_same_tokens(run: Path) -> None:
     loaded = load_pretrained(run / "model")
-    pipeline = transformers.pipeline("text-generation", str(run / "model"), device="cpu", dtype=torch.float32)
+    pipeline = transformers.pipeline(
+        "text-generation", str(run / "model"), device="cpu", dtype=torch.float32
+    )
     for record in RECORDS:
         chat = [{"role": "user", "content": user_message(loaded.prompt or "", record)}]
-        ids = pipeline.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True)["input_ids"]
+        ids = pipeline.tokenizer.apply_chat_template(
+            chat, add_generation_prompt=True, tokenize=True
+        )["input_ids"]
         assert ids == loaded.tokenizer.encode_ordinary(render(loaded.prompt or "", record))
         [said] = pipeline(chat, do_sample=False, max_new_tokens=40)
         expected = loaded.tokenizer.decode(ours(loaded, record, 40))
         assert said["generated_text"][-1] == {"role": "assistant", "content": expected}
-        [told] = pipeline(render(loaded.prompt or "", record), do_sample=False, max_new_tokens=40, return_tensors=True)
-        assert told["generated_token_ids"][len(ids) :][:40] in (tokens := ours(loaded, record, 40), [*tokens, 4095])
+        [told] = pipeline(
+            render(loaded.prompt or "", record),
+            do_sample=False,
+            max_new_tokens=40,
+            return_tensors=True,
+        )
+        assert told["generated_token_ids"][len(ids) :][:40] in (
+            tokens := ours(loaded, record, 40),
+            [*tokens, 4095],
+        )
 
 
 def test_transformers_takes_the_fast_tokenizer_as_it_is(run: Path) -> None:
@@ -86,15 +108,20 @@ def test_transformers_takes_the_fast_tokenizer_as_it_is(run: Path) -> None:
     for text in ("Write a response,  naïve 😀\n", "\n\n  x\t", "don't 1234", ""):
         assert tokenizer(text)["input_ids"] == mine.encode_ordinary(text)
         assert tokenizer.decode(mine.encode_ordinary(text)) == text
-    assert transformers.PreTrainedTokenizerFast(tokenizer_file=str(run / "model" / "tokenizer.json"))("a b")[
-        "input_ids"
-    ] == mine.encode_ordinary("a b")
+    assert transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(run / "model" / "tokenizer.json")
+    )("a b")["input_ids"] == mine.encode_ordinary("a b")
     assert (tokenizer.eos_token_id, tokenizer.model_max_length) == (mine.eot_token, 256)
 
 
 def test_a_run_has_it_all(run: Path) -> None:
     names = {path.name for path in (run / "model").iterdir()}
-    assert {"tokenizer.json", "tokenizer_config.json", "generation_config.json", "README.md"} < names
+    assert {
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "generation_config.json",
+        "README.md",
+    } < names
     config = json.loads((run / "model" / "tokenizer_config.json").read_text())
     assert config["sft_prompt"] == PROMPTS["alpaca"]
     assert config["chat_template"] == chat_template(PROMPTS["alpaca"])
@@ -113,13 +140,23 @@ def test_a_folder_in_another_type(folder: Path, call: Callable[..., None], dtype
     stored = {str(tensor.dtype) for tensor in load_file(out / "model.safetensors").values()}
     assert stored == {"torch." + {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}[dtype]}
     again, source = load_pretrained(out), load_pretrained(folder)
-    assert (again.prompt, again.chat_template, again.base) == (source.prompt, source.chat_template, source.base)
+    assert (again.prompt, again.chat_template, again.base) == (
+        source.prompt,
+        source.chat_template,
+        source.base,
+    )
     assert (out / "README.md").read_text() == "the card"
 
 
-def test_a_gguf_file_and_a_modelfile(folder: Path, call: Callable[..., None], capsys: pytest.CaptureFixture) -> None:
+def test_a_gguf_file_and_a_modelfile(
+    folder: Path, call: Callable[..., None], capsys: pytest.CaptureFixture
+) -> None:
     call(folder, "--format", "gguf")
-    assert {path.name for path in folder.parent.iterdir()} == {"tiny", "tiny-f16.gguf", "tiny-f16.Modelfile"}
+    assert {path.name for path in folder.parent.iterdir()} == {
+        "tiny",
+        "tiny-f16.gguf",
+        "tiny-f16.Modelfile",
+    }
     before = "Below is an instruction that describes a task. "
     before += "Write a response that appropriately completes the request.\n\n### Instruction:\n"
     assert (folder.parent / "tiny-f16.Modelfile").read_text() == (
@@ -131,7 +168,15 @@ def test_a_gguf_file_and_a_modelfile(folder: Path, call: Callable[..., None], ca
 
 def test_a_run_is_found_by_its_folder(folder: Path, call: Callable[..., None]) -> None:
     folder.rename(folder.parent / "model")
-    call(folder.parent, "--format", "gguf", "--dtype", "f32", "--out", folder.parent / "new" / "x.gguf")
+    call(
+        folder.parent,
+        "--format",
+        "gguf",
+        "--dtype",
+        "f32",
+        "--out",
+        folder.parent / "new" / "x.gguf",
+    )
     assert {path.name for path in (folder.parent / "new").iterdir()} == {"x.gguf", "x.Modelfile"}
 
 
@@ -140,7 +185,9 @@ def test_a_modelfile_keeps_the_templates_braces_and_quotes() -> None:
     assert 'TEMPLATE """{{ "{{" }} a }} {{ "\\"\\"\\"" }}{{ .Prompt }}"""\n' in text
 
 
-def test_a_mismatch_is_deleted(folder: Path, call: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mismatch_is_deleted(
+    folder: Path, call: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     save = weights.save
 
     def save_another(model: GPT, *arguments: Any) -> None:
@@ -149,16 +196,20 @@ def test_a_mismatch_is_deleted(folder: Path, call: Callable[..., None], monkeypa
 
     (folder.parent / "tiny-f16.gguf").write_text("an older export")
     monkeypatch.setattr(weights, "save", save_another)
-    with pytest.raises(InputError, match=r"tiny-f16: read back, it is another model: .* it was deleted"):
+    with pytest.raises(
+        InputError, match=r"tiny-f16: read back, it is another model: .* it was deleted"
+    ):
         call(folder, "--dtype", "f16")
-    monkeypatch.setattr("sft.gpt2.gguf._array", lambda tensor: -tensor.detach().numpy())
+    monkeypatch.setattr("sft.checkpoint.gguf._array", lambda tensor: -tensor.detach().numpy())
     with pytest.raises(InputError, match=r"tiny-f16\.gguf: read back, it is another model"):
         call(folder, "--format", "gguf")
     assert {path.name for path in folder.parent.iterdir()} == {"tiny", "tiny-f16.gguf"}
     assert (folder.parent / "tiny-f16.gguf").read_text() == "an older export"
 
 
-def test_a_chat_template_of_another_program_is_exported(folder: Path, call: Callable[..., None]) -> None:
+def test_a_chat_template_of_another_program_is_exported(
+    folder: Path, call: Callable[..., None]
+) -> None:
     chat = "{{ bos_token }}user: {{ messages[-1]['content'] }}\n{{ 'bot:' }}"
     (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<|endoftext|>"}))
     (folder / "chat_template.jinja").write_text(chat)
@@ -177,9 +228,15 @@ def test_a_chat_template_of_another_program_is_exported(folder: Path, call: Call
     ("arguments", "message"),
     [
         (["nothing"], "nothing: neither a run with a model nor a Hugging Face folder; train first"),
-        (["tiny"], "tiny: is a Hugging Face folder already; give --dtype, --out, --push or --format gguf"),
+        (
+            ["tiny"],
+            "tiny: is a Hugging Face folder already; give --dtype, --out, --push or --format gguf",
+        ),
         (["tiny", "--dtype", "q8_0"], "--dtype: q8_0 is of GGUF alone; add --format gguf"),
-        (["tiny", "--format", "gguf", "--dtype", "q8_0"], "q8_0 takes rows in blocks of 32, but n_embd is 16"),
+        (
+            ["tiny", "--format", "gguf", "--dtype", "q8_0"],
+            "q8_0 takes rows in blocks of 32, but n_embd is 16",
+        ),
         (["tiny", "--out", "tiny"], "--out: tiny is the model to be exported; give another folder"),
         (["tiny", "--out", "there"], r"there: holds other files \(mine.txt\)"),
     ],
@@ -197,11 +254,15 @@ def test_one_line(folder, call, monkeypatch, arguments, message) -> None:
 
 def test_the_command_itself(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sft.export"]
-    found = subprocess.run([*command, "nothing"], cwd=tmp_path, capture_output=True, text=True, env=env())
+    found = subprocess.run(
+        [*command, "nothing"], cwd=tmp_path, capture_output=True, text=True, env=env()
+    )
     assert found.returncode == 1
     assert found.stderr.startswith("error: nothing: neither a run")
     assert found.stderr.count("\n") == 1
-    found = subprocess.run([*command, "--help"], cwd=tmp_path, capture_output=True, text=True, env=env())
+    found = subprocess.run(
+        [*command, "--help"], cwd=tmp_path, capture_output=True, text=True, env=env()
+    )
     assert "--push USER/NAME" in found.stdout
 
 

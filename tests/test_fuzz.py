@@ -16,9 +16,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sft.config import InputError
+from sft.checkpoint.folder import load_pretrained
 from sft.data.records import Record, parse_records, stream_records
-from sft.gpt2.checkpoint import load_pretrained
+from sft.errors import InputError
 from sft.gpt2.tokenizer import load_tokenizer
 from sft.training.checkpoints import NEEDED, CheckpointFiles, last, read_newest
 
@@ -32,14 +32,18 @@ fuzz = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
-ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=[]), max_size=30)  # half surrogate pairs too
+ANY_TEXT = st.text(
+    st.characters(codec=None, exclude_categories=[]), max_size=30
+)  # half surrogate pairs too
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | ANY_TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(ANY_TEXT, inner, max_size=3),
     max_leaves=8,
 )
 NEAR_RECORD = st.dictionaries(
-    st.sampled_from(["instruction", "input", "output", "category", "x"]), ANY_TEXT | ANY_JSON, max_size=5
+    st.sampled_from(["instruction", "input", "output", "category", "x"]),
+    ANY_TEXT | ANY_JSON,
+    max_size=5,
 )
 
 
@@ -97,8 +101,16 @@ def test_json_as_records(items: Any, lines: bool, bom: bool, ascii_only: bool) -
         text = json.dumps(items, ensure_ascii=ascii_only)
     found = records_of(b"\xef\xbb\xbf" * bom + text.encode("utf-8", errors="surrogatepass"))
     if isinstance(found, list):
-        assert all(isinstance(text, str) for record in found for text in (record.instruction, record.output))
-        assert not any(0xD800 <= ord(sign) < 0xE000 for record in found for sign in record.instruction + record.output)
+        assert all(
+            isinstance(text, str)
+            for record in found
+            for text in (record.instruction, record.output)
+        )
+        assert not any(
+            0xD800 <= ord(sign) < 0xE000
+            for record in found
+            for sign in record.instruction + record.output
+        )
 
 
 @fuzz
@@ -180,7 +192,9 @@ def test_damaged_weights(model: Path, checkpoint: Path, data: st.DataObject) -> 
     shutil.copy(checkpoint / "model.safetensors", model / "model.safetensors")
     if not isinstance(found, str):
         expected = load_pretrained(checkpoint).model.state_dict()
-        assert all(torch.equal(tensor, expected[name]) for name, tensor in found.model.state_dict().items())
+        assert all(
+            torch.equal(tensor, expected[name]) for name, tensor in found.model.state_dict().items()
+        )
 
 
 @fuzz

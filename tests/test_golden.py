@@ -39,7 +39,9 @@ def measure() -> dict[str, Any]:
         precision="32",
     )
     found["tuned_answers"] = sft.answer(gpt2, questions, **options)
-    found["sampled_answers"] = sft.answer(gpt2, questions[:4], temperature=0.8, top_k=40, seed=7, **options)
+    found["sampled_answers"] = sft.answer(
+        gpt2, questions[:4], temperature=0.8, top_k=40, seed=7, **options
+    )
     measured = sft.evaluate(gpt2, questions, max_new_tokens=24, device="cpu")
     found["measured"] = {key: measured[key] for key in ("loss", "exact_match", "token_f1", "chrf")}
     return found
@@ -62,7 +64,9 @@ def test_training_losses_moved(measured: dict[str, Any], recorded: dict[str, Any
 
 
 def test_validation_loss_moved(measured: dict[str, Any], recorded: dict[str, Any]) -> None:
-    assert measured["measured"]["loss"] == pytest.approx(recorded["measured"]["loss"], abs=TOLERANCE)
+    assert measured["measured"]["loss"] == pytest.approx(
+        recorded["measured"]["loss"], abs=TOLERANCE
+    )
 
 
 @pytest.mark.parametrize("kind", ["base_answers", "tuned_answers", "sampled_answers"])
@@ -76,7 +80,9 @@ def test_answers_moved(measured: dict[str, Any], recorded: dict[str, Any], kind:
 def test_metrics_moved(measured: dict[str, Any], recorded: dict[str, Any]) -> None:
     # One answer of twelve may differ, as above.
     for metric in ("exact_match", "token_f1", "chrf"):
-        assert measured["measured"][metric] == pytest.approx(recorded["measured"][metric], abs=1 / 12 + 1e-6)
+        assert measured["measured"][metric] == pytest.approx(
+            recorded["measured"][metric], abs=1 / 12 + 1e-6
+        )
 
 
 if __name__ == "__main__":

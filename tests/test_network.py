@@ -18,9 +18,18 @@ LIBRARIES: dict[str, Any] = {"requests": requests, "httpx2": httpx2}
 
 
 @pytest.fixture(params=LIBRARIES)
-def told(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str | None]:
+def told(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], str | None]:
     """What is said where a library cannot get an address."""
-    for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+    for name in (
+        "HTTP_PROXY",
+        "http_proxy",
+        "HTTPS_PROXY",
+        "https_proxy",
+        "ALL_PROXY",
+        "all_proxy",
+    ):
         monkeypatch.delenv(name, raising=False)
     library = LIBRARIES[request.param]
 
@@ -47,7 +56,9 @@ def test_no_such_name(told: Callable[[str], str | None]) -> None:
     assert told("http://nowhere.invalid/x") == "cannot reach nowhere.invalid: name not known"
 
 
-def test_a_server_that_says_nothing(told: Callable[[str], str | None], listener: socket.socket) -> None:
+def test_a_server_that_says_nothing(
+    told: Callable[[str], str | None], listener: socket.socket
+) -> None:
     host = f"127.0.0.1:{listener.getsockname()[1]}"
     assert told(f"http://{host}/x") == f"cannot reach {host}: timed out"
 
@@ -74,7 +85,10 @@ def test_a_proxy_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH)), "no way to it in this network"),
+        (
+            OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH)),
+            "no way to it in this network",
+        ),
         (ssl.SSLCertVerificationError("self-signed certificate"), "its certificate is not trusted"),
         (ssl.SSLError("wrong version number"), "it does not speak TLS"),
         (RuntimeError("dial tcp: lookup api.wandb.ai: no such host"), "name not known"),
@@ -89,7 +103,10 @@ def test_reasons_from_classes_and_from_texts(error: Exception, reason: str) -> N
 
 def test_an_error_within_others_is_found_and_a_hidden_one_is_not() -> None:
     inner = ConnectionRefusedError(errno.ECONNREFUSED, "x")
-    for outer in (RuntimeError("the client", inner), ExceptionGroup("several", [ValueError(), inner])):
+    for outer in (
+        RuntimeError("the client", inner),
+        ExceptionGroup("several", [ValueError(), inner]),
+    ):
         outer.__cause__ = outer if isinstance(outer, RuntimeError) else inner
         assert unreachable(outer) == "cannot reach the server: refused"
 
@@ -118,7 +135,12 @@ def test_a_server_that_answers_was_reached() -> None:
 
 @pytest.mark.parametrize(
     ("url", "host"),
-    [("https://me:x@[::1]:80/a@b", "[::1]:80"), ("http://a.b", "a.b"), ("", ""), ("sqlite:///a.db", "")],
+    [
+        ("https://me:x@[::1]:80/a@b", "[::1]:80"),
+        ("http://a.b", "a.b"),
+        ("", ""),
+        ("sqlite:///a.db", ""),
+    ],
 )
 def test_the_host_of_an_address(url: str, host: str) -> None:
     assert host_of(url) == host

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from sft.checkpoint.folder import load_pretrained
 from sft.data.dataset import IGNORE_INDEX, Batch
-from sft.gpt2.checkpoint import load_pretrained
 from sft.objective import CrossEntropy
 
 X = IGNORE_INDEX

@@ -19,13 +19,13 @@ from hydra.types import RunMode
 import evaluate
 import train
 from sft.cli import on_devices
-from sft.config import EvaluateConfig, TrainConfig
+from sft.config.loading import from_hydra
 from sft.config.rules import check_given
+from sft.config.schema import EvaluateConfig, TrainConfig
 from sft.data import sources
 from sft.folders import to_resume, which_run
-from sft.merge import from_hydra
 from sft.training.resume import resumed_config
-from tests.evaluation.judge_server import Site, serving
+from tests.judge.judge_server import Site, serving
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -46,7 +46,10 @@ def config(name: str, kind: type, overrides: list[str]):
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A current folder with the user's file in it, and a cache that holds stand-ins for the downloads."""
-    records = [{"instruction": f"Say {i}.", "input": "now" if i % 3 else "", "output": f"{i}!"} for i in range(1100)]
+    records = [
+        {"instruction": f"Say {i}.", "input": "now" if i % 3 else "", "output": f"{i}!"}
+        for i in range(1100)
+    ]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SFT_CACHE", str(tmp_path / "cache"))
     Path("mine.json").write_text(json.dumps(records[:60]))
@@ -62,13 +65,21 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_commands_are_all_of_these_kinds() -> None:
     kinds = {" ".join(command[:2]) for command in COMMANDS}
-    assert kinds == {"make train", "make evaluate", "python train.py", "python evaluate.py", "python -m"}
+    assert kinds == {
+        "make train",
+        "make evaluate",
+        "python train.py",
+        "python evaluate.py",
+        "python -m",
+    }
 
 
 def test_the_smaller_doors_take_these_arguments() -> None:
     """What they do with them is for their own tests."""
     seen = set()
-    for _, _, module, *arguments in (command for command in COMMANDS if command[:2] == ["python", "-m"]):
+    for _, _, module, *arguments in (
+        command for command in COMMANDS if command[:2] == ["python", "-m"]
+    ):
         import_module(module).parser().parse_args(arguments)
         seen.add(module)
     assert seen == {"sft.chat", "sft.serve", "sft.export", "sft.convert_openai"}
@@ -76,11 +87,21 @@ def test_the_smaller_doors_take_these_arguments() -> None:
 
 def test_make_targets_exist_and_call_the_doors() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"`make (\w+)`", README) + [command[1] for command in COMMANDS if command[0] == "make"]:
+    for target in re.findall(r"`make (\w+)`", README) + [
+        command[1] for command in COMMANDS if command[0] == "make"
+    ]:
         assert re.search(rf"^{target}:.*##", makefile, re.M), target
-    plain = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
-    listed = subprocess.run(["make", "help"], cwd=ROOT, env=plain, capture_output=True, text=True, check=True).stdout
-    assert [line.split()[0] for line in listed.splitlines()] == re.findall(r"^([a-z0-9-]+):.*##", makefile, re.M)
+    plain = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+    }
+    listed = subprocess.run(
+        ["make", "help"], cwd=ROOT, env=plain, capture_output=True, text=True, check=True
+    ).stdout
+    assert [line.split()[0] for line in listed.splitlines()] == re.findall(
+        r"^([a-z0-9-]+):.*##", makefile, re.M
+    )
     assert "$(BIN)/python train.py" in makefile
     assert "$(BIN)/python evaluate.py" in makefile
 
@@ -95,13 +116,17 @@ def test_python_commands(place: Path, checkpoint: Path, monkeypatch: pytest.Monk
         "data.sha256=null",
     ]
     small = ["device=cpu", "precision=32"]
-    for number, (_, script, *arguments) in enumerate(command for command in COMMANDS if command[1].endswith(".py")):
+    for number, (_, script, *arguments) in enumerate(
+        command for command in COMMANDS if command[1].endswith(".py")
+    ):
         given = {argument.split("=")[0] for argument in arguments}
         added = [item for item in small if item.split("=")[0] not in given]
         if script == "evaluate.py":
             evaluated(arguments, [*added, "generate.max_new_tokens=3"])
         elif "-m" in arguments:
-            sweep(arguments, [*tiny, *added, "max_steps=2", "data=json", "data.path=mine.json"], place)
+            sweep(
+                arguments, [*tiny, *added, "max_steps=2", "data=json", "data.path=mine.json"], place
+            )
         else:
             asked = config("train", TrainConfig, [*arguments, *tiny, *added, "max_steps=2"])
             check_given(asked, arguments)
@@ -112,7 +137,9 @@ def test_python_commands(place: Path, checkpoint: Path, monkeypatch: pytest.Monk
                 asked.max_steps = 3
             folder.mkdir(parents=True, exist_ok=True)
             on_devices(asked.devices, train.fit, asked, folder)
-            assert json.loads((folder / "summary.json").read_text())["steps"] == (3 if asked.resume else 2)
+            assert json.loads((folder / "summary.json").read_text())["steps"] == (
+                3 if asked.resume else 2
+            )
 
 
 def evaluated(arguments: list[str], added: list[str]) -> None:
@@ -131,16 +158,22 @@ def evaluated(arguments: list[str], added: list[str]) -> None:
 
 
 def sweep(arguments: list[str], added: list[str], place: Path) -> None:
-    done = subprocess.run([sys.executable, str(ROOT / "train.py"), *arguments, *added], cwd=place, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *arguments, *added], cwd=place, capture_output=True
+    )
     assert done.returncode == 0, done.stderr.decode()
     [results] = place.glob("outputs/sweeps/*/results.csv")
     lines = results.read_text().splitlines()
     assert len(lines) == 4  # a head and the three rates
     assert [line.count("finished") for line in lines[1:]] == [1, 1, 1]
-    assert {line.split(",")[1] for line in lines[1:]} == {f"optim.lr={lr}" for lr in ("1e-05", "5e-05", "0.0001")}
+    assert {line.split(",")[1] for line in lines[1:]} == {
+        f"optim.lr={lr}" for lr in ("1e-05", "5e-05", "0.0001")
+    }
 
 
-def test_the_notebook_lines(place: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_notebook_lines(
+    place: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     [code] = re.findall(r"```python\n(.*?)```", README, re.S)
     run: Callable[..., None] = exec
     run(code.replace('load_pretrained("gpt2")', f'load_pretrained("{checkpoint}")'), {})

@@ -20,9 +20,21 @@ HELLO = {"model": "tuned", "messages": [{"role": "user", "content": "hello"}]}
 @contextmanager
 def server(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
     """Its process, its address, and what it said before that."""
-    command = [sys.executable, "-m", "sft.serve", "gpt2-nano", "--port", "0", "--device", "cpu", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "sft.serve",
+        "gpt2-nano",
+        "--port",
+        "0",
+        "--device",
+        "cpu",
+        *arguments,
+    ]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
+    ) as process:
         said = ""
         assert process.stdout
         for line in process.stdout:
@@ -40,7 +52,9 @@ def test_a_signal_lets_it_finish_what_it_does(number: signal.Signals) -> None:
     with server() as (process, url, said):
         assert "warning: no base beside it: gpt2-nano does not name its base" in said
         assert "tuned: gpt2-nano, 4M parameters\n" in said
-        stream = requests.post(f"{url}/v1/chat/completions", json=HELLO | {"stream": True}, stream=True, timeout=60)
+        stream = requests.post(
+            f"{url}/v1/chat/completions", json=HELLO | {"stream": True}, stream=True, timeout=60
+        )
         lines = stream.iter_lines(chunk_size=1)
         assert next(lines).startswith(b"data: {")
         process.send_signal(number)
@@ -69,7 +83,14 @@ def test_a_port_that_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--port", "65536"], ["--slots", "0"], ["--queue", "x"], ["--max-tokens", "-1"], ["--device", "tpu"]]
+    "arguments",
+    [
+        ["--port", "65536"],
+        ["--slots", "0"],
+        ["--queue", "x"],
+        ["--max-tokens", "-1"],
+        ["--device", "tpu"],
+    ],
 )
 def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
@@ -82,6 +103,8 @@ def test_help_is_quick() -> None:
     for door in ("sft.serve", "sft.chat"):
         code = f"import sys, runpy; sys.argv = ['x', '--help']\ntry: runpy.run_module('{door}', run_name='__main__')\n"
         code += "except SystemExit: print('torch' in sys.modules, 'uvicorn' in sys.modules)"
-        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+        found = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+        )
         assert found.stdout.splitlines()[-1] == "False False"
         assert "python -m sft." in found.stdout

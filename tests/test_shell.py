@@ -8,7 +8,17 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from sft.shell import setting
 
-NAMES = ["outputs/2026-01-31/12-00-00-gpt2-nano", "my runs/x", "a (b)", "it's", 'say "x"', "a,b", "[x]", "{x}", "a=b"]
+NAMES = [
+    "outputs/2026-01-31/12-00-00-gpt2-nano",
+    "my runs/x",
+    "a (b)",
+    "it's",
+    'say "x"',
+    "a,b",
+    "[x]",
+    "{x}",
+    "a=b",
+]
 NAMES += [
     "$HOME/x",
     "ü/é",
@@ -35,7 +45,10 @@ def test_a_setting_survives_the_shell_and_hydra(name: str) -> None:
     words = shlex.split(told)
     assert len(words) == 1
     assert OverridesParser.create().parse_override(words[0]).value() == name
-    assert subprocess.run(["sh", "-c", f"printf %s {told}"], capture_output=True, text=True).stdout == words[0]
+    assert (
+        subprocess.run(["sh", "-c", f"printf %s {told}"], capture_output=True, text=True).stdout
+        == words[0]
+    )
 
 
 def test_a_plain_name_has_no_quotes_and_a_blank_has_few() -> None:

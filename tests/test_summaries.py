@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sft.config import InputError
+from sft.errors import InputError
 from sft.summaries import (
     CheckpointUsed,
     DataUsed,
@@ -65,7 +65,9 @@ def test_a_missing_nested_key_is_named(tmp_path: Path, content: dict[str, Any], 
         read_run_summary(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", '"x"', json.dumps(CONTENT | {"losses": [1], "data": 3})])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "3", '"x"', json.dumps(CONTENT | {"losses": [1], "data": 3})]
+)
 def test_another_file_of_this_name_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "summary.json").write_text(text)
     with pytest.raises(InputError, match=r"summary\.json: not the summary of a run"):

@@ -5,38 +5,3 @@ its default in `conf/`. `loading.py` turns Hydra's config into these dataclasses
 every rule between keys, `help.py` makes the text of `--help`, and `origins.py` says where a setting
 that is not a default came from.
 """
-
-from sft.config.loading import from_dict, from_hydra
-from sft.config.schema import (
-    LORA_TARGETS,
-    CheckpointConfig,
-    DataConfig,
-    EvalConfig,
-    EvaluateConfig,
-    GenerateConfig,
-    JudgeConfig,
-    LoraConfig,
-    ModelConfig,
-    OptimConfig,
-    TrainConfig,
-)
-from sft.errors import InputError
-from sft.prompts import PROMPTS
-
-__all__ = [
-    "LORA_TARGETS",
-    "PROMPTS",
-    "CheckpointConfig",
-    "DataConfig",
-    "EvalConfig",
-    "EvaluateConfig",
-    "GenerateConfig",
-    "InputError",
-    "JudgeConfig",
-    "LoraConfig",
-    "ModelConfig",
-    "OptimConfig",
-    "TrainConfig",
-    "from_dict",
-    "from_hydra",
-]

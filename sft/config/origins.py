@@ -33,7 +33,9 @@ def changed_settings(config: TrainConfig, hydra: Any) -> str:
         source = next((name for name, keys in sources if key in keys), "conf/")
         by_source.setdefault(source, []).append(f"{key}={_text(value)}")
     lines = [f"  {source}: {', '.join(settings)}" for source, settings in by_source.items()]
-    return "\n".join(["settings that are not the defaults of conf/, by where they come from:", *lines])
+    return "\n".join(
+        ["settings that are not the defaults of conf/, by where they come from:", *lines]
+    )
 
 
 def _sources(config: TrainConfig, hydra: Any) -> list[tuple[str, Iterable[str]]]:

@@ -56,9 +56,13 @@ def _data(data: DataConfig) -> Problems:
     if not local and not data.url:
         yield f"data.url: missing; data={data.source} would be downloaded from there"
     if "@" in (data.url or "").partition("//")[2].partition("/")[0]:
-        yield ("data.url: holds a name and a password, which would be written down; use data=json data.path=FILE")
+        yield (
+            "data.url: holds a name and a password, which would be written down; use data=json data.path=FILE"
+        )
     if len(data.split) != 3:
-        yield (f"data.split: {len(data.split)} numbers, expected 3: the shares of train, test and validation")
+        yield (
+            f"data.split: {len(data.split)} numbers, expected 3: the shares of train, test and validation"
+        )
     elif abs(sum(data.split) - 1) > 1e-6:
         yield f"data.split: {data.split} sums to {sum(data.split):g}, expected 1"
 
@@ -91,12 +95,16 @@ def _judge(judge: JudgeConfig) -> Problems:
             "the address is written down"
         )
     if not _is_address(url):
-        yield (f"judge.url: {judge.url!r}, expected the address of a server, such as http://localhost:11434")
+        yield (
+            f"judge.url: {judge.url!r}, expected the address of a server, such as http://localhost:11434"
+        )
     if judge.kind != "ollama" and (judge.pull or judge.context):
         key = "pull" if judge.pull else "context"
         yield f"judge.{key}: only an Ollama server reads it; leave it out"
     if judge.mode == "pairwise" and judge.prompt == "published":
-        yield ("judge.prompt: the published runs compared no pairs; judge.mode=pairwise goes with strict")
+        yield (
+            "judge.prompt: the published runs compared no pairs; judge.mode=pairwise goes with strict"
+        )
 
 
 def _is_address(url: str) -> bool:
@@ -242,7 +250,9 @@ UNREAD_BY_BOTH: tuple[Unread[TrainConfig | EvaluateConfig], ...] = (
 UNREAD_BY_TRAIN: tuple[Unread[TrainConfig], ...] = (
     Unread(
         ("model.revision",),
-        lambda config, sweep: config.model.revision is not None and _is_local(config.model.checkpoint),
+        lambda config, sweep: (
+            config.model.revision is not None and _is_local(config.model.checkpoint)
+        ),
         "only a repository of the hub has one; leave it out, or choose another model",
     ),
     Unread(
@@ -279,7 +289,10 @@ def _names_moved_file(data: DataConfig) -> bool:
 
 COMPARED = ("compare", "out")
 NOT_COMPARED = tuple(
-    found for name in EvaluateConfig.__dataclass_fields__ if name not in COMPARED for found in (name, f"{name}.")
+    found
+    for name in EvaluateConfig.__dataclass_fields__
+    if name not in COMPARED
+    for found in (name, f"{name}.")
 )
 
 UNREAD_BY_EVALUATE: tuple[Unread[EvaluateConfig], ...] = (
@@ -317,7 +330,9 @@ UNREAD_BY_EVALUATE: tuple[Unread[EvaluateConfig], ...] = (
     ),
     Unread(
         ("generate.top_k",),
-        lambda config, sweep: config.generate.top_k is not None and config.generate.temperature == 0,
+        lambda config, sweep: (
+            config.generate.top_k is not None and config.generate.temperature == 0
+        ),
         "would not be read at generate.temperature=0, which takes the likeliest token; raise it",
     ),
 )
@@ -325,7 +340,9 @@ UNREAD_BY_EVALUATE: tuple[Unread[EvaluateConfig], ...] = (
 SUBJECTS = ("run", "checkpoint", "compare")
 
 
-def check_given(config: TrainConfig | EvaluateConfig, overrides: Iterable[str], sweep: bool = False) -> None:
+def check_given(
+    config: TrainConfig | EvaluateConfig, overrides: Iterable[str], sweep: bool = False
+) -> None:
     """Raise InputError for a key that was given on the command line but would not be used.
 
     Args:
@@ -359,7 +376,9 @@ def given_keys(overrides: Iterable[str]) -> list[str]:
 def check_processes(config: TrainConfig, processes: int) -> None:
     """Raise InputError if the strategy does not go with the number of processes of the run."""
     if config.strategy == "fsdp" and processes == 1:
-        raise InputError("strategy: fsdp divides a model among devices, but there is one; add devices=N")
+        raise InputError(
+            "strategy: fsdp divides a model among devices, but there is one; add devices=N"
+        )
 
 
 def steps_warning(config: TrainConfig, steps: int) -> str | None:

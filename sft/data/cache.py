@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from sft.files import locked
+from sft.atomic import locked
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,9 @@ def cached(name: str, make: Callable[[], Arrays]) -> Arrays:
     kept, the arrays stay in memory.
     """
     path = cache_folder() / f"tokens-{VERSION}" / f"{name}.safetensors"
-    with locked(path.with_name(f"{path.name}.lock")):  # without locks each makes it, and whole files take turns
+    with locked(
+        path.with_name(f"{path.name}.lock")
+    ):  # without locks each makes it, and whole files take turns
         found = _mapped(path)
         return _kept(make(), path) if found is None else found
 

@@ -78,7 +78,15 @@ class InstructionData(LightningDataModule):
     def plan(self, world_size: int) -> Plan:
         examples = self.splits["train"].examples
         lengths = examples.lengths() if self.bucket else None
-        return Plan(len(examples), self.batch_size, self.accumulate, world_size, self.shuffle, self.seed, lengths)
+        return Plan(
+            len(examples),
+            self.batch_size,
+            self.accumulate,
+            world_size,
+            self.shuffle,
+            self.seed,
+            lengths,
+        )
 
     def train_dataloader(self) -> DataLoader[Batch]:
         assert self.trainer is not None
@@ -112,5 +120,8 @@ class InstructionData(LightningDataModule):
         """The first `count` batches of a split in file order, the same on every rank."""
         examples = self.splits[split].examples
         starts = range(0, min(len(examples), count * self.batch_size), self.batch_size)
-        rows = [np.arange(start, min(start + self.batch_size, len(examples))).tolist() for start in starts]
+        rows = [
+            np.arange(start, min(start + self.batch_size, len(examples))).tolist()
+            for start in starts
+        ]
         return [examples.batch(part, mask_prompt, self.multiple) for part in rows]

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sft.config import InputError
 from sft.data.records import Record
 from sft.data.sources import Source
 from sft.data.tokens import Texts, load_texts, tokenise
+from sft.errors import InputError
 
 IGNORE_INDEX = -100  # torch's own default for "no loss here"
 
@@ -24,8 +24,12 @@ class Batch(NamedTuple):
     input_ids: Tensor  # (B, T), padded on the right
     labels: Tensor  # (B, T), IGNORE_INDEX where nothing is learned
     lengths: Tensor  # (B,), real tokens of each row
-    records: Tensor  # (B,), each row's place in the file's order within its split; -1 for a filler row
-    step_targets: int  # labels in the whole optimizer step that this batch is a part of, on all ranks
+    records: (
+        Tensor  # (B,), each row's place in the file's order within its split; -1 for a filler row
+    )
+    step_targets: (
+        int  # labels in the whole optimizer step that this batch is a part of, on all ranks
+    )
     step_tokens: int  # real tokens in it, likewise
 
 
@@ -71,7 +75,11 @@ class Examples:
         return np.maximum(self.prompts, 1) if mask_prompt else np.ones_like(self.prompts)
 
     def batch(
-        self, rows: Sequence[int], mask_prompt: bool | None = None, multiple: int = 1, totals: tuple[int, int] = (0, 0)
+        self,
+        rows: Sequence[int],
+        mask_prompt: bool | None = None,
+        multiple: int = 1,
+        totals: tuple[int, int] = (0, 0),
     ) -> Batch:
         """Collate rows, padded to the longest of them or on to a multiple of `multiple`, but not beyond `max_length`.
 
@@ -95,7 +103,9 @@ class Examples:
             text = torch.from_numpy(ids.astype(np.int64))
             input_ids[i, : len(text) - 1] = text[:-1]
             labels[i, first - 1 : len(text) - 1] = text[first:]
-        return Batch(input_ids, labels, lengths, torch.from_numpy(self.records[list(rows)]), *totals)
+        return Batch(
+            input_ids, labels, lengths, torch.from_numpy(self.records[list(rows)]), *totals
+        )
 
 
 def as_examples(texts: Texts, eot: int, max_length: int, mask_prompt: bool) -> Examples:
@@ -119,9 +129,15 @@ def as_examples(texts: Texts, eot: int, max_length: int, mask_prompt: bool) -> E
 
 
 def encode(
-    records: Sequence[Record], template: str, tokenizer: tiktoken.Encoding, max_length: int, mask_prompt: bool
+    records: Sequence[Record],
+    template: str,
+    tokenizer: tiktoken.Encoding,
+    max_length: int,
+    mask_prompt: bool,
 ) -> Examples:
-    return as_examples(tokenise(records, template, tokenizer), tokenizer.eot_token, max_length, mask_prompt)
+    return as_examples(
+        tokenise(records, template, tokenizer), tokenizer.eot_token, max_length, mask_prompt
+    )
 
 
 @dataclass(frozen=True)
@@ -144,7 +160,11 @@ def split_rows(count: int, fractions: Sequence[float]) -> dict[str, range]:
     train, test = (int(count * fraction + 1e-6) for fraction in fractions[:2])
     if fractions[2] == 0:
         train = count - test
-    rows = {"train": range(train), "test": range(train, train + test), "validation": range(train + test, count)}
+    rows = {
+        "train": range(train),
+        "test": range(train, train + test),
+        "validation": range(train + test, count),
+    }
     for (name, part), fraction in zip(rows.items(), fractions, strict=True):
         if fraction > 0 and not part:
             raise InputError(
@@ -171,10 +191,14 @@ def load_splits(
 ) -> dict[str, Split]:
     """As `encode_splits`, of records which are not in memory, and from the cache if they were tokenised before."""
     max_length = longest(max_length, context)
-    texts, shown = load_texts(source, [part.start for part in parts.values() if part], template, tokenizer)
+    texts, shown = load_texts(
+        source, [part.start for part in parts.values() if part], template, tokenizer
+    )
     first = dict(zip((name for name, part in parts.items() if part), shown, strict=True))
     return {
-        name: _split(name, texts.part(part), first.get(name), tokenizer.eot_token, max_length, mask_prompt)
+        name: _split(
+            name, texts.part(part), first.get(name), tokenizer.eot_token, max_length, mask_prompt
+        )
         for name, part in parts.items()
     }
 
@@ -206,12 +230,18 @@ def encode_splits(
 def longest(max_length: int | None, context: int) -> int:
     """The most tokens that are kept of a record; raises InputError for more than the model reads."""
     if max_length is not None and max_length > context:
-        raise InputError(f"data.max_length: {max_length} is more than the model's context of {context} tokens")
+        raise InputError(
+            f"data.max_length: {max_length} is more than the model's context of {context} tokens"
+        )
     return max_length or context
 
 
-def _split(name: str, texts: Texts, first: Record | None, eot: int, max_length: int, mask_prompt: bool) -> Split:
+def _split(
+    name: str, texts: Texts, first: Record | None, eot: int, max_length: int, mask_prompt: bool
+) -> Split:
     examples = as_examples(texts, eot, max_length, mask_prompt)
     if first and not len(examples):
-        raise InputError(f"data.max_length: {max_length} tokens leave no answer in the {name} split; raise it")
+        raise InputError(
+            f"data.max_length: {max_length} tokens leave no answer in the {name} split; raise it"
+        )
     return Split(examples, texts.questions, first)

@@ -37,7 +37,11 @@ def looks_like(text: str, at: int) -> str:
     Args:
         text: the whole of it, or the line of JSON Lines that is broken.
     """
-    return _whole(text.lstrip("\ufeff").lstrip()) or _place(text, at) or "correct it there, and try again"
+    return (
+        _whole(text.lstrip("\ufeff").lstrip())
+        or _place(text, at)
+        or "correct it there, and try again"
+    )
 
 
 def _whole(text: str) -> str | None:
@@ -80,7 +84,9 @@ def _place(text: str, at: int) -> str | None:
         return 'there is a curly quotation mark; JSON has only the straight one, "'
     if re.search(r"\\(u[0-9a-fA-F]{0,4})?$", text[-8:]) and at > len(text) - 8:  # within an escape
         return CUT
-    if not after or (after.startswith('"') and '"' not in re.sub(r"\\.", "", after[1:], flags=re.DOTALL)):
+    if not after or (
+        after.startswith('"') and '"' not in re.sub(r"\\.", "", after[1:], flags=re.DOTALL)
+    ):
         return CUT
     if after.startswith(",") and before.endswith("}"):
         return "JSON Lines has no commas at the ends of lines; remove them"

@@ -16,7 +16,11 @@ def overview(splits: dict[str, Split]) -> dict[str, dict[str, int]]:
     numbers: dict[str, dict[str, int]] = {}
     for name, split in splits.items():
         lengths, examples, questions = split.examples.lengths(), split.examples, split.questions
-        again = len(train) - len(np.unique(train)) if name == "train" else np.isin(questions, train).sum()
+        again = (
+            len(train) - len(np.unique(train))
+            if name == "train"
+            else np.isin(questions, train).sum()
+        )
         numbers[name] = {
             "records": len(questions),
             "tokens": int(lengths.sum()),
@@ -33,9 +37,14 @@ def overview_text(numbers: dict[str, dict[str, int]]) -> str:
     """The overview as a table."""
     columns = list(numbers["train"])
     lines = [f"{'data':12}" + "".join(f"{column:>12}" for column in columns)]
-    lines += [f"{name:12}" + "".join(f"{row[column]:>12,}" for column in columns) for name, row in numbers.items()]
+    lines += [
+        f"{name:12}" + "".join(f"{row[column]:>12,}" for column in columns)
+        for name, row in numbers.items()
+    ]
     if any(row["cut"] or row["dropped"] for row in numbers.values()):
-        lines.append("cut: longer than data.max_length, so the end is missing; dropped: no answer left, so not used")
+        lines.append(
+            "cut: longer than data.max_length, so the end is missing; dropped: no answer left, so not used"
+        )
     if any(row["duplicates"] for row in numbers.values()):
         lines.append("duplicates: prompts that stand in train word for word")
     return "\n".join(lines)
@@ -57,4 +66,9 @@ def example_text(split: Split, tokenizer: tiktoken.Encoding) -> str:
     text = np.append(batch.input_ids[0].numpy(), batch.labels[0, -1])
     learned = np.append(False, batch.labels[0].numpy() != IGNORE_INDEX)
     first = int(learned.argmax())
-    return tokenizer.decode(text[:first].tolist()) + "⟦" + tokenizer.decode(text[first:].tolist()) + "⟧"
+    return (
+        tokenizer.decode(text[:first].tolist())
+        + "⟦"
+        + tokenizer.decode(text[first:].tolist())
+        + "⟧"
+    )

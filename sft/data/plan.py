@@ -80,7 +80,10 @@ class Plan:
         return list(self._micro_batches(self.order(epoch), rank))
 
     def _micro_batches(self, order: Indices, rank: int) -> Iterator[MicroBatch]:
-        shares = {rows: self._shares(rows, rank) for rows in (self.rows_per_step, self.rows % self.rows_per_step)}
+        shares = {
+            rows: self._shares(rows, rank)
+            for rows in (self.rows_per_step, self.rows % self.rows_per_step)
+        }
         for start in range(0, self.rows, self.rows_per_step):
             step = order[start : start + self.rows_per_step]
             for share in shares[len(step)]:
@@ -91,7 +94,10 @@ class Plan:
         the difference of the step's longest and shortest row, as the sorted rows are dealt out in turn."""
         rounds = -(-rows // (self.batch_size * self.world_size))
         if self.buckets:
-            return [slice(part.start + rank, part.stop, self.world_size) for part in _divide(rows, rounds)]
+            return [
+                slice(part.start + rank, part.stop, self.world_size)
+                for part in _divide(rows, rounds)
+            ]
         return _divide(rows, rounds * self.world_size)[rank :: self.world_size]
 
 

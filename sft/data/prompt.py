@@ -22,8 +22,8 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from sft.config import InputError
 from sft.data.records import Record
+from sft.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +46,12 @@ def _raise(message: str) -> NoReturn:
     raise TemplateError(message)
 
 
-CHATS = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
-CHATS.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+CHATS = ImmutableSandboxedEnvironment(
+    trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+)
+CHATS.filters["tojson"] = lambda value, indent=None: json.dumps(
+    value, ensure_ascii=False, indent=indent
+)
 CHATS.globals["raise_exception"] = _raise
 CHATS.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
 CHAT = "{# a chat template #}"
@@ -78,12 +82,16 @@ def template_of(
     if prompt is not None or chat is None:
         return prompt
     # Line breaks behind these tags do not count, so the chat template still begins at the beginning of a line.
-    named = "".join(f"{{% set {name} = {json.dumps(text)} %}}\n" for name, text in (names or {}).items())
+    named = "".join(
+        f"{{% set {name} = {json.dumps(text)} %}}\n" for name, text in (names or {}).items()
+    )
     template = f"{CHAT}\n{named}{chat}"
     try:
         around(template)
     except InputError as error:
-        log.warning(f"warning: {source}: its chat template cannot be used for a single question ({error})")
+        log.warning(
+            f"warning: {source}: its chat template cannot be used for a single question ({error})"
+        )
         return None
     # TODO: stop at the token that the checkpoint names; today decoding and training know one end token alone.
     end = (names or {}).get("eos_token", END)
@@ -105,7 +113,9 @@ def render(template: str, record: Record) -> str:
     try:
         return _compiled(template).render(instruction=record.instruction, input=record.input)
     except Exception as error:  # a template is code, and that of a checkpoint was written elsewhere
-        raise InputError(f"prompt template: {error}; it may use the variables `instruction` and `input`") from error
+        raise InputError(
+            f"prompt template: {error}; it may use the variables `instruction` and `input`"
+        ) from error
 
 
 def message_of(record: Record) -> str:
@@ -124,7 +134,9 @@ def render_chat(template: str, turns: Sequence[tuple[str, str]]) -> str:
     """
     messages = [{"role": role, "content": text} for role, text in turns]
     try:
-        return _compiled(template).render(messages=messages, add_generation_prompt=True, tools=None, documents=None)
+        return _compiled(template).render(
+            messages=messages, add_generation_prompt=True, tools=None, documents=None
+        )
     except Exception as error:  # a template is code, and that of a checkpoint was written elsewhere
         raise InputError(f"chat template: {error}") from error
 
@@ -136,7 +148,9 @@ def prompt_tokens(template: str, record: Record, tokenizer: tiktoken.Encoding) -
     return tokenizer.encode_ordinary(render(template, record))
 
 
-def chat_tokens(template: str, turns: Sequence[tuple[str, str]], tokenizer: tiktoken.Encoding) -> list[int]:
+def chat_tokens(
+    template: str, turns: Sequence[tuple[str, str]], tokenizer: tiktoken.Encoding
+) -> list[int]:
     """Return the token ids of a conversation.
 
     A special token that the template writes gets its id. In a message the same letters are text, as in all data: else
@@ -175,7 +189,9 @@ def around(template: str) -> tuple[str, str]:
     """
     before, *after = render(template, Record(_MARK, "", "")).split(_MARK)
     if len(after) != 1:
-        raise InputError(f"prompt template: holds the instruction {len(after)} times, expected once and as it is")
+        raise InputError(
+            f"prompt template: holds the instruction {len(after)} times, expected once and as it is"
+        )
     return before, after[0]
 
 
@@ -188,7 +204,9 @@ def user_message(template: str, record: Record) -> str:
     (before, after), prompt = around(template), render(template, record)
     message = prompt.removeprefix(before).removesuffix(after)
     if render(template, Record(message, "", "")) != prompt:
-        raise InputError("prompt template: no chat message gives the prompt of a record with an input; send plain text")
+        raise InputError(
+            "prompt template: no chat message gives the prompt of a record with an input; send plain text"
+        )
     return message
 
 

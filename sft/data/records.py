@@ -11,8 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from sft.config import InputError
 from sft.data.formats import binary_format, looks_like
+from sft.errors import InputError
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 SPACE = re.compile(r"[ \t\n\r]*")
@@ -33,7 +33,9 @@ KEYS = tuple(field.name for field in fields(Record))
 MOST_KEYS = 1000  # that are not read and are counted; a file may have as many as it has records
 
 
-def stream_records(file: BinaryIO, path: Path | str, unused: Counter[str] | None = None) -> Iterator[Record]:
+def stream_records(
+    file: BinaryIO, path: Path | str, unused: Counter[str] | None = None
+) -> Iterator[Record]:
     """The records that `parse_records` gives, one by one: a million of them, and their text, need not be in memory.
 
     Where this reading does not get on, `parse_records` takes over: it knows all forms, and what to say of the others.
@@ -71,7 +73,11 @@ def _items(text: TextIOWrapper) -> Iterator[Any]:
         yield from _array_items(window[at + 1 :], text)
     else:
         text.seek(0)
-        yield from (json.loads(line, parse_constant=_refuse, parse_int=float) for line in text if line.strip())
+        yield from (
+            json.loads(line, parse_constant=_refuse, parse_int=float)
+            for line in text
+            if line.strip()
+        )
 
 
 def _array_items(window: str, text: TextIOWrapper) -> Iterator[Any]:
@@ -81,7 +87,10 @@ def _array_items(window: str, text: TextIOWrapper) -> Iterator[Any]:
             item, end = decoder.raw_decode(window, _skip(window, at))
             end = _skip(window, end)
             mark = window[end]
-        except (ValueError, IndexError):  # the window ends before the item and its mark; or there is no item
+        except (
+            ValueError,
+            IndexError,
+        ):  # the window ends before the item and its mark; or there is no item
             more = text.read(max(WINDOW, len(window)))
             if not more:
                 raise ValueError from None
@@ -104,7 +113,9 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(constant)
 
 
-def parse_records(content: bytes, path: Path | str, unused: Counter[str] | None = None) -> list[Record]:
+def parse_records(
+    content: bytes, path: Path | str, unused: Counter[str] | None = None
+) -> list[Record]:
     """Records from a JSON array or from JSON Lines (one object a line), in UTF-8. Of a key given twice the last counts.
 
     Args:
@@ -151,26 +162,36 @@ def _parse(text: str, path: Path | str, line: int = 0) -> Any:
         return json.loads(text, parse_constant=refuse, parse_int=float)
     except json.JSONDecodeError as error:
         place = f"line {line or error.lineno}, column {error.colno}"
-        raise InputError(f"{path}: not JSON at {place} ({error.msg}); {looks_like(text, error.pos)}") from None
+        raise InputError(
+            f"{path}: not JSON at {place} ({error.msg}); {looks_like(text, error.pos)}"
+        ) from None
 
 
 def _parse_lines(text: str, path: Path | str) -> Any:
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if len(lines) > 1 and lines[0][1].rstrip()[-1] != "}":  # an object over several lines is one JSON document
+    if (
+        len(lines) > 1 and lines[0][1].rstrip()[-1] != "}"
+    ):  # an object over several lines is one JSON document
         return _parse(text, path)
     items = [_parse(line, path, number) for number, line in lines]
-    return items[0] if len(items) == 1 and not {"instruction", "output"} & items[0].keys() else items
+    return (
+        items[0] if len(items) == 1 and not {"instruction", "output"} & items[0].keys() else items
+    )
 
 
 def checked_record(item: Any, path: Path | str, number: int) -> Record:
     """A parsed object as a record; raises InputError, which names it by `path` and its number from 1."""
     where = f"{path}: record {number}"
     if not isinstance(item, dict):
-        raise InputError(f"{where}: {_kind(item)} instead of an object with instruction, input and output")
+        raise InputError(
+            f"{where}: {_kind(item)} instead of an object with instruction, input and output"
+        )
     for key in item:
         meant = None if key in KEYS else _meant(str(key))
         if meant and meant not in item:
-            raise InputError(f"{where}: {key!r} is not read; rename it to '{meant}', or leave it out")
+            raise InputError(
+                f"{where}: {key!r} is not read; rename it to '{meant}', or leave it out"
+            )
     for key in ("instruction", "output"):
         if key not in item:
             found = ", ".join(map(repr, list(item)[:5])) or "nothing"
@@ -182,7 +203,9 @@ def checked_record(item: Any, path: Path | str, number: int) -> Record:
         if not isinstance(value, str):
             raise InputError(f"{where}: '{key}' is {_kind(value)}, expected text")
         if SURROGATE.search(value):
-            raise InputError(f"{where}: '{key}' holds half of a surrogate pair, which is no character")
+            raise InputError(
+                f"{where}: '{key}' holds half of a surrogate pair, which is no character"
+            )
     category = item.get("category")
     return Record(**texts, category=category if isinstance(category, str) else None)
 
@@ -197,7 +220,9 @@ def _meant(key: str) -> str | None:
 def _one_letter_apart(first: str, second: str) -> bool:
     """Whether two words are the same after one letter is put in, taken out or changed, or two neighbours swapped."""
     shared = zip(first, second, strict=False)
-    same = next((at for at, (one, other) in enumerate(shared) if one != other), min(len(first), len(second)))
+    same = next(
+        (at for at, (one, other) in enumerate(shared) if one != other), min(len(first), len(second))
+    )
     a, b = first[same:], second[same:]
     swapped = a[:2] == b[1::-1] and a[2:] == b[2:]
     return swapped or a[1:] == b[1:] or a[1:] == b or a == b[1:]
@@ -209,4 +234,6 @@ def _kind(value: Any) -> str:
     if isinstance(value, bool):
         return "a truth value"
     names = {int: "a number", float: "a number", str: "text", list: "an array", dict: "an object"}
-    return names.get(type(value), f"a Python {type(value).__name__}")  # the latter in notebooks alone
+    return names.get(
+        type(value), f"a Python {type(value).__name__}"
+    )  # the latter in notebooks alone

@@ -17,13 +17,14 @@ import numpy as np
 import requests
 from tqdm import tqdm
 
-from sft.config import DataConfig, InputError
+from sft.config.schema import DataConfig
 from sft.data.cache import Arrays, cache_folder, cached
 from sft.data.records import Record, stream_records
+from sft.errors import InputError
 from sft.network import unreachable
 
 SMALL = 4 << 20  # bytes; read and tokenised in about half a second
-EMBEDDED = {"nano": Path(__file__).parents[1] / "assets" / "nano.json"}
+EMBEDDED = {"nano": Path(__file__).parents[1] / "miniature" / "nano.json"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,9 @@ def load_source(config: DataConfig) -> Source:
     path = _locate(config)
     sha256 = _hash(path)
     if config.path is None and config.url is not None and config.sha256 not in (None, sha256):
-        raise InputError(f"{path}: sha256 {sha256}, expected {config.sha256}; delete the file, it is downloaded anew")
+        raise InputError(
+            f"{path}: sha256 {sha256}, expected {config.sha256}; delete the file, it is downloaded anew"
+        )
 
     def look() -> Arrays:
         unused: Counter[str] = Counter()
@@ -82,7 +85,9 @@ def load_source(config: DataConfig) -> Source:
     if config.sample is None:
         return Source(path, sha256, range(records), unused)
     if config.sample > records:
-        raise InputError(f"data.sample: {config.sample} of the {records} records in {path}: lower it")
+        raise InputError(
+            f"data.sample: {config.sample} of the {records} records in {path}: lower it"
+        )
     chosen = random.Random(config.sample_seed).sample(range(records), config.sample)
     return Source(path, sha256, chosen, unused)
 
@@ -99,19 +104,28 @@ def _locate(config: DataConfig) -> Path:
         return download(config.source, config.url, config.sha256)
     if config.source in EMBEDDED:
         return EMBEDDED[config.source]
-    raise InputError("data.path: missing; data=json needs data.path=FILE, a JSON array or JSON Lines")
+    raise InputError(
+        "data.path: missing; data=json needs data.path=FILE, a JSON array or JSON Lines"
+    )
 
 
 def _regular(path: Path) -> Path:
     """The path itself, unless it is a pipe or a device, which could be read but once, or without an end."""
-    kinds = {stat.S_ISFIFO: "a pipe", stat.S_ISCHR: "a device", stat.S_ISBLK: "a device", stat.S_ISSOCK: "a socket"}
+    kinds = {
+        stat.S_ISFIFO: "a pipe",
+        stat.S_ISCHR: "a device",
+        stat.S_ISBLK: "a device",
+        stat.S_ISSOCK: "a socket",
+    }
     try:
         mode = path.stat().st_mode
     except OSError:  # said where it is opened
         return path
     for is_one, kind in kinds.items():
         if is_one(mode):
-            raise InputError(f"{path}: {kind}, which cannot be read again; write it to a file, and give data.path=FILE")
+            raise InputError(
+                f"{path}: {kind}, which cannot be read again; write it to a file, and give data.path=FILE"
+            )
     return path
 
 
@@ -128,7 +142,10 @@ def _hash(path: Path) -> str:
 
 
 def _stream(
-    path: Path, sha256: str | None = None, name: str | None = None, unused: Counter[str] | None = None
+    path: Path,
+    sha256: str | None = None,
+    name: str | None = None,
+    unused: Counter[str] | None = None,
 ) -> Iterator[Record]:
     """A file's records; with `sha256` given, its hash is compared at the end. Errors call the file `name`."""
     with path.open("rb") as file:
@@ -157,7 +174,10 @@ def download(name: str, url: str, sha256: str | None = None) -> Path:
                 os.fsync(file.fileno())
             _check(url, sha256, partial)
             os.replace(partial, target)
-    except (OSError, ValueError) as error:  # requests' errors are OSErrors too; ValueError: of a header
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # requests' errors are OSErrors too; ValueError: of a header
         reason = unreachable(error, url) or error
         raise InputError(
             f"{url}: the download failed ({reason}); try again, or use a file you have: data=json data.path=FILE"
@@ -180,6 +200,8 @@ def _fetch(name: str, url: str, file: Any) -> None:
 def _check(url: str, sha256: str | None, path: Path) -> None:
     actual = _hash(path)
     if sha256 not in (None, actual):
-        raise InputError(f"{url}: sha256 {actual}, expected {sha256}; something on the way changed the file, try again")
+        raise InputError(
+            f"{url}: sha256 {actual}, expected {sha256}; something on the way changed the file, try again"
+        )
     for _ in _stream(path, name=url):  # a login page is not a data set
         pass

@@ -36,12 +36,19 @@ class Texts(NamedTuple):
     def part(self, rows: range) -> "Texts":
         """Some of the records; the tokens of all stay where they are."""
         few = slice(rows.start, rows.stop)
-        return Texts(self.tokens, self.starts[rows.start : rows.stop + 1], self.prompts[few], self.questions[few])
+        return Texts(
+            self.tokens,
+            self.starts[rows.start : rows.stop + 1],
+            self.prompts[few],
+            self.questions[few],
+        )
 
 
 def tokenise(records: Iterable[Record], template: str, tokenizer: tiktoken.Encoding) -> Texts:
     """Prompt and response are encoded apart, so that the border between them is exact, and joined."""
-    chunks = [_tokenise(chunk, template, tokenizer) for chunk in _chunks(records)] or [_tokenise([], "", tokenizer)]
+    chunks = [_tokenise(chunk, template, tokenizer) for chunk in _chunks(records)] or [
+        _tokenise([], "", tokenizer)
+    ]
     tokens, sizes, prompts, questions = map(np.concatenate, zip(*chunks, strict=True))
     starts = np.concatenate([[0], np.cumsum(sizes)])
     return Texts(tokens, starts, prompts.astype(np.int32), questions)
@@ -53,7 +60,9 @@ def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
         yield chunk
 
 
-def _tokenise(records: list[Record], template: str, tokenizer: tiktoken.Encoding) -> Sequence[NDArray[Any]]:
+def _tokenise(
+    records: list[Record], template: str, tokenizer: tiktoken.Encoding
+) -> Sequence[NDArray[Any]]:
     """Tokens, the sizes of texts and of prompts, and questions."""
     if is_chat(template):
         tokens, ends = _encode_chats(records, template, tokenizer)
@@ -75,7 +84,10 @@ def _encode_chats(
     """Return the tokens as `_encode`, and where the end tokens stand that it appends: a chat template writes others."""
     parts: list[list[int]] = []
     for record in records:
-        for ids in (prompt_tokens(template, record, tokenizer), tokenizer.encode_ordinary(record.output)):
+        for ids in (
+            prompt_tokens(template, record, tokenizer),
+            tokenizer.encode_ordinary(record.output),
+        ):
             parts.append([*ids, tokenizer.eot_token])
     tokens = np.array([token for part in parts for token in part], dtype=np.uint32)
     return tokens, np.cumsum([len(part) for part in parts], dtype=np.int64) - 1
@@ -92,12 +104,19 @@ def _encode(texts: list[str], tokenizer: tiktoken.Encoding) -> NDArray[Any]:
     if short and joined.count(END) == len(texts) and not SURROGATE.search(joined):
         return tokenizer.encode_to_numpy(joined, allowed_special={END}, disallowed_special=())
     end = [tokenizer.eot_token]  # a text that spells the end token must not become it
-    return np.array([token for text in texts for token in tokenizer.encode_ordinary(text) + end], dtype=np.uint32)
+    return np.array(
+        [token for text in texts for token in tokenizer.encode_ordinary(text) + end],
+        dtype=np.uint32,
+    )
 
 
 def _question(record: Record) -> int:
     """A hash of what makes a record the same question as another; plain text asks nothing, so it is itself."""
-    asked = (record.instruction, record.input) if record.instruction or record.input else (record.output,)
+    asked = (
+        (record.instruction, record.input)
+        if record.instruction or record.input
+        else (record.output,)
+    )
     return int.from_bytes(hashlib.blake2b(repr(asked).encode(), digest_size=8).digest())
 
 
@@ -115,7 +134,9 @@ def load_texts(
         kept = json.dumps([asdict(seen[place]) for place in shown]).encode()
         return texts._asdict() | {"shown": np.frombuffer(kept, np.uint8)}
 
-    arrays = make() if is_small(source.path) else cached(_name(source, shown, template, tokenizer), make)
+    arrays = (
+        make() if is_small(source.path) else cached(_name(source, shown, template, tokenizer), make)
+    )
     records = [Record(**record) for record in json.loads(arrays["shown"].tobytes())]
     return Texts(*(arrays[field] for field in Texts._fields)), records
 
@@ -132,4 +153,6 @@ def _watched(source: Source, shown: Sequence[int], seen: dict[int, Record]) -> I
 def _name(source: Source, shown: Sequence[int], template: str, tokenizer: tiktoken.Encoding) -> str:
     """All that the tokens are made from, as a hash."""
     words = (tokenizer._pat_str, tokenizer._mergeable_ranks, tokenizer._special_tokens)
-    return hashlib.sha256(repr((source.sha256, source.chosen, shown, template, words)).encode()).hexdigest()[:32]
+    return hashlib.sha256(
+        repr((source.sha256, source.chosen, shown, template, words)).encode()
+    ).hexdigest()[:32]

@@ -1,1 +1,4 @@
-"""What did it learn? Answers to held-out instructions, by the tuned model and by its base, and their measure."""
+"""What did the model learn? Its answers to held-out instructions and the base's, measured.
+
+Read `run.py` first, which lists what an evaluation is.
+"""

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import tiktoken
 from tqdm import tqdm
 
-from sft.evaluation.lines import LineFile
-from sft.gpt2.checkpoint import Pretrained, load_pretrained
-from sft.gpt2.device import DTYPES
+from sft.checkpoint.folder import Pretrained, load_pretrained
+from sft.device import DTYPES
 from sft.gpt2.generate import complete, row_seeds
 from sft.gpt2.model import GPT
 from sft.gpt2.sampling import Sampling
 from sft.gpt2.tokenizer import decode
+from sft.jsonl import LineFile
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,11 @@ class Decoding:
 
     def deciding(self, row_seed: int) -> dict[str, Any]:
         """What decides a row's answer: without sampling, neither `top_k` nor the seed do."""
-        settings = {"max_new_tokens": self.max_new_tokens, "precision": self.precision, "temperature": self.temperature}
+        settings = {
+            "max_new_tokens": self.max_new_tokens,
+            "precision": self.precision,
+            "temperature": self.temperature,
+        }
         return settings | ({"top_k": self.top_k, "seed": row_seed} if self.temperature > 0 else {})
 
 
@@ -64,7 +68,10 @@ def answer_keys(prompts: Sequence[Sequence[int]], weights: str, decoding: Decodi
         weights: the hash of the model's weights.
     """
     seeds = row_seeds(decoding.seed, len(prompts))
-    parts = [[list(prompt), weights, decoding.deciding(seed)] for prompt, seed in zip(prompts, seeds, strict=True)]
+    parts = [
+        [list(prompt), weights, decoding.deciding(seed)]
+        for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
     return [hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest() for part in parts]
 
 
@@ -155,7 +162,15 @@ def answer_share(
     mine = asked[rank::processes]
     checkpoint = load_pretrained(source, revision, dtype=DTYPES[decoding.precision], device=device)
     file = AnswerFile(path.with_suffix(f".{rank}.jsonl"))
-    answer(checkpoint.model.eval(), checkpoint.tokenizer, mine, decoding, file, batch_size, f"{name}, process {rank}")
+    answer(
+        checkpoint.model.eval(),
+        checkpoint.tokenizer,
+        mine,
+        decoding,
+        file,
+        batch_size,
+        f"{name}, process {rank}",
+    )
 
 
 def gather(file: AnswerFile) -> None:

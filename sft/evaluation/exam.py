@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from sft.config import DataConfig, InputError
+from sft.checkpoint.folder import Pretrained, load_pretrained
+from sft.config.schema import DataConfig
 from sft.data.dataset import Examples, encode, longest
 from sft.data.prompt import prompt_tokens
 from sft.data.records import Record
+from sft.device import DTYPES, Precision
+from sft.errors import InputError
 from sft.evaluation.answers import Answer, AnswerFile, Decoding, answer_all
 from sft.evaluation.loss import Losses, losses
-from sft.evaluation.metrics import Scores, score
-from sft.gpt2.checkpoint import Pretrained, load_pretrained
-from sft.gpt2.device import DTYPES, Precision
 from sft.gpt2.model import GPT
+from sft.scoring.metrics import Scores, score
 
 TOO_LONG = "too long"  # of a prompt: longer than the model's context
 EMPTY = "empty"  # of a prompt: without a token for the model to read
@@ -57,7 +58,9 @@ class Result:
     examples: Examples
     losses: Losses
     training: Losses
-    statuses: list[str | None]  # for each record why it was not asked, and has neither; None: it was
+    statuses: list[
+        str | None
+    ]  # for each record why it was not asked, and has neither; None: it was
     answers: list[Answer | None]
     scores: list[Scores | None]
     seconds: float
@@ -66,7 +69,13 @@ class Result:
         """For each record the mean loss over its expected answer, in nats, and the number of tokens; (None, 0) for a
         record that was dropped."""
         sums, counts = self.losses.answer_sums, self.losses.answer_tokens
-        rows = dict(zip(self.examples.records.tolist(), zip(sums.tolist(), counts.tolist(), strict=True), strict=True))
+        rows = dict(
+            zip(
+                self.examples.records.tolist(),
+                zip(sums.tolist(), counts.tolist(), strict=True),
+                strict=True,
+            )
+        )
         found = (rows.get(record, (0.0, 0)) for record in range(len(self.answers)))
         return [(total / count if count else None, int(count)) for total, count in found]
 
@@ -115,7 +124,12 @@ def _status(tokens: int, context: int) -> str | None:
 
 
 def take(
-    exam: Exam, device: str, precision: Precision, decoding: Decoding, file: AnswerFile, batch_size: int
+    exam: Exam,
+    device: str,
+    precision: Precision,
+    decoding: Decoding,
+    file: AnswerFile,
+    batch_size: int,
 ) -> Result:
     """Load the model and have it examined. It is out of memory again when this returns.
 
@@ -127,23 +141,37 @@ def take(
 
     def answers() -> list[Answer]:
         model.to(DTYPES[precision])
-        return answer_all(model, checkpoint, exam.prompts, decoding, file, batch_size, f"{exam.name} answers")
+        return answer_all(
+            model, checkpoint, exam.prompts, decoding, file, batch_size, f"{exam.name} answers"
+        )
 
     return examine(exam, model, precision, batch_size, answers)
 
 
 def examine(
-    exam: Exam, model: GPT, precision: Precision, batch_size: int, answers: Callable[[], list[Answer]]
+    exam: Exam,
+    model: GPT,
+    precision: Precision,
+    batch_size: int,
+    answers: Callable[[], list[Answer]],
 ) -> Result:
     """The losses of a model that is in memory, and the scores of the answers, which are asked for afterwards."""
     began = time.perf_counter()
     found = losses(model, exam.examples, batch_size, precision, f"{exam.name} loss")
-    training = losses(model, exam.training_examples, batch_size, precision, f"{exam.name} loss on training records")
+    training = losses(
+        model,
+        exam.training_examples,
+        batch_size,
+        precision,
+        f"{exam.name} loss on training records",
+    )
     given = iter(answers())
     said = [next(given) if status is None else None for status in exam.statuses]
     scores = _scores(said, exam.records)
     seconds = time.perf_counter() - began
-    return Result(exam.checkpoint, exam.examples, found, training, exam.statuses, said, scores, seconds)
+    return Result(
+        exam.checkpoint, exam.examples, found, training, exam.statuses, said, scores, seconds
+    )
 
 
 def noisiest(exam: Exam, result: Result, count: int = 20) -> list[dict[str, Any]]:

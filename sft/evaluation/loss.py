@@ -8,9 +8,10 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from sft.config import InputError
 from sft.data.dataset import Examples
-from sft.gpt2.device import DTYPES, Precision, row_multiple
+from sft.device import DTYPES, Precision
+from sft.errors import InputError
+from sft.gpt2.fast import row_multiple
 from sft.gpt2.model import GPT
 from sft.objective import CrossEntropy, tokens_of_rows
 
@@ -43,7 +44,9 @@ def _ratio(sums: Numbers, counts: Numbers) -> float:
 
 
 @torch.no_grad()
-def losses(model: GPT, examples: Examples, batch_size: int, precision: Precision, name: str = "loss") -> Losses:
+def losses(
+    model: GPT, examples: Examples, batch_size: int, precision: Precision, name: str = "loss"
+) -> Losses:
     """The losses of every row.
 
     The weights are fp32 and lower precisions are autocast, as in training, so that the numbers can be compared with
@@ -68,7 +71,9 @@ def losses(model: GPT, examples: Examples, batch_size: int, precision: Precision
     return Losses(*columns)
 
 
-def _of_rows(model: GPT, examples: Examples, rows: range, precision: Precision) -> list[list[float]]:
+def _of_rows(
+    model: GPT, examples: Examples, rows: range, precision: Precision
+) -> list[list[float]]:
     device = model.wte.weight.device
     batch = examples.batch(rows, multiple=row_multiple(device.type))
     on_device = batch._replace(

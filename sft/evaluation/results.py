@@ -14,15 +14,17 @@ from dataclasses import asdict
 from typing import Any
 
 from sft.data.records import Record
-from sft.evaluation.aggregate import Row
 from sft.evaluation.exam import Result
-from sft.evaluation.metrics import METRICS
+from sft.scoring.aggregate import Row
+from sft.scoring.metrics import METRICS
 
 UNASKED = dict.fromkeys(("text", "tokens", "finish_reason", *METRICS))
 UNJUDGED = {"status": None, "score": None, "reason": None}
 
 
-def rows_of(records: Sequence[Record], results: dict[str, Result], seen: Sequence[str | None]) -> list[Row]:
+def rows_of(
+    records: Sequence[Record], results: dict[str, Result], seen: Sequence[str | None]
+) -> list[Row]:
     """The rows, before a judge was asked.
 
     Args:
@@ -43,7 +45,11 @@ def _of_model(result: Result) -> list[Row]:
     for status, answer, scores, (loss, tokens) in parts:
         said: Row = dict(UNASKED)
         if answer and scores:
-            said = {"text": answer.text.strip(), "tokens": answer.tokens, "finish_reason": answer.finish_reason}
+            said = {
+                "text": answer.text.strip(),
+                "tokens": answer.tokens,
+                "finish_reason": answer.finish_reason,
+            }
             said |= scores
         found.append(said | {"loss": loss, "loss_tokens": tokens} | UNJUDGED | {"status": status})
     return found
@@ -53,7 +59,10 @@ def responses(rows: Sequence[Row]) -> list[dict[str, str | None]]:
     """The records with their answers, in the published scripts' shape; an answer that there is none of is null."""
     return [
         {key: row[key] for key in ("instruction", "input", "output")}
-        | {"model_response": row["tuned"]["text"], "base_response": row["base"] and row["base"]["text"]}
+        | {
+            "model_response": row["tuned"]["text"],
+            "base_response": row["base"] and row["base"]["text"],
+        }
         for row in rows
     ]
 
@@ -68,7 +77,9 @@ def examples_text(rows: Sequence[Row], count: int = 3) -> str:
             "base": _said(row["base"]),
             "tuned": _said(row["tuned"]),
         }
-        shown = [f"{name:10}{_short(text)}" for name, text in lines.items() if text or name == "tuned"]
+        shown = [
+            f"{name:10}{_short(text)}" for name, text in lines.items() if text or name == "tuned"
+        ]
         blocks.append("\n".join([_short(row["instruction"]), *shown]))
     return "\n\n".join(blocks)
 
@@ -77,7 +88,11 @@ def _said(part: Row | None) -> str | None:
     """A model's answer, or why there is none."""
     if part is None:
         return None
-    return f"(not asked: its prompt is {part['status']})" if part["text"] is None else str(part["text"])
+    return (
+        f"(not asked: its prompt is {part['status']})"
+        if part["text"] is None
+        else str(part["text"])
+    )
 
 
 def _short(text: str | None) -> str:

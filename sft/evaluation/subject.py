@@ -8,13 +8,15 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sft.config import PROMPTS, DataConfig, EvaluateConfig, InputError, TrainConfig
+from sft.checkpoint.folder import Pretrained, load_pretrained
+from sft.config.loading import from_dict
+from sft.config.schema import DataConfig, EvaluateConfig, TrainConfig
 from sft.data.dataset import split_records
 from sft.data.prompt import template_of
 from sft.data.records import Record
 from sft.data.sources import Source, load_source
-from sft.gpt2.checkpoint import Pretrained, load_pretrained
-from sft.merge import from_dict
+from sft.errors import InputError
+from sft.prompts import PROMPTS
 from sft.shell import setting
 from sft.summaries import RUN_SUMMARY, RunSummary, read_run_summary
 
@@ -35,7 +37,9 @@ class Subject:
         """The first `limit` records of a split, in file order."""
         records = split_records(self.source.records, self.data.split)[split]
         if not records:
-            raise InputError(f"split: data.split = {self.data.split} leaves no record for {split}; choose another")
+            raise InputError(
+                f"split: data.split = {self.data.split} leaves no record for {split}; choose another"
+            )
         return records[:limit]
 
     def sizes(self) -> dict[str, dict[str, int]]:
@@ -73,10 +77,16 @@ def subject_of_run(folder: str | None, data_path: str | None = None) -> Subject:
     config = from_dict(TrainConfig, past.config)
     data = replace(config.data, path=data_path or config.data.path)
     if data.path is not None and not os.path.exists(data.path):
-        raise InputError(f"{data.path}: no such file; {run} was trained on it: give data.path=, where it is now")
+        raise InputError(
+            f"{data.path}: no such file; {run} was trained on it: give data.path=, where it is now"
+        )
     source = load_source(data)
     if source.sha256 != past.data.sha256:
-        what = "not the file that {} was trained on" if data_path else "changed since {} was trained on it"
+        what = (
+            "not the file that {} was trained on"
+            if data_path
+            else "changed since {} was trained on it"
+        )
         raise InputError(
             f"{source.path}: {what.format(run)} (sha256 {past.data.sha256[:12]}…, here {source.sha256[:12]}…), so its "
             "test records may be others; give data.path=, where the old file is now, or evaluate on this one with "
@@ -90,13 +100,17 @@ def subject_of_run(folder: str | None, data_path: str | None = None) -> Subject:
             f"model with {setting('checkpoint', run / 'model')} data=... out=FOLDER"
         )
     template = _template(tuned, data)
-    return Subject({"tuned": tuned, "base": base}, None, data, source, template, run / "evaluation", run)
+    return Subject(
+        {"tuned": tuned, "base": base}, None, data, source, template, run / "evaluation", run
+    )
 
 
 def _read_run(run: Path) -> RunSummary:
     path = run / RUN_SUMMARY
     if not run.is_dir():
-        raise InputError(f"run: {run} is not there; train first (python train.py), or give run=FOLDER or checkpoint=")
+        raise InputError(
+            f"run: {run} is not there; train first (python train.py), or give run=FOLDER or checkpoint="
+        )
     if not path.is_file():
         unfinished = (run / "checkpoints" / "last.ckpt").exists()
         remedy = "train again, or give another run="
@@ -116,7 +130,9 @@ def subject_of_checkpoint(config: EvaluateConfig) -> Subject:
     assert config.out is not None
     folder = Path(os.path.expanduser(config.out))
     if (folder / "summary.json").exists() and not (folder / "answers.jsonl").exists():
-        raise InputError(f"out: {folder} holds a summary.json that is not of an evaluation; give another folder")
+        raise InputError(
+            f"out: {folder} holds a summary.json that is not of an evaluation; give another folder"
+        )
     source = load_source(config.data)
     tuned = look_at(config.checkpoint, config.revision)
     base, alone = _base_of(tuned)
@@ -146,5 +162,7 @@ def _template(tuned: Pretrained, data: DataConfig) -> str:
     own = template_of(tuned.source, tuned.prompt, tuned.chat_template, tuned.names)
     template = PROMPTS[data.prompt] if own is None else own
     if not template:
-        raise InputError(f"data.prompt: {tuned.source} was trained on plain text, without a template to ask it in")
+        raise InputError(
+            f"data.prompt: {tuned.source} was trained on plain text, without a template to ask it in"
+        )
     return template

@@ -4,10 +4,18 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from sft.evaluation.aggregate import Row, by_category, differences, numbers, without_duplicates, worst
 from sft.evaluation.exam import Result
-from sft.evaluation.metrics import METRICS
-from sft.evaluation.statistics import NOISE, TOO_FEW
+from sft.scoring.aggregate import (
+    Row,
+    by_category,
+    differences,
+    not_asked_remarks,
+    numbers,
+    without_duplicates,
+    worst,
+)
+from sft.scoring.metrics import METRICS
+from sft.scoring.statistics import NOISE, TOO_FEW
 
 LOSS_IS = (
     "nats per token, a mean over the tokens of all expected answers with their end tokens, prompts left out; "
@@ -57,17 +65,27 @@ def table(summary: dict[str, Any]) -> str:
     """The means of base and tuned, side by side, with their 95% intervals, and how many of the records are no test."""
     models = [summary[name] for name in ("base", "tuned") if summary[name]]
     names = [name for name in ("base", "tuned") if summary[name]]
-    lines = [f"{summary['records']:>5} records   " + "".join(f"{name:>9}{'95% interval':>18}" for name in names)]
+    lines = [
+        f"{summary['records']:>5} records   "
+        + "".join(f"{name:>9}{'95% interval':>18}" for name in names)
+    ]
     if summary["tuned"]["judge"]:
         judged = [model["judge"] for model in models]
         lines.append(_line("judge", [(found["mean"], found["interval"]) for found in judged]))
     for key in (*METRICS, "loss", "perplexity", "never_stopped"):
-        lines.append(_line(key.replace("_", " "), [(model[key], model["intervals"].get(key)) for model in models]))
+        lines.append(
+            _line(
+                key.replace("_", " "),
+                [(model[key], model["intervals"].get(key)) for model in models],
+            )
+        )
     return "\n".join([*lines, *_remarks(summary)])
 
 
 def _line(name: str, cells: list[tuple[float | None, tuple[float, float] | None]]) -> str:
-    return (f"{name:16}" + "".join(f"{_number(value):>9}{_range(span):>18}" for value, span in cells)).rstrip()
+    return (
+        f"{name:16}" + "".join(f"{_number(value):>9}{_range(span):>18}" for value, span in cells)
+    ).rstrip()
 
 
 def _number(value: float | None) -> str:
@@ -82,36 +100,30 @@ def _range(interval: tuple[float, float] | None) -> str:
     return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
 
 
-def not_asked_remarks(summary: dict[str, Any]) -> list[str]:
-    """A remark for each model that was not asked every record; one for both where it is the same."""
-    counts = {name: summary[name].get("not_asked") for name in ("tuned", "base") if summary.get(name)}
-    if len(counts) == 2 and counts["tuned"] == counts["base"]:
-        counts = {"either model": counts["tuned"]}
-    return [
-        f"not asked of {name}: {not_asked_text(found)}; left out of all numbers"
-        for name, found in counts.items()
-        if found
-    ]
-
-
-def not_asked_text(counts: dict[str, int]) -> str:
-    """As in "2 records, whose prompt is too long"."""
-    texts = (f"{count} record{'s' * (count > 1)}, whose prompt is {status}" for status, count in counts.items())
-    return "; ".join(texts)
-
-
 def _remarks(summary: dict[str, Any]) -> list[str]:
     """What must be known beside the means: differences that are noise, records that training has seen."""
     compared, judge = summary["tuned_against_base"] or {}, summary["judge"] or {}
-    noise = [metric.replace("_", " ") for metric, found in compared.items() if found["verdict"] == NOISE]
+    noise = [
+        metric.replace("_", " ") for metric, found in compared.items() if found["verdict"] == NOISE
+    ]
     remarks = not_asked_remarks(summary)
     remarks += [f"{NOISE}: {', '.join(noise)}"] if noise else []
     remarks += [TOO_FEW] if any(found["interval"] is None for found in compared.values()) else []
-    remarks += [part["verdict"] for part in (judge.get("audit"), judge.get("pairwise")) if part and "verdict" in part]
+    remarks += [
+        part["verdict"]
+        for part in (judge.get("audit"), judge.get("pairwise"))
+        if part and "verdict" in part
+    ]
     remarks += [judge["warning"]] if judge.get("warning") else []
-    status = [(summary[name]["judge"] or {}).get("status", {}) for name in ("tuned", "base") if summary[name]]
+    status = [
+        (summary[name]["judge"] or {}).get("status", {})
+        for name in ("tuned", "base")
+        if summary[name]
+    ]
     if waiting := sum(counts.get("timeout", 0) + counts.get("error", 0) for counts in status):
-        remarks.append(f"{waiting} answers have no score yet, as the judge gave no reply; the same command asks again")
+        remarks.append(
+            f"{waiting} answers have no score yet, as the judge gave no reply; the same command asks again"
+        )
     seen = summary["duplicates"] or {"exact": 0, "near": 0}
     if number := seen["exact"] + seen["near"]:
         remarks.append(

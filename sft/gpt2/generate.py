@@ -155,7 +155,9 @@ class Decoder:
         mask = torch.where(present, 0.0, -torch.inf).to(self.dtype)
 
         slots = torch.arange(len(ids), device=self.device)
-        attend = partial(self.cache.extend, slots=slots, positions=positions, mask=mask[:, None, None])
+        attend = partial(
+            self.cache.extend, slots=slots, positions=positions, mask=mask[:, None, None]
+        )
         return StepTokens(ids, positions, attend, last=slots)
 
     def _whole_prompts(self, rows: list[Row]) -> StepTokens:
@@ -228,7 +230,9 @@ def complete(
     context = model.config.n_positions
     for index, prompt in enumerate(prompts):
         if not 0 < len(prompt) <= context:
-            raise ValueError(f"prompt {index} has {len(prompt)} tokens, expected 1 to {context}, the model's context")
+            raise ValueError(
+                f"prompt {index} has {len(prompt)} tokens, expected 1 to {context}, the model's context"
+            )
     if isinstance(max_new_tokens, int):
         limits: Sequence[int] = [max_new_tokens] * len(prompts)
     else:

@@ -46,7 +46,9 @@ class GPTConfig:
                 raise ValueError(f"{key}: expected at most {most:,}, found {value:,}")
 
         if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd: {self.n_embd} cannot be divided among n_head = {self.n_head} heads")
+            raise ValueError(
+                f"n_embd: {self.n_embd} cannot be divided among n_head = {self.n_head} heads"
+            )
 
         for key in ("layer_norm_epsilon", "initializer_range"):
             value = getattr(self, key)
@@ -65,7 +67,9 @@ class GPTConfig:
             raise ValueError("model_type: missing, expected 'gpt2'")
         for key, values in _COMPUTED.items():
             if key in config and config[key] not in values:
-                raise ValueError(f"{key}: {config[key]!r} is not implemented, expected {values[0]!r}")
+                raise ValueError(
+                    f"{key}: {config[key]!r} is not implemented, expected {values[0]!r}"
+                )
 
         required = ("n_layer", "n_head", "n_embd", "vocab_size", "n_positions")
         for key in required:

@@ -41,7 +41,9 @@ class KVCache:
         self.kv[layer, slot : slot + prompts.B, :, :, : prompts.T] = torch.stack([k, v], 1)
         return prompts.merge_heads(attention(q, k, v))
 
-    def extend(self, qkv: Tensor, layer: int, slots: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+    def extend(
+        self, qkv: Tensor, layer: int, slots: Tensor, positions: Tensor, mask: Tensor
+    ) -> Tensor:
         """Attend from one new token in each of the first n slots, (n, 3, nh, hs), to its whole row.
 
         Args:

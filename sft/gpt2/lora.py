@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sft.config import LoraConfig
+from sft.config.schema import LoraConfig
 from sft.gpt2.model import GPT
 
 

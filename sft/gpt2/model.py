@@ -41,7 +41,9 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+) -> Tensor:
     """Return softmax(Q K^T / sqrt(hs) + mask) V, scaled dot-product attention (Vaswani, 3.2.1).
 
     Args:
@@ -196,13 +198,17 @@ class GPT(nn.Module):
     def _rows(self, input_ids: Tensor, lengths: Tensor | None) -> Padding:
         T = input_ids.shape[1]
         if T > self.config.n_positions:
-            raise ValueError(f"rows of {T} tokens do not fit the context of {self.config.n_positions}")
+            raise ValueError(
+                f"rows of {T} tokens do not fit the context of {self.config.n_positions}"
+            )
         return Padding(input_ids, lengths)
 
     def _features(self, embeddings: Tensor, rows: Padding) -> Tensor:  # (N, C) -> (N, C)
         return self.layers(embeddings, rows.positions(), [rows] * self.config.n_layer)
 
-    def layers(self, embeddings: Tensor, positions: Tensor, rows: Sequence[Padding | Attend]) -> Tensor:
+    def layers(
+        self, embeddings: Tensor, positions: Tensor, rows: Sequence[Padding | Attend]
+    ) -> Tensor:
         """Return the final hidden states, (N, C), of N tokens.
 
         Args:

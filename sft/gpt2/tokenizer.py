@@ -20,8 +20,12 @@ from typing import Any
 import tiktoken
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-from sft.config import InputError
-from sft.gpt2.hub import MERGES, TOKENIZER, VOCAB
+from sft.errors import InputError
+
+# The files that hold a tokenizer, in a Hugging Face folder.
+VOCAB = "vocab.json"
+MERGES = "merges.txt"
+TOKENIZER = "tokenizer.json"
 
 END = "<|endoftext|>"
 
@@ -46,7 +50,9 @@ def _spell_bytes() -> dict[int, str]:
     """The letter that stands for each byte in GPT-2's files: itself if printable, else one from U+0100 on."""
     printable = [byte for byte in range(256) if chr(byte).isprintable() and byte != ord(" ")]
     others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
+    return {byte: chr(byte) for byte in printable} | {
+        byte: chr(256 + n) for n, byte in enumerate(others)
+    }
 
 
 LETTER = _spell_bytes()
@@ -66,7 +72,11 @@ class GPT2Encoding(tiktoken.Encoding):
         if len(text) < LONG:
             return encode(text)
         cuts = [run.end() - 1 for run in LONG_RUN.finditer(text) if run.end() < len(text)]
-        return [token for first, last in pairwise([0, *cuts, len(text)]) for token in encode(text[first:last])]
+        return [
+            token
+            for first, last in pairwise([0, *cuts, len(text)])
+            for token in encode(text[first:last])
+        ]
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,9 @@ def load_tokenizer(folder: Path) -> tiktoken.Encoding:
         if whole:
             found = _agreed(found, whole, folder)
     ranks = {_bytes(token): id for token, id in found.tokens.items()}
-    return GPT2Encoding(folder.name, pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=found.special)
+    return GPT2Encoding(
+        folder.name, pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=found.special
+    )
 
 
 def save_tokenizer(tokenizer: tiktoken.Encoding, folder: Path) -> None:
@@ -105,12 +117,16 @@ def save_tokenizer(tokenizer: tiktoken.Encoding, folder: Path) -> None:
     vocab, merges = spelled(tokenizer)
     lines = [f"{first} {second}\n" for first, second in merges]
     (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(lines), encoding="utf-8", newline="\n")
+    (folder / "merges.txt").write_text(
+        "#version: 0.2\n" + "".join(lines), encoding="utf-8", newline="\n"
+    )
     whole = Tokenizer(models.BPE(vocab, merges))
     whole.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     whole.decoder = decoders.ByteLevel()
     whole.post_processor = processors.ByteLevel(trim_offsets=False)
-    whole.add_special_tokens([AddedToken(token, normalized=False) for token in tokenizer.special_tokens_set])
+    whole.add_special_tokens(
+        [AddedToken(token, normalized=False) for token in tokenizer.special_tokens_set]
+    )
     whole.save(str(folder / "tokenizer.json"))
 
 
@@ -118,7 +134,9 @@ def spelled(tokenizer: tiktoken.Encoding) -> tuple[dict[str, int], list[tuple[st
     """The tokens by id and the merges in their order, in the letters of GPT-2's files."""
     ranks, special = tokenizer._mergeable_ranks, tokenizer._special_tokens
     vocab = {_spell(token): id for token, id in ranks.items()} | special
-    pairs = (_last_pair(token, ranks) for token in sorted(ranks, key=ranks.__getitem__) if len(token) > 1)
+    pairs = (
+        _last_pair(token, ranks) for token in sorted(ranks, key=ranks.__getitem__) if len(token) > 1
+    )
     merges = [(_spell(first), _spell(second)) for first, second in pairs]
     return dict(sorted(vocab.items(), key=lambda item: item[1])), merges
 
@@ -182,12 +200,17 @@ def _read_pair(vocab_path: Path, merges_path: Path, special: set[str]) -> Bpe:
     lines = _read_text(merges_path).rstrip("\n").split("\n")
     # The header may be missing, as elsewhere.
     first = 2 if lines[0].startswith("#version") or not lines[0] else 1
-    pairs = [(f"{merges_path}, line {number}", line) for number, line in enumerate(lines[first - 1 :], first)]
+    pairs = [
+        (f"{merges_path}, line {number}", line)
+        for number, line in enumerate(lines[first - 1 :], first)
+    ]
     merges = _read_merges(pairs, vocab, VOCAB)
     return _sorted_out(vocab, merges, special, f"{merges_path}: no line makes", VOCAB)
 
 
-def _sorted_out(vocab: dict[str, int], merges: list[tuple[str, str]], special: set[str], unmade: str, of: str) -> Bpe:
+def _sorted_out(
+    vocab: dict[str, int], merges: list[tuple[str, str]], special: set[str], unmade: str, of: str
+) -> Bpe:
     """Tell ordinary tokens from special ones, which are those that no merge makes."""
     made = {first + second for first, second in merges} | set(BYTE)
     for token in vocab:
@@ -202,14 +225,20 @@ def _check_vocab(vocab: dict[str, Any], path: Path) -> None:
     owner: dict[int, str] = {}
     for token, id in vocab.items():
         if type(id) is not int or not 0 <= id < len(vocab) or id in owner:
-            raise InputError(f"{path}: token {token!r}: expected an id of its own below {len(vocab)}, found {id!r}")
+            raise InputError(
+                f"{path}: token {token!r}: expected an id of its own below {len(vocab)}, found {id!r}"
+            )
         owner[id] = token
     for token in (*LETTER.values(), END):
         if token not in vocab:
-            raise InputError(f"{path}: no {token!r}; expected a letter for each of the 256 bytes and {END!r}")
+            raise InputError(
+                f"{path}: no {token!r}; expected a letter for each of the 256 bytes and {END!r}"
+            )
 
 
-def _read_merges(lines: Iterable[tuple[str, Any]], vocab: dict[str, int], of: str) -> list[tuple[str, str]]:
+def _read_merges(
+    lines: Iterable[tuple[str, Any]], vocab: dict[str, int], of: str
+) -> list[tuple[str, str]]:
     """Return the pairs, after checking that each is possible and that ids rise from pair to pair.
 
     Args:
@@ -220,7 +249,11 @@ def _read_merges(lines: Iterable[tuple[str, Any]], vocab: dict[str, int], of: st
     merges = []
     for where, line in lines:
         pair = line.split() if isinstance(line, str) else line
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(token, str) for token in pair):
+        if (
+            not isinstance(pair, list)
+            or len(pair) != 2
+            or not all(isinstance(token, str) for token in pair)
+        ):
             raise InputError(f"{where}: expected two tokens, found {line!r}")
         first, second = pair
         if unknown := [token for token in pair if token not in made]:
@@ -244,21 +277,29 @@ def _read_whole(path: Path) -> Bpe:
     found = _read_object(path, "with a model")
     model = found.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
-        raise InputError(f"{path}: model: expected an object with vocab and merges; get the file again")
+        raise InputError(
+            f"{path}: model: expected an object with vocab and merges; get the file again"
+        )
     _check_steps(found, model, path)
 
     special = _read_added(found.get("added_tokens") or [], path)
     vocab = model["vocab"]
     for token, id in special.items():
         if vocab.get(token, id) != id:
-            raise InputError(f"{path}: token {token!r} has id {vocab[token]!r} in model.vocab and {id} as added token")
+            raise InputError(
+                f"{path}: token {token!r} has id {vocab[token]!r} in model.vocab and {id} as added token"
+            )
     vocab = vocab | special
     _check_vocab(vocab, path)
 
     merges = model.get("merges")
     if not isinstance(merges, list):
-        raise InputError(f"{path}: model.merges: expected a list of pairs, found {type(merges).__name__}")
-    pairs = _read_merges(((f"{path}: merge {n}", pair) for n, pair in enumerate(merges, 1)), vocab, "model.vocab")
+        raise InputError(
+            f"{path}: model.merges: expected a list of pairs, found {type(merges).__name__}"
+        )
+    pairs = _read_merges(
+        ((f"{path}: merge {n}", pair) for n, pair in enumerate(merges, 1)), vocab, "model.vocab"
+    )
     return _sorted_out(vocab, pairs, set(special), f"{path}: no merge makes", "model.vocab")
 
 
@@ -268,7 +309,10 @@ def _check_steps(found: dict[str, Any], model: dict[str, Any], path: Path) -> No
         "normalizer": (found.get("normalizer"), not _steps(found.get("normalizer"), "normalizers")),
         "pre_tokenizer": (found.get("pre_tokenizer"), _is_gpt2s(found.get("pre_tokenizer"))),
         "post_processor": (found.get("post_processor"), _adds_nothing(found.get("post_processor"))),
-        "decoder": (found.get("decoder"), _kinds(_steps(found.get("decoder"), "decoders")) in ([], ["ByteLevel"])),
+        "decoder": (
+            found.get("decoder"),
+            _kinds(_steps(found.get("decoder"), "decoders")) in ([], ["ByteLevel"]),
+        ),
         "model.type": (model.get("type", "BPE"), model.get("type", "BPE") == "BPE"),
     }
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
@@ -287,7 +331,11 @@ def _steps(step: Any, inner: str) -> list[Any]:
     """Return the steps of a sequence, which may be in one another; a single step is a sequence of one."""
     if step is None:
         return []
-    if isinstance(step, dict) and step.get("type") == "Sequence" and isinstance(step.get(inner), list):
+    if (
+        isinstance(step, dict)
+        and step.get("type") == "Sequence"
+        and isinstance(step.get(inner), list)
+    ):
         return [one for part in step[inner] for one in _steps(part, inner)]
     return [step]
 
@@ -300,7 +348,9 @@ def _is_gpt2s(step: Any) -> bool:
     """Whether words are cut by GPT-2's pattern and spelled in its letters, in one step or in two."""
     steps = _steps(step, "pretokenizers")
     kinds = _kinds(steps)
-    if kinds not in (["ByteLevel"], ["Split", "ByteLevel"]) or steps[-1].get("add_prefix_space", True):
+    if kinds not in (["ByteLevel"], ["Split", "ByteLevel"]) or steps[-1].get(
+        "add_prefix_space", True
+    ):
         return False
     if kinds == ["ByteLevel"]:
         return bool(steps[0].get("use_regex", True))
@@ -328,19 +378,29 @@ def _read_added(added: Any, path: Path) -> dict[str, int]:
     """Return the special tokens by their ids; a token that would be found inside ordinary text is refused."""
     special: dict[str, int] = {}
     for token in added if isinstance(added, list) else [added]:
-        if not isinstance(token, dict) or not isinstance(token.get("content"), str) or type(token.get("id")) is not int:
-            raise InputError(f"{path}: added_tokens: expected objects with content and id, found {token!r}")
+        if (
+            not isinstance(token, dict)
+            or not isinstance(token.get("content"), str)
+            or type(token.get("id")) is not int
+        ):
+            raise InputError(
+                f"{path}: added_tokens: expected objects with content and id, found {token!r}"
+            )
         name = token["content"]
         for flag in ("single_word", "lstrip", "rstrip"):
             if token.get(flag):
-                raise InputError(f"{path}: added token {name!r}: {flag} is not GPT-2's and is not implemented")
+                raise InputError(
+                    f"{path}: added token {name!r}: {flag} is not GPT-2's and is not implemented"
+                )
         if not token.get("special"):
             raise InputError(
                 f"{path}: added token {name!r}: is not special, so it would be found inside words; GPT-2 has no such "
                 "tokens and they are not implemented"
             )
         if special.get(name, token["id"]) != token["id"]:
-            raise InputError(f"{path}: added token {name!r}: has two ids, {special[name]} and {token['id']}")
+            raise InputError(
+                f"{path}: added token {name!r}: has two ids, {special[name]} and {token['id']}"
+            )
         special[name] = token["id"]
     return special
 
@@ -368,7 +428,9 @@ def _agreed(pair: Bpe, whole: Bpe, folder: Path) -> Bpe:
     special = pair.special | whole.special
     ids = sorted([*pair.tokens.values(), *special.values()])
     if not difference and ids != list(range(len(ids))):
-        difference = f"the ids of their special tokens, {special}, are not each its own, or leave gaps"
+        difference = (
+            f"the ids of their special tokens, {special}, are not each its own, or leave gaps"
+        )
     if difference:
         raise InputError(
             f"{folder}: {TOKENIZER} disagrees with {VOCAB} and {MERGES}: {difference}; delete those that the model was "
@@ -378,9 +440,16 @@ def _agreed(pair: Bpe, whole: Bpe, folder: Path) -> Bpe:
 
 
 def _first_difference(pair: Bpe, whole: Bpe) -> str | None:
-    for of, one, other in (("token", pair.tokens, whole.tokens), ("special token", pair.special, whole.special)):
+    for of, one, other in (
+        ("token", pair.tokens, whole.tokens),
+        ("special token", pair.special, whole.special),
+    ):
         keys = one.keys() | other.keys() if of == "token" else one.keys() & other.keys()
-        wrong = sorted(token for token in keys if one.get(token) != other.get(token)) if one != other else []
+        wrong = (
+            sorted(token for token in keys if one.get(token) != other.get(token))
+            if one != other
+            else []
+        )
         if wrong:
             ids = [str(ids.get(wrong[0], "none")) for ids in (other, one)]
             return f"{of} {wrong[0]!r} has id {ids[0]} in the one and {ids[1]} in the others"

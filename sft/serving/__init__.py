@@ -1,1 +1,4 @@
-"""A tuned model, and its base, for many callers at once; OpenAI's chat API in front of them, and a page to try it."""
+"""How are many callers served at once? The engine, OpenAI's chat API and a page.
+
+Read `engine.py` first.
+"""

@@ -20,7 +20,12 @@ KNOWN = {
     *("model", "messages", "input", "stream", "stream_options", "stop", "seed"),
     *("max_tokens", "max_completion_tokens", "temperature", "top_k", "top_p"),
 }
-ABOUT_THE_CALLER = {"user", "metadata", "safety_identifier", "prompt_cache_key"}  # read by nobody here
+ABOUT_THE_CALLER = {
+    "user",
+    "metadata",
+    "safety_identifier",
+    "prompt_cache_key",
+}  # read by nobody here
 CHANGES_NOTHING: Json = {
     "n": 1,
     "frequency_penalty": 0,
@@ -44,13 +49,25 @@ class ApiError(Exception):
     """
 
     def __init__(
-        self, status: int, message: str, param: str | None, code: str, kind: str = "invalid_request_error"
+        self,
+        status: int,
+        message: str,
+        param: str | None,
+        code: str,
+        kind: str = "invalid_request_error",
     ) -> None:
         super().__init__(message)
         self.status, self.param, self.code, self.kind = status, param, code, kind
 
     def body(self) -> Json:
-        return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}}
+        return {
+            "error": {
+                "message": str(self),
+                "type": self.kind,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
 
 
 def refuse(param: str, problem: str, code: str = "invalid_value") -> NoReturn:
@@ -70,7 +87,9 @@ class Question:
     stop: list[str]
     stream: bool
     include_usage: bool
-    earlier: list[Json] = field(default_factory=list)  # messages before the instruction, with texts not yet checked
+    earlier: list[Json] = field(
+        default_factory=list
+    )  # messages before the instruction, with texts not yet checked
 
 
 def parse(body: bytes, limit: int) -> Question:
@@ -84,11 +103,21 @@ def parse(body: bytes, limit: int) -> Question:
     """
     found = _object(body)
     for name, value in found.items():
-        if name not in KNOWN | ABOUT_THE_CALLER and value is not None and value != CHANGES_NOTHING.get(name):
-            refuse(name, f"{_shown(value)} is not supported here; leave it out", "unsupported_parameter")
+        if (
+            name not in KNOWN | ABOUT_THE_CALLER
+            and value is not None
+            and value != CHANGES_NOTHING.get(name)
+        ):
+            refuse(
+                name,
+                f"{_shown(value)} is not supported here; leave it out",
+                "unsupported_parameter",
+            )
     model = _typed(found, "model", str)
     if model is None:
-        refuse("model", "missing; GET /v1/models lists those there are", "missing_required_parameter")
+        refuse(
+            "model", "missing; GET /v1/models lists those there are", "missing_required_parameter"
+        )
     seed, stream = _typed(found, "seed", int), _typed(found, "stream", bool) or False
     return Question(
         model=model,
@@ -113,7 +142,9 @@ def _object(body: bytes) -> Json:
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"the body is not JSON: {error}", None, "invalid_json") from error
     if not isinstance(found, dict):
-        raise ApiError(400, f"the body: expected a JSON object, found {_shown(found)}", None, "invalid_type")
+        raise ApiError(
+            400, f"the body: expected a JSON object, found {_shown(found)}", None, "invalid_type"
+        )
     return found
 
 
@@ -129,7 +160,13 @@ def _typed(found: Json, name: str, kind: type[T], where: str = "") -> T | None:
         value = float(min(max(value, -(2**1023)), 2**1023))  # a longer number is no double
     if value is None or type(value) is kind:
         return value
-    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "an object"}
+    words = {
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        bool: "true or false",
+        dict: "an object",
+    }
     refuse(where + name, f"found {_shown(value)}, expected {words[kind]}", "invalid_type")
 
 
@@ -144,7 +181,10 @@ def _instruction(messages: Any) -> str:
     for index, message in enumerate(messages):
         role = message.get("role")
         if role in ("system", "developer"):
-            refuse(f"messages[{index}].role", f"{role}: this model was tuned without; say it in the user's message")
+            refuse(
+                f"messages[{index}].role",
+                f"{role}: this model was tuned without; say it in the user's message",
+            )
         if role not in ("user", "assistant"):
             refuse(f"messages[{index}].role", f"found {_shown(role)}, expected user or assistant")
     last = len(messages) - 1
@@ -165,8 +205,16 @@ def _text(content: Any, param: str) -> str:
     """The text of a message: a string, or parts."""
     if isinstance(content, list):
         for index, part in enumerate(content):
-            if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-                refuse(f"{param}[{index}]", f"found {_shown(part)}, expected a part of type text", "invalid_type")
+            if (
+                not isinstance(part, dict)
+                or part.get("type") != "text"
+                or not isinstance(part.get("text"), str)
+            ):
+                refuse(
+                    f"{param}[{index}]",
+                    f"found {_shown(part)}, expected a part of type text",
+                    "invalid_type",
+                )
         content = "\n".join(part["text"] for part in content)
     if not isinstance(content, str):
         refuse(param, f"found {_shown(content)}, expected text", "invalid_type")
@@ -207,6 +255,12 @@ def _include_usage(found: Json, stream: bool) -> bool:
     options = _typed(found, "stream_options", dict) or {}
     if options and not stream:
         refuse("stream_options", "only for stream=true")
-    if unknown := [name for name in options if name not in ("include_usage", "include_obfuscation")]:
-        refuse(f"stream_options.{unknown[0]}", "not supported here; leave it out", "unsupported_parameter")
+    if unknown := [
+        name for name in options if name not in ("include_usage", "include_obfuscation")
+    ]:
+        refuse(
+            f"stream_options.{unknown[0]}",
+            "not supported here; leave it out",
+            "unsupported_parameter",
+        )
     return _typed(options, "include_usage", bool, "stream_options.") or False

@@ -69,13 +69,17 @@ async def page(path: Path, _: Request) -> Response:
 
 
 async def told(_: Request, error: ApiError) -> Response:
-    return reply(error.body(), error.status, {"retry-after": RETRY_AFTER} if error.status == 429 else None)
+    return reply(
+        error.body(), error.status, {"retry-after": RETRY_AFTER} if error.status == 429 else None
+    )
 
 
 async def told_by_starlette(request: Request, error: HTTPException) -> Response:
     message = f"{request.method} {request.url.path}: {error.detail.lower()}"
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
-    return reply(ApiError(error.status_code, message, None, code).body(), error.status_code, error.headers)
+    return reply(
+        ApiError(error.status_code, message, None, code).body(), error.status_code, error.headers
+    )
 
 
 async def gone(_: Request, __: ClientDisconnect) -> Response:
@@ -83,4 +87,9 @@ async def gone(_: Request, __: ClientDisconnect) -> Response:
 
 
 async def failed(_: Request, __: Exception) -> Response:
-    return reply(ApiError(500, "an error of the server; its log says which", None, "error", "server_error").body(), 500)
+    return reply(
+        ApiError(
+            500, "an error of the server; its log says which", None, "error", "server_error"
+        ).body(),
+        500,
+    )

@@ -14,11 +14,11 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from sft.config import InputError
-from sft.serving.answer import Answer
+from sft.errors import InputError
+from sft.inference.models import TooLongError, Voice
+from sft.inference.stream import Answer
 from sft.serving.api import ApiError, Json, Question, earlier_turns, parse
 from sft.serving.engine import ClosingError, Engine, FullError, Piece, Request
-from sft.serving.models import TooLongError, Voice
 from sft.serving.replies import Reply, reply, usage
 
 BODY_LIMIT = 1 << 18  # bytes; no context holds as much
@@ -37,7 +37,10 @@ class Endpoints:
             await run_in_threadpool(engine.stop)
 
     async def health(self, _: HttpRequest) -> Response:
-        loads = {name: dict(zip(("running", "waiting"), e.load, strict=True)) for name, e in self.engines.items()}
+        loads = {
+            name: dict(zip(("running", "waiting"), e.load, strict=True))
+            for name, e in self.engines.items()
+        }
         return reply({"status": "ok", "models": loads})
 
     async def models(self, _: HttpRequest) -> Response:
@@ -60,7 +63,9 @@ class Endpoints:
         question = parse(await read_body(http), self.max_tokens)
         engine = self._engine(question.model)
         pieces: asyncio.Queue[Piece] = asyncio.Queue()
-        request = await run_in_threadpool(make_request, question, engine.voice, from_thread(pieces.put_nowait))
+        request = await run_in_threadpool(
+            make_request, question, engine.voice, from_thread(pieces.put_nowait)
+        )
         submit(engine, request)
         stream, cancel = read(pieces), partial(engine.cancel, request)
         if question.stream:
@@ -73,7 +78,9 @@ async def read_body(http: HttpRequest) -> bytes:
     async for chunk in http.stream():
         body += chunk
         if len(body) > BODY_LIMIT:
-            raise ApiError(413, f"the body: expected at most {BODY_LIMIT:,} bytes", None, "request_too_large")
+            raise ApiError(
+                413, f"the body: expected at most {BODY_LIMIT:,} bytes", None, "request_too_large"
+            )
     return bytes(body)
 
 
@@ -85,7 +92,9 @@ def make_request(question: Question, voice: Voice, tell: Callable[[Piece], None]
         raise ApiError(400, f"messages: {error}", "messages", "context_length_exceeded") from error
     except InputError as error:  # of the template
         raise ApiError(400, f"messages: {error}", "messages", "invalid_value") from error
-    answer = Answer(voice.tokenizer, min(voice.context - len(prompt), question.max_tokens), question.stop)
+    answer = Answer(
+        voice.tokenizer, min(voice.context - len(prompt), question.max_tokens), question.stop
+    )
     return Request(prompt, answer, tell, question.sampling, question.seed)
 
 
@@ -93,10 +102,14 @@ def submit(engine: Engine, request: Request) -> None:
     try:
         engine.submit(request)
     except FullError:
-        message = f"{engine.slots} questions are being answered and {engine.queue} wait; ask again later"
+        message = (
+            f"{engine.slots} questions are being answered and {engine.queue} wait; ask again later"
+        )
         raise ApiError(429, message, None, "queue_full", "rate_limit_error") from None
     except ClosingError:
-        raise ApiError(503, "the server is shutting down", None, "shutting_down", "server_error") from None
+        raise ApiError(
+            503, "the server is shutting down", None, "shutting_down", "server_error"
+        ) from None
 
 
 def from_thread(function: Callable[[Piece], None]) -> Callable[[Piece], None]:
@@ -115,14 +128,24 @@ async def read(pieces: asyncio.Queue[Piece]) -> AsyncIterator[Piece]:
     while True:
         piece = await pieces.get()
         if piece.finish_reason == "failed":
-            raise ApiError(500, "the model failed; the server's log says how", None, "model_failed", "server_error")
+            raise ApiError(
+                500,
+                "the model failed; the server's log says how",
+                None,
+                "model_failed",
+                "server_error",
+            )
         yield piece
         if piece.finish_reason:
             return
 
 
 async def whole(
-    http: HttpRequest, question: Question, request: Request, pieces: AsyncIterator[Piece], cancel: Callable[[], None]
+    http: HttpRequest,
+    question: Question,
+    request: Request,
+    pieces: AsyncIterator[Piece],
+    cancel: Callable[[], None],
 ) -> Response:
     """The answer in one piece; given up if the caller goes away."""
 
@@ -153,7 +176,9 @@ class EventStream(StreamingResponse):
     """Server-sent events; however the sending ends, `cancel` is called."""
 
     def __init__(self, content: AsyncIterator[str], cancel: Callable[[], None]) -> None:
-        super().__init__(content, headers={"cache-control": "no-cache"}, media_type="text/event-stream")
+        super().__init__(
+            content, headers={"cache-control": "no-cache"}, media_type="text/event-stream"
+        )
         self.cancel = cancel
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -163,7 +188,9 @@ class EventStream(StreamingResponse):
             self.cancel()
 
 
-async def events(question: Question, request: Request, pieces: AsyncIterator[Piece]) -> AsyncIterator[str]:
+async def events(
+    question: Question, request: Request, pieces: AsyncIterator[Piece]
+) -> AsyncIterator[str]:
     """The answer as it grows; an error in its middle is an event too, for the status has been sent."""
     of = Reply(question)
     yield event(of.chunk({"role": "assistant", "content": ""}))

@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 
 from sft.gpt2.generate import Decoder
 from sft.gpt2.sampling import Sampling
-from sft.serving.answer import Answer, FinishReason
-from sft.serving.models import Voice
+from sft.inference.models import Voice
+from sft.inference.stream import Answer, FinishReason
 
 log = logging.getLogger(__name__)
 

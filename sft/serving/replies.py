@@ -11,7 +11,9 @@ from sft.serving.api import Json, Question
 
 
 def reply(content: Json, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(json.dumps(content), status, headers, "application/json")  # half a surrogate pair stays escaped
+    return Response(
+        json.dumps(content), status, headers, "application/json"
+    )  # half a surrogate pair stays escaped
 
 
 class Reply:
@@ -47,4 +49,8 @@ class Reply:
 
 def usage(prompt: int, completion: int) -> Json:
     """Both in tokens."""
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }

@@ -17,25 +17,39 @@ class RunCallback(Callback):
     calls the hooks below, which a subclass overrides instead of Lightning's.
     """
 
-    def at_fit_start(self, trainer: Trainer, module: InstructionTuner, data: InstructionData) -> None:
+    def at_fit_start(
+        self, trainer: Trainer, module: InstructionTuner, data: InstructionData
+    ) -> None:
         """Called before anything else, also when no step is left to take."""
 
-    def at_train_start(self, trainer: Trainer, module: InstructionTuner, data: InstructionData) -> None:
+    def at_train_start(
+        self, trainer: Trainer, module: InstructionTuner, data: InstructionData
+    ) -> None:
         """Called before the first step of this process; a resumed run has its state by now."""
 
-    def at_batch_start(self, trainer: Trainer, module: InstructionTuner, data: InstructionData) -> None:
+    def at_batch_start(
+        self, trainer: Trainer, module: InstructionTuner, data: InstructionData
+    ) -> None:
         """Called before each micro-batch."""
 
-    def after_step(self, trainer: Trainer, module: InstructionTuner, data: InstructionData, batch: Batch) -> None:
+    def after_step(
+        self, trainer: Trainer, module: InstructionTuner, data: InstructionData, batch: Batch
+    ) -> None:
         """Called after each optimizer step; `batch` is its last micro-batch."""
 
-    def after_validation(self, trainer: Trainer, module: InstructionTuner, data: InstructionData) -> None:
+    def after_validation(
+        self, trainer: Trainer, module: InstructionTuner, data: InstructionData
+    ) -> None:
         """Called after each pass over the validation split."""
 
-    def after_epoch(self, trainer: Trainer, module: InstructionTuner, data: InstructionData) -> None:
+    def after_epoch(
+        self, trainer: Trainer, module: InstructionTuner, data: InstructionData
+    ) -> None:
         """Called after the last step of each epoch and the validation behind it."""
 
-    def at_train_end(self, trainer: Trainer, module: InstructionTuner, data: InstructionData) -> None:
+    def at_train_end(
+        self, trainer: Trainer, module: InstructionTuner, data: InstructionData
+    ) -> None:
         """Called after the last step of the run."""
 
     # Lightning's hooks
@@ -46,7 +60,9 @@ class RunCallback(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.at_train_start(*_typed(trainer, pl_module))
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         self.at_batch_start(*_typed(trainer, pl_module))
 
     def on_train_batch_end(
@@ -70,7 +86,9 @@ class RunCallback(Callback):
         self.at_train_end(*_typed(trainer, pl_module))
 
 
-def _typed(trainer: Trainer, module: LightningModule) -> tuple[Trainer, InstructionTuner, InstructionData]:
+def _typed(
+    trainer: Trainer, module: LightningModule
+) -> tuple[Trainer, InstructionTuner, InstructionData]:
     data = datamodule_of(trainer)
     assert isinstance(module, InstructionTuner)
     assert isinstance(data, InstructionData)

@@ -17,8 +17,8 @@ from typing import IO, Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from sft.config import InputError
-from sft.files import make_folder, replaced, write_text
+from sft.atomic import make_folder, replaced, write_text
+from sft.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,9 @@ def read_newest(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise InputError(f"resume: {path} is not there; resume= wants the folder of a run that reached a checkpoint")
+        raise InputError(
+            f"resume: {path} is not there; resume= wants the folder of a run that reached a checkpoint"
+        )
     # A damaged file makes torch raise anything.
     try:
         if _hash_file(path).exists():
@@ -140,7 +142,9 @@ class CheckpointFiles(TorchCheckpointIO):
     def __init__(self) -> None:
         self.read: Path | None = None
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
         """Write a checkpoint.
 
         Raises:
@@ -184,7 +188,9 @@ class CheckpointFiles(TorchCheckpointIO):
                 _hash_file(aside).unlink(missing_ok=True)
             os.replace(path, aside)
 
-    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
         self.read = Path(path)
         return dict(torch.load(path, map_location=map_location, weights_only=True))
 

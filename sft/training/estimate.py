@@ -85,7 +85,9 @@ def layer_bytes(config: GPTConfig, shape: Shape, dtype: torch.dtype, device: str
     return np.where(keeps_weights, plain, fused)
 
 
-def head_bytes(config: GPTConfig, shape: Shape, dtype: torch.dtype, device: str, narrow: bool) -> Ints:
+def head_bytes(
+    config: GPTConfig, shape: Shape, dtype: torch.dtype, device: str, narrow: bool
+) -> Ints:
     """Bytes that embeddings, last LayerNorm, head and cross entropies keep.
 
     Args:

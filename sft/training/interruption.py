@@ -15,5 +15,7 @@ class Interruption(RunCallback):
     replaced only then; Lightning itself puts the first handlers back at the end.
     """
 
-    def at_train_start(self, trainer: Trainer, module: InstructionTuner, data: InstructionData) -> None:
+    def at_train_start(
+        self, trainer: Trainer, module: InstructionTuner, data: InstructionData
+    ) -> None:
         module.signals.listen()

@@ -10,12 +10,12 @@ import torch
 from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 
-from sft.config import InputError
 from sft.data.datamodule import InstructionData
 from sft.data.dataset import Batch, Examples
 from sft.data.loop_state import datamodule_of, resumed_from_checkpoint
 from sft.data.plan import MicroBatch, Plan
-from sft.gpt2.device import DTYPES
+from sft.device import DTYPES
+from sft.errors import InputError
 from sft.objective import Objective
 from sft.training.callback import RunCallback
 from sft.training.estimate import Ints, Shape, batch_bytes, free_memory, up, weight_bytes
@@ -37,7 +37,9 @@ class EnoughMemory(RunCallback):
     is not checked, since its ranks can only try together.
     """
 
-    def at_train_start(self, trainer: Trainer, module: InstructionTuner, data: InstructionData) -> None:
+    def at_train_start(
+        self, trainer: Trainer, module: InstructionTuner, data: InstructionData
+    ) -> None:
         if trainer.global_step >= module.total_steps or isinstance(trainer.strategy, Sharded):
             return
         batch = heaviest(module, data, data.batch_size)

@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from sft.config import EvalConfig
+from sft.config.schema import EvalConfig
 from sft.data.datamodule import InstructionData
 from sft.data.dataset import Batch
 from sft.data.loop_state import at_epoch_end, epochs_done
@@ -57,13 +57,17 @@ class Metrics(RunCallback):
         self.row = state["row"]
         self.owed = state["owed"]
 
-    def at_fit_start(self, trainer: Trainer, module: InstructionTuner, data: InstructionData) -> None:
+    def at_fit_start(
+        self, trainer: Trainer, module: InstructionTuner, data: InstructionData
+    ) -> None:
         # Lightning does not start training where no step is left. Otherwise the probes wait until
         # signals are listened to.
         if self.owed and trainer.max_steps == self.row["step"]:
             self._catch_up(trainer, module, data)
 
-    def at_train_start(self, trainer: Trainer, module: InstructionTuner, data: InstructionData) -> None:
+    def at_train_start(
+        self, trainer: Trainer, module: InstructionTuner, data: InstructionData
+    ) -> None:
         if self.owed:
             self._catch_up(trainer, module, data)
         if trainer.global_step == 0 and self.config.every:
@@ -82,12 +86,16 @@ class Metrics(RunCallback):
             self.after_validation(trainer, module, data)
         self._finish_row(trainer)
 
-    def at_batch_start(self, trainer: Trainer, module: InstructionTuner, data: InstructionData) -> None:
+    def at_batch_start(
+        self, trainer: Trainer, module: InstructionTuner, data: InstructionData
+    ) -> None:
         # A step begins with the first of its micro-batches.
         if self._step_started is None:
             self._step_started = time.perf_counter()
 
-    def after_step(self, trainer: Trainer, module: InstructionTuner, data: InstructionData, batch: Batch) -> None:
+    def after_step(
+        self, trainer: Trainer, module: InstructionTuner, data: InstructionData, batch: Batch
+    ) -> None:
         assert self._step_started is not None
         seconds = time.perf_counter() - self._step_started
         self._step_started = None
@@ -118,7 +126,9 @@ class Metrics(RunCallback):
         if not validation_follows:
             self._finish_row(trainer)
 
-    def after_validation(self, trainer: Trainer, module: InstructionTuner, data: InstructionData) -> None:
+    def after_validation(
+        self, trainer: Trainer, module: InstructionTuner, data: InstructionData
+    ) -> None:
         self._add(module, VALIDATION, {"val/full_loss": module.validation_loss})
         self._finish_row(trainer)
 

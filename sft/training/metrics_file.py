@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sft.files import read_numbers, write_text, writing
+from sft.atomic import read_numbers, write_text, writing
 
 COLUMNS = (
     "step",

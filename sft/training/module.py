@@ -10,8 +10,9 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from sft.config import InputError, OptimConfig
+from sft.config.schema import OptimConfig
 from sft.data.dataset import IGNORE_INDEX, Batch
+from sft.errors import InputError
 from sft.gpt2.model import GPT
 from sft.objective import CrossEntropy, Objective
 from sft.training.optim import OPTIMIZER, schedule
@@ -228,7 +229,10 @@ class InstructionTuner(LightningModule):
         # Shards want every rank to compute as often as the others. A rank without a batch in the
         # last round takes one without labels.
         nothing = batches[0]._replace(labels=torch.full_like(batches[0].labels, IGNORE_INDEX))
-        mine = (batches[i] if i < len(batches) else nothing for i in range(self.global_rank, rounds * ranks, ranks))
+        mine = (
+            batches[i] if i < len(batches) else nothing
+            for i in range(self.global_rank, rounds * ranks, ranks)
+        )
         return self._mean_over_ranks(self._probe(mine))
 
     def _probe(self, batches: Iterable[Batch]) -> list[Tensor]:
@@ -272,4 +276,8 @@ class InstructionTuner(LightningModule):
         self._recent.extend(checkpoint["watched"]["recent"])
 
     def _frozen(self) -> dict[str, Tensor]:
-        return {name: parameter.detach() for name, parameter in self.named_parameters() if not parameter.requires_grad}
+        return {
+            name: parameter.detach()
+            for name, parameter in self.named_parameters()
+            if not parameter.requires_grad
+        }

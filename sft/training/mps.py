@@ -21,6 +21,8 @@ class EmptyCache(RunCallback):
     def __init__(self, every: int = 50) -> None:
         self.every = every
 
-    def after_step(self, trainer: Trainer, module: InstructionTuner, data: InstructionData, batch: Batch) -> None:
+    def after_step(
+        self, trainer: Trainer, module: InstructionTuner, data: InstructionData, batch: Batch
+    ) -> None:
         if trainer.global_step % self.every == 0:
             torch.mps.empty_cache()

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from sft.config import OptimConfig
+from sft.config.schema import OptimConfig
 
 
 def adamw(model: nn.Module, config: OptimConfig, fused: bool = True) -> AdamW:

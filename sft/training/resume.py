@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sft.config import InputError, TrainConfig
-from sft.merge import from_dict
+from sft.config.loading import from_dict
+from sft.config.schema import TrainConfig
+from sft.errors import InputError
 from sft.training.checkpoints import read_newest
 
 # The keys that a resumed run may change without becoming another run.

@@ -12,24 +12,26 @@ from pathlib import Path
 
 from lightning.pytorch import Callback
 
-from sft.config import PROMPTS, InputError, LoraConfig, TrainConfig
+from sft.checkpoint.folder import Pretrained, load_pretrained
 from sft.config.rules import steps_warning
+from sft.config.schema import LoraConfig, TrainConfig
 from sft.data.datamodule import InstructionData
 from sft.data.dataset import load_splits, split_rows
 from sft.data.overview import example_text, overview, overview_text, unused_text
 from sft.data.sources import Source, load_source
-from sft.gpt2.checkpoint import Pretrained, load_pretrained
-from sft.gpt2.device import (
+from sft.device import (
     DTYPES,
     Precision,
     check_compiler,
     keep_freed_memory,
     pick_device,
     pick_precision,
-    row_multiple,
 )
+from sft.errors import InputError
+from sft.gpt2.fast import row_multiple
 from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT
+from sft.prompts import PROMPTS
 from sft.summaries import RUN_SUMMARY, CheckpointUsed, DataUsed, RunSummary, versions
 from sft.training.interruption import Interruption
 from sft.training.memory import EnoughMemory
@@ -83,7 +85,9 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     past = past_of(folder, made_of) if config.resume else Past()
     nothing_left = past.steps >= steps
     if nothing_left and (folder / RUN_SUMMARY).exists():
-        log.info(f"{folder}: all {past.steps} steps are done; to go on, raise epochs= or max_steps=")
+        log.info(
+            f"{folder}: all {past.steps} steps are done; to go on, raise epochs= or max_steps="
+        )
         return
 
     # Make the trainer. A tracker that does not answer is found before anything is logged.
@@ -113,7 +117,9 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
 
     # Finish. A signal may have come when there was no step left for it to stop.
     if trainer.is_global_zero:
-        summary = summarise(config, source, base, data, device, precision, metrics, gate, run_folder)
+        summary = summarise(
+            config, source, base, data, device, precision, metrics, gate, run_folder
+        )
         report_run(folder, summary, metrics.file.rows)
         module.signals.leave_if_noted()
 

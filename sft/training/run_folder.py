@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from lightning.pytorch import LightningModule, Trainer
 
-from sft.config import TrainConfig
+from sft.config.schema import TrainConfig
 from sft.data.datamodule import InstructionData
 from sft.data.dataset import Batch
 from sft.data.loop_state import at_epoch_end, epochs_done
@@ -61,17 +61,23 @@ class RunFolder(RunCallback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best = state["best"]
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         checkpoint["config"] = dataclasses.asdict(self.config)
         checkpoint["made_of"] = self.made_of
 
     # The hooks, in the order in which a run comes to them
 
-    def at_fit_start(self, trainer: Trainer, module: InstructionTuner, data: InstructionData) -> None:
+    def at_fit_start(
+        self, trainer: Trainer, module: InstructionTuner, data: InstructionData
+    ) -> None:
         # Where no step is left, Metrics has just repeated an interrupted validation.
         self._keep_if_best(trainer, module)
 
-    def at_train_start(self, trainer: Trainer, module: InstructionTuner, data: InstructionData) -> None:
+    def at_train_start(
+        self, trainer: Trainer, module: InstructionTuner, data: InstructionData
+    ) -> None:
         if module.signals.interrupted:
             self._leave(trainer, module)
 
@@ -85,7 +91,9 @@ class RunFolder(RunCallback):
             module.signals.wants_checkpoint = self._is_due
         self._saved_at = time.monotonic()
 
-    def after_step(self, trainer: Trainer, module: InstructionTuner, data: InstructionData, batch: Batch) -> None:
+    def after_step(
+        self, trainer: Trainer, module: InstructionTuner, data: InstructionData, batch: Batch
+    ) -> None:
         signals = module.signals
         every = self.config.checkpoint.every
 
@@ -105,11 +113,15 @@ class RunFolder(RunCallback):
         if signals.agreed and not at_epoch_end(trainer):
             self._leave(trainer, module)
 
-    def after_validation(self, trainer: Trainer, module: InstructionTuner, data: InstructionData) -> None:
+    def after_validation(
+        self, trainer: Trainer, module: InstructionTuner, data: InstructionData
+    ) -> None:
         self._keep_if_best(trainer, module)
         self._save_inside_epoch(trainer)
 
-    def after_epoch(self, trainer: Trainer, module: InstructionTuner, data: InstructionData) -> None:
+    def after_epoch(
+        self, trainer: Trainer, module: InstructionTuner, data: InstructionData
+    ) -> None:
         signals = module.signals
         if not signals.interrupted:
             loss = module.validation_loss
@@ -121,7 +133,9 @@ class RunFolder(RunCallback):
         if signals.interrupted or (signals.agreed and steps_left):
             self._leave(trainer, module)
 
-    def at_train_end(self, trainer: Trainer, module: InstructionTuner, data: InstructionData) -> None:
+    def at_train_end(
+        self, trainer: Trainer, module: InstructionTuner, data: InstructionData
+    ) -> None:
         if self.best == float("inf"):
             self._write_model(trainer, module)
 

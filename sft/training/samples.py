@@ -40,14 +40,20 @@ class SampleAnswer(RunCallback):
         self.compiled = compiled
         self.max_new_tokens = max_new_tokens
 
-    def at_train_start(self, trainer: Trainer, module: InstructionTuner, data: InstructionData) -> None:
+    def at_train_start(
+        self, trainer: Trainer, module: InstructionTuner, data: InstructionData
+    ) -> None:
         if not trainer.global_step:
             self._answer(trainer, module, data, "before training")
 
-    def after_epoch(self, trainer: Trainer, module: InstructionTuner, data: InstructionData) -> None:
+    def after_epoch(
+        self, trainer: Trainer, module: InstructionTuner, data: InstructionData
+    ) -> None:
         self._answer(trainer, module, data, f"after epoch {epochs_done(trainer):g}")
 
-    def _answer(self, trainer: Trainer, module: InstructionTuner, data: InstructionData, when: str) -> None:
+    def _answer(
+        self, trainer: Trainer, module: InstructionTuner, data: InstructionData, when: str
+    ) -> None:
         record = data.splits["validation"].first
         if not record:
             return

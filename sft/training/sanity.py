@@ -6,8 +6,8 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from sft.config import InputError
 from sft.data.datamodule import InstructionData
+from sft.errors import InputError
 from sft.training.callback import RunCallback
 from sft.training.module import InstructionTuner
 
@@ -37,7 +37,9 @@ class SanityGate(RunCallback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.loss = state["loss"]
 
-    def at_train_start(self, trainer: Trainer, module: InstructionTuner, data: InstructionData) -> None:
+    def at_train_start(
+        self, trainer: Trainer, module: InstructionTuner, data: InstructionData
+    ) -> None:
         if trainer.global_step:
             return
         batches = data.first_batches("train", self.batches, mask_prompt=True)
@@ -46,7 +48,9 @@ class SanityGate(RunCallback):
             return
 
         guess = math.log(module.model.config.vocab_size)
-        log.info(f"before training: loss {self.loss:.3f} over the answers (a guess among all words: {guess:.3f})")
+        log.info(
+            f"before training: loss {self.loss:.3f} over the answers (a guess among all words: {guess:.3f})"
+        )
         # A loss of NaN is refused too.
         passes = self.loss < HIGHEST * guess
         if not passes and not self.allow_untrained:

@@ -4,16 +4,18 @@ from pathlib import Path
 
 from lightning.pytorch import Trainer
 
-from sft.config import LoraConfig
+from sft.atomic import restore_folder
+from sft.checkpoint.folder import Pretrained, merge_adapter, save_adapter, save_pretrained
+from sft.config.schema import LoraConfig
 from sft.data.prompt import chat_template
-from sft.files import restore_folder
-from sft.gpt2.checkpoint import Pretrained, merge_adapter, save_adapter, save_pretrained
 from sft.gpt2.model import GPT
 from sft.training.run_folder import RunFolder
 from sft.training.sharding import unsharded_model
 
 
-def save_tuned(model: GPT, base: Pretrained, lora: LoraConfig | None, template: str, folder: Path) -> None:
+def save_tuned(
+    model: GPT, base: Pretrained, lora: LoraConfig | None, template: str, folder: Path
+) -> None:
     """Write a model's present weights into the folder of its run.
 
     Args:
@@ -29,7 +31,9 @@ def save_tuned(model: GPT, base: Pretrained, lora: LoraConfig | None, template: 
         save_adapter(base, lora, folder / "adapter", prompt, chat)
         merge_adapter(folder / "adapter", folder / "model")
     else:
-        save_pretrained(model, folder / "model", base.tokenizer, prompt, base.source, chat_template=chat)
+        save_pretrained(
+            model, folder / "model", base.tokenizer, prompt, base.source, chat_template=chat
+        )
 
 
 def complete_model(trainer: Trainer, model: GPT, run_folder: RunFolder, nothing_left: bool) -> None:

@@ -17,8 +17,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+from sft.checkpoint.weights import skeleton
 from sft.gpt2.model import GPT
-from sft.gpt2.weights import skeleton
 
 
 class Sharded(DDPStrategy):

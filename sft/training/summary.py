@@ -12,8 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from sft.card import write_card
-from sft.files import writing
+from sft.atomic import writing
+from sft.report.card import write_card
 from sft.summaries import LossChange, RunSummary, write_run_summary
 from sft.training.metrics_file import Row
 
@@ -48,7 +48,9 @@ def report_run(folder: Path, summary: RunSummary, rows: list[Row]) -> None:
     where = os.path.relpath(folder)
     # evaluate.py reads the test split unless told otherwise, and here it may be empty.
     split = "" if summary.data.splits["test"]["records"] else " split=train"
-    log.info(f"\n{table(summary)}\n\nAll of it is in {where}. Next: python evaluate.py run={where}{split}")
+    log.info(
+        f"\n{table(summary)}\n\nAll of it is in {where}. Next: python evaluate.py run={where}{split}"
+    )
 
 
 def loss_changes(rows: list[Row]) -> dict[str, LossChange]:

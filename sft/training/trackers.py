@@ -21,9 +21,10 @@ from lightning.pytorch.loggers import (
 )
 from lightning.pytorch.utilities import rank_zero_only
 
-from sft.config import InputError, TrainConfig
+from sft.checkpoint.hub import public
+from sft.config.schema import TrainConfig
 from sft.data.datamodule import InstructionData
-from sft.gpt2.hub import public
+from sft.errors import InputError
 from sft.network import unreachable
 from sft.training.callback import RunCallback
 from sft.training.metrics_file import MetricsFile, scalars
@@ -62,7 +63,9 @@ def make_tracker(kind: str, folder: Path, past: Past) -> Logger | Literal[False]
         )
     if kind == "csv":
         return CSVLogger(folder, name="", version="csv")
-    return RemoteLogger(kind, _wandb if kind == "wandb" else _mlflow, folder, past.tracked.get(kind))
+    return RemoteLogger(
+        kind, _wandb if kind == "wandb" else _mlflow, folder, past.tracked.get(kind)
+    )
 
 
 def _wandb(folder: Path, run_id: str | None) -> WandbLogger:
@@ -110,7 +113,9 @@ class RemoteLogger(Logger):
             self.logger = make(folder, run_id)
             self._connect()
         except ModuleNotFoundError as error:
-            raise InputError(f"logger: {kind} is not installed; pip install -e '.[{kind}]'") from error
+            raise InputError(
+                f"logger: {kind} is not installed; pip install -e '.[{kind}]'"
+            ) from error
         except Exception as error:
             raise InputError(
                 f"logger: {kind} cannot be used ({_line(error, kind)}); see to it, or choose another logger="
@@ -174,12 +179,16 @@ class Tracking(RunCallback):
     TensorBoard's HPARAMS tab wants both of them together.
     """
 
-    def __init__(self, config: TrainConfig, metrics: MetricsFile, best: Callable[[], float]) -> None:
+    def __init__(
+        self, config: TrainConfig, metrics: MetricsFile, best: Callable[[], float]
+    ) -> None:
         self.settings = dataclasses.asdict(config)
         self.metrics = metrics
         self.best = best
 
-    def at_train_start(self, trainer: Trainer, module: InstructionTuner, data: InstructionData) -> None:
+    def at_train_start(
+        self, trainer: Trainer, module: InstructionTuner, data: InstructionData
+    ) -> None:
         for tracker in trainer.loggers:
             is_csv = isinstance(tracker, CSVLogger)
             # Lightning's CSV file begins empty in a resumed run too.
@@ -191,12 +200,16 @@ class Tracking(RunCallback):
             if is_csv or is_new:
                 tracker.log_hyperparams(self.settings)
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         # A resumed run continues under these names.
         remote = [tracker for tracker in trainer.loggers if isinstance(tracker, RemoteLogger)]
         checkpoint["tracked"] = {tracker.kind: str(tracker.version) for tracker in remote}
 
-    def at_train_end(self, trainer: Trainer, module: InstructionTuner, data: InstructionData) -> None:
+    def at_train_end(
+        self, trainer: Trainer, module: InstructionTuner, data: InstructionData
+    ) -> None:
         numbers = self._final()
         for tracker in trainer.loggers:
             if isinstance(tracker, TensorBoardLogger):

@@ -11,8 +11,9 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 
-from sft.config import InputError, TrainConfig
-from sft.gpt2.device import Precision
+from sft.config.schema import TrainConfig
+from sft.device import Precision
+from sft.errors import InputError
 from sft.training.checkpoints import CheckpointFiles
 from sft.training.memory import advice, too_large
 from sft.training.module import InstructionTuner

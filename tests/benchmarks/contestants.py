@@ -44,7 +44,9 @@ class Contestant(ABC):
             masked: learn the answers alone.
         """
 
-    def timed(self, step: Callable[[Sequence[Text]], torch.Tensor], batches: Sequence[Sequence[Text]]) -> list[float]:
+    def timed(
+        self, step: Callable[[Sequence[Text]], torch.Tensor], batches: Sequence[Sequence[Text]]
+    ) -> list[float]:
         """The seconds of `step`, which gives its loss, on each batch."""
         self.losses, seconds = [], []
         for texts in batches:
@@ -77,8 +79,8 @@ class Ours(Answerer):
     """The LightningModule in Lightning's Trainer, without what train.py adds to write its files."""
 
     def __init__(self, folder: Path, device: str, low: bool) -> None:
-        from sft.gpt2.checkpoint import load_pretrained
-        from sft.gpt2.device import keep_freed_memory
+        from sft.checkpoint.folder import load_pretrained
+        from sft.device import keep_freed_memory
 
         super().__init__(folder, device, low)
         keep_freed_memory()
@@ -86,21 +88,23 @@ class Ours(Answerer):
 
     def batch(self, texts: Sequence[Text], masked: bool) -> Any:
         from sft.data.dataset import Batch
-        from sft.gpt2.device import row_multiple
+        from sft.device import row_multiple
 
         sizes = [len(tokens) - 1 for _, tokens in texts]
         multiple = row_multiple(self.device)
         ids = padded([t[:-1] for _, t in texts], 0, multiple)
         labels = padded([learned(t, masked)[1:] for t in texts], multiple=multiple)
         targets = int((labels != IGNORE_INDEX).sum())
-        return Batch(ids, labels, torch.tensor(sizes), torch.arange(len(texts)), targets, sum(sizes))
+        return Batch(
+            ids, labels, torch.tensor(sizes), torch.arange(len(texts)), targets, sum(sizes)
+        )
 
     def train(self, batches: Sequence[Sequence[Text]], masked: bool = False) -> list[float]:
         from lightning.pytorch import Callback
         from torch.utils.data import DataLoader
 
-        from sft.config import TrainConfig
-        from sft.merge import from_dict
+        from sft.config.loading import from_dict
+        from sft.config.schema import TrainConfig
         from sft.training.module import InstructionTuner
         from sft.training.trainer import make_trainer
 
@@ -115,23 +119,34 @@ class Ours(Answerer):
                 starts[-1] = clock() - starts[-1]
                 losses.append(module.step_loss)
 
-        values = {"model": {"checkpoint": ""}, "data": {}, "optim": {}, "eval": {}, "epochs": 1, "device": self.device}
+        values = {
+            "model": {"checkpoint": ""},
+            "data": {},
+            "optim": {},
+            "eval": {},
+            "epochs": 1,
+            "device": self.device,
+        }
         config = from_dict(TrainConfig, values)
         module = InstructionTuner(self.model, config.optim, len(batches))
         precision: Any = "bf16-mixed" if self.low else "32-true"
         trainer = make_trainer(config, 1, self.device, precision, [Clock()], logger=False)
         trainer.progress_bar_callback.disable()
-        trainer.fit(module, DataLoader([self.batch(texts, masked) for texts in batches], batch_size=None))
+        trainer.fit(
+            module, DataLoader([self.batch(texts, masked) for texts in batches], batch_size=None)
+        )
         self.losses = losses
         return starts
 
     def answer(self, prompts: Sequence[list[int]], lengths: Sequence[int], together: int) -> float:
-        from sft.gpt2.checkpoint import load_pretrained
+        from sft.checkpoint.folder import load_pretrained
         from sft.gpt2.generate import complete
 
         if not hasattr(self, "decoding"):
             dtype = torch.bfloat16 if self.low else torch.float32
-            self.decoding = load_pretrained(self.folder, dtype=dtype, device=self.device).model.eval()
+            self.decoding = load_pretrained(
+                self.folder, dtype=dtype, device=self.device
+            ).model.eval()
         start = self.synchronised()
         found = list(complete(self.decoding, prompts, lengths, slots=together))
         seconds = self.synchronised() - start
@@ -149,7 +164,9 @@ class Transformers(Answerer):
         self.model = GPT2LMHeadModel.from_pretrained(folder).to(device).train()
 
     def train(self, batches: Sequence[Sequence[Text]], masked: bool = False) -> list[float]:
-        optimizer = torch.optim.AdamW(self.model.parameters(), lr=5e-5, weight_decay=0.1, fused=True)
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=5e-5, weight_decay=0.1, fused=True
+        )
 
         def step(texts: Sequence[Text]) -> torch.Tensor:
             ids = padded([tokens for _, tokens in texts], 0).to(self.device)
@@ -170,14 +187,23 @@ class Transformers(Answerer):
 
         if not hasattr(self, "decoding"):
             dtype = torch.bfloat16 if self.low else torch.float32
-            self.decoding = GPT2LMHeadModel.from_pretrained(self.folder, dtype=dtype).to(self.device).eval()
+            self.decoding = (
+                GPT2LMHeadModel.from_pretrained(self.folder, dtype=dtype).to(self.device).eval()
+            )
         start = self.synchronised()
         for i in range(0, len(prompts), together):
             few, longest = prompts[i : i + together], max(lengths[i : i + together])
             width = max(map(len, few))
             ids = torch.tensor([[0] * (width - len(p)) + p for p in few], device=self.device)
-            mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in few], device=self.device)
-            options = {"max_new_tokens": longest, "min_new_tokens": longest, "do_sample": False, "pad_token_id": 0}
+            mask = torch.tensor(
+                [[0] * (width - len(p)) + [1] * len(p) for p in few], device=self.device
+            )
+            options = {
+                "max_new_tokens": longest,
+                "min_new_tokens": longest,
+                "do_sample": False,
+                "pad_token_id": 0,
+            }
             self.decoding.generate(ids, attention_mask=mask, **options)
         return self.synchronised() - start
 
@@ -228,7 +254,11 @@ class TRL(Contestant):
             disable_tqdm=True,
         )
         trainer = SFTTrainer(
-            self.model, config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, callbacks=[Clock()]
+            self.model,
+            config,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            callbacks=[Clock()],
         )
         trainer.train()
         self.losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
@@ -242,7 +272,7 @@ class Book(Answerer):
         from llms_from_scratch.ch04 import GPTModel
         from llms_from_scratch.ch05 import load_weights_into_gpt
 
-        from sft.gpt2.checkpoint import load_pretrained
+        from sft.checkpoint.folder import load_pretrained
 
         super().__init__(folder, device, low=False)
         gpt2 = load_pretrained(folder).model
@@ -269,7 +299,9 @@ class Book(Answerer):
 
         def step(texts: Sequence[Text]) -> torch.Tensor:
             end = texts[0][1][-1]
-            ids, labels = custom_collate_fn([tokens[:-1] for _, tokens in texts], end, device=self.device)
+            ids, labels = custom_collate_fn(
+                [tokens[:-1] for _, tokens in texts], end, device=self.device
+            )
             optimizer.zero_grad()
             loss: torch.Tensor = calc_loss_batch(ids, labels, self.model, self.device)
             loss.backward()
@@ -290,7 +322,9 @@ class Book(Answerer):
         return seconds
 
 
-def padded(rows: Sequence[Sequence[int]], value: int = IGNORE_INDEX, multiple: int = 1) -> torch.Tensor:
+def padded(
+    rows: Sequence[Sequence[int]], value: int = IGNORE_INDEX, multiple: int = 1
+) -> torch.Tensor:
     """(B, T), with `value` on the right."""
     width = -(-max(map(len, rows)) // multiple) * multiple
     return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])

@@ -23,14 +23,15 @@ from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 
-from sft.config import PROMPTS, DataConfig
+from sft.checkpoint import hub
+from sft.config.schema import DataConfig
 from sft.data.datamodule import PlannedBatches
 from sft.data.dataset import load_splits, split_rows
 from sft.data.overview import overview
 from sft.data.plan import Plan
 from sft.data.sources import load_source
-from sft.gpt2 import hub
 from sft.gpt2.tokenizer import load_tokenizer
+from sft.prompts import PROMPTS
 
 GPT2 = "openai-community/gpt2"
 MIB = 1 << 20
@@ -57,10 +58,14 @@ def write_records(path: Path, count: int) -> None:
 def peak() -> int:
     """The most memory that this process had, in bytes."""
     status = Path("/proc/self/status")
-    if status.exists():  # what getrusage(2) says includes what the parent had before this process began
+    if (
+        status.exists()
+    ):  # what getrusage(2) says includes what the parent had before this process began
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
         return int(lines["VmHWM"].split()[0]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 def start(path: Path, vocabulary: Path, cache: Path) -> SimpleNamespace:
@@ -81,7 +86,9 @@ def start(path: Path, vocabulary: Path, cache: Path) -> SimpleNamespace:
     clock.append(time.perf_counter())
     seconds = [after - before for before, after in pairwise(clock)]
     tokens = sum(row["tokens"] for row in numbers.values())
-    return SimpleNamespace(tokens=tokens, load=seconds[0], plan=seconds[1], batches=seconds[2], memory=peak() - before)
+    return SimpleNamespace(
+        tokens=tokens, load=seconds[0], plan=seconds[1], batches=seconds[2], memory=peak() - before
+    )
 
 
 def fetched_vocabulary() -> Path:
@@ -96,13 +103,25 @@ def in_own_process(work: partial[SimpleNamespace]) -> SimpleNamespace:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=int, nargs="+", default=[52_000], help="how many (default: %(default)s)")
-    parser.add_argument("--vocabulary", type=Path, help="folder of vocab.json and merges.txt; else GPT-2's, by the hub")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--records", type=int, nargs="+", default=[52_000], help="how many (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--vocabulary",
+        type=Path,
+        help="folder of vocab.json and merges.txt; else GPT-2's, by the hub",
+    )
     args = parser.parse_args()
     vocabulary = args.vocabulary or fetched_vocabulary()
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, {time.strftime('%Y-%m-%d')}\n")
-    print("| | tokens | load, s | tokens/s | plan an epoch, s | 2,000 batches of 8, s | memory, MiB | on disk, MiB |")
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, {time.strftime('%Y-%m-%d')}\n"
+    )
+    print(
+        "| | tokens | load, s | tokens/s | plan an epoch, s | 2,000 batches of 8, s | memory, MiB | on disk, MiB |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for count in args.records:
         with tempfile.TemporaryDirectory() as folder:
@@ -111,9 +130,22 @@ def main() -> None:
             for name in ("first", "second"):
                 found = in_own_process(partial(start, path, vocabulary, cache))
                 disk = sum(file.stat().st_size for file in cache.rglob("*.safetensors"))
-                cells = [f"{count:,} records, {name} start", f"{found.tokens:,}", f"{found.load:.2f}"]
-                cells += [f"{found.tokens / found.load:,.0f}", f"{found.plan:.2f}", f"{found.batches:.2f}"]
-                print("|", " | ".join([*cells, f"{found.memory / MIB:,.0f}", f"{disk / MIB:,.0f}"]), "|", flush=True)
+                cells = [
+                    f"{count:,} records, {name} start",
+                    f"{found.tokens:,}",
+                    f"{found.load:.2f}",
+                ]
+                cells += [
+                    f"{found.tokens / found.load:,.0f}",
+                    f"{found.plan:.2f}",
+                    f"{found.batches:.2f}",
+                ]
+                print(
+                    "|",
+                    " | ".join([*cells, f"{found.memory / MIB:,.0f}", f"{disk / MIB:,.0f}"]),
+                    "|",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -14,11 +14,11 @@ from types import SimpleNamespace
 
 import torch
 
-from sft.config import OptimConfig
+from sft.checkpoint.weights import skeleton
+from sft.config.schema import OptimConfig
 from sft.data.dataset import IGNORE_INDEX
-from sft.gpt2.device import DTYPES, keep_freed_memory, pick_precision
+from sft.device import DTYPES, keep_freed_memory, pick_precision
 from sft.gpt2.model import GPT
-from sft.gpt2.weights import skeleton
 from sft.training.estimate import Shape, batch_bytes, weight_bytes
 from sft.training.optim import adamw
 from tests.benchmarks.data import in_own_process, peak
@@ -27,7 +27,11 @@ from tests.benchmarks.speed import SIZES
 GIB = 1 << 30
 MOST_ROWS = 1 << 20
 LIMITS = (8, 16, 24, 80)  # GiB
-WAYS = {"full": (False, False), "mask_prompt": (True, False), "activation checkpointing": (False, True)}
+WAYS = {
+    "full": (False, False),
+    "mask_prompt": (True, False),
+    "activation checkpointing": (False, True),
+}
 
 
 def step(model: GPT, optimizer: torch.optim.Optimizer, shape: Shape, dtype: torch.dtype) -> None:
@@ -53,7 +57,9 @@ def measured(size: str, shape: Shape, checkpointing: bool, dtype: torch.dtype) -
     return SimpleNamespace(bytes=peak() - before)
 
 
-def most_rows(model: GPT, length: int, targets: int, dtype: torch.dtype, device: str, limit: int) -> int:
+def most_rows(
+    model: GPT, length: int, targets: int, dtype: torch.dtype, device: str, limit: int
+) -> int:
     """The largest batch of rows of `length` tokens, `targets` of them learned, that trains within `limit` bytes."""
 
     def needed(rows: int) -> int:
@@ -70,29 +76,48 @@ def row(size: str, way: str, shape: Shape, measure: bool) -> str:
     shape = shape if masked else shape._replace(targets=shape.tokens)
     answer = shape.targets // shape.rows
     needed = weight_bytes(model) + batch_bytes(model, shape, torch.bfloat16, "cuda")
-    fitting = [most_rows(model, shape.length, answer, torch.bfloat16, "cuda", (gib - 1) * GIB) for gib in LIMITS]
+    fitting = [
+        most_rows(model, shape.length, answer, torch.bfloat16, "cuda", (gib - 1) * GIB)
+        for gib in LIMITS
+    ]
     here = ["", ""]
     if measure:
         dtype = DTYPES[pick_precision("auto", "cpu")]
         estimate = weight_bytes(model) + batch_bytes(model, shape, dtype, "cpu")
         found = in_own_process(partial(measured, size, shape, checkpointing, dtype)).bytes
         here = [f"{found / GIB:.1f} GiB", f"{estimate / GIB:.1f} GiB"]
-    cells = [size, way, f"{needed / GIB:.1f} GiB", *(f"{rows:,}" if rows else "–" for rows in fitting), *here]
+    cells = [
+        size,
+        way,
+        f"{needed / GIB:.1f} GiB",
+        *(f"{rows:,}" if rows else "–" for rows in fitting),
+        *here,
+    ]
     return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batch-size", type=int, default=8, help="(%(default)s)")
-    parser.add_argument("--length", type=int, default=256, help="tokens of each record (%(default)s)")
-    parser.add_argument("--answer", type=int, help="of them the answer's, learned with mask_prompt; else half")
-    parser.add_argument("--measure", choices=SIZES, nargs="*", default=[], help="sizes to train on this CPU")
+    parser.add_argument(
+        "--length", type=int, default=256, help="tokens of each record (%(default)s)"
+    )
+    parser.add_argument(
+        "--answer", type=int, help="of them the answer's, learned with mask_prompt; else half"
+    )
+    parser.add_argument(
+        "--measure", choices=SIZES, nargs="*", default=[], help="sizes to train on this CPU"
+    )
     args = parser.parse_args()
     tokens, answer = args.batch_size * args.length, args.answer or args.length // 2
     shape = Shape(args.batch_size, args.length, tokens, args.batch_size * answer)
     columns = [f"batch {args.batch_size}, computed", *(f"fits {gib} GiB" for gib in LIMITS)]
     columns += [f"CPU, {pick_precision('auto', 'cpu')}, measured", "CPU, computed"]
-    print(f"{args.length} tokens a record, of which mask_prompt learns {answer}\n\n| | | {' | '.join(columns)} |")
+    print(
+        f"{args.length} tokens a record, of which mask_prompt learns {answer}\n\n| | | {' | '.join(columns)} |"
+    )
     print("|---" * (len(columns) + 2) + "|")
     for size in list(SIZES)[1:]:
         for way in WAYS:

@@ -22,12 +22,12 @@ from dataclasses import dataclass
 import requests
 import torch
 
-from sft.config import DataConfig
+from sft.config.schema import DataConfig
 from sft.data.records import Record
 from sft.data.sources import load_source
 from sft.gpt2.generate import generate
 from sft.gpt2.tokenizer import decode
-from sft.serving.models import Place, Voice, load_tuned
+from sft.inference.models import Place, Voice, load_tuned
 
 
 @dataclass
@@ -43,7 +43,17 @@ class Told:
 @contextmanager
 def server(model: str, slots: int, max_tokens: int) -> Iterator[str]:
     """Its address; it must end well."""
-    options = ["--port", "0", "--no-base", "--precision", "32", "--device", "cpu", "--slots", str(slots)]
+    options = [
+        "--port",
+        "0",
+        "--no-base",
+        "--precision",
+        "32",
+        "--device",
+        "cpu",
+        "--slots",
+        str(slots),
+    ]
     command = [sys.executable, "-m", "sft.serve", model, *options, "--max-tokens", str(max_tokens)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
@@ -58,7 +68,9 @@ def ask(session: requests.Session, url: str, record: Record) -> Told:
     body = {"model": "tuned", "messages": messages, "input": record.input, "stream": True}
     began, text, first, tokens = time.perf_counter(), "", 0.0, 0
     more = {"stream_options": {"include_usage": True}}
-    with session.post(f"{url}/v1/chat/completions", json=body | more, stream=True, timeout=120) as reply:
+    with session.post(
+        f"{url}/v1/chat/completions", json=body | more, stream=True, timeout=120
+    ) as reply:
         reply.raise_for_status()
         for line in reply.iter_lines(chunk_size=1):
             if not line or line == b"data: [DONE]":
@@ -92,13 +104,21 @@ def line(clients: int, seconds: float, told: list[Told], right: list[str]) -> st
     wholes = statistics.quantiles([one.whole for one in told], n=100, method="inclusive")
     wrong = sum(one.text != text for one, text in zip(told, right, strict=True))
     tokens = sum(one.tokens for one in told)
-    times = " | ".join(f"{1000 * values[at]:,.0f}" for values in (firsts, wholes) for at in (49, 94))
-    return f"| {clients} | {len(told) / seconds:.1f} | {tokens / seconds:,.0f} | {times} | {wrong} |"
+    times = " | ".join(
+        f"{1000 * values[at]:,.0f}" for values in (firsts, wholes) for at in (49, 94)
+    )
+    return (
+        f"| {clients} | {len(told) / seconds:.1f} | {tokens / seconds:,.0f} | {times} | {wrong} |"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="gpt2-nano", help="run, folder or repository (%(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", default="gpt2-nano", help="run, folder or repository (%(default)s)"
+    )
     parser.add_argument("--clients", type=int, default=16, help="callers at once (%(default)s)")
     parser.add_argument("--requests", type=int, default=200, help="of each turn (%(default)s)")
     parser.add_argument("--max-tokens", type=int, default=32, help="of an answer (%(default)s)")
@@ -112,9 +132,15 @@ def main() -> None:
         for clients in (1, args.clients) * args.rounds:
             seconds, told = load(url, records, clients)
             rows.append(line(clients, seconds, told, right))
-    print(f"{args.model}, {platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads, fp32, ")
-    print(f"torch {torch.__version__}, {time.strftime('%Y-%m-%d')}, {len(records)} requests a row\n")
-    print("| callers | requests/s | tokens/s | first token, ms: p50 | p95 | whole answer, ms: p50 | p95 | wrong |")
+    print(
+        f"{args.model}, {platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads, fp32, "
+    )
+    print(
+        f"torch {torch.__version__}, {time.strftime('%Y-%m-%d')}, {len(records)} requests a row\n"
+    )
+    print(
+        "| callers | requests/s | tokens/s | first token, ms: p50 | p95 | whole answer, ms: p50 | p95 | wrong |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     print("\n".join(rows))
     if not all(row.endswith("| 0 |") for row in rows):

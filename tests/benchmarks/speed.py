@@ -16,14 +16,15 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import linear
 
-from sft.config import PROMPTS, OptimConfig
+from sft.checkpoint.folder import save_pretrained
+from sft.config.schema import OptimConfig
 from sft.data.dataset import Examples, encode
 from sft.data.plan import Plan
 from sft.data.sources import Source
-from sft.gpt2.checkpoint import save_pretrained
-from sft.gpt2.device import keep_freed_memory
+from sft.device import keep_freed_memory
 from sft.gpt2.model import GPT, GPTConfig
 from sft.gpt2.tokenizer import load_tokenizer
+from sft.prompts import PROMPTS
 from sft.training.optim import adamw
 from tests.benchmarks.contestants import TRL, Apart, Book, Ours, Text, Transformers, apart
 
@@ -51,7 +52,9 @@ class Trials(NamedTuple):
     book: int  # of those, how many the book's code is given, whose answers take minutes: the last
 
 
-def measure(size: str, source: Source, vocabulary: Path, device: str, low: bool, trials: Trials) -> list[Row]:
+def measure(
+    size: str, source: Source, vocabulary: Path, device: str, low: bool, trials: Trials
+) -> list[Row]:
     """The rows of the table; what was measured in each round goes to stderr."""
     tokenizer = load_tokenizer(vocabulary)
     examples = encode(source.records, PROMPTS["alpaca"], tokenizer, 1024, mask_prompt=False)
@@ -75,25 +78,43 @@ def text_of(examples: Examples, row: int) -> Text:
 
 
 def training(
-    contestants: dict[str, Apart], texts: Sequence[Text], trials: Trials, shape: GPTConfig, device: str, low: bool
+    contestants: dict[str, Apart],
+    texts: Sequence[Text],
+    trials: Trials,
+    shape: GPTConfig,
+    device: str,
+    low: bool,
 ) -> list[Row]:
     rows = trained(contestants, texts, trials, BATCH, shape, device, low)
     learners = {name: contestants[name] for name in ("Ours", "Transformers", "TRL")}
     flow = cycle(texts)
-    masked = [train(learners, flow, trials.steps, BATCH, masked=True)[0] for _ in range(trials.rounds)]
+    masked = [
+        train(learners, flow, trials.steps, BATCH, masked=True)[0] for _ in range(trials.rounds)
+    ]
     return [*rows, row("training, the answers alone learned", by_name(masked))]
 
 
 def on_gpu(
-    contestants: dict[str, Apart], texts: Sequence[Text], trials: Trials, shape: GPTConfig, device: str, low: bool
+    contestants: dict[str, Apart],
+    texts: Sequence[Text],
+    trials: Trials,
+    shape: GPTConfig,
+    device: str,
+    low: bool,
 ) -> list[Row]:
     """What only a GPU is fast enough for."""
-    rows, prompts = trained(contestants, texts, trials, LARGE, shape, device, low), [t[:n] for n, t in texts[:LARGE]]
+    rows, prompts = (
+        trained(contestants, texts, trials, LARGE, shape, device, low),
+        [t[:n] for n, t in texts[:LARGE]],
+    )
     together = answer(contestants, prompts, [NEW] * LARGE, LARGE, trials)
     rows.append(row(f"answering {LARGE} together, {NEW} tokens each", together))
     run = 2 * [texts[i : i + BATCH] for i in range(0, PUBLISHED, BATCH)]
     seconds = sum(contestants["Ours"].ask("train", run))
-    return [*rows, (f"2 epochs of {PUBLISHED} records, batch {BATCH}", {"Ours": f"{seconds:.0f} s"})]
+    return [
+        *rows,
+        (f"2 epochs of {PUBLISHED} records, batch {BATCH}", {"Ours": f"{seconds:.0f} s"}),
+    ]
 
 
 def trained(
@@ -113,15 +134,25 @@ def trained(
         bounds.append(bound(shape, round(tokens), device, low))
         print("  a step's products {:.3f} s, AdamW {:.3f} s".format(*bounds[-1]), file=sys.stderr)
     rounds = by_name([rates for rates, _ in found])
-    peaks = {name: f"{contestant.ask('peak') / 2**30:.1f} GiB" for name, contestant in contestants.items()}
+    peaks = {
+        name: f"{contestant.ask('peak') / 2**30:.1f} GiB"
+        for name, contestant in contestants.items()
+    }
     rows = [row(f"training, batch {batch}", rounds), ("its peak memory", peaks)]
-    rows.append(("a step's loss beside transformers', at most", {"Ours": f"{max(gap for _, gap in found):.3f} off"}))
+    rows.append(
+        (
+            "a step's loss beside transformers', at most",
+            {"Ours": f"{max(gap for _, gap in found):.3f} off"},
+        )
+    )
     for what, seconds in (
         ("products", [products for products, _ in bounds]),
         ("products and AdamW", [products + update for products, update in bounds]),
     ):
         shares = {
-            name: statistics.median(rate * alone / tokens for rate, alone in zip(rates, seconds, strict=True))
+            name: statistics.median(
+                rate * alone / tokens for rate, alone in zip(rates, seconds, strict=True)
+            )
             for name, rates in rounds.items()
         }
         cells = {name: f"{share:.0%}" for name, share in shares.items()}
@@ -130,7 +161,11 @@ def trained(
 
 
 def train(
-    contestants: dict[str, Apart], flow: Iterator[Text], steps: int, batch: int, masked: bool = False
+    contestants: dict[str, Apart],
+    flow: Iterator[Text],
+    steps: int,
+    batch: int,
+    masked: bool = False,
 ) -> tuple[dict[str, float], float]:
     """A round: tokens a second, and how far a step's loss was from transformers' at most."""
     batches = [list(islice(flow, batch)) for _ in range(steps + 1)]
@@ -139,8 +174,14 @@ def train(
     for name, contestant in contestants.items():
         seconds = contestant.ask("train", batches, masked)
         rates[name], losses[name] = tokens / sum(seconds[1:]), contestant.ask("losses")
-        print(f"  {name}: {rates[name]:,.1f} tokens/s, first loss {losses[name][0]:.3f}", file=sys.stderr)
-    gaps = [abs(ours - theirs) for ours, theirs in zip(losses["Ours"], losses["Transformers"], strict=True)]
+        print(
+            f"  {name}: {rates[name]:,.1f} tokens/s, first loss {losses[name][0]:.3f}",
+            file=sys.stderr,
+        )
+    gaps = [
+        abs(ours - theirs)
+        for ours, theirs in zip(losses["Ours"], losses["Transformers"], strict=True)
+    ]
     if max(gaps) > 0.5:
         raise RuntimeError(f"the contestants do not compute the same: {losses}")
     return rates, max(gaps)
@@ -152,7 +193,9 @@ def by_name(rounds: list[dict[str, float]]) -> Rounds:
 
 def answering(contestants: dict[str, Apart], texts: Sequence[Text], trials: Trials) -> list[Row]:
     """The texts' prompts: some one by one, some together with answers of one length, the last ones as they are."""
-    cached = {name: contestants[name] for name in ("Ours", "Transformers")}  # the book's code has no cache
+    cached = {
+        name: contestants[name] for name in ("Ours", "Transformers")
+    }  # the book's code has no cache
     prompts, lengths = [t[:n] for n, t in texts], [len(t) - n for n, t in texts]
     alone = answer(cached, prompts[: trials.alone], [NEW] * trials.alone, 1, trials)
     together = answer(cached, prompts[:TOGETHER], [NEW] * TOGETHER, TOGETHER, trials)
@@ -161,12 +204,19 @@ def answering(contestants: dict[str, Apart], texts: Sequence[Text], trials: Tria
     return [
         row(f"answering one by one, {NEW} tokens each", alone),
         row(f"answering {TOGETHER} together, {NEW} tokens each", together),
-        row(f"answering {trials.real} prompts, {REAL} together, each up to its expected length{less}", real),
+        row(
+            f"answering {trials.real} prompts, {REAL} together, each up to its expected length{less}",
+            real,
+        ),
     ]
 
 
 def answer(
-    contestants: dict[str, Apart], prompts: list[list[int]], lengths: list[int], together: int, trials: Trials
+    contestants: dict[str, Apart],
+    prompts: list[list[int]],
+    lengths: list[int],
+    together: int,
+    trials: Trials,
 ) -> Rounds:
     found: Rounds = {name: [] for name in contestants}
     parts = {name: slice(-trials.book if name == "Book" else 0, None) for name in contestants}
@@ -176,7 +226,9 @@ def answer(
     for _ in range(trials.rounds):
         for name, contestant in contestants.items():
             given = lengths[parts[name]]
-            found[name].append(sum(given) / contestant.ask("answer", prompts[parts[name]], given, together))
+            found[name].append(
+                sum(given) / contestant.ask("answer", prompts[parts[name]], given, together)
+            )
             print(f"  {name}: {found[name][-1]:,.1f} tokens/s", file=sys.stderr)
     return found
 
@@ -184,7 +236,9 @@ def answer(
 def row(what: str, rounds: Rounds) -> Row:
     cells = {}
     for name, found in rounds.items():
-        ratio = statistics.median(ours / theirs for ours, theirs in zip(rounds["Ours"], found, strict=True))
+        ratio = statistics.median(
+            ours / theirs for ours, theirs in zip(rounds["Ours"], found, strict=True)
+        )
         rate = f"{statistics.median(found):,.{0 if min(found) > 10 else 1}f}"
         cells[name] = f"{rate} tokens/s" if name == "Ours" else f"{rate} ({ratio:.2f}×)"
     return what, cells
@@ -198,7 +252,9 @@ def bound(shape: GPTConfig, tokens: int, device: str, low: bool) -> tuple[float,
     work = []
     for width_in, width_out in sizes:
         x, y = torch.randn(tokens, width_in), torch.randn(tokens, width_out)
-        work.append([tensor.to(device, dtype) for tensor in (x, y, torch.randn(width_out, width_in))])
+        work.append(
+            [tensor.to(device, dtype) for tensor in (x, y, torch.randn(width_out, width_in))]
+        )
 
     def products() -> None:
         for x, y, weight in work:

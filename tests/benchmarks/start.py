@@ -15,10 +15,10 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from sft.config import OptimConfig
-from sft.gpt2 import weights
-from sft.gpt2.checkpoint import load_pretrained, save_pretrained
-from sft.gpt2.hub import WEIGHTS
+from sft.checkpoint import weights
+from sft.checkpoint.folder import load_pretrained, save_pretrained
+from sft.checkpoint.hub import WEIGHTS
+from sft.config.schema import OptimConfig
 from sft.gpt2.model import GPT
 from sft.gpt2.tokenizer import load_tokenizer
 from sft.training.checkpoints import CheckpointFiles
@@ -27,7 +27,9 @@ from tests.benchmarks.data import in_own_process, peak
 from tests.benchmarks.speed import SIZES
 
 ROOT = Path(__file__).parents[2]
-CAN_FORGET = hasattr(os, "posix_fadvise")  # macOS has no such call: there a file that was just written is in memory
+CAN_FORGET = hasattr(
+    os, "posix_fadvise"
+)  # macOS has no such call: there a file that was just written is in memory
 
 
 def first_step() -> float:
@@ -39,7 +41,9 @@ def first_step() -> float:
             began = time.perf_counter()
             settings = [f"hydra.run.dir={rows.parent}", "max_steps=1"]
             command = [sys.executable, str(ROOT / "train.py"), *settings]
-            with subprocess.Popen(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            with subprocess.Popen(
+                command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            ) as process:
                 while not rows.exists() or "\n1," not in rows.read_text():
                     assert process.poll() is None, "train.py ended without a step"
                     time.sleep(0.01)
@@ -69,7 +73,9 @@ def _load(folder: Path) -> SimpleNamespace:
         _forget(path)
         tries.append(_seconds(partial(load_pretrained, folder)))
         ratios.append(tries[-1] / reading)
-    return SimpleNamespace(size=path.stat().st_size, seconds=median(tries), beside=median(ratios), peak=held)
+    return SimpleNamespace(
+        size=path.stat().st_size, seconds=median(tries), beside=median(ratios), peak=held
+    )
 
 
 def save(size: str) -> SimpleNamespace:
@@ -86,7 +92,11 @@ def save(size: str) -> SimpleNamespace:
         with _on_disk() as place:
             writing = _seconds(partial(_write, place / "bytes", [*model.parameters(), *means]))
         with _on_disk() as place:
-            tries.append(_seconds(partial(CheckpointFiles().save_checkpoint, checkpoint, place / "last.ckpt")))
+            tries.append(
+                _seconds(
+                    partial(CheckpointFiles().save_checkpoint, checkpoint, place / "last.ckpt")
+                )
+            )
             bytes_written = (place / "last.ckpt").stat().st_size
         ratios.append(tries[-1] / writing)
     return SimpleNamespace(size=bytes_written, seconds=median(tries), beside=median(ratios))

@@ -15,7 +15,9 @@ def screenshot(browser: Browser, report: Path, picture: Path) -> None:
     end = page.locator("#curves").bounding_box()
     assert end, f"{report}: has no curves"
     height = end["y"] + end["height"]
-    page.screenshot(path=picture, clip={"x": 0, "y": 0, "width": 1200, "height": height}, full_page=True)
+    page.screenshot(
+        path=picture, clip={"x": 0, "y": 0, "width": 1200, "height": height}, full_page=True
+    )
     page.close()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from sft.evaluation.report import write_report
+from sft.report.report import write_report
 from tests.browser.screenshot import screenshot
 from tests.evaluation import made_up
 
@@ -26,13 +26,25 @@ def show(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Page]]:
     contexts = []
 
     def open_page(
-        rows: list[Any] | None = None, width: int = 1200, dark: bool = False, to_rows: Any = None, **changes: Any
+        rows: list[Any] | None = None,
+        width: int = 1200,
+        dark: bool = False,
+        to_rows: Any = None,
+        **changes: Any,
     ) -> Page:
         rows = made_up.rows() if rows is None else rows
         summary = made_up.summary(made_up.rows(len(rows))) | changes
-        write_report(tmp_path, summary, [row | (to_rows or {}) for row in rows], made_up.RUN, made_up.metrics())
+        write_report(
+            tmp_path,
+            summary,
+            [row | (to_rows or {}) for row in rows],
+            made_up.RUN,
+            made_up.metrics(),
+        )
         colours = "dark" if dark else "light"
-        contexts.append(browser.new_context(viewport={"width": width, "height": 800}, color_scheme=colours))
+        contexts.append(
+            browser.new_context(viewport={"width": width, "height": 800}, color_scheme=colours)
+        )
         page = contexts[-1].new_page()
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -44,7 +56,9 @@ def show(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Page]]:
     for context in contexts:
         context.close()
     assert complaints == []
-    assert [url for url in asked if url not in ((tmp_path / "report.html").as_uri(), "data:,")] == []
+    assert [
+        url for url in asked if url not in ((tmp_path / "report.html").as_uri(), "data:,")
+    ] == []
 
 
 def lines(page: Page) -> Any:
@@ -60,7 +74,16 @@ def column(page: Page, name: str) -> list[float]:
 def test_it_renders(show: Callable[..., Page]) -> None:
     page = show()
     expect(page.locator("h1")).to_have_text("gpt2-medium, before and after tuning")
-    for heading in ("Numbers", "Curves", "Categories", "Judge", "Where to look first", "Records", "Data", "Settings"):
+    for heading in (
+        "Numbers",
+        "Curves",
+        "Categories",
+        "Judge",
+        "Where to look first",
+        "Records",
+        "Data",
+        "Settings",
+    ):
         expect(page.get_by_role("heading", name=heading, exact=True)).to_be_visible()
     expect(page.get_by_role("img", name=re.compile("Loss curves"))).to_be_visible()
     expect(page.get_by_role("img", name=re.compile("Histogram of judge's score"))).to_be_visible()
@@ -122,7 +145,10 @@ def test_search_and_category(show: Callable[..., Page]) -> None:
 
 def test_paging(show: Callable[..., Page]) -> None:
     page = show()
-    previous, after = page.get_by_role("button", name="Previous"), page.get_by_role("button", name="Next")
+    previous, after = (
+        page.get_by_role("button", name="Previous"),
+        page.get_by_role("button", name="Next"),
+    )
     expect(previous).to_be_disabled()
     after.click()
     expect(page.locator("#found")).to_have_text("26 to 50 of 60")
@@ -193,7 +219,9 @@ def test_ten_thousand_records(show: Callable[..., Page]) -> None:
     expect(page.locator("#found")).to_have_text("1 to 25 of 10,000")
     expect(lines(page)).to_have_count(25)
     page.get_by_role("button", name="Loss").click()
-    expect(page.get_by_role("columnheader", name="Loss")).to_have_attribute("aria-sort", "ascending")
+    expect(page.get_by_role("columnheader", name="Loss")).to_have_attribute(
+        "aria-sort", "ascending"
+    )
     page.get_by_label("Search").fill("record 9999.")
     expect(lines(page)).to_have_count(1)
     page.get_by_label("Search").fill("")
@@ -227,14 +255,22 @@ def luminance(page: Page, selector: str, name: str) -> float:
     style = f"node => getComputedStyle(node).getPropertyValue('{name}')"
     colour = page.locator(selector).first.evaluate(style)
     parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    linear = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    ]
     return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
 def test_a_report_of_very_little(show: Callable[..., Page]) -> None:
     rows = made_up.rows(1)
-    absent = dict.fromkeys(["base", "judge", "tuned_against_base", "worst", "duplicates", "noisiest_training_records"])
-    absent |= {"score_by_category": None, "exact_match_by_category": None, "tuned": {"source": "m", "loss": None}}
+    absent = dict.fromkeys(
+        ["base", "judge", "tuned_against_base", "worst", "duplicates", "noisiest_training_records"]
+    )
+    absent |= {
+        "score_by_category": None,
+        "exact_match_by_category": None,
+        "tuned": {"source": "m", "loss": None},
+    }
     nothing = {"text": "", "loss": None, "chrf": None, "finish_reason": "stop"}
     page = show(rows, **absent, to_rows={"category": None, "base": None, "tuned": nothing})
     expect(lines(page)).to_have_count(1)

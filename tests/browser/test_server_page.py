@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from sft.config import PROMPTS
-from sft.gpt2.checkpoint import load_pretrained
+from sft.checkpoint.folder import load_pretrained
 from sft.gpt2.generate import generate
+from sft.inference.models import Voice
+from sft.prompts import PROMPTS
 from sft.serving.engine import Engine
-from sft.serving.models import Voice
 from tests.serving.running import Brake, running
 
 HOSTILE = "<img src=x onerror=\"document.title='taken'\"></textarea><script>document.title='taken'</script>"
@@ -38,7 +38,9 @@ def show(browser: Browser, engines: dict[str, Engine]) -> Iterator[Callable[...,
 
         def open_page(width: int = 1100, dark: bool = False) -> Page:
             colours = "dark" if dark else "light"
-            contexts.append(browser.new_context(viewport={"width": width, "height": 800}, color_scheme=colours))
+            contexts.append(
+                browser.new_context(viewport={"width": width, "height": 800}, color_scheme=colours)
+            )
             page = contexts[-1].new_page()
             page.on("console", lambda message: complaints.append(message.text))
             page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -67,7 +69,9 @@ def answered(page: Page, name: str) -> str:
 
 def said(engine: Engine, instruction: str, input: str = "") -> str:
     voice = engine.voice
-    [tokens] = generate(voice.model, [voice.prompt(instruction, input)], 60, eos_id=voice.tokenizer.eot_token)
+    [tokens] = generate(
+        voice.model, [voice.prompt(instruction, input)], 60, eos_id=voice.tokenizer.eot_token
+    )
     return voice.tokenizer.decode(tokens)
 
 
@@ -76,7 +80,8 @@ def test_tuned_beside_base(show: Callable[..., Page], engines: dict[str, Engine]
     ask(page, "What is the plural of this noun?", "box")
     answers = {name: answered(page, name) for name in engines}
     assert answers == {
-        name: said(engine, "What is the plural of this noun?", "box") for name, engine in engines.items()
+        name: said(engine, "What is the plural of this noun?", "box")
+        for name, engine in engines.items()
     }
     assert answers["tuned"] != answers["base"]
     tuned, base = (page.locator(f"section.{name}").bounding_box() for name in ("tuned", "base"))
@@ -85,7 +90,9 @@ def test_tuned_beside_base(show: Callable[..., Page], engines: dict[str, Engine]
     expect(page.locator("section.tuned .note")).to_contain_text("tokens")
 
 
-def test_answers_grow_and_can_be_stopped(show: Callable[..., Page], engines: dict[str, Engine]) -> None:
+def test_answers_grow_and_can_be_stopped(
+    show: Callable[..., Page], engines: dict[str, Engine]
+) -> None:
     brakes = {name: Brake(engine) for name, engine in engines.items()}
     page = show()
     ask(page, "Name an animal.")
@@ -106,7 +113,9 @@ def test_answers_grow_and_can_be_stopped(show: Callable[..., Page], engines: dic
     expect(page.get_by_role("button", name="Stop")).to_be_hidden()
     ask(page, "Name an animal.")
     assert answered(page, "tuned") == said(engines["tuned"], "Name an animal.")
-    assert all(sum(brake.rows) <= 9 + 60 + 1 for brake in brakes.values())  # the stopped one was decoded no further
+    assert all(
+        sum(brake.rows) <= 9 + 60 + 1 for brake in brakes.values()
+    )  # the stopped one was decoded no further
 
 
 def test_texts_stay_texts(show: Callable[..., Page]) -> None:
@@ -129,7 +138,9 @@ def test_enter_asks_and_the_newest_question_stands_first(show: Callable[..., Pag
     assert page.locator(".question").all_text_contents() == ["Two?", "One?"]
 
 
-def test_what_the_server_refuses_is_shown(show: Callable[..., Page], engines: dict[str, Engine]) -> None:
+def test_what_the_server_refuses_is_shown(
+    show: Callable[..., Page], engines: dict[str, Engine]
+) -> None:
     for engine in engines.values():
         engine.slots = engine.queue = 0
     page = show()
@@ -137,7 +148,9 @@ def test_what_the_server_refuses_is_shown(show: Callable[..., Page], engines: di
     assert answered(page, "tuned") == "0 questions are being answered and 0 wait; ask again later"
 
 
-@pytest.mark.parametrize(("width", "dark"), [(1100, False), (1100, True), (360, False), (360, True)])
+@pytest.mark.parametrize(
+    ("width", "dark"), [(1100, False), (1100, True), (360, False), (360, True)]
+)
 def test_it_fits(show: Callable[..., Page], width: int, dark: bool) -> None:
     page = show(width, dark)
     ask(page, "What is the plural of this noun?", "x" * 200)

@@ -59,7 +59,9 @@ def test_three_ways_to_the_nano_run(overrides: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_nanos_recipe_can_be_left_out_or_overridden(model: str) -> None:
     assert recipe(composed("train", f"model={model}", "data=nano", "recipe=none")) == DOCUMENTED
-    config = composed("train", f"model={model}", "data=nano", "optim.lr=3e-4", "data.mask_prompt=false")
+    config = composed(
+        "train", f"model={model}", "data=nano", "optim.lr=3e-4", "data.mask_prompt=false"
+    )
     assert recipe(config) == (3e-4, False)
 
 

@@ -36,7 +36,9 @@ from tests.config.composing import composed, refused
         ("seed=0", "seed", 0),
     ],
 )
-def test_a_value_is_converted_only_if_nothing_is_lost(override: str, key: str, expected: Any) -> None:
+def test_a_value_is_converted_only_if_nothing_is_lost(
+    override: str, key: str, expected: Any
+) -> None:
     config = composed("train", override.strip("'"))
     found = flat(dataclasses.asdict(config))[key]
     assert found == expected
@@ -155,7 +157,9 @@ WRONG = [  # overrides, the key, what the message quotes, what was expected
 
 
 @pytest.mark.parametrize(("overrides", "key", "found", "expected"), WRONG)
-def test_a_wrong_value_is_named_with_its_key(overrides: str, key: str, found: str, expected: str) -> None:
+def test_a_wrong_value_is_named_with_its_key(
+    overrides: str, key: str, found: str, expected: str
+) -> None:
     line = refused("train", *overrides.split())
     assert line.startswith(f"{key}: ")
     assert found in line
@@ -187,7 +191,9 @@ def test_evaluate_names_the_options(overrides: str, key: str, expected: str) -> 
         ("evaluate", "+judge.temperature=1", "judge.temperature", "kind, model, url, "),
     ],
 )
-def test_an_unknown_key_is_named_with_its_neighbours(door: str, override: str, key: str, known: str) -> None:
+def test_an_unknown_key_is_named_with_its_neighbours(
+    door: str, override: str, key: str, known: str
+) -> None:
     line = refused(door, override)
     assert line.startswith(f"{key}: ")
     assert known in line

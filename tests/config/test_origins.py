@@ -52,7 +52,9 @@ def test_an_experiment_is_named_before_the_data() -> None:
 
 def test_a_choice_of_a_group_names_its_keys() -> None:
     found = origins("data=json", "data.path=/x.json", "judge=ollama", "evaluate=true")
-    assert found["judge=ollama"] == ("judge.kind=ollama, judge.model=llama3, judge.url=http://localhost:11434")
+    assert found["judge=ollama"] == (
+        "judge.kind=ollama, judge.model=llama3, judge.url=http://localhost:11434"
+    )
     assert found["data=json"] == "data.source=json"
     assert found["command line"] == "data.path=/x.json, evaluate=true"
 

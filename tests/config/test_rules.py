@@ -113,7 +113,9 @@ UNREAD = [  # door, overrides, the key that nothing would read, what would have 
 
 
 @pytest.mark.parametrize(("door", "overrides", "key", "words"), UNREAD)
-def test_a_given_key_that_nothing_reads_is_refused(door: str, overrides: str, key: str, words: str) -> None:
+def test_a_given_key_that_nothing_reads_is_refused(
+    door: str, overrides: str, key: str, words: str
+) -> None:
     config = composed(door, *overrides.split())
     with pytest.raises(InputError) as error:
         check_given(config, overrides.split())

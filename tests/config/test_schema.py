@@ -128,7 +128,9 @@ def test_the_layers_that_take_an_adapter_are_named_once() -> None:
 
 
 def test_defaults_are_the_same_in_conf_and_in_the_dataclasses() -> None:
-    config = composed("train", "model=gpt2-small", "data=nano", "recipe=none", "model.checkpoint=x/y")
+    config = composed(
+        "train", "model=gpt2-small", "data=nano", "recipe=none", "model.checkpoint=x/y"
+    )
     assert config == TrainConfig(ModelConfig("x/y"), DataConfig(), OptimConfig(), EvalConfig())
     evaluated = composed("evaluate", "run=null")
     assert evaluated == EvaluateConfig(DataConfig(), GenerateConfig())
@@ -137,7 +139,9 @@ def test_defaults_are_the_same_in_conf_and_in_the_dataclasses() -> None:
 def test_a_choice_says_in_its_first_line_what_it_is() -> None:
     for folder in ("data", "model", "experiment", "judge", "lora", "recipe", "sweep"):
         for path in (CONF / folder).glob("*.yaml"):
-            lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
+            lines = [
+                line for line in path.read_text().splitlines() if not line.startswith("# @package")
+            ]
             assert re.match(r"# \S", lines[0]), path
 
 

@@ -44,7 +44,8 @@ def make() -> Maker:
 
 def same(found: Arrays) -> bool:
     return found.keys() == VALUES.keys() and all(
-        found[name].dtype == array.dtype and np.array_equal(found[name], array) for name, array in VALUES.items()
+        found[name].dtype == array.dtype and np.array_equal(found[name], array)
+        for name, array in VALUES.items()
     )
 
 
@@ -72,7 +73,9 @@ def test_it_is_the_file_that_is_used(folder: Path, make: Maker) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 100, 20_000])
-def test_a_damaged_file_is_made_again(folder: Path, make: Maker, size: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_file_is_made_again(
+    folder: Path, make: Maker, size: int, caplog: pytest.LogCaptureFixture
+) -> None:
     cached("a", make)
     os.truncate(folder / "a.safetensors", size)
     with caplog.at_level(logging.INFO, "sft"):
@@ -117,7 +120,11 @@ def stays_in_memory(make: Maker, caplog: pytest.LogCaptureFixture) -> str:
 
 @pytest.mark.parametrize("function", ["os.fsync", "os.replace", "sft.data.cache.save_file"])
 def test_a_full_disk(
-    folder: Path, make: Maker, function: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    make: Maker,
+    function: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(function, full)
@@ -127,7 +134,9 @@ def test_a_full_disk(
     assert kept(folder) == ["a.safetensors"]
 
 
-def test_a_place_where_nothing_can_be_written(folder: Path, make: Maker, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_place_where_nothing_can_be_written(
+    folder: Path, make: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
     folder.parent.write_text("a file")
     assert str(folder) in stays_in_memory(make, caplog)
     assert same(cached("b", make))
@@ -136,9 +145,11 @@ def test_a_place_where_nothing_can_be_written(folder: Path, make: Maker, caplog:
 
 def test_without_locks(folder: Path, make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     def none(path: Path, timeout: float) -> None:
-        raise NotImplementedError("no flock here")  # as filelock does on a file system without flock(2)
+        raise NotImplementedError(
+            "no flock here"
+        )  # as filelock does on a file system without flock(2)
 
-    monkeypatch.setattr("sft.files.FileLock", none)
+    monkeypatch.setattr("sft.atomic.FileLock", none)
     assert same(cached("a", make))
     assert kept(folder) == ["a.safetensors"]
 

@@ -20,15 +20,23 @@ def splits(letters: tiktoken.Encoding) -> dict[str, Split]:
     """13 records to train on, one of them dropped, of lengths 3 to 11; none to test, 5 to validate."""
     train = [Record("a", "", "x" * (1 + i * i % 9)) for i in range(12)]
     train.insert(4, Record("a" * 20, "", "x"))
-    parts = {"train": train, "test": [], "validation": [Record("b", "", "y" * i) for i in range(1, 6)]}
+    parts = {
+        "train": train,
+        "test": [],
+        "validation": [Record("b", "", "y" * i) for i in range(1, 6)],
+    }
     return encode_splits(parts, TEMPLATE, letters, 16, 16, mask_prompt=True)
 
 
-def trained_by(data: InstructionData, rank: int = 0, world_size: int = 1, epoch: int = 0, done: int = 0) -> Any:
+def trained_by(
+    data: InstructionData, rank: int = 0, world_size: int = 1, epoch: int = 0, done: int = 0
+) -> Any:
     """The data as a trainer at that place sees it."""
     loop = SimpleNamespace(
         epoch_progress=SimpleNamespace(current=SimpleNamespace(processed=epoch)),
-        epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(current=SimpleNamespace(ready=done))),
+        epoch_loop=SimpleNamespace(
+            batch_progress=SimpleNamespace(current=SimpleNamespace(ready=done))
+        ),
         restarting=done > 0,
     )
     data.trainer = SimpleNamespace(world_size=world_size, global_rank=rank, fit_loop=loop)  # type: ignore[assignment]
@@ -47,16 +55,33 @@ def ids(batches: list[Batch]) -> list[list[int]]:
 
 
 def test_file_order_by_hand(splits: dict[str, Split]) -> None:
-    batches = list(trained_by(InstructionData(splits, batch_size=5, shuffle=False)).train_dataloader())
-    assert ids(batches) == [[0, 1, 2, 3, 5], [6, 7, 8, 9, 10], [11, 12]]  # 4 was dropped; the short batch is kept
-    assert batches[0].lengths.tolist() == [3, 4, 7, 3, 10]  # a prompt of 2 and answers of 1, 2, 5, 1, 8
-    assert [batch.step_tokens for batch in batches] == [3 + 4 + 7 + 3 + 10, 10 + 3 + 7 + 4 + 3, 4 + 7]
+    batches = list(
+        trained_by(InstructionData(splits, batch_size=5, shuffle=False)).train_dataloader()
+    )
+    assert ids(batches) == [
+        [0, 1, 2, 3, 5],
+        [6, 7, 8, 9, 10],
+        [11, 12],
+    ]  # 4 was dropped; the short batch is kept
+    assert batches[0].lengths.tolist() == [
+        3,
+        4,
+        7,
+        3,
+        10,
+    ]  # a prompt of 2 and answers of 1, 2, 5, 1, 8
+    assert [batch.step_tokens for batch in batches] == [
+        3 + 4 + 7 + 3 + 10,
+        10 + 3 + 7 + 4 + 3,
+        4 + 7,
+    ]
     assert [batch.step_targets for batch in batches] == [22, 22, 9]  # a token fewer of each row
     assert [batch.input_ids.shape[1] for batch in batches] == [10, 10, 7]
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "accumulate", "world_size"), [(1, 1, 1), (5, 1, 1), (2, 3, 1), (2, 1, 3), (2, 2, 2), (4, 1, 5)]
+    ("batch_size", "accumulate", "world_size"),
+    [(1, 1, 1), (5, 1, 1), (2, 3, 1), (2, 1, 3), (2, 2, 2), (4, 1, 5)],
 )
 def test_steps_add_up_over_ranks_and_micro_batches(
     splits: dict[str, Split], batch_size: int, accumulate: int, world_size: int
@@ -68,17 +93,27 @@ def test_steps_add_up_over_ranks_and_micro_batches(
     assert [len(batches) for batches in of_ranks] == [len(loader) for loader in loaders]
     assert data.plan(world_size).steps == -(-len(loaders[0]) // accumulate)
     for start in range(0, len(loaders[0]), accumulate):
-        step = list(chain.from_iterable(batches[start : start + accumulate] for batches in of_ranks))
+        step = list(
+            chain.from_iterable(batches[start : start + accumulate] for batches in of_ranks)
+        )
         targets = sum(int((batch.labels != -100).sum()) for batch in step)
         tokens = sum(int(batch.lengths[batch.records >= 0].sum()) for batch in step)
         assert {batch[4:] for batch in step} == {(targets, tokens)}
-    seen = [record for batches in of_ranks for batch in batches for record in batch.records.tolist() if record >= 0]
+    seen = [
+        record
+        for batches in of_ranks
+        for batch in batches
+        for record in batch.records.tolist()
+        if record >= 0
+    ]
     assert sorted(seen) == [0, 1, 2, 3, *range(5, 13)]
 
 
 def test_an_order_for_each_seed_and_epoch(splits: dict[str, Split]) -> None:
     def order(seed: int, epoch: int) -> list[Batch]:
-        return list(trained_by(InstructionData(splits, 5, seed=seed), epoch=epoch).train_dataloader())
+        return list(
+            trained_by(InstructionData(splits, 5, seed=seed), epoch=epoch).train_dataloader()
+        )
 
     assert same(order(3, 1), order(3, 1))
     assert len({str(ids(order(seed, epoch))) for seed in range(3) for epoch in range(3)}) == 9
@@ -94,9 +129,13 @@ def test_it_goes_on_in_the_middle_of_an_epoch(splits: dict[str, Split], workers:
     assert same(list(trained_by(data, epoch=1, done=6).train_dataloader()), [])
 
 
-def test_buckets_put_like_lengths_together_and_go_on_in_the_middle(letters: tiktoken.Encoding) -> None:
+def test_buckets_put_like_lengths_together_and_go_on_in_the_middle(
+    letters: tiktoken.Encoding,
+) -> None:
     records = [Record("a", "", "x" * (1 + i % 10)) for i in range(400)]
-    splits = encode_splits({"train": records, "test": [], "validation": []}, TEMPLATE, letters, 16, 16, True)
+    splits = encode_splits(
+        {"train": records, "test": [], "validation": []}, TEMPLATE, letters, 16, 16, True
+    )
 
     def loader(bucket: bool, done: int = 0, **choices: Any) -> Any:
         data = InstructionData(splits, 2, accumulate=2, seed=3, bucket=bucket, **choices)
@@ -120,9 +159,13 @@ def test_a_place_counts_only_when_a_run_is_resumed(splits: dict[str, Split]) -> 
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_validation_is_in_file_order_and_each_record_comes_once(splits: dict[str, Split], world_size: int) -> None:
+def test_validation_is_in_file_order_and_each_record_comes_once(
+    splits: dict[str, Split], world_size: int
+) -> None:
     data = InstructionData(splits, 2, accumulate=4, shuffle=True)
-    ranks = [list(trained_by(data, rank, world_size).val_dataloader()) for rank in range(world_size)]
+    ranks = [
+        list(trained_by(data, rank, world_size).val_dataloader()) for rank in range(world_size)
+    ]
     expected = {
         1: [[[0, 1], [2, 3], [4]]],
         2: [[[0, 1], [4]], [[2, 3], [-1]]],
@@ -152,6 +195,10 @@ def test_the_first_batches(splits: dict[str, Split]) -> None:
 def test_rows_are_padded_to_the_multiple(splits: dict[str, Split]) -> None:
     for multiple, width in ((16, 16), (64, 16)):  # 16 is all that the model reads
         data = trained_by(InstructionData(splits, 5, multiple=multiple))
-        batches = [*data.train_dataloader(), *data.val_dataloader(), *data.first_batches("train", 2)]
+        batches = [
+            *data.train_dataloader(),
+            *data.val_dataloader(),
+            *data.first_batches("train", 2),
+        ]
         assert {batch.input_ids.shape[1] for batch in batches} == {width}
         assert {batch.labels.shape[1] for batch in batches} == {width}

@@ -13,12 +13,13 @@ import tiktoken
 import torch
 from torch.utils.data import DataLoader
 
-from sft.config import PROMPTS, InputError
 from sft.data.dataset import Batch, Examples, Split, encode, encode_splits, split_records
 from sft.data.overview import overview
 from sft.data.prompt import render
 from sft.data.records import Record, parse_records
+from sft.errors import InputError
 from sft.gpt2.tokenizer import load_tokenizer
+from sft.prompts import PROMPTS
 
 REAL = Path(os.environ["SFT_DATA_DIR"]) if "SFT_DATA_DIR" in os.environ else None
 TEMPLATE = "{{ instruction }}:"
@@ -48,7 +49,13 @@ CASES = [  # max_length, multiple, mask: input_ids, labels of ab:xyz
     (5, 1, False, [97, 98, 58, 120, 121], [98, 58, 120, 121, 122]),  # cut: no end token
     (5, 1, True, [97, 98, 58, 120, 121], [NO, NO, 120, 121, 122]),
     (4, 1, True, [97, 98, 58, 120], [NO, NO, 120, 121]),
-    (3, 1, False, [97, 98, 58], [98, 58, 120]),  # as long as the prompt: one token of the answer is still a label
+    (
+        3,
+        1,
+        False,
+        [97, 98, 58],
+        [98, 58, 120],
+    ),  # as long as the prompt: one token of the answer is still a label
     (3, 1, True, [97, 98, 58], [NO, NO, 120]),
     (100, 4, False, [97, 98, 58, 120, 121, 122, END, END], [98, 58, 120, 121, 122, END, NO, NO]),
     (100, 4, True, [97, 98, 58, 120, 121, 122, END, END], [NO, NO, 120, 121, 122, END, NO, NO]),
@@ -61,7 +68,12 @@ CASES = [  # max_length, multiple, mask: input_ids, labels of ab:xyz
 
 @pytest.mark.parametrize(("max_length", "multiple", "mask", "ids", "labels"), CASES)
 def test_one_row(
-    letters: tiktoken.Encoding, max_length: int, multiple: int, mask: bool, ids: list[int], labels: list[int]
+    letters: tiktoken.Encoding,
+    max_length: int,
+    multiple: int,
+    mask: bool,
+    ids: list[int],
+    labels: list[int],
 ) -> None:
     length = min(6, max_length)
     assert batch(letters, [XYZ], mask, max_length, multiple) == ([ids], [labels], [length])
@@ -112,8 +124,12 @@ def test_the_filler_row(letters: tiktoken.Encoding) -> None:
 def test_the_mask_can_be_asked_for_batch_by_batch(letters: tiktoken.Encoding) -> None:
     for made in (False, True):
         examples = encode([XYZ], TEMPLATE, letters, 100, made)
-        assert examples.batch([0], mask_prompt=True).labels.tolist() == [[NO, NO, 120, 121, 122, END]]
-        assert examples.batch([0], mask_prompt=False).labels.tolist() == [[98, 58, 120, 121, 122, END]]
+        assert examples.batch([0], mask_prompt=True).labels.tolist() == [
+            [NO, NO, 120, 121, 122, END]
+        ]
+        assert examples.batch([0], mask_prompt=False).labels.tolist() == [
+            [98, 58, 120, 121, 122, END]
+        ]
         assert examples.targets().tolist() == [4 if made else 6]
 
 
@@ -148,14 +164,18 @@ def test_numbers_of_rows_agree_with_their_batches(letters: tiktoken.Encoding) ->
             assert examples.targets().tolist() == (found.labels != NO).sum(1).tolist()
             assert max(lengths) <= max_length
             cut = 0
-            for row, (length, record) in enumerate(zip(lengths, found.records.tolist(), strict=True)):
+            for row, (length, record) in enumerate(
+                zip(lengths, found.records.tolist(), strict=True)
+            ):
                 whole = [*f"{records[record].instruction}:{records[record].output}".encode(), END]
                 assert found.input_ids[row, :length].tolist() == whole[:length]
                 assert found.labels[row, length - 1] == whole[length]  # END, if it was not cut
                 assert (found.labels[row, length:] == NO).all()
                 cut += len(whole) > length + 1
             assert (examples.cut, examples.dropped) == (cut, len(records) - len(examples))
-            longer = [i for i, record in enumerate(records) if len(record.instruction) + 1 > max_length]
+            longer = [
+                i for i, record in enumerate(records) if len(record.instruction) + 1 > max_length
+            ]
             assert sorted({*range(60)} - {*found.records.tolist()}) == longer
 
 
@@ -181,7 +201,11 @@ def sizes(count: int, *fractions: float) -> tuple[int, ...]:
         (1100, (0.85, 0.10, 0.05), (935, 110, 55)),
         (1000, (0.8, 0.1, 0.1), (800, 100, 100)),
         (52002, (0.85, 0.10, 0.05), (44201, 5200, 2601)),
-        (100, (0.57, 0.29, 0.14), (57, 29, 14)),  # 100 * 0.57 and 100 * 0.29 are a little less than whole
+        (
+            100,
+            (0.57, 0.29, 0.14),
+            (57, 29, 14),
+        ),  # 100 * 0.57 and 100 * 0.29 are a little less than whole
         (10, (0.7, 0.2, 0.1), (7, 2, 1)),
         (11, (0.7, 0.2, 0.1), (7, 2, 2)),
         (10, (1, 0, 0), (10, 0, 0)),
@@ -190,7 +214,9 @@ def sizes(count: int, *fractions: float) -> tuple[int, ...]:
         (1, (1.0, 0.0, 0.0), (1, 0, 0)),
     ],
 )
-def test_the_arithmetic_of_splits(count: int, fractions: tuple[float, ...], expected: tuple[int, ...]) -> None:
+def test_the_arithmetic_of_splits(
+    count: int, fractions: tuple[float, ...], expected: tuple[int, ...]
+) -> None:
     assert sizes(count, *fractions) == expected
 
 
@@ -202,7 +228,9 @@ def test_hundredths_are_exact() -> None:
 def test_splits_keep_the_order_and_every_record() -> None:
     parts = split_records(records(1100), [0.85, 0.10, 0.05])
     assert list(parts) == ["train", "test", "validation"]
-    assert [record.output for part in parts.values() for record in part] == [str(i) for i in range(1100)]
+    assert [record.output for part in parts.values() for record in part] == [
+        str(i) for i in range(1100)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -220,8 +248,12 @@ def test_an_empty_split_is_refused(count: int, fractions: list[float], name: str
 
 def test_max_length_is_the_context_unless_it_is_given(letters: tiktoken.Encoding) -> None:
     parts = {"train": [XYZ, Q], "test": [], "validation": []}
-    assert encode_splits(parts, TEMPLATE, letters, None, 4, False)["train"].examples.lengths().tolist() == [4, 3]
-    assert encode_splits(parts, TEMPLATE, letters, 3, 4, False)["train"].examples.lengths().tolist() == [3, 3]
+    assert encode_splits(parts, TEMPLATE, letters, None, 4, False)[
+        "train"
+    ].examples.lengths().tolist() == [4, 3]
+    assert encode_splits(parts, TEMPLATE, letters, 3, 4, False)[
+        "train"
+    ].examples.lengths().tolist() == [3, 3]
     splits = encode_splits(parts, TEMPLATE, letters, 4, 4, False)
     assert [split.first for split in splits.values()] == [XYZ, None, None]
 
@@ -233,7 +265,9 @@ def test_max_length_is_the_context_unless_it_is_given(letters: tiktoken.Encoding
         (1, 4, "data.max_length: 1 tokens leave no answer in the test split; raise it"),
     ],
 )
-def test_lengths_that_cannot_be(letters: tiktoken.Encoding, max_length: int, context: int, message: str) -> None:
+def test_lengths_that_cannot_be(
+    letters: tiktoken.Encoding, max_length: int, context: int, message: str
+) -> None:
     parts = {"train": [Record("", "", "x")], "test": [XYZ, Q], "validation": []}
     with pytest.raises(InputError) as error:
         encode_splits(parts, TEMPLATE, letters, max_length, context, False)
@@ -242,7 +276,9 @@ def test_lengths_that_cannot_be(letters: tiktoken.Encoding, max_length: int, con
 
 # The published instructions, with GPT-2's own tokenizer
 
-real = pytest.mark.skipif(REAL is None, reason="needs the 1,100 instructions and GPT-2's vocabulary in SFT_DATA_DIR")
+real = pytest.mark.skipif(
+    REAL is None, reason="needs the 1,100 instructions and GPT-2's vocabulary in SFT_DATA_DIR"
+)
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +299,12 @@ def published(gpt2: tiktoken.Encoding) -> dict[str, Split]:
 def test_published_numbers(published: dict[str, Split]) -> None:
     examples = published["train"].examples
     lengths = examples.lengths()
-    assert (lengths.min(), lengths.max(), np.median(lengths), round(lengths.mean(), 1)) == (40, 91, 56, 56.4)
+    assert (lengths.min(), lengths.max(), np.median(lengths), round(lengths.mean(), 1)) == (
+        40,
+        91,
+        56,
+        56.4,
+    )
     header = 6  # tokens of "\n\n### Response:\n", which belongs to the prompt
     assert round(100 * examples.prompts.sum() / lengths.sum()) == 79
     assert round(100 * (examples.prompts - header).sum() / lengths.sum()) == 68
@@ -274,7 +315,9 @@ def test_published_numbers(published: dict[str, Split]) -> None:
 
 
 @real
-def test_encoded_apart_is_encoded_whole(published: dict[str, Split], gpt2: tiktoken.Encoding) -> None:
+def test_encoded_apart_is_encoded_whole(
+    published: dict[str, Split], gpt2: tiktoken.Encoding
+) -> None:
     assert REAL is not None
     examples = published["train"].examples
     records = parse_records((REAL / "instruction-data.json").read_bytes(), "instructions")[:935]

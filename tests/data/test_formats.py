@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from sft.config import InputError
 from sft.data.records import parse_records
+from sft.errors import InputError
 
 A = '{"instruction": "a", "output": "b"}'
 CUT = "is the file cut short?"
@@ -73,7 +73,10 @@ def test_a_database(tmp_path: Path) -> None:
         ("- instruction: a\n  output: b\n", "YAML"),
         ("instruction: a, b\noutput: b\n", "YAML"),
         ("---\n- a\n", "YAML"),
-        ("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "git lfs pull"),
+        (
+            "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+            "git lfs pull",
+        ),
         (f"// mine\n[{A}]", "comment"),
         (f"# mine\n[{A}]", "comment"),
         (f"[{A}, // the first\n{A}]", "comment"),
@@ -108,7 +111,9 @@ def test_a_text_that_is_not_json_is_called_what_it_is(text: str, word: str) -> N
 
 def test_a_file_that_ends_too_soon_is_cut_short() -> None:
     """Wherever it ends."""
-    whole = json.dumps([{"instruction": 'say "a" é \\ /', "input": "", "output": "b // c, }"}] * 2, indent=1)
+    whole = json.dumps(
+        [{"instruction": 'say "a" é \\ /', "input": "", "output": "b // c, }"}] * 2, indent=1
+    )
     for end in range(1, len(whole)):
         line = refused(whole[:end].encode())
         assert line.endswith(CUT), whole[:end]
@@ -116,5 +121,10 @@ def test_a_file_that_ends_too_soon_is_cut_short() -> None:
 
 
 def test_a_megabyte_of_each_takes_no_time() -> None:
-    for text in ("[" + " " * 1_000_000, "#" + "\n" * 1_000_000, '["' + "\\" * 1_000_000, "[" + '"a",' * 300_000 + "]"):
+    for text in (
+        "[" + " " * 1_000_000,
+        "#" + "\n" * 1_000_000,
+        '["' + "\\" * 1_000_000,
+        "[" + '"a",' * 300_000 + "]",
+    ):
         refused(text.encode())

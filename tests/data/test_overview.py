@@ -21,7 +21,10 @@ def splits(letters: tiktoken.Encoding) -> dict[str, Split]:
             Record("ab", "", "q"),  # ab:q, 4: the prompt of the first again
             Record("abcdefgh", "", "x"),  # a prompt of 9: dropped
         ],
-        "test": [Record("ab", "c", "no"), Record("ba", "", "n")],  # ab/c:no, 7; ba:n, 4; the first prompt is in train
+        "test": [
+            Record("ab", "c", "no"),
+            Record("ba", "", "n"),
+        ],  # ab/c:no, 7; ba:n, 4; the first prompt is in train
         "validation": [],
     }
     return encode_splits(parts, TEMPLATE, letters, max_length=7, context=16, mask_prompt=True)
@@ -34,12 +37,23 @@ def test_the_numbers(splits: dict[str, Split]) -> None:
         "test": (2, 7 + 4, 3 + 2, 7, 0, 0, 1),
         "validation": (0, 0, 0, 0, 0, 0, 0),
     }
-    assert overview(splits) == {name: dict(zip(names, row, strict=True)) for name, row in expected.items()}
+    assert overview(splits) == {
+        name: dict(zip(names, row, strict=True)) for name, row in expected.items()
+    }
 
 
 def test_the_table(splits: dict[str, Split]) -> None:
     lines = overview_text(overview(splits)).splitlines()
-    assert lines[0].split() == ["data", "records", "tokens", "targets", "longest", "cut", "dropped", "duplicates"]
+    assert lines[0].split() == [
+        "data",
+        "records",
+        "tokens",
+        "targets",
+        "longest",
+        "cut",
+        "dropped",
+        "duplicates",
+    ]
     assert lines[1].split() == ["train", "4", "17", "9", "7", "1", "1", "1"]
     assert lines[4].startswith("cut: longer than data.max_length")
     assert lines[5].startswith("duplicates: ")
@@ -47,17 +61,27 @@ def test_the_table(splits: dict[str, Split]) -> None:
 
 
 def test_a_table_without_remarks(letters: tiktoken.Encoding) -> None:
-    parts = {"train": [Record(str(i), "", "x" * i) for i in range(1000)], "test": [], "validation": []}
-    lines = overview_text(overview(encode_splits(parts, TEMPLATE, letters, None, 2000, False))).splitlines()
+    parts = {
+        "train": [Record(str(i), "", "x" * i) for i in range(1000)],
+        "test": [],
+        "validation": [],
+    }
+    lines = overview_text(
+        overview(encode_splits(parts, TEMPLATE, letters, None, 2000, False))
+    ).splitlines()
     assert lines[1].split()[:3] == ["train", "1,000", f"{10 * 2 + 90 * 3 + 900 * 4 + 499_500:,}"]
     assert len(lines) == 4
 
 
-def test_an_example_with_its_learned_part_marked(splits: dict[str, Split], letters: tiktoken.Encoding) -> None:
+def test_an_example_with_its_learned_part_marked(
+    splits: dict[str, Split], letters: tiktoken.Encoding
+) -> None:
     assert example_text(splits["train"], letters) == "ab:⟦xyz<|endoftext|>⟧"
     parts = {"train": [Record("añb", "", "é")]}
     [unmasked] = encode_splits(parts, TEMPLATE, letters, None, 16, mask_prompt=False).values()
-    assert example_text(unmasked, letters) == "a⟦ñb:é<|endoftext|>⟧"  # nothing predicts the first token
+    assert (
+        example_text(unmasked, letters) == "a⟦ñb:é<|endoftext|>⟧"
+    )  # nothing predicts the first token
     [plain] = encode_splits(parts, "", letters, None, 16, mask_prompt=True).values()
     assert example_text(plain, letters) == "�⟦�<|endoftext|>⟧"  # nor the first byte of plain text
 

@@ -27,7 +27,10 @@ def ranks(plan: Plan, epoch: int = 0) -> list[list[MicroBatch]]:
 def steps(plan: Plan, epoch: int = 0) -> list[list[MicroBatch]]:
     """The micro-batches of each optimizer step, of all ranks."""
     columns = list(zip(*ranks(plan, epoch), strict=True))
-    groups = [columns[start : start + plan.accumulate] for start in range(0, len(columns), plan.accumulate)]
+    groups = [
+        columns[start : start + plan.accumulate]
+        for start in range(0, len(columns), plan.accumulate)
+    ]
     return [[micro for column in group for micro in column] for group in groups]
 
 
@@ -40,14 +43,29 @@ def test_file_order_by_hand() -> None:
     assert plan.steps == 2
     assert rows(plan.micro_batches(0, 0)) == [[0, 1], [4, 5], [8]]
     assert rows(plan.micro_batches(0, 1)) == [[2, 3], [6, 7], [9]]
-    assert [micro.step.tolist() for micro in plan.micro_batches(5, 1)] == [[*range(8)], [*range(8)], [8, 9]]
+    assert [micro.step.tolist() for micro in plan.micro_batches(5, 1)] == [
+        [*range(8)],
+        [*range(8)],
+        [8, 9],
+    ]
 
 
 def test_ragged_steps_by_hand() -> None:
-    assert [rows(rank) for rank in ranks(Plan(5, batch_size=2, world_size=3))] == [[[0, 1]], [[2, 3]], [[4]]]
+    assert [rows(rank) for rank in ranks(Plan(5, batch_size=2, world_size=3))] == [
+        [[0, 1]],
+        [[2, 3]],
+        [[4]],
+    ]
     assert [rows(rank) for rank in ranks(Plan(1, batch_size=4, world_size=2))] == [[[0]], [[]]]
-    assert rows(Plan(7, batch_size=4, accumulate=2).micro_batches(0, 0)) == [[0, 1, 2, 3], [4, 5, 6]]
-    assert rows(Plan(9, batch_size=3, accumulate=2).micro_batches(0, 0)) == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert rows(Plan(7, batch_size=4, accumulate=2).micro_batches(0, 0)) == [
+        [0, 1, 2, 3],
+        [4, 5, 6],
+    ]
+    assert rows(Plan(9, batch_size=3, accumulate=2).micro_batches(0, 0)) == [
+        [0, 1, 2],
+        [3, 4, 5],
+        [6, 7, 8],
+    ]
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
@@ -55,7 +73,9 @@ def test_in_an_epoch_each_record_comes_once(shuffle: bool) -> None:
     for shape in SHAPES:
         plan = Plan(*shape, shuffle=shuffle, seed=1)
         for epoch in (0, 3):
-            seen = [row for rank in ranks(plan, epoch) for micro in rank for row in micro.rows.tolist()]
+            seen = [
+                row for rank in ranks(plan, epoch) for micro in rank for row in micro.rows.tolist()
+            ]
             assert sorted(seen) == list(range(plan.rows)), shape
 
 
@@ -79,14 +99,29 @@ def test_a_step_has_the_records_it_says_in_parts_as_equal_as_can_be() -> None:
             together = sorted(row for micro in micros for row in micro.rows.tolist())
             assert all(sorted(micro.step.tolist()) == together for micro in micros), shape
             full = plan.batch_size * plan.accumulate * plan.world_size
-            assert len(together) == (full if number < plan.steps - 1 else plan.rows - full * (plan.steps - 1)), shape
+            assert len(together) == (
+                full if number < plan.steps - 1 else plan.rows - full * (plan.steps - 1)
+            ), shape
 
 
 def test_a_step_is_the_same_however_it_is_divided() -> None:
-    divisions = [(12, 1, 1), (6, 2, 1), (6, 1, 2), (4, 3, 1), (3, 2, 2), (2, 2, 3), (1, 12, 1), (1, 4, 3), (1, 1, 12)]
+    divisions = [
+        (12, 1, 1),
+        (6, 2, 1),
+        (6, 1, 2),
+        (4, 3, 1),
+        (3, 2, 2),
+        (2, 2, 3),
+        (1, 12, 1),
+        (1, 4, 3),
+        (1, 1, 12),
+    ]
     for count in (1, 5, 12, 13, 24, 35, 100):
         contents = {
-            tuple(frozenset(steps[0].step.tolist()) for steps in steps_of(Plan(count, *division, shuffle=True, seed=9)))
+            tuple(
+                frozenset(steps[0].step.tolist())
+                for steps in steps_of(Plan(count, *division, shuffle=True, seed=9))
+            )
             for division in divisions
         }
         assert len(contents) == 1, count
@@ -108,7 +143,11 @@ def test_it_is_a_function_of_its_arguments() -> None:
 
 
 def test_epochs_and_seeds_have_their_own_order() -> None:
-    orders = {tuple(Plan(50, 4, shuffle=True, seed=seed).order(epoch)) for seed in range(4) for epoch in range(4)}
+    orders = {
+        tuple(Plan(50, 4, shuffle=True, seed=seed).order(epoch))
+        for seed in range(4)
+        for epoch in range(4)
+    }
     assert len(orders) == 16
     assert tuple(range(50)) not in orders
 
@@ -116,7 +155,9 @@ def test_epochs_and_seeds_have_their_own_order() -> None:
 def test_without_shuffling_every_epoch_is_in_file_order() -> None:
     plan = Plan(50, 4, shuffle=False, seed=5)
     for epoch in range(3):
-        assert [row for micro in plan.micro_batches(epoch, 0) for row in micro.rows.tolist()] == list(range(50))
+        assert [
+            row for micro in plan.micro_batches(epoch, 0) for row in micro.rows.tolist()
+        ] == list(range(50))
 
 
 # Buckets
@@ -129,7 +170,9 @@ def bucketed(rows: int, *shape: int, seed: int = 1, shuffle: bool = True) -> Pla
 
 def padded(plan: Plan, lengths: np.ndarray) -> int:
     """Tokens of an epoch with their padding."""
-    return sum(len(m.rows) * max(lengths[m.rows]) for rank in ranks(plan) for m in rank if len(m.rows))
+    return sum(
+        len(m.rows) * max(lengths[m.rows]) for rank in ranks(plan) for m in rank if len(m.rows)
+    )
 
 
 def test_buckets_by_hand() -> None:
@@ -153,9 +196,9 @@ def test_with_buckets_too_each_record_comes_once_and_steps_are_what_they_say() -
     for shape in SHAPES:
         for epoch in (0, 3):
             found = steps(bucketed(*shape), epoch)
-            assert sorted(row for micros in found for micro in micros for row in micro.rows.tolist()) == [
-                *range(shape[0])
-            ], shape
+            assert sorted(
+                row for micros in found for micro in micros for row in micro.rows.tolist()
+            ) == [*range(shape[0])], shape
             plain = steps(Plan(*shape, shuffle=True, seed=1), epoch)
             assert [len(micros) for micros in found] == [len(micros) for micros in plain], shape
             for micros, others in zip(found, plain, strict=True):
@@ -193,7 +236,9 @@ def test_little_is_padded(division: tuple[int, int, int]) -> None:
 def test_a_bucketed_step_is_the_same_however_it_is_divided() -> None:
     for count in (5, 12, 100, 500):
         contents = {
-            tuple(frozenset(micros[0].step.tolist()) for micros in steps(bucketed(count, *division)))
+            tuple(
+                frozenset(micros[0].step.tolist()) for micros in steps(bucketed(count, *division))
+            )
             for division in [(12, 1, 1), (6, 2, 1), (6, 1, 2), (2, 2, 3), (1, 1, 12)]
         }
         assert len(contents) == 1, count
@@ -205,7 +250,9 @@ def test_buckets_are_shuffled() -> None:
     assert plan.lengths is not None
     steps = {frozenset(m.rows.tolist()) for epoch in range(4) for m in plan.micro_batches(epoch, 0)}
     assert len(steps) > 0.99 * 4 * 500
-    orders = {tuple(bucketed(50, 4, seed=seed).order(epoch)) for seed in range(4) for epoch in range(4)}
+    orders = {
+        tuple(bucketed(50, 4, seed=seed).order(epoch)) for seed in range(4) for epoch in range(4)
+    }
     assert len(orders) == 16
     assert rows(bucketed(50, 4).micro_batches(1, 0)) == rows(bucketed(50, 4).micro_batches(1, 0))
     longest = [max(plan.lengths[micro.rows]) for micro in plan.micro_batches(0, 0)]

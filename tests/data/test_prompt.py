@@ -5,7 +5,6 @@ import tiktoken
 from jinja2 import Environment
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
-from sft.config import PROMPTS, InputError
 from sft.data.prompt import (
     around,
     chat_template,
@@ -17,6 +16,8 @@ from sft.data.prompt import (
     user_message,
 )
 from sft.data.records import Record
+from sft.errors import InputError
+from sft.prompts import PROMPTS
 
 WITH = Record("Name the capital.", "France", "Paris")
 WITHOUT = Record("Name a bird.", "", "Crow")
@@ -35,7 +36,10 @@ TEXTS = {
         "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
         "### Instruction:\nName a bird.\n\n### Response:",
     ),
-    "phi3": ("<|user|>\nName the capital.\nFrance\n<|assistant|>\n", "<|user|>\nName a bird.\n<|assistant|>\n"),
+    "phi3": (
+        "<|user|>\nName the capital.\nFrance\n<|assistant|>\n",
+        "<|user|>\nName a bird.\n<|assistant|>\n",
+    ),
     "none": ("", ""),
 }
 
@@ -50,10 +54,22 @@ def test_the_exact_text(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["{{ input }}", "{% if %}", "{# x #}", "<b>&amp;</b>", " a\r\n\n", "{0} %s $x \\n", "é\u2028日本"]
+    "text",
+    [
+        "{{ input }}",
+        "{% if %}",
+        "{# x #}",
+        "<b>&amp;</b>",
+        " a\r\n\n",
+        "{0} %s $x \\n",
+        "é\u2028日本",
+    ],
 )
 def test_what_a_record_says_is_text_and_nothing_else(text: str) -> None:
-    assert render("<|user|>\n{{ instruction }}|{{ input }}|\n", Record(text, text, "")) == f"<|user|>\n{text}|{text}|\n"
+    assert (
+        render("<|user|>\n{{ instruction }}|{{ input }}|\n", Record(text, text, ""))
+        == f"<|user|>\n{text}|{text}|\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -65,7 +81,10 @@ def test_what_a_record_says_is_text_and_nothing_else(text: str) -> None:
         ("{{ 1 / 0 }}", "division by zero"),
         ("{{ instruction + 1 }}", 'can only concatenate str (not "int") to str'),
         ("{% for i in range(10 ** 9) %}x{% endfor %}", "Range too big"),
-        ("{{ instruction.__class__.__mro__ }}", "access to attribute '__class__' of 'str' object is unsafe"),
+        (
+            "{{ instruction.__class__.__mro__ }}",
+            "access to attribute '__class__' of 'str' object is unsafe",
+        ),
     ],
 )
 def test_a_template_that_fails(template: str, message: str) -> None:
@@ -88,13 +107,21 @@ HARD = {  # white space that trim_blocks and lstrip_blocks would take, and what 
     "other line ends": "A\r\n{% if true %}\r\n{{ instruction }}\r\n{% endif %}\r\n",
     "a set": "{% set who = 'me' %}\n{{ who }}: {{ instruction }}\n{% set x = 1 %}\n",
 }
-MESSAGES = ["Name a bird.", "{{ input }} {% if %} {# x #}", "  two\n\nlines \n", "<|endoftext|><|user|>", "é😀\u2028"]
+MESSAGES = [
+    "Name a bird.",
+    "{{ input }} {% if %} {# x #}",
+    "  two\n\nlines \n",
+    "<|endoftext|><|user|>",
+    "é😀\u2028",
+]
 
 
 def as_transformers(template: str, messages: list[dict[str, str]]) -> str:
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    [text], _ = render_jinja_template([messages], chat_template=template, add_generation_prompt=True)
+    [text], _ = render_jinja_template(
+        [messages], chat_template=template, add_generation_prompt=True
+    )
     return text
 
 
@@ -109,7 +136,12 @@ def test_the_chat_template_gives_the_prompt_whoever_renders_it(template: str, me
     ]
     chat, expected = chat_template(template), render(template, Record(message, "", ""))
     assert as_transformers(chat, messages) == expected
-    for options in ({}, {"keep_trailing_newline": True}, {"trim_blocks": True}, {"lstrip_blocks": True}):
+    for options in (
+        {},
+        {"keep_trailing_newline": True},
+        {"trim_blocks": True},
+        {"lstrip_blocks": True},
+    ):
         assert Environment(**options).from_string(chat).render(messages=messages) == expected
 
 
@@ -126,7 +158,9 @@ def test_a_chat_template_of_what_is_no_template() -> None:
         chat_template("{{ instruction ! }}")
 
 
-@pytest.mark.parametrize("record", [WITH, WITHOUT, Record(" a\n", "\n{{ b }} ", ""), Record("", "x", "")])
+@pytest.mark.parametrize(
+    "record", [WITH, WITHOUT, Record(" a\n", "\n{{ b }} ", ""), Record("", "x", "")]
+)
 @pytest.mark.parametrize("name", ["alpaca", "phi3"])
 def test_the_message_of_a_record_gives_its_prompt(name: str, record: Record) -> None:
     message = user_message(PROMPTS[name], record)
@@ -140,11 +174,15 @@ def test_the_message_itself() -> None:
 
 
 def test_no_message_gives_the_prompt_if_the_preamble_speaks_of_the_input() -> None:
-    with pytest.raises(InputError, match="no chat message gives the prompt of a record with an input"):
+    with pytest.raises(
+        InputError, match="no chat message gives the prompt of a record with an input"
+    ):
         user_message(PROMPTS["alpaca-stanford"], WITH)
 
 
-@pytest.mark.parametrize(("template", "times"), [("Q:", 0), ("{{ instruction }}{{ instruction }}", 2)])
+@pytest.mark.parametrize(
+    ("template", "times"), [("Q:", 0), ("{{ instruction }}{{ instruction }}", 2)]
+)
 def test_a_template_without_one_place_for_the_instruction(template: str, times: int) -> None:
     with pytest.raises(InputError, match=f"holds the instruction {times} times"):
         around(template)
@@ -172,20 +210,26 @@ SHORT = "  {% if messages[0].role == 'user' %}\n[{{ messages[0]['content'] }}]\n
 @pytest.mark.parametrize(
     "chat", [CHATML, SHORT, "\n" + SHORT, "{% if true %}\n\n{% endif %}{{ messages[-1].content }}"]
 )
-@pytest.mark.parametrize("record", [Record("Name a bird.", "", ""), Record(" two\n\nlines", "{{ x }}\t", "")])
+@pytest.mark.parametrize(
+    "record", [Record("Name a bird.", "", ""), Record(" two\n\nlines", "{{ x }}\t", "")]
+)
 def test_a_chat_template_renders_as_in_transformers(tokenizer, chat: str, record: Record) -> None:
     names = {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
     template = template_of("x", None, chat, names)
     assert template
     messages = [{"role": "user", "content": message_of(record)}]
     env = _compile_jinja_template(chat)
-    expected = env.render(messages=messages, add_generation_prompt=True, tools=None, documents=None, **names)
+    expected = env.render(
+        messages=messages, add_generation_prompt=True, tools=None, documents=None, **names
+    )
     assert render(template, record) == expected
     assert prompt_tokens(template, record, tokenizer) == tokenizer.encode_ordinary(expected)
 
 
 def test_turns_of_user_and_assistant_are_rendered(tokenizer) -> None:
-    template = template_of("x", None, "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:")
+    template = template_of(
+        "x", None, "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
+    )
     assert template
     turns = [("user", "a"), ("assistant", "b"), ("user", "c")]
     assert render_chat(template, turns) == "user: a\nassistant: b\nuser: c\nassistant:"
@@ -194,7 +238,9 @@ def test_turns_of_user_and_assistant_are_rendered(tokenizer) -> None:
 @pytest.fixture
 def marked(letters: tiktoken.Encoding) -> tiktoken.Encoding:
     special = {"<|endoftext|>": 256, "<|im_end|>": 257, "@": 258}
-    return tiktoken.Encoding("m", pat_str=r"[\s\S]", mergeable_ranks=letters._mergeable_ranks, special_tokens=special)
+    return tiktoken.Encoding(
+        "m", pat_str=r"[\s\S]", mergeable_ranks=letters._mergeable_ranks, special_tokens=special
+    )
 
 
 def test_special_tokens_are_the_templates_alone(marked: tiktoken.Encoding) -> None:
@@ -226,7 +272,9 @@ def test_another_end_token_than_gpt2s_is_said(caplog: pytest.LogCaptureFixture) 
         ("{{ messages.append(1) }}", "unsafe"),
     ],
 )
-def test_a_chat_template_that_cannot_be_used_is_said(chat: str, reason: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_chat_template_that_cannot_be_used_is_said(
+    chat: str, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
     assert template_of("someone/model", None, chat) is None
     assert "someone/model: its chat template cannot be used" in caplog.text
     assert reason in caplog.text

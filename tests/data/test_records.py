@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sft.config import InputError
 from sft.data import records
 from sft.data.records import Record, parse_records, stream_records
+from sft.errors import InputError
 
 
 @pytest.fixture(autouse=True, params=[4, 5, 11, 1 << 20])
@@ -78,7 +78,10 @@ def test_what_a_record_holds() -> None:
     text = '[{"instruction": "", "input": " x\\n", "output": "<|endoftext|> \\ud83d\\ude00é", "category": "c"}]'
     assert parsed(text) == [Record("", " x\n", "<|endoftext|> 😀é", "c")]
     assert parsed('[{"instruction": "a", "output": "b", "category": 3}]') == [RECORD]
-    assert parsed('{"instruction": "a\\u2028b\\u0085c", "output": "b"}\n' + A)[0].instruction == "a\u2028b\u0085c"
+    assert (
+        parsed('{"instruction": "a\\u2028b\\u0085c", "output": "b"}\n' + A)[0].instruction
+        == "a\u2028b\u0085c"
+    )
     line = '{"instruction": "a\u2028b\u0085c", "output": "b"}'  # line ends for str.splitlines, not for JSON
     assert parsed(f"{line}\n{line}")[1].instruction == "a\u2028b\u0085c"
 
@@ -107,16 +110,34 @@ def test_one_line_is_json_lines_of_one_record() -> None:
         ("2.5e3", "a number instead of an array of records"),
         ("true", "a truth value instead of an array of records"),
         ("null", "null instead of an array of records"),
-        ("instruction,output\na,b\n", "not JSON at line 1, column 1 (Expecting value); it looks like a table (CSV)"),
-        ("<!DOCTYPE html>", "not JSON at line 1, column 1 (Expecting value); it looks like a web page"),
-        ("[\n" + A + ",\n  " + A[:18], "not JSON at line 3, column 19 (Unterminated string starting at)"),
-        ("[\n" + A + ",\n", "not JSON at line 3, column 1 (Expecting value); is the file cut short?"),
-        ("[\n" + A + "\n", "not JSON at line 3, column 1 (Expecting ',' delimiter); is the file cut short?"),
+        (
+            "instruction,output\na,b\n",
+            "not JSON at line 1, column 1 (Expecting value); it looks like a table (CSV)",
+        ),
+        (
+            "<!DOCTYPE html>",
+            "not JSON at line 1, column 1 (Expecting value); it looks like a web page",
+        ),
+        (
+            "[\n" + A + ",\n  " + A[:18],
+            "not JSON at line 3, column 19 (Unterminated string starting at)",
+        ),
+        (
+            "[\n" + A + ",\n",
+            "not JSON at line 3, column 1 (Expecting value); is the file cut short?",
+        ),
+        (
+            "[\n" + A + "\n",
+            "not JSON at line 3, column 1 (Expecting ',' delimiter); is the file cut short?",
+        ),
         (f"[{A}] x", "not JSON at line 1, column 39 (Extra data)"),
         (f"{A}\n\n{A[:-1]}\n{A}", "not JSON at line 3, column 35 (Expecting ',' delimiter)"),
         (f"{A[:-1]}\n{A}", "not JSON at line 2, column 1 (Expecting ',' delimiter)"),
         (f"{A}\n{A} {A}", "not JSON at line 2, column 37 (Extra data)"),
-        ("[{'instruction': 'a'}]", "not JSON at line 1, column 3 (Expecting property name enclosed in double quotes)"),
+        (
+            "[{'instruction': 'a'}]",
+            "not JSON at line 1, column 3 (Expecting property name enclosed in double quotes)",
+        ),
         ("\ufeff\ufeff[]", "not JSON at line 1, column 1 (Unexpected UTF-8 BOM"),
         (f"[{A}, NaN]", "NaN is not JSON"),
         (A + '\n{"instruction": "a", "output": -Infinity}', "-Infinity in line 2 is not JSON"),
@@ -124,34 +145,70 @@ def test_one_line_is_json_lines_of_one_record() -> None:
         ('{"a":' * 100_000, "nested too deeply, expected a JSON array of records"),
         (b"\xff\xfe[\x00]\x00", "UTF-16 text; save it as UTF-8"),
         (b"\xff[]", "not UTF-8 text (byte 0); save it as UTF-8"),
-        (b'[{"instruction": "caf\xe9", "output": ""}]', "not UTF-8 text (byte 21); save it as UTF-8"),
+        (
+            b'[{"instruction": "caf\xe9", "output": ""}]',
+            "not UTF-8 text (byte 21); save it as UTF-8",
+        ),
         (f"[{A}, 5]", "record 2: a number instead of an object with instruction, input and output"),
-        (f"[{A}, [{A}]]", "record 2: an array instead of an object with instruction, input and output"),
+        (
+            f"[{A}, [{A}]]",
+            "record 2: an array instead of an object with instruction, input and output",
+        ),
         (f"{A}\nnull", "record 2: null instead of an object with instruction, input and output"),
-        ('[{"output": "b"}]', "record 1: no 'instruction', expected instruction and output; found 'output'"),
+        (
+            '[{"output": "b"}]',
+            "record 1: no 'instruction', expected instruction and output; found 'output'",
+        ),
         (
             f'[{A}, {{"instruction": "a"}}]',
             "record 2: no 'output', expected instruction and output; found 'instruction'",
         ),
-        (f"[{A}, {A}, {{}}]", "record 3: no 'instruction', expected instruction and output; found nothing"),
+        (
+            f"[{A}, {A}, {{}}]",
+            "record 3: no 'instruction', expected instruction and output; found nothing",
+        ),
         (
             json.dumps([{str(i): A for i in range(9)}]),
             "record 1: no 'instruction', expected instruction and output; found '0', '1', '2', '3', '4'",
         ),
-        (A + '\n{"instruction": "a", "output": 5}', "record 2: 'output' is a number, expected text"),
-        ('[{"instruction": 5.0, "output": "b"}]', "record 1: 'instruction' is a number, expected text"),
-        ('[{"instruction": null, "output": "b"}]', "record 1: 'instruction' is null, expected text"),
+        (
+            A + '\n{"instruction": "a", "output": 5}',
+            "record 2: 'output' is a number, expected text",
+        ),
+        (
+            '[{"instruction": 5.0, "output": "b"}]',
+            "record 1: 'instruction' is a number, expected text",
+        ),
+        (
+            '[{"instruction": null, "output": "b"}]',
+            "record 1: 'instruction' is null, expected text",
+        ),
         ('[{"instruction": "a", "output": null}]', "record 1: 'output' is null, expected text"),
-        ('[{"instruction": "a", "output": ["b"]}]', "record 1: 'output' is an array, expected text"),
+        (
+            '[{"instruction": "a", "output": ["b"]}]',
+            "record 1: 'output' is an array, expected text",
+        ),
         ('[{"instruction": "a", "output": {}}]', "record 1: 'output' is an object, expected text"),
-        ('[{"instruction": "a", "output": "b", "input": 1}]', "record 1: 'input' is a number, expected text"),
-        ('[{"instruction": "a", "output": "b", "input": false}]', "record 1: 'input' is a truth value, expected text"),
-        ('[{"instruction": "a", "output": ' + "1" * 5000 + "}]", "record 1: 'output' is a number, expected text"),
+        (
+            '[{"instruction": "a", "output": "b", "input": 1}]',
+            "record 1: 'input' is a number, expected text",
+        ),
+        (
+            '[{"instruction": "a", "output": "b", "input": false}]',
+            "record 1: 'input' is a truth value, expected text",
+        ),
+        (
+            '[{"instruction": "a", "output": ' + "1" * 5000 + "}]",
+            "record 1: 'output' is a number, expected text",
+        ),
         (
             f'[{A}, {{"instruction": "a", "output": "b\\ud83d"}}]',
             "record 2: 'output' holds half of a surrogate pair, which is no character",
         ),
-        ('[{"instruction": "\\ude00", "output": "b"}]', "record 1: 'instruction' holds half of a surrogate pair"),
+        (
+            '[{"instruction": "\\ude00", "output": "b"}]',
+            "record 1: 'instruction' holds half of a surrogate pair",
+        ),
     ],
 )
 def test_what_is_refused(content: str | bytes, message: str) -> None:
@@ -185,7 +242,9 @@ def test_a_key_like_one_that_is_absent(key: str, meant: str) -> None:
     assert refused(f"{A}\n{with_key}").startswith(message)
 
 
-@pytest.mark.parametrize("key", ["Instruction", "instructions", "intruction", "instruct1on", "\ufeffinstruction"])
+@pytest.mark.parametrize(
+    "key", ["Instruction", "instructions", "intruction", "instruct1on", "\ufeffinstruction"]
+)
 def test_a_key_like_one_that_must_be_there(key: str) -> None:
     text = json.dumps([{key: "a", "output": "b"}])
     assert refused(text).startswith(f"record 1: {key!r} is not read; rename it to 'instruction'")
@@ -194,16 +253,17 @@ def test_a_key_like_one_that_must_be_there(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["put", "out", "in", "context", "history", "text", "data_input", "", "categories", "i" * 99]
+    "key",
+    ["put", "out", "in", "context", "history", "text", "data_input", "", "categories", "i" * 99],
 )
 def test_a_key_unlike_any_is_not_read(key: str) -> None:
     assert parsed(f"[{WITH.replace('KEY', json.dumps(key))}]") == [RECORD]
 
 
 def test_a_key_like_one_that_is_there_too_is_not_read() -> None:
-    assert parsed('[{"instruction": "a", "output": "b", "input": "", "Input": "c", "outputs": [], "INPUT": 1}]') == [
-        RECORD
-    ]
+    assert parsed(
+        '[{"instruction": "a", "output": "b", "input": "", "Input": "c", "outputs": [], "INPUT": 1}]'
+    ) == [RECORD]
 
 
 def unused(content: str) -> dict[str, int]:
@@ -222,7 +282,9 @@ def test_keys_that_are_not_read_are_counted(monkeypatch: pytest.MonkeyPatch) -> 
     for text in (f"[{some}, {A}, {both}]", f"{some}\n{A}\n{both}"):
         assert unused(text) == {"context": 2, "history": 1}
     assert unused(f"[{A}]") == {}
-    many = [{"instruction": "a", "output": "b", f"key {number}": "", "same": ""} for number in range(9)]
+    many = [
+        {"instruction": "a", "output": "b", f"key {number}": "", "same": ""} for number in range(9)
+    ]
     monkeypatch.setattr(records, "MOST_KEYS", 4)
     assert unused(json.dumps(many)) == {"key 0": 1, "same": 9, "key 1": 1, "key 2": 1}
 
@@ -240,7 +302,9 @@ def test_keys_are_counted_once_where_reading_in_pieces_stops() -> None:
 def test_random_records_in_both_forms() -> None:
     draw = random.Random(0)
     made = [
-        Record(*("".join(draw.choices('a"\\]},[{ \n\u2028é😀', k=draw.randint(0, 9))) for _ in "123"))
+        Record(
+            *("".join(draw.choices('a"\\]},[{ \n\u2028é😀', k=draw.randint(0, 9))) for _ in "123")
+        )
         for _ in range(99)
     ]
     objects = [{"instruction": r.instruction, "input": r.input, "output": r.output} for r in made]

@@ -18,14 +18,17 @@ import pytest
 import requests
 import yaml
 
-from sft.config import DataConfig, InputError
+from sft.config.schema import DataConfig
 from sft.data import sources
 from sft.data.cache import cache_folder
 from sft.data.records import Record
 from sft.data.sources import download, load_source
+from sft.errors import InputError
 
 REAL = Path(os.environ["SFT_DATA_DIR"]) if "SFT_DATA_DIR" in os.environ else None
-DATA = json.dumps([{"instruction": f"say {i}", "input": "", "output": str(i)} for i in range(300)]).encode()
+DATA = json.dumps(
+    [{"instruction": f"say {i}", "input": "", "output": str(i)} for i in range(300)]
+).encode()
 
 
 # Files
@@ -56,7 +59,9 @@ def test_a_sample_of_all_and_of_more(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_bytes(DATA)
     assert len(load_source(mine(path, sample=300)).records) == 300
-    with pytest.raises(InputError, match=r"^data.sample: 301 of the 300 records in .*mine.json: lower it$"):
+    with pytest.raises(
+        InputError, match=r"^data.sample: 301 of the 300 records in .*mine.json: lower it$"
+    ):
         load_source(mine(path, sample=301))
 
 
@@ -78,7 +83,9 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
         list(source.stream())
 
 
-def test_a_large_file_is_counted_once(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_file_is_counted_once(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sources, "SMALL", 0)
     path = tmp_path / "mine.json"
     path.write_bytes(DATA)
@@ -97,7 +104,10 @@ def test_keys_that_are_not_read_are_known_again(
 ) -> None:
     monkeypatch.setattr(sources, "SMALL", small)
     path = tmp_path / "mine.json"
-    items = [{"instruction": "a", "output": "b", "\ud800": 1} | ({"context": "c"} if i % 2 else {}) for i in range(9)]
+    items = [
+        {"instruction": "a", "output": "b", "\ud800": 1} | ({"context": "c"} if i % 2 else {})
+        for i in range(9)
+    ]
     path.write_text(json.dumps(items))
     for _ in range(2):  # counted, and found in the cache
         source = load_source(mine(path, sample=2))
@@ -110,7 +120,10 @@ def test_keys_that_are_not_read_are_known_again(
     [
         (lambda path: None, "{path}: no such file; give data.path= a JSON file of records"),
         (lambda path: path.mkdir(), "{path}: a folder, expected a JSON file of records"),
-        (lambda path: path.symlink_to(path), "{path}: cannot be read (Too many levels of symbolic links)"),
+        (
+            lambda path: path.symlink_to(path),
+            "{path}: cannot be read (Too many levels of symbolic links)",
+        ),
         (lambda path: path.write_text("[{"), "{path}: not JSON at line 1, column 3 "),
     ],
 )
@@ -214,7 +227,9 @@ def site(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     site = Site()
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler(site))
     site.url = f"http://127.0.0.1:{server.server_port}/alpaca_data.json"
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    ).start()
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setattr(ALPACA, "url", site.url)
     yield site
@@ -280,11 +295,20 @@ CUT = DATA[:5000]
             "the download failed (",
         ),
         ({"content": CUT, "headers": {"Content-Length": ""}}, "not JSON at line 1, column 5"),
-        ({"content": b"", "headers": {"Content-Length": str(len(DATA))}}, "the download failed (the connection to 127"),
+        (
+            {"content": b"", "headers": {"Content-Length": str(len(DATA))}},
+            "the download failed (the connection to 127",
+        ),
         ({"content": b""}, "empty, expected a JSON array"),
-        ({"status": 404, "content": b"404: Not Found"}, "the download failed (404 Client Error: Not Found for url"),
+        (
+            {"status": 404, "content": b"404: Not Found"},
+            "the download failed (404 Client Error: Not Found for url",
+        ),
         ({"status": 500}, "the download failed (500 Server Error"),
-        ({"content": b"<!DOCTYPE html><html>Log in</html>"}, "not JSON at line 1, column 1 (Expecting value)"),
+        (
+            {"content": b"<!DOCTYPE html><html>Log in</html>"},
+            "not JSON at line 1, column 1 (Expecting value)",
+        ),
         ({"content": b"[1, 2]"}, "record 1: a number instead of an object"),
         ({"headers": {"Content-Encoding": "gzip"}}, "the download failed ("),
         (
@@ -298,7 +322,9 @@ CUT = DATA[:5000]
         ({"headers": {"Content-Length": "many"}}, "the download failed ("),
     ],
 )
-def test_faults_leave_nothing(site: Site, cache: Path, answer: dict[str, Any], message: str) -> None:
+def test_faults_leave_nothing(
+    site: Site, cache: Path, answer: dict[str, Any], message: str
+) -> None:
     good = dict(vars(site))
     for name, value in answer.items():
         setattr(site, name, value)
@@ -308,7 +334,9 @@ def test_faults_leave_nothing(site: Site, cache: Path, answer: dict[str, Any], m
     assert len(load_source(ALPACA).records) == 300
 
 
-def test_a_short_file_that_the_http_library_lets_pass(site: Site, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_file_that_the_http_library_lets_pass(
+    site: Site, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site.headers = {"Content-Length": ""}
     get = requests.get
 
@@ -318,7 +346,9 @@ def test_a_short_file_that_the_http_library_lets_pass(site: Site, cache: Path, m
         return response
 
     monkeypatch.setattr(requests, "get", lenient)
-    assert failed().startswith(f"{site.url}: the download failed (it broke off after {len(DATA)} of 1000000 bytes); ")
+    assert failed().startswith(
+        f"{site.url}: the download failed (it broke off after {len(DATA)} of 1000000 bytes); "
+    )
     assert files(cache) == []
 
 
@@ -327,7 +357,9 @@ def test_a_failed_download_says_what_to_do(site: Site) -> None:
     assert failed().endswith("); try again, or use a file you have: data=json data.path=FILE")
 
 
-def test_another_file_than_the_pinned_one(site: Site, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_file_than_the_pinned_one(
+    site: Site, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ALPACA, "sha256", "0" * 64)
     actual = hashlib.sha256(DATA).hexdigest()
     assert failed() == (
@@ -340,7 +372,9 @@ def test_nothing_listens(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setattr(ALPACA, "url", "http://127.0.0.1:9/x")
     line = failed()
-    assert line.startswith("http://127.0.0.1:9/x: the download failed (cannot reach 127.0.0.1:9: refused); ")
+    assert line.startswith(
+        "http://127.0.0.1:9/x: the download failed (cannot reach 127.0.0.1:9: refused); "
+    )
     assert files(cache) == []
 
 
@@ -350,16 +384,22 @@ def test_a_full_disk(site: Site, cache: Path, monkeypatch: pytest.MonkeyPatch) -
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        assert failed().startswith(f"{site.url}: the download failed ([Errno 28] No space left on device); ")
+        assert failed().startswith(
+            f"{site.url}: the download failed ([Errno 28] No space left on device); "
+        )
     assert files(cache) == []
 
 
 def test_a_cache_that_is_none(site: Site, cache: Path) -> None:
     cache.write_text("a file")
-    assert failed().startswith(f"{site.url}: the download failed ([Errno 17] File exists: '{cache}'); ")
+    assert failed().startswith(
+        f"{site.url}: the download failed ([Errno 17] File exists: '{cache}'); "
+    )
 
 
-def test_an_interrupted_download_leaves_nothing(site: Site, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_download_leaves_nothing(
+    site: Site, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(name: str, url: str, file: Any) -> None:
         file.write(DATA)
         raise KeyboardInterrupt
@@ -382,18 +422,24 @@ def test_each_source_has_a_file_of_its_own(site: Site) -> None:
 
 
 def published(name: str) -> dict[str, Any]:
-    return yaml.safe_load((Path(__file__).parents[2] / "conf" / "data" / f"{name}.yaml").read_text())
+    return yaml.safe_load(
+        (Path(__file__).parents[2] / "conf" / "data" / f"{name}.yaml").read_text()
+    )
 
 
 def test_the_sources_on_the_web_are_pinned_or_known() -> None:
     instructions, alpaca = published("instructions"), published("alpaca")
-    assert instructions["sha256"] == "7e09a9af353722ca15c18bc580f093f9c39d3178335a75177319cb1e1d163944"
+    assert (
+        instructions["sha256"] == "7e09a9af353722ca15c18bc580f093f9c39d3178335a75177319cb1e1d163944"
+    )
     assert "/rasbt/LLMs-from-scratch/" in instructions["url"]
     assert "/main/" not in instructions["url"]
     assert "/tatsu-lab/stanford_alpaca/" in alpaca["url"]
 
 
-def test_a_pinned_file_that_changed_in_the_cache(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pinned_file_that_changed_in_the_cache(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ALPACA, "sha256", hashlib.sha256(DATA).hexdigest())
     path = load_source(ALPACA).path
     path.write_bytes(path.read_bytes() + b" ")
@@ -423,5 +469,7 @@ def test_the_published_file(site: Site, monkeypatch: pytest.MonkeyPatch) -> None
     assert len(source.records) == 1100
     assert source.sha256 == sha256
     assert source.records[50] == Record(
-        "Identify the correct spelling of the following word.", "Ocassion", "The correct spelling is 'Occasion.'"
+        "Identify the correct spelling of the following word.",
+        "Ocassion",
+        "The correct spelling is 'Occasion.'",
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiktoken
 
-from sft.config import DataConfig, InputError
+from sft.config.schema import DataConfig
 from sft.data import sources, tokens
 from sft.data.dataset import Split, encode_splits, load_splits, split_records, split_rows
 from sft.data.overview import overview
@@ -18,6 +18,7 @@ from sft.data.prompt import prompt_tokens, render, template_of
 from sft.data.records import Record
 from sft.data.sources import load_source
 from sft.data.tokens import Texts, tokenise
+from sft.errors import InputError
 
 TEMPLATE = "{{ instruction }}{% if input %}/{{ input }}{% endif %}:"
 END = "<|endoftext|>"
@@ -42,7 +43,9 @@ def assert_right(texts: Texts, of: list[Record], tokenizer: tiktoken.Encoding) -
 
 @pytest.mark.parametrize("chunk", [1, 7, 4096])
 @pytest.mark.parametrize("odd", ["", END, "<|endof", f"{END}{END[:-1]}", "half a pair \ud83d"])
-def test_as_one_by_one(tokenizer: tiktoken.Encoding, chunk: int, odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_one_by_one(
+    tokenizer: tiktoken.Encoding, chunk: int, odd: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tokens, "CHUNK", chunk)
     of = [*records(20), Record(odd, odd, odd), Record("text|>", "", "text|>"), *records(20, seed=1)]
     assert_right(tokenise(iter(of), TEMPLATE, tokenizer), of, tokenizer)
@@ -74,7 +77,9 @@ def test_a_chat_templates_end_tokens_do_not_end_the_prompt(tokenizer: tiktoken.E
         assert texts.prompts[i] == len(prompt)
 
 
-def test_the_joined_way_is_the_usual_one(tokenizer: tiktoken.Encoding, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_joined_way_is_the_usual_one(
+    tokenizer: tiktoken.Encoding, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tiktoken.Encoding, "encode_ordinary", None)
     texts = tokenise(records(40), TEMPLATE, tokenizer)
     monkeypatch.undo()
@@ -84,15 +89,29 @@ def test_the_joined_way_is_the_usual_one(tokenizer: tiktoken.Encoding, monkeypat
 def test_two_bytes_a_token_where_they_are_enough(letters: tiktoken.Encoding) -> None:
     byte = {bytes([i]): i for i in range(256)}
     for last, kind in ((65_535, np.uint16), (65_536, np.uint32)):
-        wide = tiktoken.Encoding("wide", pat_str=r"[\s\S]", mergeable_ranks=byte, special_tokens={END: last})
-        assert tokenise([Record("ab", "", "c")], TEMPLATE, wide).tokens.tolist() == [97, 98, 58, 99, last]
+        wide = tiktoken.Encoding(
+            "wide", pat_str=r"[\s\S]", mergeable_ranks=byte, special_tokens={END: last}
+        )
+        assert tokenise([Record("ab", "", "c")], TEMPLATE, wide).tokens.tolist() == [
+            97,
+            98,
+            58,
+            99,
+            last,
+        ]
         assert tokenise([Record("ab", "", "c")], TEMPLATE, wide).tokens.dtype == kind
     assert tokenise([], TEMPLATE, letters).tokens.tolist() == []
 
 
 def test_questions(letters: tiktoken.Encoding) -> None:
     of = [Record("a", "b", "x"), Record("a", "b", "y"), Record("a", "", "x"), Record("", "a", "x")]
-    of += [Record("", "", "x"), Record("", "", "x"), Record("", "", "y"), Record("ab", "", "x"), Record("x", "", "")]
+    of += [
+        Record("", "", "x"),
+        Record("", "", "x"),
+        Record("", "", "y"),
+        Record("ab", "", "x"),
+        Record("x", "", ""),
+    ]
     asked = tokenise(of, TEMPLATE, letters).questions.tolist()
     assert [asked.index(question) for question in asked] == [0, 0, 2, 3, 4, 4, 6, 7, 8]
 
@@ -112,7 +131,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "mine.json"
     path.write_text(
-        json.dumps([{"instruction": f"i{i % 40}", "input": "", "output": "x" * (i % 7)} for i in range(50)])
+        json.dumps(
+            [{"instruction": f"i{i % 40}", "input": "", "output": "x" * (i % 7)} for i in range(50)]
+        )
     )
     return path
 
@@ -120,10 +141,15 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def load(path: Path, tokenizer: tiktoken.Encoding) -> Callable[..., dict[str, Split]]:
     def load(
-        split: tuple[float, ...] = (0.8, 0.2, 0.0), template: str = TEMPLATE, by: Any = tokenizer, **choices: Any
+        split: tuple[float, ...] = (0.8, 0.2, 0.0),
+        template: str = TEMPLATE,
+        by: Any = tokenizer,
+        **choices: Any,
     ) -> dict[str, Split]:
         source = load_source(DataConfig(source="json", path=str(path), **choices))
-        return load_splits(source, split_rows(len(source.chosen), split), template, by, 6, 16, mask_prompt=True)
+        return load_splits(
+            source, split_rows(len(source.chosen), split), template, by, 6, 16, mask_prompt=True
+        )
 
     return load
 
@@ -140,7 +166,11 @@ def same(one: dict[str, Split], other: dict[str, Split]) -> bool:
 
 @pytest.mark.parametrize("sample", [None, 30])
 def test_the_same_as_from_memory(
-    cache: Path, path: Path, load: Callable[..., Any], tokenizer: tiktoken.Encoding, sample: int | None
+    cache: Path,
+    path: Path,
+    load: Callable[..., Any],
+    tokenizer: tiktoken.Encoding,
+    sample: int | None,
 ) -> None:
     source = load_source(DataConfig(source="json", path=str(path), sample=sample))
     parts = split_records(source.records, (0.8, 0.2, 0.0))
@@ -187,13 +217,17 @@ def test_another_content_of_the_same_size(
     assert len(list(cache.rglob("*.safetensors"))) == 4
 
 
-def test_small_data_is_not_kept(cache: Path, load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_data_is_not_kept(
+    cache: Path, load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sources, "SMALL", 1 << 20)
     assert load()["train"].first == Record("i0", "", "")
     assert not cache.exists()
 
 
-def test_an_error_is_told_and_nothing_kept(cache: Path, path: Path, load: Callable[..., Any]) -> None:
+def test_an_error_is_told_and_nothing_kept(
+    cache: Path, path: Path, load: Callable[..., Any]
+) -> None:
     with pytest.raises(InputError, match=r"^prompt template: 'answer' is undefined"):
         load(template="{{ answer }}")
     path.write_text('[{"instruction": "a", "output": "b"}, 5]')

@@ -11,13 +11,13 @@ import pytest
 import tiktoken
 import torch
 
-from sft.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig
-from sft.evaluation.report import write_report
-from sft.gpt2.checkpoint import Pretrained, load_pretrained, save_pretrained
+from sft.checkpoint.folder import Pretrained, load_pretrained, save_pretrained
+from sft.config.schema import DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig
 from sft.gpt2.model import GPT, GPTConfig
+from sft.report.report import write_report
 from tests.evaluation import made_up
-from tests.evaluation.judge_server import Site, serving
 from tests.evaluation.reading import Seen
+from tests.judge.judge_server import Site, serving
 from tests.summaries import CONTENT
 
 TEMPLATE = "Q: {{ instruction }} {{ input }}\nA: "
@@ -29,7 +29,14 @@ def make_checkpoint(tokenizer: tiktoken.Encoding) -> Callable[..., Path]:
 
     def make(folder: Path, seed: int, vocab_size: int = tokenizer.n_vocab, **texts: Any) -> Path:
         torch.manual_seed(seed)
-        config = GPTConfig(n_layer=2, n_head=2, n_embd=16, vocab_size=vocab_size, n_positions=64, initializer_range=0.3)
+        config = GPTConfig(
+            n_layer=2,
+            n_head=2,
+            n_embd=16,
+            vocab_size=vocab_size,
+            n_positions=64,
+            initializer_range=0.3,
+        )
         save_pretrained(GPT(config), folder, tokenizer, **texts)
         return folder
 
@@ -46,7 +53,12 @@ def data(tmp_path: Path) -> Path:
     """20 records in two categories."""
     path = tmp_path / "data.json"
     records = [
-        {"instruction": f"Add {n} and 1.", "input": "", "output": f"{n + 1}", "category": "odd" if n % 2 else "even"}
+        {
+            "instruction": f"Add {n} and 1.",
+            "input": "",
+            "output": f"{n + 1}",
+            "category": "odd" if n % 2 else "even",
+        }
         for n in range(20)
     ]
     path.write_text(json.dumps(records))
@@ -62,9 +74,16 @@ def run_folder(tmp_path: Path, data: Path, make_checkpoint: Callable[..., Path])
     summary = CONTENT | {
         "seed": 123,
         "losses": {},
-        "data": CONTENT["data"] | {"path": str(data), "sha256": hashlib.sha256(data.read_bytes()).hexdigest()},
-        "checkpoint": {"source": str(base), "revision": None, "sha256": load_pretrained(base).sha256},
-        "config": dataclasses.asdict(TrainConfig(ModelConfig(str(base)), choices, OptimConfig(), EvalConfig())),
+        "data": CONTENT["data"]
+        | {"path": str(data), "sha256": hashlib.sha256(data.read_bytes()).hexdigest()},
+        "checkpoint": {
+            "source": str(base),
+            "revision": None,
+            "sha256": load_pretrained(base).sha256,
+        },
+        "config": dataclasses.asdict(
+            TrainConfig(ModelConfig(str(base)), choices, OptimConfig(), EvalConfig())
+        ),
     }
     (run / "summary.json").write_text(json.dumps(summary))
     return run
@@ -103,5 +122,5 @@ def openai() -> Iterator[Site]:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses that a client would have made, in seconds; none is made."""
     made: list[float] = []
-    monkeypatch.setattr("sft.evaluation.client.sleep", made.append)
+    monkeypatch.setattr("sft.judge.client.sleep", made.append)
     return made

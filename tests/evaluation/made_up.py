@@ -49,7 +49,12 @@ def model(rows: list[Json], name: str, source: str) -> Json:
     answers = [row[name] for row in rows]
     means = {key: _mean(answers, key) for key in METRICS}
     scores = sorted(answer["score"] for answer in answers if answer["score"] is not None)
-    judge = {"mean": means.pop("score"), "median": scores[len(scores) // 2], "max": scores[-1], "min": scores[0]}
+    judge = {
+        "mean": means.pop("score"),
+        "median": scores[len(scores) // 2],
+        "max": scores[-1],
+        "min": scores[0],
+    }
     unparsed = len(answers) - len(scores)
     return means | {
         "source": source,
@@ -62,7 +67,11 @@ def model(rows: list[Json], name: str, source: str) -> Json:
         "seconds": 1.76,
         "intervals": {key: [mean * 0.93, mean * 1.06] for key, mean in means.items()},
         "judge": judge
-        | {"interval": [judge["mean"] * 0.93, judge["mean"] * 1.06], "scored": len(scores), "of": len(answers)}
+        | {
+            "interval": [judge["mean"] * 0.93, judge["mean"] * 1.06],
+            "scored": len(scores),
+            "of": len(answers),
+        }
         | {"status": {"scored": len(scores), "unparsed": unparsed}},
         "length": {"mean_words": 5.25, "score_correlation": -0.31},
     }
@@ -74,8 +83,14 @@ def _mean(answers: list[Json], key: str) -> float:
 
 
 def summary(rows: list[Json]) -> Json:
-    tuned, base = model(rows, "tuned", "outputs/2026-11-21/model"), model(rows, "base", "openai-community/gpt2-medium")
-    means = {name: {**part, "score": part["judge"]["mean"]} for name, part in (("tuned", tuned), ("base", base))}
+    tuned, base = (
+        model(rows, "tuned", "outputs/2026-11-21/model"),
+        model(rows, "base", "openai-community/gpt2-medium"),
+    )
+    means = {
+        name: {**part, "score": part["judge"]["mean"]}
+        for name, part in (("tuned", tuned), ("base", base))
+    }
     worst = sorted(rows, key=lambda row: -row["tuned"]["loss"])[:20]
     return {
         "split": "test",
@@ -91,17 +106,36 @@ def summary(rows: list[Json]) -> Json:
         "duplicates": {"exact": 1, "near": 1, "without": {"records": len(rows) - 2, **means}},
         "worst": {key: [row["record"] for row in worst] for key in ("loss", "chrf", "score")},
         "noisiest_training_records": [
-            {"record": 17, "loss": 5.125, "instruction": "Name a colour.", "input": "", "output": "Seven."}
+            {
+                "record": 17,
+                "loss": 5.125,
+                "instruction": "Name a colour.",
+                "input": "",
+                "output": "Seven.",
+            }
         ],
         "training_records": {"looked_at": 100, "of": 935},
         "template": "### Instruction:\n{{ instruction }}\n\n### Response:\n",
-        "decoding": {"max_new_tokens": 256, "temperature": 0.0, "top_k": None, "seed": 123, "precision": "bf16-mixed"},
+        "decoding": {
+            "max_new_tokens": 256,
+            "temperature": 0.0,
+            "top_k": None,
+            "seed": 123,
+            "precision": "bf16-mixed",
+        },
         "device": "cpu",
         "precision": "bf16-mixed",
         "seconds": 20.31,
-        "data": {"path": "data/instruction-data.json", "sha256": "a311981622926d8a65b1f836b22b12f5267652ccb70bf3c1"},
+        "data": {
+            "path": "data/instruction-data.json",
+            "sha256": "a311981622926d8a65b1f836b22b12f5267652ccb70bf3c1",
+        },
         "versions": {"python": "3.12.1", "sft": "0.1.0", "torch": "2.13.0"},
-        "config": {"run": "outputs/latest", "judge": {"kind": "ollama", "retries": 4}, "limit": None},
+        "config": {
+            "run": "outputs/latest",
+            "judge": {"kind": "ollama", "retries": 4},
+            "limit": None,
+        },
     }
 
 
@@ -110,7 +144,12 @@ def _against(means: dict[str, Json], key: str) -> Json:
     verdict = f"the tuned model's {key} differs from its base's by {difference:.2f}"
     counts = {"wins": 51, "ties": 6, "losses": 3}
     interval = [difference * 0.9, difference * 1.1]
-    return {"difference": difference, "interval": interval, "p_value": 0.0002, "verdict": verdict} | counts
+    return {
+        "difference": difference,
+        "interval": interval,
+        "p_value": 0.0002,
+        "verdict": verdict,
+    } | counts
 
 
 def _by_category(rows: list[Json], key: str) -> Json:
@@ -167,7 +206,10 @@ RUN: Json = {
         }
     },
     "versions": {"python": "3.12.1", "torch": "2.12.0"},
-    "config": {"model": {"checkpoint": "openai-community/gpt2-medium"}, "optim": {"lr": 5e-5, "betas": [0.9, 0.999]}},
+    "config": {
+        "model": {"checkpoint": "openai-community/gpt2-medium"},
+        "optim": {"lr": 5e-5, "betas": [0.9, 0.999]},
+    },
 }
 
 
@@ -176,7 +218,11 @@ def metrics(steps: int = 40) -> list[Json]:
     for step in range(steps + 1):
         row: Json = {"step": step, "epoch": step / 20, "tokens_seen": step * 400}
         row |= {"train/loss": 2.5 * 0.9**step + 0.1} if step else {}
-        row |= {"train/eval_loss": 2.5 * 0.9**step, "val/loss": 2.4 * 0.9**step + 0.2} if step % 5 == 0 else {}
+        row |= (
+            {"train/eval_loss": 2.5 * 0.9**step, "val/loss": 2.4 * 0.9**step + 0.2}
+            if step % 5 == 0
+            else {}
+        )
         row |= {"val/full_loss": 2.4 * 0.9**step + 0.2} if step and step % 20 == 0 else {}
         found.append(row)
     return found

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import sft.evaluation.answers as answers_module
-from sft.config import InputError
+from sft.checkpoint.folder import Pretrained, load_pretrained
+from sft.errors import InputError
 from sft.evaluation.answers import Answer, AnswerFile, Decoding, answer_all, answer_keys, decode
-from sft.gpt2.checkpoint import Pretrained, load_pretrained
 from sft.gpt2.generate import complete, generate
 
 GREEDY = Decoding(max_new_tokens=8, temperature=0.0, top_k=None, seed=0, precision="32-true")
@@ -33,16 +33,25 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 
 
 def ask(
-    pretrained: Pretrained, path: Path, decoding: Decoding = GREEDY, prompts: list[list[int]] = PROMPTS, size: int = 3
+    pretrained: Pretrained,
+    path: Path,
+    decoding: Decoding = GREEDY,
+    prompts: list[list[int]] = PROMPTS,
+    size: int = 3,
 ) -> list[Answer]:
-    return answer_all(pretrained.model.eval(), pretrained, prompts, decoding, AnswerFile(path), size)
+    return answer_all(
+        pretrained.model.eval(), pretrained, prompts, decoding, AnswerFile(path), size
+    )
 
 
 def test_answers_are_those_of_generate(pretrained: Pretrained, tmp_path: Path) -> None:
     eot = pretrained.tokenizer.eot_token
     for decoding in (GREEDY, SAMPLED):
         settings = decoding.max_new_tokens, decoding.temperature, decoding.top_k, eot, decoding.seed
-        expected = [decode(pretrained.tokenizer, row) for row in generate(pretrained.model, PROMPTS, *settings)]
+        expected = [
+            decode(pretrained.tokenizer, row)
+            for row in generate(pretrained.model, PROMPTS, *settings)
+        ]
         found = ask(pretrained, tmp_path / "answers.jsonl", decoding)
         assert [answer.text for answer in found] == expected
         assert len(set(expected)) > 4
@@ -50,14 +59,18 @@ def test_answers_are_those_of_generate(pretrained: Pretrained, tmp_path: Path) -
 
 def test_why_an_answer_ended_is_kept(pretrained: Pretrained, tmp_path: Path) -> None:
     found = ask(
-        pretrained, tmp_path / "answers.jsonl", replace(SAMPLED, max_new_tokens=40, temperature=5.0, top_k=None)
+        pretrained,
+        tmp_path / "answers.jsonl",
+        replace(SAMPLED, max_new_tokens=40, temperature=5.0, top_k=None),
     )
     assert {answer.finish_reason for answer in found} == {"stop", "length"}
     for answer in found:
         assert answer.tokens == 40 if answer.finish_reason == "length" else answer.tokens < 40
 
 
-def test_answers_are_used_again(pretrained: Pretrained, tmp_path: Path, asked: list[list[int]]) -> None:
+def test_answers_are_used_again(
+    pretrained: Pretrained, tmp_path: Path, asked: list[list[int]]
+) -> None:
     path = tmp_path / "answers.jsonl"
     first = ask(pretrained, path)
     content = path.read_bytes()
@@ -67,13 +80,17 @@ def test_answers_are_used_again(pretrained: Pretrained, tmp_path: Path, asked: l
     assert path.read_bytes() == content
 
 
-def test_the_same_prompt_twice_is_answered_once(pretrained: Pretrained, tmp_path: Path, asked: list[list[int]]) -> None:
+def test_the_same_prompt_twice_is_answered_once(
+    pretrained: Pretrained, tmp_path: Path, asked: list[list[int]]
+) -> None:
     [first, second] = ask(pretrained, tmp_path / "answers.jsonl", prompts=[[5, 6], [5, 6]])
     assert first == second
     assert asked == [[5, 6]]
 
 
-def test_a_changed_record_is_answered_again(pretrained: Pretrained, tmp_path: Path, asked: list[list[int]]) -> None:
+def test_a_changed_record_is_answered_again(
+    pretrained: Pretrained, tmp_path: Path, asked: list[list[int]]
+) -> None:
     ask(pretrained, tmp_path / "answers.jsonl")
     asked.clear()
     ask(pretrained, tmp_path / "answers.jsonl", prompts=[*PROMPTS[:3], [4, 4, 4], *PROMPTS[4:]])
@@ -82,7 +99,14 @@ def test_a_changed_record_is_answered_again(pretrained: Pretrained, tmp_path: Pa
 
 @pytest.mark.parametrize(
     "change",
-    [{"max_new_tokens": 9}, {"temperature": 1.4}, {"top_k": 49}, {"top_k": None}, {"seed": 1}, {"precision": "bf16"}],
+    [
+        {"max_new_tokens": 9},
+        {"temperature": 1.4},
+        {"top_k": 49},
+        {"top_k": None},
+        {"seed": 1},
+        {"precision": "bf16"},
+    ],
 )
 def test_each_setting_is_a_part_of_the_key(change: dict[str, Any]) -> None:
     changed = answer_keys(PROMPTS, "weights", replace(SAMPLED, **change))
@@ -125,7 +149,9 @@ def _interrupted_after(count: int) -> Callable[..., Iterator[Any]]:
     return stopping
 
 
-def test_a_torn_last_line_is_cut_off_wherever_it_was_torn(pretrained: Pretrained, tmp_path: Path) -> None:
+def test_a_torn_last_line_is_cut_off_wherever_it_was_torn(
+    pretrained: Pretrained, tmp_path: Path
+) -> None:
     path = tmp_path / "answers.jsonl"
     whole = ask(pretrained, path)
     content = path.read_bytes()
@@ -147,7 +173,9 @@ def test_a_line_that_is_no_answer_is_named(line: str, tmp_path: Path) -> None:
         AnswerFile(path)
 
 
-def test_a_full_disk_leaves_the_answers_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_answers_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = AnswerFile(tmp_path / "answers.jsonl")
     file.add("first", Answer("one", 1, "stop"))
 
@@ -155,7 +183,9 @@ def test_a_full_disk_leaves_the_answers_before(tmp_path: Path, monkeypatch: pyte
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(InputError, match=r"answers\.jsonl: cannot be written \(No space left.*run the same command"):
+    with pytest.raises(
+        InputError, match=r"answers\.jsonl: cannot be written \(No space left.*run the same command"
+    ):
         file.add("second", Answer("two", 1, "stop"))
     assert AnswerFile(file.path).by_key["first"] == Answer("one", 1, "stop")
 
@@ -165,7 +195,11 @@ def test_a_folder_in_place_of_the_file(tmp_path: Path) -> None:
         AnswerFile(tmp_path)
 
 
-def test_ids_beyond_the_tokenizer_have_no_text(tmp_path: Path, make_checkpoint: Callable[..., Path]) -> None:
+def test_ids_beyond_the_tokenizer_have_no_text(
+    tmp_path: Path, make_checkpoint: Callable[..., Path]
+) -> None:
     padded = load_pretrained(make_checkpoint(tmp_path / "padded", seed=0, vocab_size=448))
     assert decode(padded.tokenizer, [72, 447, 73]) == padded.tokenizer.decode([72, 73])
-    assert len(ask(padded, tmp_path / "answers.jsonl", replace(SAMPLED, temperature=9.0, top_k=None))) == len(PROMPTS)
+    assert len(
+        ask(padded, tmp_path / "answers.jsonl", replace(SAMPLED, temperature=9.0, top_k=None))
+    ) == len(PROMPTS)

@@ -4,13 +4,15 @@ from typing import Any
 
 import pytest
 
-from sft.config import InputError
+from sft.errors import InputError
 from sft.evaluation.compare import compare, comparison_text, read_evaluation
 
 JUDGE = {"kind": "ollama", "model": "llama3:latest", "coverage": 1.0}
 
 
-def write(folder: Path, exact: list[float], judge: Any = None, asked: str = "Say", **settings: Any) -> str:
+def write(
+    folder: Path, exact: list[float], judge: Any = None, asked: str = "Say", **settings: Any
+) -> str:
     evaluation = folder / "evaluation"
     evaluation.mkdir(parents=True)
     summary = {"split": "test", "judge": judge, "decoding": {"seed": 1}, "template": "t"} | settings
@@ -20,7 +22,15 @@ def write(folder: Path, exact: list[float], judge: Any = None, asked: str = "Say
         part = dict.fromkeys(("exact_match", "token_f1", "rouge_l", "chrf"), value)
         part |= {"text": "x", "status": "scored" if judge else None}
         part |= {"loss": 2 - value, "loss_tokens": 3, "score": round(50 * value) if judge else None}
-        rows.append({"record": number, "instruction": f"{asked} {number}", "input": "", "output": "x", "tuned": part})
+        rows.append(
+            {
+                "record": number,
+                "instruction": f"{asked} {number}",
+                "input": "",
+                "output": "x",
+                "tuned": part,
+            }
+        )
     (evaluation / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(folder)
 
@@ -43,7 +53,10 @@ def test_two_runs(tmp_path: Path) -> None:
 
 
 def test_noise_is_called_noise_and_other_settings_are_named(tmp_path: Path) -> None:
-    first, second = write(tmp_path / "a", [1, 0, 1, 0, 1]), write(tmp_path / "b", [0, 1, 1, 0, 1], template="other")
+    first, second = (
+        write(tmp_path / "a", [1, 0, 1, 0, 1]),
+        write(tmp_path / "b", [0, 1, 1, 0, 1], template="other"),
+    )
     text = comparison_text(compare(read_evaluation(first), read_evaluation(second)))
     assert "exact match: the difference is within noise" in text
     assert "note: the two differ in template" in text
@@ -51,7 +64,10 @@ def test_noise_is_called_noise_and_other_settings_are_named(tmp_path: Path) -> N
 
 def test_scores_of_two_judges_are_not_compared(tmp_path: Path) -> None:
     other = {"kind": "ollama", "model": "phi3:latest"}
-    first, second = write(tmp_path / "a", [1.0, 0.5], JUDGE), write(tmp_path / "b", [0.0, 0.5], other)
+    first, second = (
+        write(tmp_path / "a", [1.0, 0.5], JUDGE),
+        write(tmp_path / "b", [0.0, 0.5], other),
+    )
     found = compare(read_evaluation(first), read_evaluation(second))
     assert "score" not in found["differences"]
     assert "not the same judge" in comparison_text(found)
@@ -59,7 +75,9 @@ def test_scores_of_two_judges_are_not_compared(tmp_path: Path) -> None:
 
 def test_other_records_are_refused(tmp_path: Path) -> None:
     first, second = write(tmp_path / "a", [1.0] * 5), write(tmp_path / "b", [1.0] * 3)
-    with pytest.raises(InputError, match=r"not asked the same records \(from record 4 on; 5 and 3 in all\)"):
+    with pytest.raises(
+        InputError, match=r"not asked the same records \(from record 4 on; 5 and 3 in all\)"
+    ):
         compare(read_evaluation(first), read_evaluation(second))
     third = write(tmp_path / "c", [1.0] * 5, asked="Sing")
     with pytest.raises(InputError, match=r"from record 1 on"):
@@ -67,7 +85,9 @@ def test_other_records_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_no_evaluation_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"has not been evaluated; first: python evaluate\.py run="):
+    with pytest.raises(
+        InputError, match=r"has not been evaluated; first: python evaluate\.py run="
+    ):
         read_evaluation(str(tmp_path))
     broken = Path(write(tmp_path / "a", [1.0]))
     for content in ("{\n", '{"record": 1}\n', "[1]\n"):
@@ -83,7 +103,9 @@ def test_one_record_proves_nothing(tmp_path: Path) -> None:
     assert "exact match: the difference is within noise" in comparison_text(found)
 
 
-def test_a_record_that_one_model_was_not_asked_is_counted_and_the_others_are_compared(tmp_path: Path) -> None:
+def test_a_record_that_one_model_was_not_asked_is_counted_and_the_others_are_compared(
+    tmp_path: Path,
+) -> None:
     first, second = write(tmp_path / "a", [1.0] * 8), write(tmp_path / "b", [0.0] * 8)
     file = Path(first) / "evaluation" / "records.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]

@@ -3,7 +3,11 @@ import pytest
 from sft.data.records import Record
 from sft.evaluation.duplicates import duplicates
 
-TRAINING = [Record("What is 3 + 4?", "", "7"), Record("Spell it.", "Cat", "c-a-t"), Record("Straße", "", "")]
+TRAINING = [
+    Record("What is 3 + 4?", "", "7"),
+    Record("Spell it.", "Cat", "c-a-t"),
+    Record("Straße", "", ""),
+]
 
 
 @pytest.mark.parametrize(
@@ -29,4 +33,6 @@ def test_nothing_to_train_on() -> None:
 
 
 def test_the_form_of_an_accent_makes_no_other_question() -> None:
-    assert duplicates([Record("Say cafe\u0301", "", "x")], [Record("Say café", "", "y")]) == ["near"]
+    assert duplicates([Record("Say cafe\u0301", "", "x")], [Record("Say café", "", "y")]) == [
+        "near"
+    ]

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from sft.evaluation.metrics import METRICS, score
-from sft.files import locked
-from tests.evaluation.judge_server import Site
+from sft.atomic import locked
+from sft.scoring.metrics import METRICS, score
+from tests.judge.judge_server import Site
 
 DOOR = Path(__file__).parents[2] / "evaluate.py"
 CHEAP = ["device=cpu", "precision=32"]
@@ -55,7 +55,9 @@ def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(DOOR), *CHEAP, *overrides]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=folder, env=environment, text=True, stdout=pipe, stderr=pipe)
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, text=True, stdout=pipe, stderr=pipe
+    )
 
 
 def read(path: Path) -> Any:
@@ -73,14 +75,26 @@ def test_a_run(run_folder: Path, data: Path, tmp_path: Path) -> None:
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
 
-    rows, summary = (read(run_folder / "evaluation" / f"{name}.json") for name in ("responses", "summary"))
-    expected = [{key: row[key] for key in ("instruction", "input", "output")} for row in json.loads(data.read_text())]
-    assert [{key: row[key] for key in ("instruction", "input", "output")} for row in rows] == expected[8:18]
-    assert all(set(row) == {"instruction", "input", "output", "model_response", "base_response"} for row in rows)
+    rows, summary = (
+        read(run_folder / "evaluation" / f"{name}.json") for name in ("responses", "summary")
+    )
+    expected = [
+        {key: row[key] for key in ("instruction", "input", "output")}
+        for row in json.loads(data.read_text())
+    ]
+    assert [
+        {key: row[key] for key in ("instruction", "input", "output")} for row in rows
+    ] == expected[8:18]
+    assert all(
+        set(row) == {"instruction", "input", "output", "model_response", "base_response"}
+        for row in rows
+    )
     for name, key in (("tuned", "model_response"), ("base", "base_response")):
         scores = [score(row[key], row["output"]) for row in rows]
         for metric in METRICS:
-            assert summary[name][metric] == pytest.approx(sum(row[metric] for row in scores) / 10, abs=1e-6)
+            assert summary[name][metric] == pytest.approx(
+                sum(row[metric] for row in scores) / 10, abs=1e-6
+            )
         assert summary[name]["perplexity"] == pytest.approx(math.exp(summary[name]["loss"]))
         assert 0 < summary[name]["never_stopped"] <= 10
     assert summary["tuned"]["loss"] != summary["base"]["loss"]
@@ -90,12 +104,29 @@ def test_a_run(run_folder: Path, data: Path, tmp_path: Path) -> None:
     assert f"| token F1 | {summary['base']['token_f1']:.3f} (" in card
     assert "10 records of the test split" in card
 
-    for word in ("Add 10 and 1.", "expected  11", "base", "tuned", "token f1", "perplexity", "evaluation/summary.json"):
+    for word in (
+        "Add 10 and 1.",
+        "expected  11",
+        "base",
+        "tuned",
+        "token f1",
+        "perplexity",
+        "evaluation/summary.json",
+    ):
         assert word in output
     assert output.count("expected  ") == 3
     assert latest.readlink() == Path("../run")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "data.json", "outputs", "run"]
-    assert sorted(path.name for path in run_folder.iterdir()) == ["evaluation", "model", "summary.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "base",
+        "data.json",
+        "outputs",
+        "run",
+    ]
+    assert sorted(path.name for path in run_folder.iterdir()) == [
+        "evaluation",
+        "model",
+        "summary.json",
+    ]
     assert sorted(path.name for path in (run_folder / "evaluation").iterdir()) == [
         ".lock",
         "answers.jsonl",
@@ -108,10 +139,14 @@ def test_a_run(run_folder: Path, data: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_killed_and_called_again(run_folder: Path, tmp_path: Path, call: Callable[..., None]) -> None:
+def test_killed_and_called_again(
+    run_folder: Path, tmp_path: Path, call: Callable[..., None]
+) -> None:
     answers = run_folder / "evaluation" / "answers.jsonl"
     process = start(tmp_path, f"run={run_folder}", "batch_size=1")
-    while process.poll() is None and not (answers.exists() and answers.read_bytes().count(b"\n") > 2):
+    while process.poll() is None and not (
+        answers.exists() and answers.read_bytes().count(b"\n") > 2
+    ):
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -129,7 +164,9 @@ def test_killed_and_called_again(run_folder: Path, tmp_path: Path, call: Callabl
     assert (run_folder / "evaluation" / "responses.json").read_text() == interrupted
 
 
-def test_several_processes_answer_each_record_once(run_folder: Path, tmp_path: Path, call: Callable[..., None]) -> None:
+def test_several_processes_answer_each_record_once(
+    run_folder: Path, tmp_path: Path, call: Callable[..., None]
+) -> None:
     folder = run_folder / "evaluation"
     call(f"run={run_folder}", "generate.max_new_tokens=12")
     alone = read(folder / "responses.json")
@@ -155,10 +192,15 @@ def judged(run: Path, ollama: Site, *more: str) -> list[str]:
     ]
 
 
-def test_a_judge(run_folder: Path, call: Callable[..., None], ollama: Site, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_judge(
+    run_folder: Path, call: Callable[..., None], ollama: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
     call(*judged(run_folder, ollama, "judge.audit=4"))
     summary = read(run_folder / "evaluation" / "summary.json")
-    rows = [json.loads(line) for line in (run_folder / "evaluation" / "records.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (run_folder / "evaluation" / "records.jsonl").read_text().splitlines()
+    ]
     scores = [row["tuned"]["score"] for row in rows]
     assert summary["tuned"]["judge"]["mean"] == pytest.approx(sum(scores) / 10)
     assert summary["tuned"]["judge"]["status"] == {"scored": 10}
@@ -176,34 +218,52 @@ def test_a_judge(run_folder: Path, call: Callable[..., None], ollama: Site, caps
     asked = len(ollama.chats)
     call(*judged(run_folder, ollama, "judge.audit=4"))
     assert len(ollama.chats) == asked
-    assert read(run_folder / "evaluation" / "summary.json")["tuned"]["judge"] == summary["tuned"]["judge"]
+    assert (
+        read(run_folder / "evaluation" / "summary.json")["tuned"]["judge"]
+        == summary["tuned"]["judge"]
+    )
 
 
 def test_a_judge_of_pairs(run_folder: Path, call: Callable[..., None], ollama: Site) -> None:
     call(*judged(run_folder, ollama, "judge.mode=pairwise"))
     summary = read(run_folder / "evaluation" / "summary.json")
     pairwise = summary["judge"]["pairwise"]
-    assert (pairwise["wins"], pairwise["ties"], pairwise["losses"], pairwise["unjudged"]) == (0, 10, 0, 0)
+    assert (pairwise["wins"], pairwise["ties"], pairwise["losses"], pairwise["unjudged"]) == (
+        0,
+        10,
+        0,
+        0,
+    )
     assert "within noise" in pairwise["verdict"]
     assert summary["tuned"]["judge"] is None
 
 
-def test_nothing_judged_is_no_success(run_folder: Path, call: Callable[..., None], ollama: Site) -> None:
+def test_nothing_judged_is_no_success(
+    run_folder: Path, call: Callable[..., None], ollama: Site
+) -> None:
     ollama.judge = lambda messages: "no number here"
-    with pytest.raises(SystemExit, match=r"none of the tuned model's answers has been judged \(unparsed 10\)"):
+    with pytest.raises(
+        SystemExit, match=r"none of the tuned model's answers has been judged \(unparsed 10\)"
+    ):
         call(*judged(run_folder, ollama))
     summary = read(run_folder / "evaluation" / "summary.json")
     assert summary["tuned"]["judge"]["mean"] is None
     assert summary["judge"]["warning"].startswith("Only 0% of the tuned answers could be judged")
 
 
-def test_a_judge_that_is_not_there_is_told_before_any_answer(run_folder: Path, call: Callable[..., None]) -> None:
-    with pytest.raises(SystemExit, match=r"error: judge\.url: no Ollama server at .*:9 .*`ollama serve`"):
+def test_a_judge_that_is_not_there_is_told_before_any_answer(
+    run_folder: Path, call: Callable[..., None]
+) -> None:
+    with pytest.raises(
+        SystemExit, match=r"error: judge\.url: no Ollama server at .*:9 .*`ollama serve`"
+    ):
         call(f"run={run_folder}", "judge=ollama", "judge.url=http://127.0.0.1:9")
     assert not (run_folder / "evaluation").exists()
 
 
-def test_two_evaluations_of_one_run_do_not_meet(run_folder: Path, call: Callable[..., None]) -> None:
+def test_two_evaluations_of_one_run_do_not_meet(
+    run_folder: Path, call: Callable[..., None]
+) -> None:
     (run_folder / "evaluation").mkdir()
     with (
         locked(run_folder / "evaluation" / ".lock"),
@@ -213,14 +273,24 @@ def test_two_evaluations_of_one_run_do_not_meet(run_folder: Path, call: Callable
     assert {path.name for path in (run_folder / "evaluation").iterdir()} == {".lock"}
 
 
-def test_torchrun_is_not_for_evaluation(call: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchrun_is_not_for_evaluation(
+    call: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(SystemExit, match=r"torchrun: evaluate\.py starts its processes itself"):
         call("run=somewhere")
 
 
-def test_what_a_foreign_model_has_seen_is_not_known(run_folder: Path, data: Path, call: Callable[..., None]) -> None:
-    call(f"checkpoint={run_folder / 'model'}", "data=json", f"data.path={data}", "out=theirs", "limit=3")
+def test_what_a_foreign_model_has_seen_is_not_known(
+    run_folder: Path, data: Path, call: Callable[..., None]
+) -> None:
+    call(
+        f"checkpoint={run_folder / 'model'}",
+        "data=json",
+        f"data.path={data}",
+        "out=theirs",
+        "limit=3",
+    )
     summary = read(Path("theirs/summary.json"))
     assert summary["duplicates"] is None
     assert summary["noisiest_training_records"] == []
@@ -242,12 +312,25 @@ def test_a_limit_leaves_just_these_records(run_folder: Path, call: Callable[...,
 
 
 def test_a_checkpoint_on_other_data(
-    data: Path, tmp_path: Path, call: Callable[..., None], capsys: pytest.CaptureFixture[str], make_checkpoint: Any
+    data: Path,
+    tmp_path: Path,
+    call: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    make_checkpoint: Any,
 ) -> None:
-    plain = [{key: row[key] for key in ("instruction", "output")} for row in json.loads(data.read_text())]
+    plain = [
+        {key: row[key] for key in ("instruction", "output")} for row in json.loads(data.read_text())
+    ]
     data.write_text("\n".join(map(json.dumps, plain)))
     checkpoint = make_checkpoint(tmp_path / "model", seed=5)
-    call(f"checkpoint={checkpoint}", "data=json", f"data.path={data}", "data.prompt=phi3", "out=theirs", "limit=1")
+    call(
+        f"checkpoint={checkpoint}",
+        "data=json",
+        f"data.path={data}",
+        "data.prompt=phi3",
+        "out=theirs",
+        "limit=1",
+    )
     [row] = read(tmp_path / "theirs" / "responses.json")
     summary = read(tmp_path / "theirs" / "summary.json")
     assert row["base_response"] is summary["base"] is summary["exact_match_by_category"] is None
@@ -262,23 +345,34 @@ def test_two_runs_side_by_side(
     call(f"run={run_folder}")
     other = shutil.copytree(run_folder, tmp_path / "other")
     shutil.copytree(tmp_path / "base", other / "model", dirs_exist_ok=True)
-    (other / "model" / "tokenizer_config.json").write_text((run_folder / "model/tokenizer_config.json").read_text())
+    (other / "model" / "tokenizer_config.json").write_text(
+        (run_folder / "model/tokenizer_config.json").read_text()
+    )
     call(f"run={other}")
     capsys.readouterr()
     call(f"compare=[{run_folder},{other}]", "out=apart")
     shown, kept = capsys.readouterr().out, read(tmp_path / "apart" / "comparison.json")
-    losses = [read(run / "evaluation" / "summary.json")["tuned"]["loss"] for run in (run_folder, other)]
+    losses = [
+        read(run / "evaluation" / "summary.json")["tuned"]["loss"] for run in (run_folder, other)
+    ]
     assert kept["differences"]["loss"]["difference"] == pytest.approx(losses[0] - losses[1])
     assert kept["differences"]["loss"]["verdict"] in shown
 
 
-def test_another_template_than_the_checkpoints_own(run_folder: Path, call: Callable[..., None]) -> None:
+def test_another_template_than_the_checkpoints_own(
+    run_folder: Path, call: Callable[..., None]
+) -> None:
     with pytest.raises(SystemExit, match=r"data\.prompt: .*model was tuned with another template"):
         call(f"checkpoint={run_folder / 'model'}", "data.prompt=phi3", "out=theirs")
 
 
 def test_bf16_and_sampling(run_folder: Path, call: Callable[..., None]) -> None:
-    sampling = ["generate.temperature=0.8", "generate.top_k=20", "generate.max_new_tokens=5", "limit=3"]
+    sampling = [
+        "generate.temperature=0.8",
+        "generate.top_k=20",
+        "generate.max_new_tokens=5",
+        "limit=3",
+    ]
     call(f"run={run_folder}", "precision=bf16-mixed", *sampling, "seed=1")
     first = read(run_folder / "evaluation" / "responses.json")
     call(f"run={run_folder}", "precision=bf16-mixed", *sampling, "seed=2")
@@ -291,14 +385,20 @@ def test_bf16_and_sampling(run_folder: Path, call: Callable[..., None]) -> None:
     [
         (["run=nowhere"], "run: nowhere is not there; train first"),
         (["data.split=[1,0,0]"], "data.split: a run is evaluated on its own data"),
-        (["data=json", "data.path=x.json", "data.sample=3"], "data.sample: a run is evaluated on its own data"),
+        (
+            ["data=json", "data.path=x.json", "data.sample=3"],
+            "data.sample: a run is evaluated on its own data",
+        ),
         (["data.path=x.json", "data=alpaca"], "a run is evaluated on its own data"),
         (["data.path=x.json", "checkpoint=m", "out=o"], "data.path: '"),
         (["data=alpaca"], "data: a run is evaluated on its own data"),
         (["revision=main"], "revision: a run is evaluated on its own data and base"),
         (["checkpoint=m", "out=o", "run=r"], "run: given beside checkpoint="),
         (["compare=[a,b]", "run=r"], "run: given beside compare="),
-        (["compare=[a,b]", "limit=3"], "limit: two evaluations that exist are compared as they are"),
+        (
+            ["compare=[a,b]", "limit=3"],
+            "limit: two evaluations that exist are compared as they are",
+        ),
         (["compare=[a]"], "compare: 1 runs, expected two"),
         (["compare=a"], "compare: found 'a', expected a list"),
         (["compare=[a,b]"], "compare: a has not been evaluated"),
@@ -311,11 +411,17 @@ def test_bf16_and_sampling(run_folder: Path, call: Callable[..., None]) -> None:
         (["split=tests"], "split: unknown value 'tests'; expected one of test, validation, train"),
         (["generate.temperature=-1"], "generate.temperature: -1.0 is out of range"),
         (["generate.top_k=0"], "generate.top_k: 0 is out of range"),
-        (["generate.max_new_tokens=many"], "generate.max_new_tokens: found 'many', expected a whole number"),
+        (
+            ["generate.max_new_tokens=many"],
+            "generate.max_new_tokens: found 'many', expected a whole number",
+        ),
         (["+generate.beams=4"], "generate.beams: unknown key"),
         (["bath_size=4"], "bath_size: unknown key"),
         (["judge=llama"], "Could not find 'judge/llama'"),
-        (["judge.model=phi3"], "judge.model: would not be read without a judge; add judge=ollama or judge=openai"),
+        (
+            ["judge.model=phi3"],
+            "judge.model: would not be read without a judge; add judge=ollama or judge=openai",
+        ),
         (["judge=openai"], "judge.model: missing"),
         (["judge=ollama", "judge.url=here"], "judge.url: 'here', expected the address of a server"),
         (["precision=16-mixed", "run=nowhere"], "precision: 16-mixed needs a GPU"),
@@ -323,18 +429,30 @@ def test_bf16_and_sampling(run_folder: Path, call: Callable[..., None]) -> None:
     ],
 )
 def test_what_is_refused_is_refused_in_one_line_and_leaves_nothing(
-    overrides: list[str], message: str, call: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    overrides: list[str],
+    message: str,
+    call: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(SystemExit, match=r"\Aerror: .*\Z") as error:  # one line: no dot matches its end
+    with pytest.raises(
+        SystemExit, match=r"\Aerror: .*\Z"
+    ) as error:  # one line: no dot matches its end
         call(*overrides)
     assert message in str(error.value)
     assert not list(tmp_path.iterdir())
 
 
-def test_prompts_none_of_which_fits_are_refused_before_any_answer(run_folder: Path, call: Callable[..., None]) -> None:
-    (run_folder / "model" / "tokenizer_config.json").write_text(json.dumps({"sft_prompt": "{{ instruction }}" * 20}))
-    with pytest.raises(SystemExit, match=r"split: none of the 10 records .* of test .* expected 1 to 64"):
+def test_prompts_none_of_which_fits_are_refused_before_any_answer(
+    run_folder: Path, call: Callable[..., None]
+) -> None:
+    (run_folder / "model" / "tokenizer_config.json").write_text(
+        json.dumps({"sft_prompt": "{{ instruction }}" * 20})
+    )
+    with pytest.raises(
+        SystemExit, match=r"split: none of the 10 records .* of test .* expected 1 to 64"
+    ):
         call(f"run={run_folder}")
     assert not (run_folder / "evaluation").exists()
 
@@ -352,7 +470,10 @@ def with_a_long_prompt(run_folder: Path, data: Path) -> Path:
 
 
 def test_one_prompt_that_does_not_fit_leaves_the_rest_evaluated(
-    with_a_long_prompt: Path, call: Callable[..., None], ollama: Site, capsys: pytest.CaptureFixture[str]
+    with_a_long_prompt: Path,
+    call: Callable[..., None],
+    ollama: Site,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run, folder = with_a_long_prompt, with_a_long_prompt / "evaluation"
     call(*judged(run, ollama, "judge.audit=10"))
@@ -370,12 +491,18 @@ def test_one_prompt_that_does_not_fit_leaves_the_rest_evaluated(
     assert "1 record, whose prompt is too long" in shown
     for report in ("report.md", "report.html"):
         assert "1 record, whose prompt is too long" in (folder / report).read_text()
-    status = [json.loads(line)["tuned"]["status"] for line in (folder / "records.jsonl").read_text().splitlines()]
+    status = [
+        json.loads(line)["tuned"]["status"]
+        for line in (folder / "records.jsonl").read_text().splitlines()
+    ]
     assert status == ["scored"] * 2 + ["too long"] + ["scored"] * 7
 
     call(*judged(run, ollama, "judge.mode=pairwise"))
     pairwise = read(folder / "summary.json")["judge"]["pairwise"]
-    assert (pairwise["wins"] + pairwise["ties"] + pairwise["losses"], pairwise["unjudged"]) == (9, 0)
+    assert (pairwise["wins"] + pairwise["ties"] + pairwise["losses"], pairwise["unjudged"]) == (
+        9,
+        0,
+    )
 
     (folder / "answers.jsonl").unlink()
     call(f"run={run}", "generate.max_new_tokens=5", "devices=2")
@@ -393,13 +520,19 @@ def test_data_and_run_that_moved(
     before = read(run_folder / "evaluation" / "responses.json")
     data.rename(moved)
     run_folder.rename(run)
-    with pytest.raises(SystemExit, match=r"data\.json: no such file; .*elsewhere was trained on it: give data\.path="):
+    with pytest.raises(
+        SystemExit,
+        match=r"data\.json: no such file; .*elsewhere was trained on it: give data\.path=",
+    ):
         call(f"run={run}", "limit=3", "generate.max_new_tokens=3")
     call(f"run={run}", "data.path=moved.json", *named, "limit=3", "generate.max_new_tokens=3")
     assert read(run / "evaluation" / "responses.json") == before
     assert read(run / "evaluation" / "summary.json")["data"]["path"] == str(moved)
     moved.write_text(moved.read_text() + " ")
-    with pytest.raises(SystemExit, match=r"\Aerror: .*moved\.json: not the file that .*elsewhere was trained on.*\Z"):
+    with pytest.raises(
+        SystemExit,
+        match=r"\Aerror: .*moved\.json: not the file that .*elsewhere was trained on.*\Z",
+    ):
         call(f"run={run}", "data.path=moved.json", "limit=3")
 
 
@@ -408,14 +541,18 @@ def test_a_full_disk_leaves_what_was_there(run_folder: Path, call: Callable[...,
     folder = run_folder / "evaluation"
     before = (folder / "responses.json").read_bytes()
     (folder / ".responses.json.part").symlink_to("/dev/full")
-    with pytest.raises(SystemExit, match=r"responses.json: cannot be written \(No space left on device\)"):
+    with pytest.raises(
+        SystemExit, match=r"responses.json: cannot be written \(No space left on device\)"
+    ):
         call(f"run={run_folder}", "limit=2")
     assert (folder / "responses.json").read_bytes() == before
 
 
 def test_a_mistake_in_a_process_of_its_own_and_a_sweep(tmp_path: Path) -> None:
     processes = [start(tmp_path, "run=nowhere"), start(tmp_path, "-m", "limit=1,2")]
-    for process, message in zip(processes, ["error: run: nowhere is not there", "error: --multirun: "], strict=True):
+    for process, message in zip(
+        processes, ["error: run: nowhere is not there", "error: --multirun: "], strict=True
+    ):
         output, errors = process.communicate(timeout=120)
         assert process.returncode == 1
         assert errors.startswith(message)

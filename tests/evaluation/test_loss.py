@@ -4,13 +4,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sft.config import InputError
+from sft.checkpoint.folder import Pretrained
 from sft.data.dataset import encode
 from sft.data.records import Record
+from sft.errors import InputError
 from sft.evaluation.loss import losses
-from sft.gpt2.checkpoint import Pretrained
 
-RECORDS = [Record("Say hi.", "", "hi"), Record("Count.", "to five", "1 2 3 4 5"), Record("Be silent.", "", "")]
+RECORDS = [
+    Record("Say hi.", "", "hi"),
+    Record("Count.", "to five", "1 2 3 4 5"),
+    Record("Be silent.", "", ""),
+]
 TEMPLATE = "{{ instruction }} {{ input }}: "
 
 
@@ -19,7 +23,9 @@ def test_the_losses_are_those_of_each_token(pretrained: Pretrained) -> None:
     every = []
     for record in RECORDS:
         prompt = tokenizer.encode_ordinary(f"{record.instruction} {record.input}: ")
-        text = torch.tensor([*prompt, *tokenizer.encode_ordinary(record.output), tokenizer.eot_token])
+        text = torch.tensor(
+            [*prompt, *tokenizer.encode_ordinary(record.output), tokenizer.eot_token]
+        )
         token_losses = F.cross_entropy(model(text[None, :-1])[0], text[1:], reduction="none")
         every.append((token_losses.tolist(), len(prompt) - 1))
     answers = [row[start:] for row, start in every]
@@ -31,14 +37,20 @@ def test_the_losses_are_those_of_each_token(pretrained: Pretrained) -> None:
             assert found.answer_sums == pytest.approx([sum(row) for row in answers], abs=1e-5)
             assert found.answer_tokens.tolist() == [len(row) for row in answers]
             assert found.learned_sums == pytest.approx([sum(row) for row in learned], abs=1e-4)
-            assert found.answers == pytest.approx(sum(map(sum, answers)) / sum(map(len, answers)), abs=1e-5)
-            assert found.learned == pytest.approx(sum(map(sum, learned)) / sum(map(len, learned)), abs=1e-5)
+            assert found.answers == pytest.approx(
+                sum(map(sum, answers)) / sum(map(len, answers)), abs=1e-5
+            )
+            assert found.learned == pytest.approx(
+                sum(map(sum, learned)) / sum(map(len, learned)), abs=1e-5
+            )
 
 
 def test_bf16_is_near_and_leaves_the_weights(pretrained: Pretrained) -> None:
     examples = encode(RECORDS, TEMPLATE, pretrained.tokenizer, 64, mask_prompt=True)
     exact = losses(pretrained.model.eval(), examples, 2, "32-true").answers
-    assert losses(pretrained.model, examples, 2, "bf16-mixed").answers == pytest.approx(exact, rel=0.02)
+    assert losses(pretrained.model, examples, 2, "bf16-mixed").answers == pytest.approx(
+        exact, rel=0.02
+    )
     assert pretrained.model.wte.weight.dtype == torch.float32
 
 

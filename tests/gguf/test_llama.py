@@ -12,14 +12,14 @@ import tiktoken
 import torch
 from llama_cpp import Llama
 
-from sft.assets.build import ASSETS
+from sft.checkpoint.folder import load_pretrained, save_pretrained
 from sft.data.prompt import render
 from sft.data.records import Record, parse_records
 from sft.export import export_gguf
-from sft.gpt2.checkpoint import load_pretrained, save_pretrained
 from sft.gpt2.generate import generate
 from sft.gpt2.model import GPT, GPTConfig
 from sft.gpt2.tokenizer import load_tokenizer
+from sft.miniature.build import ASSETS
 
 ROOT = Path(__file__).parents[2]
 HARD = [
@@ -39,7 +39,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of train.py: the miniature, after a few steps."""
     folder = tmp_path_factory.mktemp("run")
     settings = ["max_steps=60", "eval.every=0", "hydra.run.dir=run"]
-    subprocess.run([sys.executable, ROOT / "train.py", *settings], cwd=folder, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, ROOT / "train.py", *settings], cwd=folder, check=True, capture_output=True
+    )
     return folder / "run"
 
 
@@ -54,7 +56,9 @@ def llama(path: Path, monkeypatch: pytest.MonkeyPatch, **options) -> Llama:
 
 def same_ids(runs: Llama, tokenizer: tiktoken.Encoding, texts: list[str]) -> None:
     for text in texts:
-        assert runs.tokenize(text.encode(), add_bos=False, special=False) == tokenizer.encode_ordinary(text), text
+        assert runs.tokenize(
+            text.encode(), add_bos=False, special=False
+        ) == tokenizer.encode_ordinary(text), text
 
 
 def answer(runs: Llama, prompt: list[int], count: int) -> list[int]:
@@ -68,13 +72,17 @@ def answer(runs: Llama, prompt: list[int], count: int) -> list[int]:
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16", "q8_0"])
-def test_llama_gives_the_same_tokens(run: Path, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_llama_gives_the_same_tokens(
+    run: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, [name, _] = export_gguf(run / "model", dtype, None)
     runs, ours = llama(folder / name, monkeypatch), load_pretrained(run / "model")
     records = parse_records((ASSETS / "nano.json").read_bytes(), "nano.json")
     same_ids(runs, ours.tokenizer, [*HARD, *(record.instruction for record in records[:200])])
     assert runs.token_eos() == ours.tokenizer.eot_token
-    prompts = [ours.tokenizer.encode_ordinary(render(ours.prompt, record)) for record in records[1377:1397]]
+    prompts = [
+        ours.tokenizer.encode_ordinary(render(ours.prompt, record)) for record in records[1377:1397]
+    ]
     answers = generate(ours.model, prompts, 60, eos_id=ours.tokenizer.eot_token)
     found = [answer(runs, prompt, 60) for prompt in prompts]
     alike = sum(theirs == mine for theirs, mine in zip(found, answers, strict=True))
@@ -82,11 +90,15 @@ def test_llama_gives_the_same_tokens(run: Path, dtype: str, monkeypatch: pytest.
     assert alike == 20 if dtype != "q8_0" else alike >= 15
 
 
-def test_a_chat_is_asked_in_the_models_own_template(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chat_is_asked_in_the_models_own_template(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, [name, _] = export_gguf(run / "model", "f16", None)
     runs, ours = llama(folder / name, monkeypatch), load_pretrained(run / "model")
     question = "Work out the difference. 15 - 12"
-    said = runs.create_chat_completion([{"role": "user", "content": question}], temperature=0, repeat_penalty=1.0)
+    said = runs.create_chat_completion(
+        [{"role": "user", "content": question}], temperature=0, repeat_penalty=1.0
+    )
     prompt = ours.tokenizer.encode_ordinary(render(ours.prompt, Record(question, "", "")))
     [mine] = generate(ours.model, [prompt], 100, eos_id=ours.tokenizer.eot_token)
     assert said["choices"][0]["message"]["content"] == ours.tokenizer.decode(mine)
@@ -96,18 +108,26 @@ def test_a_chat_is_asked_in_the_models_own_template(run: Path, monkeypatch: pyte
 def test_all_logits_agree(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, [name, _] = export_gguf(run / "model", "f32", None)
     runs, ours = llama(folder / name, monkeypatch), load_pretrained(run / "model")
-    tokens = ours.tokenizer.encode_ordinary("How many eggs are in 9 dozen? There are 108 eggs in 9 dozen.")
+    tokens = ours.tokenizer.encode_ordinary(
+        "How many eggs are in 9 dozen? There are 108 eggs in 9 dozen."
+    )
     runs.eval(tokens)
     with torch.no_grad():
         expected = ours.model(torch.tensor([tokens]))[0]
-    torch.testing.assert_close(torch.tensor(runs.scores[: len(tokens)]), expected, atol=1e-2, rtol=0)
+    torch.testing.assert_close(
+        torch.tensor(runs.scores[: len(tokens)]), expected, atol=1e-2, rtol=0
+    )
 
 
-@pytest.mark.skipif("SFT_DATA_DIR" not in os.environ, reason="set SFT_DATA_DIR to a folder with GPT-2's own files")
+@pytest.mark.skipif(
+    "SFT_DATA_DIR" not in os.environ, reason="set SFT_DATA_DIR to a folder with GPT-2's own files"
+)
 def test_gpt2s_own_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = Path(os.environ["SFT_DATA_DIR"])
     tokenizer = load_tokenizer(data / "gpt2-vocab")
-    tiny = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=32, vocab_size=tokenizer.n_vocab + 47, n_positions=64))
+    tiny = GPT(
+        GPTConfig(n_layer=1, n_head=1, n_embd=32, vocab_size=tokenizer.n_vocab + 47, n_positions=64)
+    )
     save_pretrained(tiny, tmp_path / "tiny", tokenizer)
     folder, [name, _] = export_gguf(tmp_path / "tiny", "f16", None)
     records = json.loads((data / "instruction-data.json").read_text())

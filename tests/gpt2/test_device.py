@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from sft.config import InputError
-from sft.gpt2 import device
-from sft.gpt2.device import check_compiler, pick_device, pick_precision
+from sft import device
+from sft.device import check_compiler, pick_device, pick_precision
+from sft.errors import InputError
 
 
 @pytest.fixture

@@ -96,7 +96,9 @@ def test_a_step_reads_prompts_up_to_its_limit(model, prompt_tokens, rows, change
 
 
 def test_a_seed_repeats_its_draws_and_another_one_differs(model):
-    first, again, other = (generate(model, PROMPTS, 12, temperature=1.0, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (
+        generate(model, PROMPTS, 12, temperature=1.0, seed=seed) for seed in (1, 1, 2)
+    )
     assert first == again
     assert first != other
 

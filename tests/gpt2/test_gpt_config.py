@@ -60,7 +60,9 @@ def test_the_largest_number_of_layers_is_accepted():
     assert GPTConfig(n_layer=1000).n_layer == 1000
 
 
-@pytest.mark.parametrize("key", ["model_type", "n_layer", "n_head", "n_embd", "vocab_size", "n_positions"])
+@pytest.mark.parametrize(
+    "key", ["model_type", "n_layer", "n_head", "n_embd", "vocab_size", "n_positions"]
+)
 def test_a_missing_key_is_named(key):
     config = GPTConfig().to_hf()
     del config[key]

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from sft.config import LORA_TARGETS, LoraConfig
-from sft.gpt2.checkpoint import load_pretrained
+from sft.checkpoint.folder import load_pretrained
+from sft.config.schema import LORA_TARGETS, LoraConfig
 from sft.gpt2.generate import generate
 from sft.gpt2.lora import LoraLinear, add_lora, is_adapter
 from sft.gpt2.model import GPT, GPTConfig

@@ -57,7 +57,9 @@ def test_logits_at_the_end_of_the_context_equal_transformers(hf_model, hf_folder
 
 
 @pytest.mark.parametrize(("n_layer", "n_head", "n_embd", "parameters"), SIZES)
-def test_released_sizes_have_their_published_number_of_parameters(n_layer, n_head, n_embd, parameters):
+def test_released_sizes_have_their_published_number_of_parameters(
+    n_layer, n_head, n_embd, parameters
+):
     with torch.device("meta"):
         model = GPT(GPTConfig(n_layer=n_layer, n_head=n_head, n_embd=n_embd))
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters

@@ -73,13 +73,17 @@ def test_targets_count_the_first_end_token_alone() -> None:
 
 def test_the_prompt_is_the_books() -> None:
     text = book.text_of({"instruction": "Add.", "input": "1 and 2", "output": "3"})
-    assert text.endswith("the request.\n\n### Instruction:\nAdd.\n\n### Input:\n1 and 2\n\n### Response:\n3")
+    assert text.endswith(
+        "the request.\n\n### Instruction:\nAdd.\n\n### Input:\n1 and 2\n\n### Response:\n3"
+    )
     text = book.text_of({"instruction": "Hi", "input": "", "output": "Ho"})
     assert text.endswith("### Instruction:\nHi\n\n### Response:\nHo")
 
 
 @pytest.mark.skipif(REAL is None, reason="needs the 1,100 instructions in SFT_DATA_DIR")
-def test_batches_have_the_published_widths(records: list[dict[str, str]], tokenizer: tiktoken.Encoding) -> None:
+def test_batches_have_the_published_widths(
+    records: list[dict[str, str]], tokenizer: tiktoken.Encoding
+) -> None:
     parts = book.split(records, 0.85, 0.1)
     assert [len(part) for part in parts.values()] == [935, 110, 55]
     batches = book.loader(parts["train"], tokenizer, 1024, train=True)
@@ -140,7 +144,10 @@ def test_a_difference_fails(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_whole_command(
-    folder: Path, records: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    records: list[dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """With a random model in place of the released ones, the losses fail and the tokens agree."""
     many = [records[number % len(records)] for number in range(1200)]

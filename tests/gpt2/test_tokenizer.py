@@ -17,7 +17,7 @@ from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, GPT2Tokenizer
 
-from sft.config import InputError
+from sft.errors import InputError
 from sft.gpt2.tokenizer import LONG, SPACE, load_tokenizer, save_tokenizer
 
 HARD = [
@@ -60,7 +60,10 @@ def folder(request: pytest.FixtureRequest, bpe: Path) -> Path:
 
 def random_texts(number: int) -> list[str]:
     draw = random.Random(0)
-    return ["".join(draw.choices(draw.choice(ALPHABETS), k=draw.randrange(1, 30))) for _ in range(number)]
+    return [
+        "".join(draw.choices(draw.choice(ALPHABETS), k=draw.randrange(1, 30)))
+        for _ in range(number)
+    ]
 
 
 def test_ids_equal_transformers(folder):
@@ -82,7 +85,9 @@ def test_ranks_equal_tiktokens_own_reading(folder, monkeypatch):
 def test_the_files_survive_the_trip(folder, tmp_path):
     save_tokenizer(load_tokenizer(folder), tmp_path)
     assert (tmp_path / "merges.txt").read_bytes() == (folder / "merges.txt").read_bytes()
-    assert json.loads((tmp_path / "vocab.json").read_text()) == json.loads((folder / "vocab.json").read_text())
+    assert json.loads((tmp_path / "vocab.json").read_text()) == json.loads(
+        (folder / "vocab.json").read_text()
+    )
 
 
 def test_the_released_files_survive_byte_for_byte(tmp_path):
@@ -131,7 +136,9 @@ def test_merges_that_transformers_would_read(bpe, tmp_path, tokenizer, edit):
 
 def test_an_edited_file_is_read_anew(bpe, tmp_path):
     assert load_tokenizer(edited(bpe, tmp_path, "vocab.json", str)).n_vocab == 400
-    load_tokenizer(edited(bpe, tmp_path, "vocab.json", lambda text: text[:-1] + ', "<|user|>": 400}'))
+    load_tokenizer(
+        edited(bpe, tmp_path, "vocab.json", lambda text: text[:-1] + ', "<|user|>": 400}')
+    )
     assert load_tokenizer(tmp_path).n_vocab == 401
 
 
@@ -169,14 +176,30 @@ def swap_lines(first: int, second: int):
     [
         ("vocab.json", lambda text: "", "vocab.json: not JSON"),
         ("vocab.json", lambda text: text[:100], "vocab.json: not JSON .*line 1 column"),
-        ("vocab.json", lambda text: "[1, 2]", "vocab.json: expected an object of tokens and ids, found list"),
+        (
+            "vocab.json",
+            lambda text: "[1, 2]",
+            "vocab.json: expected an object of tokens and ids, found list",
+        ),
         ("vocab.json", change(a="7"), "token 'a': expected an id of its own below 400, found '7'"),
         ("vocab.json", change(a=400), "token 'a': expected an id of its own below 400, found 400"),
         ("vocab.json", change(a=1), "token 'a': expected an id of its own below 400, found 1"),
-        ("vocab.json", change(a=True), "token 'a': expected an id of its own below 400, found True"),
-        ("vocab.json", change(**{"<|endoftext|>": None}), r"no '<\|endoftext\|>'; expected a letter for each"),
+        (
+            "vocab.json",
+            change(a=True),
+            "token 'a': expected an id of its own below 400, found True",
+        ),
+        (
+            "vocab.json",
+            change(**{"<|endoftext|>": None}),
+            r"no '<\|endoftext\|>'; expected a letter for each",
+        ),
         ("vocab.json", change(**{"<|endoftext|>": 0, "!": None, "x|>": 399}), "vocab.json: no '!'"),
-        ("vocab.json", change(hocus=400), "merges.txt: no line makes the token 'hocus' of vocab.json"),
+        (
+            "vocab.json",
+            change(hocus=400),
+            "merges.txt: no line makes the token 'hocus' of vocab.json",
+        ),
         ("merges.txt", lambda text: "", "merges.txt: no line makes the token"),
         ("merges.txt", lambda text: text[: len(text) // 2], r"merges.txt(, line \d+)?: "),
         (
@@ -184,9 +207,21 @@ def swap_lines(first: int, second: int):
             lambda text: text.replace("\n", "\nonly\n", 1),
             "merges.txt, line 2: expected two tokens, found",
         ),
-        ("merges.txt", lambda text: text.replace("\n", "\n\n", 3), "merges.txt, line 2: expected two tokens, found ''"),
-        ("merges.txt", lambda text: text.replace("\n", "\nq z\n", 1), "line 2: 'qz' is not in vocab.json"),
-        ("merges.txt", lambda text: text.replace("\n", "\nqz a\n", 1), "line 2: 'qz' is made by no line before"),
+        (
+            "merges.txt",
+            lambda text: text.replace("\n", "\n\n", 3),
+            "merges.txt, line 2: expected two tokens, found ''",
+        ),
+        (
+            "merges.txt",
+            lambda text: text.replace("\n", "\nq z\n", 1),
+            "line 2: 'qz' is not in vocab.json",
+        ),
+        (
+            "merges.txt",
+            lambda text: text.replace("\n", "\nqz a\n", 1),
+            "line 2: 'qz' is made by no line before",
+        ),
         ("merges.txt", swap_lines(2, 3), "line 4: '.+' has id 257, expected more than 258"),
     ],
 )
@@ -247,7 +282,15 @@ def test_long_runs_give_the_ids_that_the_pattern_defines(folder, blank):
     ours, plain = load_tokenizer(folder), tiktoken.Encoding.encode_ordinary
     for length in (LONG - 1, LONG, LONG + 1, 5 * LONG):
         run = (blank * length)[:length]
-        for text in (run, f"x{run}", f"{run}y", f"x{run}y z", f"{run}.{run}'s{run}1", f"a \n{run} \tb", f"é{run}\x1c"):
+        for text in (
+            run,
+            f"x{run}",
+            f"{run}y",
+            f"x{run}y z",
+            f"{run}.{run}'s{run}1",
+            f"a \n{run} \tb",
+            f"é{run}\x1c",
+        ):
             ids = ours.encode_ordinary(text)
             assert ids == plain(ours, text)  # which can do as many as these
             assert ids == by_gpt2s_pattern(ours, text)
@@ -273,7 +316,9 @@ def test_runs_are_cut_where_tiktoken_sees_white_space_alone(tokenizer):
 
 
 @pytest.mark.parametrize(
-    "piece", [" ", "a", "ab ", "\n" * 9_999 + "x", " " * 10_001 + "x", "!", "1", "😀", "\u3000x", "\x1c"], ids=ascii
+    "piece",
+    [" ", "a", "ab ", "\n" * 9_999 + "x", " " * 10_001 + "x", "!", "1", "😀", "\u3000x", "\x1c"],
+    ids=ascii,
 )
 def test_time_grows_with_the_length_alone(tokenizer, piece):
     def seconds(length: int) -> float:
@@ -297,8 +342,15 @@ def whole(folder: Path, tmp_path: Path) -> Path:
 
 
 def test_tokenizer_json_alone_gives_the_same_ids(folder, whole):
-    ours, pair, theirs = load_tokenizer(whole), load_tokenizer(folder), AutoTokenizer.from_pretrained(whole)
-    assert (ours._mergeable_ranks, ours._special_tokens) == (pair._mergeable_ranks, pair._special_tokens)
+    ours, pair, theirs = (
+        load_tokenizer(whole),
+        load_tokenizer(folder),
+        AutoTokenizer.from_pretrained(whole),
+    )
+    assert (ours._mergeable_ranks, ours._special_tokens) == (
+        pair._mergeable_ranks,
+        pair._special_tokens,
+    )
     for text in HARD + random_texts(500):
         expected = theirs(text, split_special_tokens=True, add_special_tokens=False)["input_ids"]
         assert ours.encode_ordinary(text) == expected, ascii(text)
@@ -325,7 +377,9 @@ def test_merges_may_be_text_or_pairs(bpe, tmp_path, tokenizer):
         assert all(isinstance(pair, list) for pair in found["model"]["merges"])
         found["model"]["merges"] = [" ".join(pair) for pair in found["model"]["merges"]]
 
-    assert load_tokenizer(alone(bpe, tmp_path, as_text))._mergeable_ranks == tokenizer._mergeable_ranks
+    assert (
+        load_tokenizer(alone(bpe, tmp_path, as_text))._mergeable_ranks == tokenizer._mergeable_ranks
+    )
 
 
 def test_a_pad_token_of_any_name_is_special_and_survives_the_trip(bpe, tmp_path):
@@ -349,7 +403,12 @@ def test_a_special_token_of_tokenizer_json_alone_is_taken_beside_the_older_files
     assert load_tokenizer(tmp_path).n_vocab == 401
 
 
-SPLIT = {"type": "Split", "pattern": {"Regex": ORIGINAL.pattern}, "behavior": "Isolated", "invert": False}
+SPLIT = {
+    "type": "Split",
+    "pattern": {"Regex": ORIGINAL.pattern},
+    "behavior": "Isolated",
+    "invert": False,
+}
 LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 TWO_STEPS = {"type": "Sequence", "pretokenizers": [SPLIT, LEVEL]}
 
@@ -361,7 +420,14 @@ TWO_STEPS = {"type": "Sequence", "pretokenizers": [SPLIT, LEVEL]}
         {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [LEVEL | {"use_regex": True}]}},
         {"normalizer": {"type": "Sequence", "normalizers": []}},
         {"post_processor": None},
-        {"truncation": {"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0}},
+        {
+            "truncation": {
+                "direction": "Right",
+                "max_length": 5,
+                "strategy": "LongestFirst",
+                "stride": 0,
+            }
+        },
     ],
 )
 def test_the_same_tokenizer_in_other_words(bpe, tmp_path, tokenizer, change):
@@ -374,7 +440,10 @@ def test_the_same_tokenizer_in_other_words(bpe, tmp_path, tokenizer, change):
 
 
 NFC = {"type": "NFC"}
-BOS = [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+BOS = [
+    {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}},
+    {"Sequence": {"id": "A", "type_id": 0}},
+]
 
 
 def model(**values):
@@ -398,16 +467,32 @@ def swap_merges(found):
         ({"pre_tokenizer": None}, "pre_tokenizer: null"),
         ({"pre_tokenizer": {"type": "Metaspace"}}, "pre_tokenizer: .*Metaspace"),
         ({"pre_tokenizer": LEVEL}, "pre_tokenizer: .*use_regex"),
-        ({"pre_tokenizer": LEVEL | {"use_regex": True, "add_prefix_space": True}}, "pre_tokenizer: .*add_prefix_space"),
         (
-            {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [SPLIT | {"pattern": {"Regex": "."}}, LEVEL]}},
+            {"pre_tokenizer": LEVEL | {"use_regex": True, "add_prefix_space": True}},
+            "pre_tokenizer: .*add_prefix_space",
+        ),
+        (
+            {
+                "pre_tokenizer": {
+                    "type": "Sequence",
+                    "pretokenizers": [SPLIT | {"pattern": {"Regex": "."}}, LEVEL],
+                }
+            },
             "pre_tokenizer: .*Regex",
         ),
         (
-            {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [SPLIT | {"behavior": "Removed"}, LEVEL]}},
+            {
+                "pre_tokenizer": {
+                    "type": "Sequence",
+                    "pretokenizers": [SPLIT | {"behavior": "Removed"}, LEVEL],
+                }
+            },
             "pre_tokenizer: .*Removed",
         ),
-        ({"post_processor": {"type": "TemplateProcessing", "single": BOS}}, "post_processor: .*SpecialToken"),
+        (
+            {"post_processor": {"type": "TemplateProcessing", "single": BOS}},
+            "post_processor: .*SpecialToken",
+        ),
         ({"decoder": {"type": "WordPiece"}}, "decoder: .*WordPiece"),
         ({"model": []}, "model: expected an object"),
         ({"added_tokens": [3]}, "added_tokens: expected objects"),
@@ -423,7 +508,10 @@ def swap_merges(found):
         (added(special=False), r"added token '<\|endoftext\|>': is not special"),
         (added(lstrip=True), r"added token '<\|endoftext\|>': lstrip"),
         (added(id=3), r"token '<\|endoftext\|>' has id 399 in model.vocab and 3"),
-        (added(content="<|other|>", id=401), r"token '<\|other\|>': expected an id of its own below 401, found 401"),
+        (
+            added(content="<|other|>", id=401),
+            r"token '<\|other\|>': expected an id of its own below 401, found 401",
+        ),
     ],
 )
 def test_what_is_not_gpt2s_is_refused_by_name(bpe, tmp_path, edit, message):
@@ -461,7 +549,9 @@ def other_last_merge(found):
     found["model"]["merges"].pop()
     found["model"]["merges"].append(["a", "Q"])
     vocab = found["model"]["vocab"]
-    vocab["aQ"] = vocab.pop(max((token for token in vocab if token != "<|endoftext|>"), key=vocab.__getitem__))
+    vocab["aQ"] = vocab.pop(
+        max((token for token in vocab if token != "<|endoftext|>"), key=vocab.__getitem__)
+    )
 
 
 @pytest.mark.parametrize(
@@ -474,5 +564,7 @@ def other_last_merge(found):
 def test_two_forms_that_disagree_are_refused(bpe, tmp_path, edit, message):
     save_tokenizer(load_tokenizer(bpe), tmp_path)
     change_json(tmp_path, edit)
-    with pytest.raises(InputError, match=f"tokenizer.json disagrees with vocab.json and merges.txt: {message}"):
+    with pytest.raises(
+        InputError, match=f"tokenizer.json disagrees with vocab.json and merges.txt: {message}"
+    ):
         load_tokenizer(tmp_path)

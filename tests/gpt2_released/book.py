@@ -55,7 +55,9 @@ def collate(texts: Sequence[list[int]], end: int, context: int) -> tuple[Tensor,
     return inputs[:, :context], targets[:, :context]
 
 
-def loader(records: Sequence[Record], tokenizer: tiktoken.Encoding, context: int, train: bool) -> DataLoader[list[int]]:
+def loader(
+    records: Sequence[Record], tokenizer: tiktoken.Encoding, context: int, train: bool
+) -> DataLoader[list[int]]:
     """The batches of a split. In training they are shuffled, and a last one that is not full is dropped."""
     texts = [tokenizer.encode_ordinary(text_of(record)) for record in records]
     return DataLoader(

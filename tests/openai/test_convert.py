@@ -12,9 +12,9 @@ import tensorflow as tf
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from sft.config import InputError
+from sft.checkpoint.folder import load_pretrained
 from sft.convert_openai import FILES, convert
-from sft.gpt2.checkpoint import load_pretrained
+from sft.errors import InputError
 from tests.conftest import train_bpe
 
 v1 = tf.compat.v1
@@ -85,9 +85,18 @@ def test_the_logits_are_those_of_the_same_arrays(release, theirs, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda found: {k: v for k, v in found.items() if k != "model/h3/ln_2/g"}, "has no variable 'model/h3/ln_2/g'"),
-        (lambda found: found | {"model/wpe": torch.ones(32, 16)}, r"expected \(64, 16\), found \(32, 16\)"),
-        (lambda found: found | {"model/x": torch.ones(1)}, "variable 'model/x' of the checkpoint is not part"),
+        (
+            lambda found: {k: v for k, v in found.items() if k != "model/h3/ln_2/g"},
+            "has no variable 'model/h3/ln_2/g'",
+        ),
+        (
+            lambda found: found | {"model/wpe": torch.ones(32, 16)},
+            r"expected \(64, 16\), found \(32, 16\)",
+        ),
+        (
+            lambda found: found | {"model/x": torch.ones(1)},
+            "variable 'model/x' of the checkpoint is not part",
+        ),
     ],
 )
 def test_variables_that_do_not_fit(release, tmp_path, change, message):

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from sft.config import PROMPTS
-from sft.gpt2.checkpoint import load_pretrained
+from sft.checkpoint.folder import load_pretrained
+from sft.inference.models import Voice
+from sft.prompts import PROMPTS
 from sft.serving.engine import Engine
-from sft.serving.models import Voice
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,9 @@ def running(engines: Mapping[str, Engine], max_tokens: int = 64) -> Iterator[str
     """Its address."""
     listener = listen("127.0.0.1", 0)
     app = make_app(engines, max_tokens, "127.0.0.1")
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=10))
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=10)
+    )
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:

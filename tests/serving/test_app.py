@@ -11,7 +11,7 @@ import openai
 import pytest
 import requests
 
-from sft.config import DataConfig
+from sft.config.schema import DataConfig
 from sft.data.sources import load_source
 from sft.gpt2.generate import generate
 from sft.gpt2.tokenizer import decode
@@ -34,7 +34,9 @@ def ask(tiny, engine) -> Iterator[Callable[..., requests.Response]]:
     """POSTs a question to a server of the tiny model."""
     with running({"tuned": engine(tiny)}) as url:
 
-        def post(body: object = None, path: str = "/v1/chat/completions", **options) -> requests.Response:
+        def post(
+            body: object = None, path: str = "/v1/chat/completions", **options
+        ) -> requests.Response:
             found = {"model": "tuned", "messages": HELLO} if body is None else body
             return requests.post(url + path, json=found, timeout=30, **options)
 
@@ -45,10 +47,15 @@ def test_twenty_callers_at_once_are_answered_as_generate_does(nano, engine):
     records = load_source(DataConfig()).records[:20]
     prompts = [nano.prompt(record.instruction, record.input) for record in records]
     expected = [
-        decode(nano.tokenizer, tokens) for tokens in generate(nano.model, prompts, 32, eos_id=nano.tokenizer.eot_token)
+        decode(nano.tokenizer, tokens)
+        for tokens in generate(nano.model, prompts, 32, eos_id=nano.tokenizer.eot_token)
     ]
     assert len(set(expected)) > 10
-    with running({"tuned": engine(nano, slots=8)}) as url, client(url) as asked, ThreadPoolExecutor(20) as callers:
+    with (
+        running({"tuned": engine(nano, slots=8)}) as url,
+        client(url) as asked,
+        ThreadPoolExecutor(20) as callers,
+    ):
 
         def whole(number: int) -> str:
             record = records[number]
@@ -89,21 +96,31 @@ def test_models(tiny, engine):
     with running({"tuned": engine(tiny), "base": engine(tiny)}) as url, client(url) as asked:
         assert [model.id for model in asked.models.list()] == ["tuned", "base"]
         assert asked.models.retrieve("base").owned_by == "sft"
-        with pytest.raises(openai.NotFoundError, match="model: 'gpt-5' is not here; there are tuned, base") as error:
+        with pytest.raises(
+            openai.NotFoundError, match="model: 'gpt-5' is not here; there are tuned, base"
+        ) as error:
             asked.chat.completions.create(model="gpt-5", messages=HELLO)
         assert (error.value.code, error.value.param) == ("model_not_found", "model")
-        assert requests.get(f"{url}/health", timeout=9).json()["models"]["base"] == {"running": 0, "waiting": 0}
+        assert requests.get(f"{url}/health", timeout=9).json()["models"]["base"] == {
+            "running": 0,
+            "waiting": 0,
+        }
 
 
 def test_stop_and_seed(tiny, engine):
     with running({"tuned": engine(tiny)}) as url, client(url) as asked:
 
         def say(**options) -> tuple[str, str]:
-            choice = asked.chat.completions.create(model="tuned", messages=HELLO, **options).choices[0]
+            choice = asked.chat.completions.create(
+                model="tuned", messages=HELLO, **options
+            ).choices[0]
             return choice.message.content, choice.finish_reason
 
         text, reason = say()
-        assert (say(stop=[text[5:8]]), reason) == ((text[: text.index(text[5:8])], "stop"), "length")
+        assert (say(stop=[text[5:8]]), reason) == (
+            (text[: text.index(text[5:8])], "stop"),
+            "length",
+        )
         drawn = [say(temperature=1.0, seed=seed)[0] for seed in (1, 1, 2)]
         assert drawn[0] == drawn[1] != drawn[2]
         assert say(temperature=1.0) != say(temperature=1.0)
@@ -186,7 +203,10 @@ def test_a_full_queue_and_a_closing_server(tiny, engine):
     one = engine(tiny, slots=1, queue=1)
     brake = Brake(one)
     with running({"tuned": one}) as url, client(url) as asked, ThreadPoolExecutor(2) as callers:
-        taken = [callers.submit(asked.chat.completions.create, model="tuned", messages=HELLO) for _ in range(2)]
+        taken = [
+            callers.submit(asked.chat.completions.create, model="tuned", messages=HELLO)
+            for _ in range(2)
+        ]
         wait_until(lambda: sum(one.load) == 2)
         with pytest.raises(openai.RateLimitError) as error:
             asked.chat.completions.create(model="tuned", messages=HELLO)
@@ -234,4 +254,7 @@ def test_a_model_that_fails_is_told(tiny, engine, stream):
         with pytest.raises(openai.APIError, match="the model failed"):
             list(asked.chat.completions.create(model="tuned", messages=HELLO, stream=stream))
         time.sleep(0.05)
-        assert asked.chat.completions.create(model="tuned", messages=HELLO).choices[0].finish_reason == "length"
+        assert (
+            asked.chat.completions.create(model="tuned", messages=HELLO).choices[0].finish_reason
+            == "length"
+        )

@@ -9,9 +9,9 @@ import pytest
 from sft.gpt2.generate import complete, generate
 from sft.gpt2.sampling import Sampling
 from sft.gpt2.tokenizer import decode
-from sft.serving.answer import Answer
+from sft.inference.models import Voice
+from sft.inference.stream import Answer
 from sft.serving.engine import ClosingError, Engine, FullError, Piece, Request
-from sft.serving.models import Voice
 from tests.serving.running import Brake
 
 PROMPTS = [[5], [7, 8, 9, 10, 11, 12, 13], [30, 2, 30], list(range(40)), [1, 2], [3]]
@@ -46,13 +46,17 @@ def test_answers_are_those_of_generate(tiny, engine, slots):
     for each in asked:
         one.submit(each.request)
     expected = generate(tiny.model, PROMPTS, 12, eos_id=tiny.tokenizer.eot_token)
-    assert [each.result()[0] for each in asked] == [decode(tiny.tokenizer, tokens) for tokens in expected]
+    assert [each.result()[0] for each in asked] == [
+        decode(tiny.tokenizer, tokens) for tokens in expected
+    ]
     assert one.load == (0, 0)
 
 
 def test_sampled_beside_greedy(tiny, engine):
     one, sampling = engine(tiny), Sampling(1.0, top_k=50)
-    asked = [Asked(tiny, [5], seed=seed, sampling=sampling if seed else Sampling()) for seed in range(4)]
+    asked = [
+        Asked(tiny, [5], seed=seed, sampling=sampling if seed else Sampling()) for seed in range(4)
+    ]
     for each in asked:
         one.submit(each.request)
     end = tiny.tokenizer.eot_token

@@ -24,11 +24,12 @@ from pathlib import Path
 
 import torch
 
-from sft.config import InputError, TrainConfig
-from sft.gpt2.checkpoint import save_pretrained
+from sft.checkpoint.folder import save_pretrained
+from sft.config.loading import from_dict
+from sft.config.schema import TrainConfig
+from sft.errors import InputError
 from sft.gpt2.model import GPT, GPTConfig
 from sft.gpt2.tokenizer import load_tokenizer
-from sft.merge import from_dict
 from sft.training.checkpoints import _read, last, read_newest
 from sft.training.resume import resumed_config
 from tests import test_fuzz
@@ -41,7 +42,10 @@ RANKS = (1, 2, 4)
 ONE, DAMAGE = "kill -9 of one rank", "kill -9, then a damaged byte where two checkpoints stand"
 FAULTS = {"kill -9 of all ranks": signal.SIGKILL, ONE: signal.SIGKILL, DAMAGE: signal.SIGKILL}
 FAULTS |= {"SIGTERM to some ranks": signal.SIGTERM, "SIGINT to some ranks": signal.SIGINT}
-LIMIT, GRACE = 60, 30  # seconds in which all ranks must be gone, and in which a launcher lets the others go themselves
+LIMIT, GRACE = (
+    60,
+    30,
+)  # seconds in which all ranks must be gone, and in which a launcher lets the others go themselves
 
 
 def tiny_config(place: Path) -> TrainConfig:
@@ -50,11 +54,19 @@ def tiny_config(place: Path) -> TrainConfig:
     torch.manual_seed(0)
     shape = GPTConfig(n_layer=2, n_head=2, n_embd=16, vocab_size=tokenizer.n_vocab, n_positions=128)
     save_pretrained(GPT(shape), place / "base", tokenizer)
-    records = [{"instruction": f"Say {i}.", "output": "the chef cooks " * (1 + i * i % 5)} for i in range(60)]
+    records = [
+        {"instruction": f"Say {i}.", "output": "the chef cooks " * (1 + i * i % 5)}
+        for i in range(60)
+    ]
     (place / "records.json").write_text(json.dumps(records))
     values = {
         "model": {"checkpoint": str(place / "base"), "allow_untrained": True, "dropout": 0.1},
-        "data": {"source": "json", "path": str(place / "records.json"), "prompt": "phi3", "split": [0.8, 0.1, 0.1]},
+        "data": {
+            "source": "json",
+            "path": str(place / "records.json"),
+            "prompt": "phi3",
+            "split": [0.8, 0.1, 0.1],
+        },
         "optim": {"lr": 1e-3},
         "eval": {"every": 0, "sample": False},
         "checkpoint": {"every": 1},
@@ -86,7 +98,9 @@ def happen(fault: str, processes: list[BaseProcess], folder: Path, chance: rando
         for process in processes:
             process.kill()
     wait(processes, end - time.monotonic())
-    assert all(process.exitcode is not None for process in processes), f"{fault}: a rank is there after {LIMIT} seconds"
+    assert all(process.exitcode is not None for process in processes), (
+        f"{fault}: a rank is there after {LIMIT} seconds"
+    )
     if fault == DAMAGE and both_are_whole(folder):
         data = bytearray(last(folder).read_bytes())
         data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
@@ -108,7 +122,9 @@ def both_are_whole(folder: Path) -> bool:
         return False
 
 
-def torment(config: TrainConfig, folder: Path, ranks: int, chance: random.Random, done: Counter[str]) -> int:
+def torment(
+    config: TrainConfig, folder: Path, ranks: int, chance: random.Random, done: Counter[str]
+) -> int:
     """A run from its beginning to its end, with a fault every few steps.
 
     Returns:
@@ -148,7 +164,11 @@ def fuzzed(tries: int) -> int:
 @contextmanager
 def quiet(log: Path) -> Iterator[Callable[[str], None]]:
     """What the runs say goes into a file; the function given still speaks on the terminal."""
-    with log.open("w") as file, os.fdopen(os.dup(1), "w") as terminal, os.fdopen(os.dup(2), "w") as errors:
+    with (
+        log.open("w") as file,
+        os.fdopen(os.dup(1), "w") as terminal,
+        os.fdopen(os.dup(2), "w") as errors,
+    ):
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         try:
@@ -161,10 +181,17 @@ def quiet(log: Path) -> Iterator[Callable[[str], None]]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30, help="of faults (%(default)s)")
-    parser.add_argument("--tries", type=int, default=2000, help="damaged files of each kind (%(default)s)")
+    parser.add_argument(
+        "--tries", type=int, default=2000, help="damaged files of each kind (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=int(time.time()))
     given = parser.parse_args()
-    chance, done, runs, began = random.Random(given.seed), Counter[str](), Counter[int](), time.monotonic()
+    chance, done, runs, began = (
+        random.Random(given.seed),
+        Counter[str](),
+        Counter[int](),
+        time.monotonic(),
+    )
     folder = place = Path(tempfile.mkdtemp(prefix="soak"))
     log, earlier = place / "log", 0
     os.chdir(place)
@@ -187,12 +214,21 @@ def main() -> None:
             end_all()
     os.chdir(ROOT)
     shutil.rmtree(place)
-    print(", ".join(f"{count} runs on {ranks} processes" for ranks, count in sorted(runs.items())), end="; ")
-    print(f"begun again {done.total():,} times, {earlier:,} times from the checkpoint before the newest.")
-    print("All ended as the undisturbed run, bit for bit: a difference ends the soak.\n\n| fault | times |\n|---|---|")
+    print(
+        ", ".join(f"{count} runs on {ranks} processes" for ranks, count in sorted(runs.items())),
+        end="; ",
+    )
+    print(
+        f"begun again {done.total():,} times, {earlier:,} times from the checkpoint before the newest."
+    )
+    print(
+        "All ended as the undisturbed run, bit for bit: a difference ends the soak.\n\n| fault | times |\n|---|---|"
+    )
     for fault in FAULTS:
         print(f"| {fault} | {done[fault]:,} |", flush=True)
-    print(f"\n{fuzzed(given.tries):,} damaged or arbitrary files were read, or refused in one line.")
+    print(
+        f"\n{fuzzed(given.tries):,} damaged or arbitrary files were read, or refused in one line."
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TINY = ["max_steps=2", "eval.every=0", "eval.sample=false", "logger=none", "device=cpu", "data=json"]
+TINY = [
+    "max_steps=2",
+    "eval.every=0",
+    "eval.sample=false",
+    "logger=none",
+    "device=cpu",
+    "data=json",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -21,8 +28,17 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def sweep(*arguments: str, expect: int = 0) -> tuple[list[dict[str, str]], str]:
     """The rows of the sweep's table, and what was said on stderr."""
-    given = [*TINY, "data.path=mine.json", "model.allow_untrained=true", *arguments, "hydra.sweep.dir=sweep", "-m"]
-    done = subprocess.run([sys.executable, str(ROOT / "train.py"), *given], capture_output=True, text=True)
+    given = [
+        *TINY,
+        "data.path=mine.json",
+        "model.allow_untrained=true",
+        *arguments,
+        "hydra.sweep.dir=sweep",
+        "-m",
+    ]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *given], capture_output=True, text=True
+    )
     assert done.returncode == expect, done.stderr
     with Path("sweep/results.csv").open() as file:
         return list(csv.DictReader(file)), done.stderr
@@ -58,8 +74,18 @@ def test_a_search() -> None:
 
 
 def test_a_search_in_which_all_fails() -> None:
-    given = ["sweep=optuna", "hydra.sweeper.n_trials=2", "data.split=[0.9,0.9,0.9]", "hydra.sweep.dir=sweep", "-m"]
-    done = subprocess.run([sys.executable, str(ROOT / "train.py"), *given], capture_output=True, text=True)
+    given = [
+        "sweep=optuna",
+        "hydra.sweeper.n_trials=2",
+        "data.split=[0.9,0.9,0.9]",
+        "hydra.sweep.dir=sweep",
+        "-m",
+    ]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *given], capture_output=True, text=True
+    )
     assert done.returncode == 1
-    assert done.stderr.strip().endswith("error: no job of the search came to a number; their messages are above")
+    assert done.stderr.strip().endswith(
+        "error: no job of the search came to a number; their messages are above"
+    )
     assert "Traceback" not in done.stderr

@@ -23,11 +23,31 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def machines(checkpoint: Path, *arguments: str) -> list[subprocess.Popen[str]]:
     """torchrun on two machines, with one process on each."""
-    tiny = [f"model.checkpoint={checkpoint}", "model.allow_untrained=true", "eval.every=0", "eval.sample=false"]
-    tiny += ["device=cpu", "precision=32", "data.sample=60", "batch_size=2", "hydra.run.dir=run", "resume=auto"]
-    meeting = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={free_port()}"]
+    tiny = [
+        f"model.checkpoint={checkpoint}",
+        "model.allow_untrained=true",
+        "eval.every=0",
+        "eval.sample=false",
+    ]
+    tiny += [
+        "device=cpu",
+        "precision=32",
+        "data.sample=60",
+        "batch_size=2",
+        "hydra.run.dir=run",
+        "resume=auto",
+    ]
+    meeting = [
+        "--nnodes=2",
+        "--nproc-per-node=1",
+        "--master-addr=127.0.0.1",
+        f"--master-port={free_port()}",
+    ]
     launch = [sys.executable, "-m", "torch.distributed.run", *meeting]
-    each = [[*launch, f"--node-rank={rank}", str(ROOT / "train.py"), *tiny, *arguments] for rank in (0, 1)]
+    each = [
+        [*launch, f"--node-rank={rank}", str(ROOT / "train.py"), *tiny, *arguments]
+        for rank in (0, 1)
+    ]
     own = os.environ | {"OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     return [subprocess.Popen(command, env=own, text=True, **pipes) for command in each]  # type: ignore[call-overload]
@@ -56,4 +76,7 @@ def test_they_make_one_run_which_goes_on_when_both_are_started_again(checkpoint:
         assert launcher.returncode == 0, told
     assert steps() == list(range(1, done + 4))
     assert {path.name for path in Path().iterdir()} == {"run", "outputs"}
-    assert f"2 × cpu, 32-true, {done + 3} steps, resumed at step {done + 1}" in (RUN / "train.log").read_text()
+    assert (
+        f"2 × cpu, 32-true, {done + 3} steps, resumed at step {done + 1}"
+        in (RUN / "train.log").read_text()
+    )

@@ -44,7 +44,9 @@ def test_mlflow_keeps_a_resumed_run_as_one() -> None:
 
 def test_mlflow_that_is_not_there() -> None:
     told = train("logger=mlflow", expect=1, MLFLOW_TRACKING_URI="http://localhost:9")
-    assert told.splitlines()[-1].startswith("error: logger: mlflow cannot be used (cannot reach localhost:9: refused)")
+    assert told.splitlines()[-1].startswith(
+        "error: logger: mlflow cannot be used (cannot reach localhost:9: refused)"
+    )
     assert "Traceback" not in told
 
 
@@ -66,4 +68,6 @@ def test_every_job_of_a_sweep_is_a_run_of_its_own() -> None:
 
 def test_wandb_without_a_key() -> None:
     told = train("logger=wandb", expect=1)
-    assert told.splitlines()[-1].startswith("error: logger: wandb cannot be used (No API key configured")
+    assert told.splitlines()[-1].startswith(
+        "error: logger: wandb cannot be used (No API key configured"
+    )

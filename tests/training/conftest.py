@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import train
-from sft.config import TrainConfig
-from sft.merge import from_dict
+from sft.config.loading import from_dict
+from sft.config.schema import TrainConfig
 from tests.training.processes import end_all
 
 WORDS = [

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import train
-from sft.config import TrainConfig
+from sft.config.schema import TrainConfig
 from sft.training.module import InstructionTuner
 
 Function = Callable[[TrainConfig, Path], None]

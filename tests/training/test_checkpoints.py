@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from sft.config import InputError
+from sft.errors import InputError
 from sft.training.checkpoints import NEEDED, CheckpointFiles, last, read_newest
 
 
@@ -31,7 +31,9 @@ def save(folder: Path, step: int, files: CheckpointFiles | None = None) -> None:
 
 def newest(folder: Path) -> int:
     path, found = read_newest(folder)
-    assert torch.equal(CheckpointFiles().load_checkpoint(path)["weights"], content(found["global_step"])["weights"])
+    assert torch.equal(
+        CheckpointFiles().load_checkpoint(path)["weights"], content(found["global_step"])["weights"]
+    )
     return int(found["global_step"])
 
 
@@ -48,7 +50,9 @@ def test_the_last_two_checkpoints_are_kept_and_sha256sum_agrees(tmp_path: Path) 
     assert newest(tmp_path) == 3
     assert CheckpointFiles().load_checkpoint(folder / "last-1.ckpt")["global_step"] == 2
     for name in ("last.ckpt.sha256", "last-1.ckpt.sha256"):
-        subprocess.run(["sha256sum", "--check", "--strict", name], cwd=folder, check=True, capture_output=True)
+        subprocess.run(
+            ["sha256sum", "--check", "--strict", name], cwd=folder, check=True, capture_output=True
+        )
     assert len(list(folder.iterdir())) == 4
 
 
@@ -70,7 +74,9 @@ def test_a_checkpoint_is_whole_wherever_saving_stops(
         move(*arguments)
 
     monkeypatch.setattr("os.replace", stop)
-    moves = 4  # the hash steps aside, the checkpoint does, the new hash comes, the new checkpoint does
+    moves = (
+        4  # the hash steps aside, the checkpoint does, the new hash comes, the new checkpoint does
+    )
     if call <= moves:
         with pytest.raises(KeyboardInterrupt):
             save(tmp_path, 3)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sft.config import LoraConfig
+from sft.config.schema import LoraConfig
 from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT, GPTConfig
 from sft.training.estimate import (
@@ -22,7 +22,9 @@ from tests.kept import loss_and_kept
 from tests.training.batches import TINY, WIDE, make_batch
 
 
-@pytest.mark.parametrize(("config", "dtype"), product([TINY, WIDE], [torch.float32, torch.bfloat16]))
+@pytest.mark.parametrize(
+    ("config", "dtype"), product([TINY, WIDE], [torch.float32, torch.bfloat16])
+)
 @pytest.mark.parametrize(
     ("rows", "length", "masked"), [(1, 40, False), (3, 96, False), (6, 128, True), (2, 300, False)]
 )
@@ -34,7 +36,9 @@ def test_the_estimate_of_a_batch_is_what_torch_keeps(
     model.activation_checkpointing = checkpointing
     batch = make_batch(rows, length, masked)
     found = batch_bytes(model, Shape.of(batch), dtype, "cpu")
-    if checkpointing:  # a layer whole, and the cache of autocast, are no part of the graph after the forward pass
+    if (
+        checkpointing
+    ):  # a layer whole, and the cache of autocast, are no part of the graph after the forward pass
         found -= layer_bytes(config, Shape.of(batch), dtype, "cpu") + copy_bytes(model, dtype)
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
         loss, kept = loss_and_kept(model, batch.input_ids, batch.labels, batch.lengths)

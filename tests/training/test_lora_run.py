@@ -12,12 +12,14 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import GPT2LMHeadModel
 
-from sft.config import PROMPTS, InputError, LoraConfig, TrainConfig
+from sft.atomic import read_numbers
+from sft.checkpoint.folder import load_pretrained
+from sft.config.schema import LoraConfig, TrainConfig
+from sft.errors import InputError
 from sft.evaluation.subject import subject_of_run
-from sft.files import read_numbers
-from sft.gpt2.checkpoint import load_pretrained
 from sft.gpt2.lora import add_lora, is_adapter
 from sft.gpt2.model import GPT
+from sft.prompts import PROMPTS
 from sft.training.resume import resumed_config
 from tests.training.processes import finish
 
@@ -33,7 +35,9 @@ def adapter(folder: Path) -> dict[str, torch.Tensor]:
 
 def losses(folder: Path) -> list[dict[str, float]]:
     rows = read_numbers(folder / "metrics.csv")
-    return [{key: value for key, value in row.items() if "loss" in key or key == "lr"} for row in rows]
+    return [
+        {key: value for key, value in row.items() if "loss" in key or key == "lr"} for row in rows
+    ]
 
 
 @pytest.fixture
@@ -86,24 +90,36 @@ def test_merging_starts_from_the_stored_weights_not_the_rounded_copy(
     folder = run(config(lora=LORA | {"targets": ["c_fc"]}, max_steps=2, precision="bf16-mixed"))
     assert trained[0].h[0].attn.c_attn.weight.dtype == torch.bfloat16
     assert trained[0].h[0].mlp.c_fc.lora_B.dtype == torch.float32
-    theirs = PeftModel.from_pretrained(GPT2LMHeadModel.from_pretrained(checkpoint).eval(), folder / "adapter")
-    torch.testing.assert_close(theirs(IDS).logits, load_pretrained(folder / "model").model(IDS), atol=1e-5, rtol=0)
+    theirs = PeftModel.from_pretrained(
+        GPT2LMHeadModel.from_pretrained(checkpoint).eval(), folder / "adapter"
+    )
+    torch.testing.assert_close(
+        theirs(IDS).logits, load_pretrained(folder / "model").model(IDS), atol=1e-5, rtol=0
+    )
     base, merged = (
         load_pretrained(checkpoint).model.h[0],
         load_pretrained(folder / "model").model.h[0],
     )
     assert torch.equal(merged.attn.c_attn.weight, base.attn.c_attn.weight)
     layer = trained[0].h[0].mlp.c_fc
-    assert torch.equal(merged.mlp.c_fc.weight, base.mlp.c_fc.weight + layer.scale * (layer.lora_B @ layer.lora_A))
+    assert torch.equal(
+        merged.mlp.c_fc.weight, base.mlp.c_fc.weight + layer.scale * (layer.lora_B @ layer.lora_A)
+    )
 
 
 def test_the_adapter_kept_is_the_best_not_the_last(config: Config, run: Run) -> None:
     folder = run(config(lora=LORA, optim__lr=1.0, epochs=3))
-    full = [row["val/full_loss"] for row in read_numbers(folder / "metrics.csv") if "val/full_loss" in row]
+    full = [
+        row["val/full_loss"]
+        for row in read_numbers(folder / "metrics.csv")
+        if "val/full_loss" in row
+    ]
     assert full[-1] > min(full)
     last = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     A = "h.0.attn.c_attn.lora_A"
-    assert not torch.equal(adapter(folder)[f"base_model.model.transformer.{A}.weight"], last[f"model.{A}"])
+    assert not torch.equal(
+        adapter(folder)[f"base_model.model.transformer.{A}.weight"], last[f"model.{A}"]
+    )
 
 
 def test_a_resumed_lora_run_equals_an_uninterrupted_one(config: Config, run: Run) -> None:
@@ -117,14 +133,21 @@ def test_a_resumed_lora_run_equals_an_uninterrupted_one(config: Config, run: Run
     folder = run(config(**common, max_steps=5), "parts")
     given = dataclasses.replace(config(**common), resume=str(folder))
     run(resumed_config(given, ["max_steps=-1"]), "parts")
-    ends = [torch.load(path / "checkpoints/last.ckpt", weights_only=True) for path in (whole, folder)]
+    ends = [
+        torch.load(path / "checkpoints/last.ckpt", weights_only=True) for path in (whole, folder)
+    ]
     assert ends[0]["global_step"] == ends[1]["global_step"] == 22
     assert ends[0]["state_dict"].keys() == ends[1]["state_dict"].keys()
-    assert all(torch.equal(ends[0]["state_dict"][name], ends[1]["state_dict"][name]) for name in ends[0]["state_dict"])
+    assert all(
+        torch.equal(ends[0]["state_dict"][name], ends[1]["state_dict"][name])
+        for name in ends[0]["state_dict"]
+    )
     assert all(torch.equal(adapter(whole)[key], adapter(folder)[key]) for key in adapter(whole))
     assert losses(whole)[-1] == losses(folder)[-1]
     with pytest.raises(InputError, match=r"^lora\.rank: 4\b.*\b2\b"):
-        resumed_config(dataclasses.replace(given, lora=LoraConfig("default", rank=4)), ["lora.rank=4"])
+        resumed_config(
+            dataclasses.replace(given, lora=LoraConfig("default", rank=4)), ["lora.rank=4"]
+        )
 
 
 def test_two_ranks_with_a_bf16_base_train_as_one(

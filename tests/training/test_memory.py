@@ -14,10 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from sft.config import InputError, TrainConfig
+from sft.config.schema import TrainConfig
 from sft.data.datamodule import InstructionData
 from sft.data.dataset import Batch, Examples, Split
 from sft.data.plan import Plan
+from sft.errors import InputError
 from sft.gpt2.model import GPT, GPTConfig
 from sft.objective import CrossEntropy, Objective
 from sft.training import memory
@@ -30,7 +31,9 @@ from sft.training.module import InstructionTuner
 from tests.training.batches import TINY, make_batch
 
 # What a message advises to change.
-KEYS = re.compile(r"\b(?:(?:batch_size|accumulate|activation_checkpointing|lora)=\w+|data\.max_length)")
+KEYS = re.compile(
+    r"\b(?:(?:batch_size|accumulate|activation_checkpointing|lora)=\w+|data\.max_length)"
+)
 Config = Callable[..., TrainConfig]
 Run = Callable[..., Path]
 
@@ -48,7 +51,9 @@ def small_gpu(monkeypatch: pytest.MonkeyPatch, rows: int) -> list[int]:
             asked.append(len(input_ids))
             torch.rand(1)
             if len(input_ids) > rows:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …")
+                raise torch.OutOfMemoryError(
+                    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …"
+                )
         return honest(self, input_ids, labels, lengths)
 
     monkeypatch.setattr(GPT, "token_losses", token_losses)
@@ -64,7 +69,9 @@ def test_trying_a_batch_leaves_weights_gradients_and_random_state_alone(
     before = {name: value.clone() for name, value in model.state_dict().items()}
     random = torch.get_rng_state()
     for accumulated in (False, True):
-        fits = fits_in_memory(CrossEntropy(model), batch, torch.device("cpu"), nullcontext(), True, accumulated)
+        fits = fits_in_memory(
+            CrossEntropy(model), batch, torch.device("cpu"), nullcontext(), True, accumulated
+        )
         assert fits == (room == 3)
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -188,7 +195,10 @@ def test_trying_the_heaviest_batch_does_not_change_the_run(
     assert tried == [max(trained)]
     monkeypatch.setattr(EnoughMemory, "on_train_start", lambda *_: None)
     second = run(settings, "untried")
-    weights = [torch.load(path / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for path in (first, second)]
+    weights = [
+        torch.load(path / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for path in (first, second)
+    ]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
@@ -226,10 +236,14 @@ def make_data(sizes: list[tuple[int, int]], batch_size: int, **settings: Any) ->
         cut=0,
         dropped=0,
     )
-    return InstructionData({"train": Split(examples, np.zeros(0, np.uint64), None)}, batch_size, **settings)
+    return InstructionData(
+        {"train": Split(examples, np.zeros(0, np.uint64), None)}, batch_size, **settings
+    )
 
 
-def heaviest_of(data: InstructionData, size: int, steps: tuple[int, int], config: GPTConfig = TINY) -> list[int]:
+def heaviest_of(
+    data: InstructionData, size: int, steps: tuple[int, int], config: GPTConfig = TINY
+) -> list[int]:
     """The rows of the batch of which most is expected in these steps."""
     trainer: Any = SimpleNamespace(
         world_size=1,
@@ -237,7 +251,9 @@ def heaviest_of(data: InstructionData, size: int, steps: tuple[int, int], config
         global_step=steps[0],
         precision_plugin=SimpleNamespace(precision="32-true"),
     )
-    module: Any = SimpleNamespace(model=GPT(config), trainer=trainer, device=torch.device("cpu"), total_steps=steps[1])
+    module: Any = SimpleNamespace(
+        model=GPT(config), trainer=trainer, device=torch.device("cpu"), total_steps=steps[1]
+    )
     return sorted(memory.heaviest(module, data, size).records.tolist())
 
 
@@ -268,11 +284,17 @@ def test_remaining_batches_begin_and_end_at_optimizer_steps(accumulate: int, ran
     for done, end in combinations(range(len(steps) + 1), 2):
         found = [micro for epoch in memory.remaining(plan, ranks - 1, done, end) for micro in epoch]
         expected = [micro for step in steps[done:end] for micro in step]
-        assert [micro.rows.tolist() for micro in found] == [micro.rows.tolist() for micro in expected]
+        assert [micro.rows.tolist() for micro in found] == [
+            micro.rows.tolist() for micro in expected
+        ]
 
 
 def test_shapes_computed_without_batches_are_those_of_the_batches() -> None:
-    examples = make_data([(3, 7 * size % 41 + 1) for size in range(30)] + [(290, 9)], 4).splits["train"].examples
+    examples = (
+        make_data([(3, 7 * size % 41 + 1) for size in range(30)] + [(290, 9)], 4)
+        .splits["train"]
+        .examples
+    )
     parts = [np.arange(start, min(start + 4, 31)) for start in range(0, 31, 4)]
     expected = [Shape.of(examples.batch(part.tolist(), multiple=16)) for part in parts]
     found = memory.shapes(examples, parts, 16)

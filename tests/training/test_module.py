@@ -11,13 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch.distributed.tensor import DTensor
 
-from sft.config import PROMPTS, OptimConfig, TrainConfig
+from sft.checkpoint.folder import Pretrained, load_pretrained
+from sft.config.schema import OptimConfig, TrainConfig
 from sft.data.datamodule import InstructionData
 from sft.data.dataset import Batch, encode_splits, split_records
 from sft.data.sources import load_source
-from sft.gpt2.checkpoint import Pretrained, load_pretrained
 from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT
+from sft.prompts import PROMPTS
 from sft.training.module import InstructionTuner
 from sft.training.sharding import Sharded, unsharded, unsharded_model
 from tests.training.processes import finish
@@ -31,7 +32,9 @@ class SGDTuner(InstructionTuner):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         super().on_before_optimizer_step(optimizer)
         if not hasattr(self, "gradients"):
-            found = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+            found = {
+                name: p.grad for name, p in self.model.named_parameters() if p.grad is not None
+            }
             self.gradients = {name: unsharded(gradient).clone() for name, gradient in found.items()}
             self.first_loss = self.step_loss
 
@@ -50,7 +53,9 @@ def train_sgd(config: TrainConfig, out: Path) -> None:
     """An epoch over 37 records with SGD; rank 0 keeps what came of it."""
     base = load(config)
     parts = split_records(load_source(config.data).records[:43], config.data.split)  # 37 / 0 / 6
-    splits = encode_splits(parts, PROMPTS["phi3"], base.tokenizer, None, 128, config.data.mask_prompt)
+    splits = encode_splits(
+        parts, PROMPTS["phi3"], base.tokenizer, None, 128, config.data.mask_prompt
+    )
     data = InstructionData(splits, config.batch_size, config.accumulate, seed=5)
     base.model.activation_checkpointing = config.activation_checkpointing
     module = SGDTuner(base.model, config.optim, total_steps=100, accumulate=config.accumulate)
@@ -71,7 +76,9 @@ def train_sgd(config: TrainConfig, out: Path) -> None:
     weights = unsharded_model(module.model).state_dict()
     if trainer.is_global_zero:
         kept = {"gradients": module.gradients, "weights": weights, "loss": module.first_loss}
-        kept["held"] = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in module.parameters())
+        kept["held"] = sum(
+            (p.to_local() if isinstance(p, DTensor) else p).numel() for p in module.parameters()
+        )
         torch.save(kept | {"validation": module.validation_loss, "steps": trainer.global_step}, out)
 
 
@@ -85,9 +92,9 @@ def one_big_batch(config: TrainConfig) -> tuple[dict[str, torch.Tensor], GPT, fl
 
     base = load(config)
     parts = split_records(load_source(config.data).records[:43], config.data.split)
-    examples = encode_splits(parts, PROMPTS["phi3"], base.tokenizer, None, 128, config.data.mask_prompt)[
-        "train"
-    ].examples
+    examples = encode_splits(
+        parts, PROMPTS["phi3"], base.tokenizer, None, 128, config.data.mask_prompt
+    )["train"].examples
     gradients: dict[str, torch.Tensor] = {}
     for micro in Plan(len(examples), 16, shuffle=True, seed=5).micro_batches(0, 0):
         batch = examples.batch(micro.rows.tolist())
@@ -96,7 +103,11 @@ def one_big_batch(config: TrainConfig) -> tuple[dict[str, torch.Tensor], GPT, fl
         base.model.zero_grad()
         loss.backward()
         if not gradients:
-            gradients = {name: p.grad.clone() for name, p in base.model.named_parameters() if p.grad is not None}
+            gradients = {
+                name: p.grad.clone()
+                for name, p in base.model.named_parameters()
+                if p.grad is not None
+            }
             first = float(loss)
         with torch.no_grad():
             for p in base.model.parameters():
@@ -146,7 +157,9 @@ def test_loss_and_gradient_do_not_depend_on_how_a_step_is_divided(
     assert kept["steps"] == 3  # 37 records: 16, 16 and 5
     assert kept["loss"] == pytest.approx(loss, abs=1e-6)
     ranks = devices if strategy == "fsdp" else 1
-    assert kept["held"] == sum(-(-len(p) // ranks) * p[0].numel() for p in model.parameters())  # of whole rows
+    assert kept["held"] == sum(
+        -(-len(p) // ranks) * p[0].numel() for p in model.parameters()
+    )  # of whole rows
     assert kept["gradients"].keys() == gradients.keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(kept["gradients"][name], gradient, atol=1e-6, rtol=0)
@@ -155,7 +168,9 @@ def test_loss_and_gradient_do_not_depend_on_how_a_step_is_divided(
 
 
 @pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
-def test_the_gradient_is_clipped_by_its_whole_norm(config: Config, tmp_path: Path, precision: str) -> None:
+def test_the_gradient_is_clipped_by_its_whole_norm(
+    config: Config, tmp_path: Path, precision: str
+) -> None:
     class Norms(InstructionTuner):
         seen: tuple[float, float]
 
@@ -169,7 +184,9 @@ def test_the_gradient_is_clipped_by_its_whole_norm(config: Config, tmp_path: Pat
     settings = config(batch_size=4)
     base = load_pretrained(settings.model.checkpoint)
     parts = split_records(load_source(settings.data).records[:6], [0.7, 0.0, 0.3])
-    data = InstructionData(encode_splits(parts, PROMPTS["phi3"], base.tokenizer, None, 128, True), 4)
+    data = InstructionData(
+        encode_splits(parts, PROMPTS["phi3"], base.tokenizer, None, 128, True), 4
+    )
     module = Norms(base.model, OptimConfig(grad_clip=0.01), total_steps=1)
     options = {
         "logger": False,
@@ -178,7 +195,9 @@ def test_the_gradient_is_clipped_by_its_whole_norm(config: Config, tmp_path: Pat
         "max_epochs": 1,
     }
     precision = {"32": "32-true"}.get(precision, precision)
-    pl.Trainer(accelerator="cpu", precision=precision, gradient_clip_val=0.01, **options).fit(module, data)
+    pl.Trainer(accelerator="cpu", precision=precision, gradient_clip_val=0.01, **options).fit(
+        module, data
+    )
     assert module.seen[1] == pytest.approx(0.01, rel=1e-3)
 
 
@@ -206,7 +225,9 @@ def test_a_gradient_that_is_not_finite_is_found_on_every_device(
     assert not module._is_finite()
 
 
-def test_an_interrupted_loss_probe_reads_no_more_batches(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_loss_probe_reads_no_more_batches(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     module, ones = alone(checkpoint), torch.ones(1, 4).long()
     read: list[int] = []
 

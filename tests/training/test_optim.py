@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sft.config import LoraConfig, OptimConfig
-from sft.gpt2.checkpoint import load_pretrained
+from sft.checkpoint.folder import load_pretrained
+from sft.config.schema import LoraConfig, OptimConfig
 from sft.gpt2.lora import add_lora
 from sft.training.optim import OPTIMIZERS, adamw, schedule
 

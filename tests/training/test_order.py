@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from lightning.pytorch import Callback, Trainer
 
-from sft.config import TrainConfig
+from sft.config.schema import TrainConfig
 from sft.training.interruption import Interruption
 from sft.training.memory import EnoughMemory
 from sft.training.metrics import Metrics
@@ -40,7 +40,9 @@ Run = Callable[..., Path]
         (SampleAnswer, EmptyCache),
     ],
 )
-def test_a_callback_comes_before_the_one_that_depends_on_it(first: type[Callback], second: type[Callback]) -> None:
+def test_a_callback_comes_before_the_one_that_depends_on_it(
+    first: type[Callback], second: type[Callback]
+) -> None:
     assert ORDER.index(first) < ORDER.index(second)
 
 

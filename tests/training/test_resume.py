@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from sft.config import DataConfig, InputError, TrainConfig
-from sft.files import read_numbers
-from sft.gpt2.checkpoint import load_pretrained, save_pretrained
+from sft.atomic import read_numbers
+from sft.checkpoint.folder import load_pretrained, save_pretrained
+from sft.config.schema import DataConfig, TrainConfig
+from sft.errors import InputError
 from sft.gpt2.model import GPT
 from sft.training.resume import resumed_config
 from tests.training.processes import finish
@@ -55,13 +56,17 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert resumed.max_steps == -1
     run(resumed, "parts")
 
-    ends = [torch.load(path / "checkpoints/last.ckpt", weights_only=True) for path in (whole, folder)]
+    ends = [
+        torch.load(path / "checkpoints/last.ckpt", weights_only=True) for path in (whole, folder)
+    ]
     assert ends[0]["global_step"] == ends[1]["global_step"] == 2 * steps_per_epoch
     for key in ("state_dict", "optimizer_states", "lr_schedulers"):
         assert equal(ends[0][key], ends[1][key]), key
     cut, uncut = losses(folder), losses(whole)
     assert len(cut) == len(uncut)
-    for mine, other in zip(cut, uncut, strict=True):  # the row of the halt has probes that the other run did not take
+    for mine, other in zip(
+        cut, uncut, strict=True
+    ):  # the row of the halt has probes that the other run did not take
         assert {key: mine[key] for key in other} == other
         assert mine == other or mine["step"] == halt
 
@@ -73,7 +78,9 @@ def test_activation_checkpointing_may_begin_with_a_resumed_run(config: Config, r
     resumed = resumed_config(given, ["activation_checkpointing=true", "max_steps=-1"])
     assert resumed.activation_checkpointing
     run(resumed, "parts")
-    ends = [torch.load(path / "checkpoints/last.ckpt", weights_only=True) for path in (whole, folder)]
+    ends = [
+        torch.load(path / "checkpoints/last.ckpt", weights_only=True) for path in (whole, folder)
+    ]
     assert equal(ends[0]["state_dict"], ends[1]["state_dict"])
 
 
@@ -90,7 +97,9 @@ def test_checkpoints_keep_the_names_that_older_ones_have(config: Config, run: Ru
     }
 
 
-def test_a_finished_run_is_left_alone_and_says_so(config: Config, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_is_left_alone_and_says_so(
+    config: Config, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = run(config(epochs=1))
     before = (folder / "checkpoints/last.ckpt").stat().st_mtime_ns
     run(resumed_config(dataclasses.replace(config(epochs=1), resume=str(folder)), []))
@@ -99,13 +108,19 @@ def test_a_finished_run_is_left_alone_and_says_so(config: Config, run: Run, caps
 
 
 @pytest.mark.parametrize(("devices", "strategy"), [(1, "auto"), (2, "fsdp")])
-def test_a_run_killed_after_its_last_step_is_completed(config: Config, run: Run, devices: int, strategy: str) -> None:
+def test_a_run_killed_after_its_last_step_is_completed(
+    config: Config, run: Run, devices: int, strategy: str
+) -> None:
     """Also by all ranks of a sharded run, since only together can they gather the model."""
-    settings = config(epochs=1, max_steps=2, data__split=[0.9, 0.1, 0.0], devices=devices, strategy=strategy)
+    settings = config(
+        epochs=1, max_steps=2, data__split=[0.9, 0.1, 0.0], devices=devices, strategy=strategy
+    )
     folder = Path("run").absolute()
     folder.mkdir()
     finish(settings, folder, devices)
-    whole = {name: (folder / name).read_bytes() for name in ("metrics.csv", "model/model.safetensors")}
+    whole = {
+        name: (folder / name).read_bytes() for name in ("metrics.csv", "model/model.safetensors")
+    }
     summary = json.loads((folder / "summary.json").read_text())
     shutil.rmtree(folder / "model")
     (folder / "summary.json").unlink()
@@ -136,7 +151,9 @@ def test_a_run_does_not_resume_with_other_data_or_weights(
         run(resumed_config(given, ["max_steps=-1"]))
 
 
-def test_data_and_run_that_moved_are_gone_on_with(config: Config, run: Run, tmp_path: Path, records_file: Path) -> None:
+def test_data_and_run_that_moved_are_gone_on_with(
+    config: Config, run: Run, tmp_path: Path, records_file: Path
+) -> None:
     data, moved = tmp_path / "records.json", tmp_path / "moved.json"
     shutil.copy(records_file, data)
     settings = config(epochs=1, max_steps=2, data__path=str(data), eval__every=0)
@@ -150,7 +167,11 @@ def test_data_and_run_that_moved_are_gone_on_with(config: Config, run: Run, tmp_
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["steps"], summary["data"]["path"]) == (3, str(moved))
     kept = summary["config"]["data"]
-    assert (kept["source"], kept["path"], kept["split"]) == ("json", str(moved), settings.data.split)
+    assert (kept["source"], kept["path"], kept["split"]) == (
+        "json",
+        str(moved),
+        settings.data.split,
+    )
     moved.write_text(moved.read_text() + " ")
     given.max_steps = 4
     with pytest.raises(InputError, match=r"resume: the data changed since .*; give data\.path="):
@@ -183,7 +204,9 @@ def test_a_folder_without_a_readable_checkpoint_is_refused(config: Config, tmp_p
         resumed_config(given, [])
 
 
-def test_a_full_disk_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from sft.training.checkpoints import CheckpointFiles
 
     io, path = CheckpointFiles(), tmp_path / "checkpoints" / "last.ckpt"

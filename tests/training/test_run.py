@@ -15,13 +15,15 @@ import torch
 
 import train
 from sft import cli
+from sft.atomic import read_numbers
+from sft.checkpoint.folder import load_pretrained, save_pretrained
 from sft.cli import on_devices
-from sft.config import PROMPTS, InputError, TrainConfig
+from sft.config.schema import TrainConfig
 from sft.data.dataset import encode_splits, split_records
 from sft.data.sources import load_source
-from sft.files import read_numbers
-from sft.gpt2.checkpoint import load_pretrained, save_pretrained
+from sft.errors import InputError
 from sft.gpt2.model import GPT, GPTConfig
+from sft.prompts import PROMPTS
 from sft.training.checkpoints import CheckpointFiles
 from sft.training.module import InstructionTuner
 
@@ -39,7 +41,9 @@ def validation_loss(folder: Path, config: TrainConfig) -> float:
         "validation"
     ].examples
     with torch.no_grad():
-        losses = [loaded.model.token_losses(*examples.batch([row])[:2]) for row in range(len(examples))]
+        losses = [
+            loaded.model.token_losses(*examples.batch([row])[:2]) for row in range(len(examples))
+        ]
     return float(torch.cat(losses).mean())
 
 
@@ -70,7 +74,9 @@ def test_the_folder_is_complete_and_its_numbers_are_right(
     assert Path("outputs/latest").resolve() == folder
 
     rows = read_numbers(folder / "metrics.csv")
-    assert [row["step"] for row in rows] == list(range(23))  # 42 records in batches of 4: 11 steps an epoch
+    assert [row["step"] for row in rows] == list(
+        range(23)
+    )  # 42 records in batches of 4: 11 steps an epoch
     assert rows[0].keys() == {"step", "epoch", "tokens_seen", "train/eval_loss", "val/loss"}
     assert [row["lr"] for row in rows[1:6]] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3])
     assert [row["step"] for row in rows if "val/loss" in row] == list(range(0, 23, 2))
@@ -85,14 +91,22 @@ def test_the_folder_is_complete_and_its_numbers_are_right(
     assert rows[11]["tokens_seen"] == summary["data"]["splits"]["train"]["tokens"]
     assert summary["losses"]["val/full_loss"]["last"] == rows[22]["val/full_loss"]
     assert rows[22]["val/full_loss"] < rows[11]["val/full_loss"] < rows[0]["val/loss"]
-    assert summary["best_validation_loss"] == pytest.approx(validation_loss(folder / "model", settings), abs=1e-5)
+    assert summary["best_validation_loss"] == pytest.approx(
+        validation_loss(folder / "model", settings), abs=1e-5
+    )
     log = (folder / "train.log").read_text()
     assert log.count("answer:") == 3  # before training and after each of two epochs
     files = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
-    assert not [secret for secret in secrets.values() if any(secret.encode() in content for content in files)]
+    assert not [
+        secret
+        for secret in secrets.values()
+        if any(secret.encode() in content for content in files)
+    ]
 
 
-def test_row_0_is_the_loss_of_the_untouched_model(config: Config, run: Run, checkpoint: Path) -> None:
+def test_row_0_is_the_loss_of_the_untouched_model(
+    config: Config, run: Run, checkpoint: Path
+) -> None:
     settings = config(eval__batches=100, max_steps=1)
     rows = read_numbers(run(settings) / "metrics.csv")
     assert rows[0]["val/loss"] == pytest.approx(validation_loss(checkpoint, settings), abs=1e-5)
@@ -101,7 +115,11 @@ def test_row_0_is_the_loss_of_the_untouched_model(config: Config, run: Run, chec
 def test_model_keeps_the_best_weights_not_the_last(config: Config, run: Run) -> None:
     settings = config(optim__lr=0.5, epochs=3)  # so fast that the validation loss gets worse
     folder = run(settings)
-    full = [row["val/full_loss"] for row in read_numbers(folder / "metrics.csv") if "val/full_loss" in row]
+    full = [
+        row["val/full_loss"]
+        for row in read_numbers(folder / "metrics.csv")
+        if "val/full_loss" in row
+    ]
     assert len(full) == 3
     assert full[-1] > min(full)
     assert validation_loss(folder / "model", settings) == pytest.approx(min(full), rel=1e-5)
@@ -129,11 +147,13 @@ def test_untrained_weights_are_refused(config: Config, run: Run, tmp_path: Path)
 def test_a_loss_of_nan_stops_before_the_step_and_names_its_records(
     config: Config, run: Run, checkpoint: Path, tmp_path: Path
 ) -> None:
-    from sft.gpt2.checkpoint import save_pretrained
+    from sft.checkpoint.folder import save_pretrained
 
     broken = load_pretrained(checkpoint)
     [token] = broken.tokenizer.encode_ordinary("7")  # stands in the 30th training record alone
-    records = [{"instruction": "the chef", "output": "7" if i == 29 else "cooks"} for i in range(60)]
+    records = [
+        {"instruction": "the chef", "output": "7" if i == 29 else "cooks"} for i in range(60)
+    ]
     with torch.no_grad():
         broken.model.wte.weight[token] = math.nan
     save_pretrained(broken.model, tmp_path / "broken", broken.tokenizer)
@@ -164,12 +184,20 @@ def break_losses(monkeypatch: pytest.MonkeyPatch, steps: set[int], factor: float
     monkeypatch.setattr(InstructionTuner, "training_step", broken)
 
 
-def test_a_step_of_nan_can_be_skipped(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_of_nan_can_be_skipped(
+    config: Config, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = config(max_steps=6, on_nonfinite="skip", eval__every=0, data__shuffle=False)
-    before = torch.load(run(dataclasses.replace(settings, max_steps=2)) / "checkpoints/last.ckpt", weights_only=True)
+    before = torch.load(
+        run(dataclasses.replace(settings, max_steps=2)) / "checkpoints/last.ckpt", weights_only=True
+    )
     break_losses(monkeypatch, {3}, math.nan)
-    three = torch.load(run(dataclasses.replace(settings, max_steps=3)) / "checkpoints/last.ckpt", weights_only=True)
-    assert all(torch.equal(three["state_dict"][key], value) for key, value in before["state_dict"].items())
+    three = torch.load(
+        run(dataclasses.replace(settings, max_steps=3)) / "checkpoints/last.ckpt", weights_only=True
+    )
+    assert all(
+        torch.equal(three["state_dict"][key], value) for key, value in before["state_dict"].items()
+    )
     assert three["global_step"] == 3
     break_losses(monkeypatch, {3}, math.nan)
     folder = run(settings, "on")
@@ -180,16 +208,22 @@ def test_a_step_of_nan_can_be_skipped(config: Config, run: Run, monkeypatch: pyt
     assert json.loads((folder / "summary.json").read_text())["best_validation_loss"] < 6
 
 
-def test_five_skipped_steps_in_a_row_end_the_run(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_five_skipped_steps_in_a_row_end_the_run(
+    config: Config, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     break_losses(monkeypatch, {1, 2, 3, 4, *range(6, 99)}, math.nan)
     with pytest.raises(InputError, match=r"^step 10: loss nan"):
         run(config(on_nonfinite="skip", eval__every=0))
 
 
-def test_a_spike_of_the_loss_is_warned_of(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_spike_of_the_loss_is_warned_of(
+    config: Config, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     break_losses(monkeypatch, {55}, 1e3)
     folder = run(config(batch_size=2, epochs=3, max_steps=60, eval__every=0, optim__lr=1e-6))
-    warnings = [line for line in (folder / "train.log").read_text().splitlines() if "far from the" in line]
+    warnings = [
+        line for line in (folder / "train.log").read_text().splitlines() if "far from the" in line
+    ]
     assert len(warnings) == 1
     assert "step 55: loss " in warnings[0]
 
@@ -221,7 +255,9 @@ def test_checkpoints_come_by_steps_and_minutes_after_their_row(
     saved = []
     honest = CheckpointFiles.save_checkpoint
 
-    def save(self: CheckpointFiles, checkpoint: dict[str, Any], *arguments: Any, **more: Any) -> None:
+    def save(
+        self: CheckpointFiles, checkpoint: dict[str, Any], *arguments: Any, **more: Any
+    ) -> None:
         saved.append(checkpoint["global_step"])
         rows = read_numbers(Path("run/metrics.csv"))
         assert rows[-1]["step"] == saved[-1]  # a run killed now has the row when it resumes
@@ -242,7 +278,9 @@ def test_two_runs_of_one_seed_are_the_same_run(config: Config, run: Run) -> None
     first, second = (run(settings, name) / "checkpoints" / "last.ckpt" for name in "ab")
     weights = [torch.load(path, weights_only=True)["state_dict"] for path in (first, second)]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
-    other = torch.load(run(config(model__dropout=0.2, epochs=1, seed=7), "c") / "checkpoints/last.ckpt")["state_dict"]
+    other = torch.load(
+        run(config(model__dropout=0.2, epochs=1, seed=7), "c") / "checkpoints/last.ckpt"
+    )["state_dict"]
     assert not torch.equal(other["model.wte.weight"], weights[0]["model.wte.weight"])
 
 
@@ -251,7 +289,9 @@ def break_loss_of_rank_1(config: TrainConfig, folder: Path) -> None:
     honest = GPT.token_losses
 
     def broken(model: GPT, *batch: torch.Tensor) -> torch.Tensor:
-        return honest(model, *batch) * (math.nan if model.training and os.environ["RANK"] == "1" else 1)
+        return honest(model, *batch) * (
+            math.nan if model.training and os.environ["RANK"] == "1" else 1
+        )
 
     GPT.token_losses = broken  # type: ignore[method-assign]
     train.fit(config, folder)
@@ -271,7 +311,9 @@ def test_a_full_disk_on_several_ranks_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "loss.png").symlink_to("/dev/full")
-    with pytest.raises(InputError, match=r"loss\.png: cannot be written \(No space left on device\)"):
+    with pytest.raises(
+        InputError, match=r"loss\.png: cannot be written \(No space left on device\)"
+    ):
         on_devices(2, train.fit, config(devices=2, max_steps=1), tmp_path)
 
 
@@ -283,13 +325,17 @@ def test_the_losses_after_training_are_taken_after_the_last_step(config: Config,
     assert summary["losses"]["val/loss"]["last"] == rows[7]["val/loss"]
 
 
-def test_compile_without_a_compiler_is_refused(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compile_without_a_compiler_is_refused(
+    config: Config, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(InputError, match=r"no-such-compiler.*\bCXX\b"):
         run(config(compile=True))
 
 
-def test_compiled_layers_train_as_uncompiled_ones(config: Config, run: Run, tmp_path: Path, tokenizer: Any) -> None:
+def test_compiled_layers_train_as_uncompiled_ones(
+    config: Config, run: Run, tmp_path: Path, tokenizer: Any
+) -> None:
     """A sample answer must not compile each of ten layers anew, beyond torch's limit."""
     torch.manual_seed(0)
     deep = GPTConfig(n_layer=10, n_head=2, n_embd=8, vocab_size=tokenizer.n_vocab, n_positions=128)
@@ -299,7 +345,9 @@ def test_compiled_layers_train_as_uncompiled_ones(config: Config, run: Run, tmp_
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
         plain, compiled = (run(config(**settings, compile=on), str(on)) for on in (False, True))
     assert torch._dynamo.utils.counters["frames"]["ok"] > 0
-    for one, other in zip(*(read_numbers(folder / "metrics.csv") for folder in (plain, compiled)), strict=True):
+    for one, other in zip(
+        *(read_numbers(folder / "metrics.csv") for folder in (plain, compiled)), strict=True
+    ):
         assert other["tokens_seen"] == one["tokens_seen"]
         assert [other[key] for key in one if "loss" in key] == pytest.approx(
             [one[key] for key in one if "loss" in key], abs=1e-5

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from sft.config import TrainConfig
-from sft.files import read_numbers
-from sft.gpt2.checkpoint import load_pretrained
+from sft.atomic import read_numbers
+from sft.checkpoint.folder import load_pretrained
+from sft.config.schema import TrainConfig
 from tests.training.processes import begin, finish
 from tests.training.test_resume import equal, losses
 
@@ -27,11 +27,15 @@ def end(folder: Path) -> dict[str, Any]:
 
 
 def answer_before(folder: Path) -> str:
-    [found] = re.findall(r"before training: .*\n    answer: (.*)\n", (folder / "train.log").read_text())
+    [found] = re.findall(
+        r"before training: .*\n    answer: (.*)\n", (folder / "train.log").read_text()
+    )
     return str(found)
 
 
-def test_a_sharded_run_equals_a_run_of_one_process(config: Config, run: Run, tmp_path: Path) -> None:
+def test_a_sharded_run_equals_a_run_of_one_process(
+    config: Config, run: Run, tmp_path: Path
+) -> None:
     common = {
         "epochs": 1,
         "eval__sample": True,
@@ -67,7 +71,9 @@ def test_a_sharded_run_equals_a_run_of_one_process(config: Config, run: Run, tmp
     shutil.copytree(whole, killed)  # between its last step and its end
     shutil.rmtree(killed / "model")
     (killed / "summary.json").unlink()
-    resumed = [begin(dataclasses.replace(sharded, resume=str(run)), run, 2) for run in (parts, killed)]
+    resumed = [
+        begin(dataclasses.replace(sharded, resume=str(run)), run, 2) for run in (parts, killed)
+    ]
     for process in chain(*resumed):
         process.join(60)
         assert process.exitcode == 0
@@ -82,4 +88,7 @@ def test_a_sharded_run_equals_a_run_of_one_process(config: Config, run: Run, tmp
 def test_fsdp_on_one_device_is_refused(command: Callable[..., None]) -> None:
     with pytest.raises(SystemExit) as end:
         command("strategy=fsdp")
-    assert end.value.code == "error: strategy: fsdp divides a model among devices, but there is one; add devices=N"
+    assert (
+        end.value.code
+        == "error: strategy: fsdp divides a model among devices, but there is one; add devices=N"
+    )

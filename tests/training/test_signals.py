@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import train
-from sft.config import TrainConfig
+from sft.config.schema import TrainConfig
 from sft.training.checkpoints import last, read_newest
 from sft.training.module import InstructionTuner
 from sft.training.resume import resumed_config
@@ -48,7 +48,10 @@ def resumed(config: TrainConfig, folder: Path) -> TrainConfig:
 def wait_for_rows(folder: Path, rows: int, timeout: float = 60) -> None:
     """Until `metrics.csv` has so many lines."""
     end = time.monotonic() + timeout
-    while not (folder / "metrics.csv").exists() or (folder / "metrics.csv").read_bytes().count(b"\n") < rows:
+    while (
+        not (folder / "metrics.csv").exists()
+        or (folder / "metrics.csv").read_bytes().count(b"\n") < rows
+    ):
         assert time.monotonic() < end, "the run does not get on"
         time.sleep(0.01)
 
@@ -119,7 +122,9 @@ def test_an_interrupted_loss_probe_is_repeated_by_the_resumed_run(
 ) -> None:
     common = {"model__dropout": 0.1, "batch_size": 4 // ranks, "epochs": 2} | changes
     folder, settings = tmp_path / "run", config(**common)
-    for process in begin(settings, folder, ranks, told=(ranks - 1,), number=signal.SIGTERM, within=within):
+    for process in begin(
+        settings, folder, ranks, told=(ranks - 1,), number=signal.SIGTERM, within=within
+    ):
         process.join(30)
         assert process.exitcode == 143
     if step == 0:
@@ -162,7 +167,9 @@ def test_a_second_ctrl_c_leaves_at_once(config: Config, tmp_path: Path) -> None:
     while not (folder / "asleep").exists():
         time.sleep(0.05)
     os.kill(process.pid or 0, signal.SIGINT)
-    os.kill(process.pid or 0, signal.SIGINT)  # so soon, it is the launcher that hands on the same Ctrl-C
+    os.kill(
+        process.pid or 0, signal.SIGINT
+    )  # so soon, it is the launcher that hands on the same Ctrl-C
     process.join(1.2)
     assert process.exitcode is None
     os.kill(process.pid or 0, signal.SIGINT)
@@ -199,7 +206,9 @@ def test_a_resumed_run_of_several_ranks_equals_an_uninterrupted_one(
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_a_run_killed_at_random_moments_equals_an_uninterrupted_one(config: Config, tmp_path: Path, ranks: int) -> None:
+def test_a_run_killed_at_random_moments_equals_an_uninterrupted_one(
+    config: Config, tmp_path: Path, ranks: int
+) -> None:
     """kill -9 at random moments; with a checkpoint at every step, many are being written."""
     common = {
         "model__dropout": 0.1,
@@ -211,7 +220,9 @@ def test_a_run_killed_at_random_moments_equals_an_uninterrupted_one(config: Conf
     settings, folder, chance = config(**common), tmp_path / "run", random.Random(ranks)
     for kill in range(5):
         processes = begin(resumed(settings, folder) if kill else settings, folder, ranks)
-        wait_for_rows(folder, 2 + 6 * kill + chance.randrange(1, 5))  # at most 4 steps back, 6 to the next
+        wait_for_rows(
+            folder, 2 + 6 * kill + chance.randrange(1, 5)
+        )  # at most 4 steps back, 6 to the next
         time.sleep(0.05 * chance.random())
         assert processes[chance.randrange(ranks)].exitcode is None
         for process in processes:
@@ -321,12 +332,20 @@ class Launched:
         ]
         settings += ["epochs=400", "max_steps=2000", "resume=auto", "hydra.run.dir=run"]
         command = [sys.executable, str(ROOT / "train.py"), *settings]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
         self.folder = Path("run")
 
     def ranks(self) -> list[int]:
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return [pid for pid in map(int, children) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        children = (
+            Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        )
+        return [
+            pid
+            for pid in map(int, children)
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
 
     def end(self) -> tuple[int, str]:
         """The exit code and the last line of what was said, 60 seconds from now at the latest."""
@@ -342,5 +361,7 @@ def test_a_signal_to_the_launcher_reaches_the_ranks(checkpoint: Path, records_fi
     assert len(ranks) == 2
     run.process.terminate()
     assert run.end()[0] == 143
-    assert f"SIGTERM: stopped after step {read_newest(run.folder)[1]['global_step']}" in log_of(run.folder)
+    assert f"SIGTERM: stopped after step {read_newest(run.folder)[1]['global_step']}" in log_of(
+        run.folder
+    )
     assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)

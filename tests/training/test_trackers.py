@@ -13,8 +13,9 @@ from lightning.pytorch.loggers import CSVLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from sft.config import InputError, TrainConfig
-from sft.files import read_numbers
+from sft.atomic import read_numbers
+from sft.config.schema import TrainConfig
+from sft.errors import InputError
 from sft.training import trackers
 from sft.training.checkpoints import last, read_newest
 from sft.training.resume import Past
@@ -67,7 +68,11 @@ def test_the_hparams_tab_has_the_settings_and_the_final_numbers(config: Config, 
     row = read_numbers(folder / "metrics.csv")[-1]
     assert scalars["final/train_loss"] == pytest.approx(row["train/loss"])
     best = json.loads((folder / "summary.json").read_text())["best_validation_loss"]
-    assert scalars["final/best_validation"] == pytest.approx(best) == pytest.approx(row["val/full_loss"])
+    assert (
+        scalars["final/best_validation"]
+        == pytest.approx(best)
+        == pytest.approx(row["val/full_loss"])
+    )
     named = {metric.name.tag for metric in found["_hparams_/experiment"].experiment.metric_infos}
     assert named >= {"final/train_loss", "final/best_validation"}
 
@@ -78,7 +83,9 @@ def test_the_csv_tracker_has_the_rows_and_settings(config: Config, run: Run) -> 
     ours = read_numbers(folder / "metrics.csv")
     with (folder / "csv" / "metrics.csv").open(newline="") as file:
         theirs = list(csv.DictReader(file))
-    assert [float(row["train/loss"]) for row in theirs if row["train/loss"]] == [row["train/loss"] for row in ours[1:]]
+    assert [float(row["train/loss"]) for row in theirs if row["train/loss"]] == [
+        row["train/loss"] for row in ours[1:]
+    ]
     assert "lr: 0.001" in (folder / "csv" / "hparams.yaml").read_text()
 
 
@@ -87,7 +94,9 @@ def test_repeated_steps_are_tracked_once(config: Config, run: Run, kind: str) ->
     folder = run(config(logger=kind, max_steps=4, checkpoint__every=2))
     last(folder).unlink()
     assert read_newest(folder)[1]["global_step"] == 2
-    time.sleep(1 - time.time() % 1)  # TensorBoard reads its files in the order of their names, which hold the second
+    time.sleep(
+        1 - time.time() % 1
+    )  # TensorBoard reads its files in the order of their names, which hold the second
     run(config(logger=kind, max_steps=6, resume=str(folder)))
     if kind == "csv":
         with (folder / "csv" / "metrics.csv").open(newline="") as file:
@@ -114,7 +123,9 @@ def test_a_tracker_that_is_not_installed_is_refused(
     assert list(Path("run").iterdir()) == []
 
 
-def test_a_tracker_that_does_not_answer_is_refused(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_that_does_not_answer_is_refused(
+    config: Config, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(folder: Path, run_id: str | None) -> Any:
         raise ConnectionError("no\nanswer from http://me:secret@there/x")
 
@@ -134,14 +145,20 @@ def test_a_tracker_that_fails_later_does_not_end_the_run(
     folder = run(config(logger="mlflow", max_steps=4))
     assert len(read_numbers(folder / "metrics.csv")) == 5
     assert (folder / "summary.json").exists()
-    warning = "mlflow failed (the line is dead); not tracked any more, the numbers are in metrics.csv"
+    warning = (
+        "mlflow failed (the line is dead); not tracked any more, the numbers are in metrics.csv"
+    )
     assert (folder / "train.log").read_text().count(warning) == 1
 
 
-def test_a_resumed_run_keeps_its_name_in_the_tracker(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_keeps_its_name_in_the_tracker(
+    config: Config, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = far(monkeypatch, rows=100)
     folder = run(config(logger="mlflow", max_steps=2))
-    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["tracked"] == {"mlflow": "far"}
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["tracked"] == {
+        "mlflow": "far"
+    }
     run(config(logger="mlflow", max_steps=3, resume=str(folder)))
     run(config(logger="none", max_steps=4, resume=str(folder)))
     assert names == [None, "far"]

@@ -5,8 +5,7 @@ from dataclasses import fields
 import pytest
 import torch
 
-from sft.gpt2.device import row_multiple
-from sft.gpt2.fast import LIMITS, Limits
+from sft.gpt2.fast import LIMITS, Limits, row_multiple
 from sft.gpt2.model import GPT, GPTConfig
 from sft.training.estimate import Shape, batch_bytes
 from tests.kept import loss_and_kept
@@ -26,7 +25,9 @@ from tests.kept import loss_and_kept
     ],
 )
 @pytest.mark.parametrize("length", [30, 31])
-def test_the_memory_estimate_is_what_torch_keeps_after_a_limit_changed(values, length, change_limits):
+def test_the_memory_estimate_is_what_torch_keeps_after_a_limit_changed(
+    values, length, change_limits
+):
     change_limits(**values)
     torch.manual_seed(0)
     config = GPTConfig(n_layer=3, n_head=4, n_embd=64, vocab_size=500, n_positions=40)

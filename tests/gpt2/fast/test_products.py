@@ -36,7 +36,9 @@ def test_only_few_bf16_tokens_without_gradient_or_autocast_count_as_few():
 
 @torch.no_grad()
 @pytest.mark.parametrize("tokens", [1, 2, 31, 60])
-def test_bf16_logits_are_those_of_torchs_linear(tokens, hf_model, hf_folder, change_limits, monkeypatch):
+def test_bf16_logits_are_those_of_torchs_linear(
+    tokens, hf_model, hf_folder, change_limits, monkeypatch
+):
     theirs = hf_model(n_layer=3, n_head=4, n_embd=32)
     model = load_pretrained(hf_folder(theirs)).model.to(torch.bfloat16)
     ids = torch.arange(tokens).unsqueeze(0)

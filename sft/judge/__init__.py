@@ -1,0 +1,4 @@
+"""What does a judging model think of the answers? Ask it, read its score, keep it.
+
+Read `ask.py` first.
+"""

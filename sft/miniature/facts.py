@@ -1,0 +1,293 @@
+"""What is true in the small world: every fact as an asked word and its one right answer.
+
+`all_facts()` turns the tables of `words.py`, some arithmetic and a simple grammar into about 3,400 facts.
+"""
+
+import itertools
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sft.miniature import words
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One question of one skill; `slots` are what its wordings may mention, always with `ask` and `answer`."""
+
+    skill: str
+    slots: dict[str, str]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.skill, self.slots["ask"]
+
+    @property
+    def ends(self) -> frozenset[str]:
+        """The same for a fact and its mirror image: hot and cold, the day after Monday and the one before Tuesday."""
+        return frozenset((self.slots["ask"].split()[-1], self.slots["answer"]))
+
+    def say(self, wording: str) -> str:
+        return wording.format(**self.slots)
+
+
+def capitalise(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def article(noun: str) -> str:
+    """`robin` -> `a robin`; `the Nile` stays, and `=gold` is `gold`."""
+    if noun.startswith("the "):
+        return noun
+    if noun.startswith("="):
+        return noun[1:]
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def fact(skill: str, ask: str, answer: str, **more: str) -> Fact:
+    slots = {"ask": ask, "answer": answer, **more}
+    return Fact(
+        skill, slots | {capitalise(name): capitalise(value) for name, value in slots.items()}
+    )
+
+
+def entries(table: str) -> list[str]:
+    """The entries of a table separated by commas and line ends."""
+    return [entry.strip() for entry in table.replace("\n", ",").split(",") if entry.strip()]
+
+
+def pairs(table: str, sign: str = " > ") -> list[tuple[str, str]]:
+    return [(left, right) for left, _, right in (entry.partition(sign) for entry in entries(table))]
+
+
+def groups(table: str) -> Iterator[tuple[str, list[str]]]:
+    """The lines `head: entry, entry, ...`."""
+    for line in table.strip().splitlines():
+        head, _, members = line.partition(": ")
+        yield head, entries(members)
+
+
+def bare(noun: str) -> str:
+    return noun.removeprefix("=").removeprefix("the ")
+
+
+# --- countries -------------------------------------------------------------------------------------------------------
+
+
+def country_facts() -> Iterator[Fact]:
+    for line in words.COUNTRIES.strip().splitlines():
+        country, *values = line.split(" | ")
+        for skill, value in zip(("capital", "continent", "currency"), values, strict=True):
+            if value != "-":
+                yield fact(skill, country, value)
+
+
+# --- words and things ------------------------------------------------------------------------------------------------
+
+
+def regular_plural(noun: str) -> str:
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return noun[:-1] + "ies"
+    return noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
+
+
+def plural_facts() -> Iterator[Fact]:
+    for noun in entries(words.REGULAR_PLURALS):
+        yield fact("plural", noun, regular_plural(noun))
+    for singular, plural in pairs(words.PLURALS):
+        yield fact("plural", singular, plural)
+
+
+def opposite_facts() -> Iterator[Fact]:
+    for entry in entries(words.OPPOSITES):
+        left, sign, right = entry.split(" ")
+        yield fact("opposite", left, right)
+        if sign == "=":
+            yield fact("opposite", right, left)
+
+
+def category_facts() -> Iterator[Fact]:
+    for kind, members in groups(words.KINDS):
+        for member in members:
+            yield fact(
+                "category", bare(member), kind, an_ask=article(member), an_answer=article(kind)
+            )
+
+
+def colour_facts() -> Iterator[Fact]:
+    for colour, things in groups(words.COLOURS):
+        for thing in things:
+            yield fact("colour", bare(thing), colour, an_ask=article(thing))
+
+
+def pair_facts() -> Iterator[Fact]:
+    tables = {
+        "past": words.PASTS,
+        "young": words.YOUNG,
+        "home": words.HOMES,
+        "female": words.FEMALES,
+        "job": words.JOBS,
+        "tool": words.TOOLS,
+        "symbol": words.SYMBOLS,
+        "comparative": words.COMPARATIVES,
+    }
+    for skill, table in tables.items():
+        for ask, answer in pairs(table):
+            yield fact(skill, ask, answer, an_ask=article(ask), an_answer=article(answer))
+
+
+# --- letters ---------------------------------------------------------------------------------------------------------
+
+
+def letter_facts(rng: random.Random) -> Iterator[Fact]:
+    nouns = [
+        *entries(words.NOUNS),
+        *(bare(m) for _, members in groups(words.KINDS) for m in members),
+    ]
+    short = sorted(
+        {noun for noun in nouns if noun.isalpha() and noun.islower() and 3 <= len(noun) <= 6}
+    )
+    for noun in rng.sample(short, 160):
+        yield fact("spelling", noun, " ".join(noun))
+    for noun in rng.sample(short, 160):
+        yield fact("first letter", noun, noun[0])
+    for noun in rng.sample(short, 160):
+        yield fact("last letter", noun, noun[-1])
+    for noun in rng.sample([noun for noun in short if len(noun) <= 5], 110):
+        yield fact("case", noun, noun.upper())
+
+
+# --- order and numbers -----------------------------------------------------------------------------------------------
+
+
+MONTHS = "January, February, March, April, May, June, July, August, September, October, November, December"
+
+
+def order_facts() -> Iterator[Fact]:
+    kinds = dict[str, list[str]]()
+    for kind, members in groups(words.KINDS):
+        kinds.setdefault(kind, []).extend(map(bare, members))
+    rows = {
+        "day": kinds["day"],
+        "month": entries(MONTHS),
+        "letter": list("ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
+    }
+    for kind, row in rows.items():
+        for left, right in itertools.pairwise(row):
+            yield fact("order", f"after {left}", right, kind=kind)
+            yield fact("order", f"before {right}", left, kind=kind)
+
+
+UNITS = (
+    ("hour", "minute", 60),
+    ("minute", "second", 60),
+    ("day", "hour", 24),
+    ("week", "day", 7),
+    ("year", "month", 12),
+    ("metre", "centimetre", 100),
+    ("kilometre", "metre", 1000),
+    ("kilogram", "gram", 1000),
+    ("centimetre", "millimetre", 10),
+    ("foot", "inch", 12),
+    ("yard", "foot", 3),
+    ("century", "year", 100),
+    ("decade", "year", 10),
+    ("dozen", "egg", 12),
+)
+
+
+def many(unit: str) -> str:
+    return {"foot": "feet", "dozen": "dozen"}.get(unit) or regular_plural(unit)
+
+
+def unit_facts() -> Iterator[Fact]:
+    for large, small, factor in UNITS:
+        for n in range(2, 11):
+            yield fact("unit", f"{n} {many(large)}", str(n * factor), unit=many(small))
+
+
+def arithmetic_facts(rng: random.Random) -> Iterator[Fact]:
+    for a, b in itertools.combinations_with_replacement(range(20, 1, -1), 2):
+        yield fact("sum", f"{a} plus {b}", str(a + b), a=str(a), b=str(b))
+    for a, b in rng.sample([(more, less) for more in range(5, 26) for less in range(2, more)], 190):
+        yield fact("difference", f"{a} minus {b}", str(a - b), a=str(a), b=str(b))
+
+
+ONES = entries("""
+zero, one, two, three, four, five, six, seven, eight, nine, ten, eleven, twelve, thirteen, fourteen, fifteen, sixteen,
+seventeen, eighteen, nineteen
+""")
+TENS = entries("zero, ten, twenty, thirty, forty, fifty, sixty, seventy, eighty, ninety")
+
+
+def number_word(n: int) -> str:
+    if n < 20:
+        return ONES[n]
+    if n < 100:
+        return TENS[n // 10] + (f"-{ONES[n % 10]}" if n % 10 else "")
+    return "one hundred"
+
+
+def number_facts() -> Iterator[Fact]:
+    for n in range(1, 101):
+        yield fact("number word", str(n), number_word(n))
+        yield fact("parity", str(n), "odd" if n % 2 else "even")
+
+
+# --- sentences -------------------------------------------------------------------------------------------------------
+
+REWRITES = {
+    "passive": ("The {who} {does} the {what}.", "The {what} is {done} by the {who}."),
+    "past sentence": ("The {who} {does} the {what}.", "The {who} {did} the {what}."),
+    "future sentence": ("The {who} {does} the {what}.", "The {who} will {do} the {what}."),
+    "negation": ("The {who} {does} the {what}.", "The {who} does not {do} the {what}."),
+    "question": ("The {who} {does} the {what}.", "Does the {who} {do} the {what}?"),
+    "plural sentence": ("The {who} {does} the {what}.", "The {whos} {do} the {what}."),
+}
+
+
+def clauses() -> list[dict[str, str]]:
+    """Who does what, with the forms of the verb that the rewrites need."""
+    found = []
+    for forms, things in groups(words.VERBS):
+        do, does, did, done = entries(forms)
+        for who in entries(words.PEOPLE):
+            for what in things:
+                clause = {"who": who, "whos": regular_plural(who), "what": what}
+                found.append(clause | {"do": do, "does": does, "did": did, "done": done})
+    return [clause for clause in found if clause["who"] != clause["what"]]
+
+
+def sentence_facts(rng: random.Random) -> Iterator[Fact]:
+    for skill, (before, after) in REWRITES.items():
+        for clause in rng.sample(clauses(), 120):
+            ask, answer = before.format(**clause), after.format(**clause)
+            yield fact(skill, ask, answer, ask_core=ask.rstrip("."), answer_core=answer.rstrip("."))
+
+
+def all_facts(seed: int) -> dict[str, list[Fact]]:
+    """Every fact of the world by skill, in a fixed order; no question is asked twice."""
+    rng = random.Random(seed)
+    found = [
+        *country_facts(),
+        *plural_facts(),
+        *opposite_facts(),
+        *category_facts(),
+        *colour_facts(),
+        *pair_facts(),
+    ]
+    found += [
+        *letter_facts(rng),
+        *order_facts(),
+        *unit_facts(),
+        *arithmetic_facts(rng),
+        *number_facts(),
+    ]
+    found += sentence_facts(rng)
+    by_key = {found_fact.key: found_fact for found_fact in found}
+    if len(by_key) != len(found):
+        raise ValueError("a question has two answers")
+    skills = dict[str, list[Fact]]()
+    for one in found:
+        skills.setdefault(one.skill, []).append(one)
+    return skills

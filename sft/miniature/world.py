@@ -1,0 +1,238 @@
+"""Plain English about a small world, and instruction records over the same world.
+
+A language model of four million parameters learns to carry an asked word to its answer only from text that shows it,
+so most passages name a topic and answer it some lines later; the rest are paragraphs, paraphrases and copied lists.
+Everything is a function of the seed.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+
+from sft.miniature import words
+from sft.miniature.facts import REWRITES, Fact, all_facts, capitalise, clauses, entries
+from sft.miniature.wordings import SKILLS, Skill
+
+Record = dict[str, str]
+
+# kind of passage: its share
+MIX = {"topic": 0.56, "paragraph": 0.28, "paraphrase": 0.08, "copy": 0.08}
+
+# skill: how often one of its facts is told, beside a fact of the skills not named
+EMPHASIS = {
+    "opposite": 1.5,
+    "past": 1.2,
+    "young": 1.5,
+    "home": 1.5,
+    "female": 1.3,
+    "sum": 1.3,
+    "difference": 1.5,
+}
+EMPHASIS |= dict.fromkeys(REWRITES, 0.4)
+
+FRAMES = (
+    "This note is about {topic}.",
+    "Here we look at {topic}.",
+    "The next line is about {topic}.",
+    "{name} wanted to know about {topic}.",
+    "{name} asked about {topic}.",
+    "Let us turn to {topic}.",
+    "This page deals with {topic}.",
+    "{name} wrote a line on {topic}.",
+    "Now for {topic}.",
+    "About {topic}.",
+    "Topic: {topic}",
+    "{Topic}",
+    "{Topic}:",
+    "{Topic}, said {name}.",
+    "{Topic} was the next thing in the book.",
+    "{name} and {other} talked about {topic}.",
+    "{name} had to think of {topic}.",
+    "In the book {name} found {topic}.",
+)
+
+HEADINGS = (
+    "Answer:", "The answer:", "Here it is:", "In short:", "Note:", "Solution:", "From the book:", "Written down:",
+    "And so:", "What {name} wrote:", "{name} said:", "Reply:", "Then:", "It goes like this:",
+)  # fmt: skip
+
+FILLERS = (
+    "The sun was low and the street was quiet.",
+    "It was a slow afternoon.",
+    "{name} sat by the window and waited.",
+    "{name} had a cup of tea on the table.",
+    "Outside it began to rain.",
+    "The clock on the wall struck nine.",
+    "{name} and {other} walked home along the river.",
+    "There was a long silence in the room.",
+    "The book was old and its pages were soft.",
+    "A bell rang somewhere in the town.",
+    "It is not hard to remember.",
+    "Some things are worth writing down.",
+    "{name} looked at {other} and smiled.",
+    "The wind moved the curtains a little.",
+    "Nobody in the class had said a word.",
+    "The lesson was nearly over.",
+    "{name} turned the page.",
+    "There are many notes like this one.",
+    "We keep it short.",
+    "{name} knew it at once.",
+    "{other} had to think for a moment.",
+    "The children wrote it on the board.",
+    "It was written in small letters.",
+    "The lamp on the desk was still on.",
+    "{name} had read about it long ago.",
+    "A dog slept under the table.",
+    "The garden behind the house was green.",
+    "They had talked about other things before.",
+)
+
+
+class Storyteller:
+    """Draws facts, wordings and fillers from one random generator and sets them into passages."""
+
+    def __init__(self, facts: dict[str, list[Fact]], rng: random.Random):
+        self.rng = rng
+        self.facts = facts
+        self.skills = list(facts)
+        self.weights = [len(facts[skill]) * EMPHASIS.get(skill, 1.0) for skill in self.skills]
+        self.names = entries(words.NAMES)
+        self.clauses = clauses()
+        self.words = [
+            fact.slots[slot] for name in facts for fact in facts[name] for slot in ("ask", "answer")
+        ]
+        self.kinds: dict[str, Callable[[], str]] = {
+            "topic": self.topic_then_answer,
+            "paragraph": self.paragraph,
+            "paraphrase": self.paraphrase,
+            "copy": self.copied_list,
+        }
+
+    def passages(self) -> Iterator[str]:
+        """Passages without end, in the shares of `MIX`."""
+        while True:
+            [kind] = self.rng.choices(list(MIX), list(MIX.values()))
+            yield self.kinds[kind]()
+
+    def draw_fact(self) -> Fact:
+        [skill] = self.rng.choices(self.skills, self.weights)
+        return self.rng.choice(self.facts[skill])
+
+    def sentence(self, fact: Fact) -> str:
+        return fact.say(self.rng.choice(SKILLS[fact.skill].sentences))
+
+    def with_names(self, wording: str, **slots: str) -> str:
+        name, other = self.rng.sample(self.names, 2)
+        return wording.format(name=name, other=other, **slots)
+
+    def filler(self) -> str:
+        if self.rng.random() < 0.25:
+            clause = self.rng.choice(self.clauses)
+            return "The {who} {did} the {what}.".format(**clause)
+        return self.with_names(self.rng.choice(FILLERS))
+
+    def topic_then_answer(self) -> str:
+        """A topic, perhaps a filler or a heading, and after a line break its answer in a sentence or bare."""
+        fact = self.draw_fact()
+        skill = SKILLS[fact.skill]
+        opening = self.opening(fact, skill)
+        opening += self.bridge(in_line=opening.endswith("."))
+        bare = skill.rule or self.rng.random() < 0.4
+        answer = fact.slots["answer"] if bare and self.rng.random() < 0.6 else self.sentence(fact)
+        return f"{opening}{answer}"
+
+    def opening(self, fact: Fact, skill: Skill) -> str:
+        """The topic in a sentence, or the kind of question with the asked word on a line of its own."""
+        if self.rng.random() < 0.6:
+            return self.framed(fact.say(self.rng.choice(skill.topics)))
+        return self.framed(skill.kind) + self.rng.choice(("\n", "\n\n")) + fact.slots["ask"]
+
+    def framed(self, topic: str) -> str:
+        return self.with_names(self.rng.choice(FRAMES), topic=topic, Topic=capitalise(topic))
+
+    def bridge(self, in_line: bool) -> str:
+        """What stands between a topic and its answer; always with a line break."""
+        gap = self.rng.choice(("\n", "\n\n"))
+        chance = self.rng.random()
+        if chance < 0.35:
+            return gap
+        if chance < 0.65:
+            return f"{self.rng.choice((' ', gap)) if in_line else gap}{self.filler()}{gap}"
+        return f"{gap}{self.with_names(self.rng.choice(HEADINGS))}\n"
+
+    def paragraph(self) -> str:
+        """Two to five facts in a row, of one skill or of several."""
+        facts = [self.draw_fact() for _ in range(self.rng.randint(2, 5))]
+        if self.rng.random() < 0.5:
+            facts = [self.rng.choice(self.facts[facts[0].skill]) for _ in facts]
+        return " ".join(self.sentence(fact).replace("\n", " ") for fact in facts)
+
+    def paraphrase(self) -> str:
+        fact = self.draw_fact()
+        sentences = self.rng.sample(SKILLS[fact.skill].sentences, 3)
+        return self.rng.choice((" ", "\n")).join(fact.say(sentence) for sentence in sentences)
+
+    def copied_list(self) -> str:
+        """A few words, and the same words again: plain, in quotes, or one to a line."""
+        items = self.rng.sample(self.words, self.rng.randint(2, 6))
+        forms = (
+            ", ".join(items),
+            "\n".join(items),
+            ", ".join(f'"{item}"' for item in items),
+            " ".join(items),
+        )
+        return "\n".join(self.rng.sample(forms, 2))
+
+
+def documents(seed: int, count: int, tokens: Callable[[str], int], longest: int) -> Iterator[str]:
+    """`count` documents of passages, each as close to `longest` tokens as whole passages allow."""
+    passages = Storyteller(all_facts(seed), random.Random(seed)).passages()
+    passage = next(passages)
+    for _ in range(count):
+        document = ""
+        while tokens(grown := f"{document}\n\n{passage}".lstrip("\n")) <= longest:
+            document, passage = grown, next(passages)
+        yield document
+
+
+# --- instruction records ---------------------------------------------------------------------------------------------
+
+
+def quota(facts: list[Fact]) -> int:
+    """Records of a skill: a multiple of 20, so that shares of 85, 10 and 5 percent are whole."""
+    return 60 if len(facts) >= 100 else 40 if len(facts) >= 40 else 20
+
+
+def as_record(fact: Fact, request: tuple[str, str, str]) -> Record:
+    instruction, text, output = map(fact.say, request)
+    return {"instruction": instruction, "input": text, "output": output, "category": fact.skill}
+
+
+def skill_records(
+    facts: list[Fact], rng: random.Random
+) -> tuple[list[Record], list[Record], list[Record]]:
+    """Training, test and validation records of one skill; no fact of training, nor its
+    mirror image, is in the other two."""
+    count = quota(facts)
+    n_test, n_validation = count // 10, count // 20
+    shuffled = rng.sample(facts, len(facts))
+    held_out, rest = shuffled[: n_test + n_validation], shuffled[n_test + n_validation :]
+    hidden = {fact.ends for fact in held_out}
+    seen = [fact for fact in rest if fact.ends not in hidden]
+    requests = SKILLS[facts[0].skill].requests
+    turns = [rng.sample(requests, len(requests)) for _ in seen]
+    train = [
+        as_record(seen[n % len(seen)], turns[n % len(seen)][n // len(seen)])
+        for n in range(count * 17 // 20)
+    ]
+    asked = [as_record(fact, rng.choice(requests)) for fact in held_out]
+    return train, asked[:n_test], asked[n_test:]
+
+
+def records(seed: int) -> list[Record]:
+    """All records in file order: 85% for training, then 10% for testing, then 5% for validation, each shuffled."""
+    rng = random.Random(seed + 1)
+    splits: tuple[list[Record], list[Record], list[Record]] = ([], [], [])
+    for facts in all_facts(seed).values():
+        for split, of_skill in zip(splits, skill_records(facts, rng), strict=True):
+            split.extend(of_skill)
+    return [record for split in splits for record in rng.sample(split, len(split))]

@@ -1,0 +1,236 @@
+"""The judge of OpenAI's kind: its key, which is nowhere to be seen, servers without one, and what a request holds."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sft.errors import InputError
+from sft.judge.ask import judge_all
+from sft.judge.prompts import SCORE, Question
+from tests.judge.judge_server import Site, form_of, met, refused, serving
+
+KEY = "sk-proj-0123456789abcdef"
+QUESTIONS = [
+    Question(n, "tuned", "Name the capital.", "France", "Paris.", "It is Paris" + "." * n)
+    for n in range(3)
+]
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def test_who_judges(openai: Site) -> None:
+    assert met(openai).identity == {
+        "kind": "openai",
+        "model": "mine",
+        "url": openai.url,
+        "prompt": "strict",
+        "mode": "score",
+        "options": {"seed": 123, "temperature": 0},
+        "max_tokens": 512,
+    }
+
+
+def test_what_is_sent_and_without_a_key(openai: Site, tmp_path: Path) -> None:
+    [verdict] = judge_all(met(openai), QUESTIONS[:1], tmp_path / "scores.jsonl")
+    [body] = openai.chats
+    assert [message["role"] for message in body.pop("messages")] == ["system", "user"]
+    schema = {"name": "verdict", "strict": True, "schema": SCORE}
+    form = {"type": "json_schema", "json_schema": schema}
+    choices = {"stream": False, "seed": 123, "temperature": 0, "max_tokens": 512}
+    assert body == {"model": "mine", "response_format": form} | choices
+    assert [(method, path) for method, path, _ in openai.requests] == [
+        ("GET", "/v1/models"),
+        ("POST", "/v1/chat/completions"),
+    ]
+    assert not any("Authorization" in headers for _, _, headers in openai.requests)
+    assert verdict.status == "scored"
+    assert verdict.prompt_tokens is not None
+    assert verdict.prompt_tokens > 100
+
+
+def test_a_password_in_netrc_is_not_sent(
+    openai: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("default login me password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setattr(
+        "sft.judge.client.is_local", lambda url: False
+    )  # which would not look there anyway
+    monkeypatch.setenv("NO_PROXY", "*")
+    met(openai)
+    assert not any("Authorization" in headers for _, _, headers in openai.requests)
+
+
+def test_no_proxy_is_asked_for_this_machine(openai: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    met(openai)
+    met(openai, url=openai.url.replace("127.0.0.1", "localhost"))
+
+
+def test_with_a_key(openai: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    openai.key = KEY
+    assert refused(openai).endswith("; put the right key into OPENAI_API_KEY")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-another-one")
+    assert "HTTP 401: wrong key: Bearer (key); put the right key into OPENAI_API_KEY" in refused(
+        openai
+    )
+    monkeypatch.setenv("OPENAI_API_KEY", f" {KEY}\n")
+    verdicts = judge_all(met(openai), QUESTIONS, tmp_path / "scores.jsonl")
+    assert {verdict.status for verdict in verdicts} == {"scored"}
+
+
+def test_the_key_is_nowhere_to_be_seen(
+    openai: Site,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pauses: list[float],
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Not even where the server repeats it: in a reason, in no reply at all, in an error."""
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    judge = met(openai)
+    openai.judge = lambda messages: json.dumps({"reason": f"your key is {KEY}", "score": 5})
+    verdicts = judge_all(judge, QUESTIONS[:1], tmp_path / "scores.jsonl")
+    openai.judge = lambda messages: f"Bearer {KEY}"
+    verdicts += judge_all(judge, QUESTIONS[1:2], tmp_path / "scores.jsonl")
+    openai.key = "another"
+    with pytest.raises(InputError) as error:
+        judge_all(judge, QUESTIONS, tmp_path / "scores.jsonl")
+
+    seen = [
+        str(error.value),
+        caplog.text,
+        *capfd.readouterr(),
+        json.dumps(judge.identity),
+        repr(verdicts),
+        repr(judge),
+    ]
+    seen += [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not any(KEY in text for text in seen)
+    assert [verdict.reason for verdict in verdicts] == ["your key is (key)", "Bearer (key)"]
+    assert all(headers["Authorization"] == f"Bearer {KEY}" for _, _, headers in openai.requests)
+
+
+@pytest.mark.parametrize("key", ["sk-1\n23456789", "sk 123456789", "schlüssel", "sk-\x00123456"])
+def test_a_key_that_is_none(key: str, openai: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.environ", {"OPENAI_API_KEY": key})
+    assert refused(openai) == "OPENAI_API_KEY: holds characters that no key has; set it anew"
+
+
+def test_no_server(openai: Site, ollama: Site, pauses: list[float]) -> None:
+    line = refused(openai, url="http://127.0.0.1:9/v1")
+    assert line.startswith(
+        "judge.url: no server at http://127.0.0.1:9/v1 (cannot reach 127.0.0.1:9: refused)"
+    )
+    assert line.endswith("start it, or give the address of another, up to /v1, as judge.url")
+    assert pauses == []
+
+
+def test_a_server_that_does_not_list_its_models(
+    openai: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for code in (404, 405, 501):
+        monkeypatch.setattr(
+            "tests.judge.judge_server.Handler.listed",
+            lambda handler, code=code: handler.send(code, b""),
+        )
+        assert met(openai).identity["model"] == "mine"
+
+
+def test_an_address_without_v1(openai: Site, tmp_path: Path) -> None:
+    judge = met(openai, url=openai.url.removesuffix("/v1"))
+    with pytest.raises(
+        InputError,
+        match=r"HTTP 404: .*; is this the model's name, and does judge.url go up to /v1\?",
+    ):
+        judge_all(judge, QUESTIONS, tmp_path / "scores.jsonl")
+
+
+@pytest.mark.parametrize("code", [400, 422, 500, 501])
+@pytest.mark.parametrize("form", ["json_object", "none"])
+def test_a_server_is_asked_in_the_next_form_that_it_takes(
+    code: int, form: str, openai: Site, tmp_path: Path, pauses: list[float]
+) -> None:
+    openai.forms, openai.refusal = (form, "none"), (code, "Unknown parameter: 'response_format'.")
+    judge = met(openai, concurrency=1)
+    verdicts = judge_all(judge, QUESTIONS, tmp_path / "scores.jsonl")
+    assert [(verdict.status, verdict.form) for verdict in verdicts] == [("scored", form)] * 3
+    assert judge.forms == {form: 3}
+    assert pauses == []  # no fault that would pass
+    asked = [form_of(body) for body in openai.chats]
+    assert asked == ["json_schema", *["json_object"] * (form == "none"), *[form] * 3]
+    if form == "json_object":
+        assert openai.chats[-1]["response_format"] == {"type": "json_object", "schema": SCORE}
+
+    again = met(openai)  # what is kept is found by the next command, which asks nothing
+    assert judge_all(again, QUESTIONS, tmp_path / "scores.jsonl") == verdicts
+    assert again.forms == {form: 3}
+    assert len(openai.chats) == len(asked)
+
+
+def test_threads_that_are_refused_at_once_take_one_step(openai: Site, tmp_path: Path) -> None:
+    openai.forms, openai.delay = ("json_object", "none"), 0.05
+    verdicts = judge_all(met(openai, concurrency=3), QUESTIONS, tmp_path / "scores.jsonl")
+    assert {verdict.form for verdict in verdicts} == {"json_object"}
+
+
+def test_no_schema_is_asked_in_no_form(openai: Site, tmp_path: Path) -> None:
+    openai.forms = ("none",)
+    verdicts = judge_all(met(openai, schema=False), QUESTIONS, tmp_path / "scores.jsonl")
+    assert [(verdict.status, verdict.form) for verdict in verdicts] == [("scored", "none")] * 3
+    assert len(openai.chats) == 3
+
+
+def test_a_server_that_refuses_every_form_is_told_so(openai: Site, tmp_path: Path) -> None:
+    openai.forms = ()
+    [verdict] = judge_all(met(openai), QUESTIONS[:1], tmp_path / "scores.jsonl")
+    assert (verdict.status, len(openai.chats)) == ("error", 3)
+    assert "response_format" in verdict.reason
+
+
+def test_a_model_that_knows_the_limit_by_its_newer_name(openai: Site, tmp_path: Path) -> None:
+    openai.limit, openai.forms = "max_completion_tokens", ("json_object", "none")
+    verdicts = judge_all(met(openai, concurrency=1), QUESTIONS, tmp_path / "scores.jsonl")
+    assert {(verdict.status, verdict.form) for verdict in verdicts} == {("scored", "json_object")}
+    assert openai.chats[-1]["max_completion_tokens"] == 512
+    assert "max_tokens" not in openai.chats[-1]
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {
+            "message": {"content": None, "refusal": "That I will not judge."},
+            "finish_reason": "stop",
+        },
+        {"message": {"content": ""}, "finish_reason": "content_filter"},
+        {"message": {"content": '{"reason": "", "score": 5}'}, "finish_reason": "content_filter"},
+    ],
+)
+def test_refusals(
+    choice: dict[str, Any], openai: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "tests.judge.judge_server.Handler.chat",
+        lambda handler, body: handler.send(200, {"choices": [choice]}),
+    )
+    [verdict] = judge_all(met(openai), QUESTIONS[:1], tmp_path / "scores.jsonl")
+    assert (verdict.status, verdict.score) == ("refused", None)
+
+
+def test_the_same_name_at_another_address_is_another_judge(openai: Site, tmp_path: Path) -> None:
+    judge_all(met(openai), QUESTIONS, tmp_path / "scores.jsonl")
+    with serving(Site("openai", models={"mine": ""})) as other:
+        judge_all(met(other), QUESTIONS, tmp_path / "scores.jsonl")
+        assert len(other.chats) == 3

@@ -1,0 +1,143 @@
+"""The model card says what the run and its evaluation found, and is none of other weights."""
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sft.checkpoint import hub
+from sft.prompts import PROMPTS
+from sft.report.card import card_text, write_card
+from sft.summaries import parse_run_summary
+from tests.summaries import CONTENT, run_summary
+
+SUMMARY = run_summary()
+
+EVALUATION = {
+    "records": 110,
+    "split": "test",
+    "decoding": {"temperature": 0.0},
+    "judge": None,
+    "tuned": {
+        "exact_match": 0.809,
+        "token_f1": 0.9,
+        "rouge_l": 0.9,
+        "chrf": 0.9,
+        "loss": 0.1012,
+        "intervals": {"exact_match": [0.741, 0.862]},
+        "sha256": "",
+    },
+    "base": None,
+}
+
+
+def changed(**config) -> dict:
+    summary = copy.deepcopy(CONTENT)
+    summary["config"]["data"] |= config
+    return summary
+
+
+def header(text: str) -> dict:
+    return yaml.safe_load(text.split("---\n")[1])
+
+
+def test_the_header_is_the_hubs() -> None:
+    assert header(card_text("mine", SUMMARY, {}, 1024)) == {
+        "base_model": "openai-community/gpt2",
+        "language": "en",
+        "library_name": "transformers",
+        "license": "mit",
+        "pipeline_tag": "text-generation",
+        "tags": ["gpt2", "instruction-tuning", "sft"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("base", "source", "licence", "named"),
+    [
+        ("gpt2-nano", "nano", "apache-2.0", None),
+        ("openai-community/gpt2-xl", "alpaca", "cc-by-nc-4.0", "openai-community/gpt2-xl"),
+        ("/home/me/base", "json", None, None),
+        ("someone/else", "json", None, "someone/else"),
+    ],
+)
+def test_licence_and_base(base: str, source: str, licence: str | None, named: str | None) -> None:
+    summary = changed(source=source)
+    summary["checkpoint"]["source"] = base
+    found = header(card_text("mine", parse_run_summary(summary), {}, 1024))
+    assert (found.get("license"), found.get("base_model")) == (licence, named)
+
+
+def test_data_recipe_and_losses() -> None:
+    text = card_text("mine", SUMMARY, {}, 1024)
+    for part in (
+        "# mine\n",
+        "mine.json (sha256 `abab",
+        "cut into 935 records for train, 110 records for test, 55 records for validation.",
+        f"~~~text\n{PROMPTS['alpaca']}\n~~~",
+        "| optimizer | AdamW, learning rate 5e-05 (constant), weight decay 0.1 |",
+        "| batch | 64 records |",
+        "| length | 2 epochs, 1,346 steps, 142,532 tokens, 22 s on cpu |",
+        "| loss over | the answer |",
+        "| training | 2.471 | 0.044 |",
+        "| validation | 2.200 |  |",
+        "| whole validation split, the weights kept | | 0.080 |",
+        "These weights were not evaluated.",
+        "at most 1024 tokens",
+    ):
+        assert part in text, part
+    assert "secret" not in text
+    assert "\n\n\n" not in text
+
+
+def test_an_instruction_with_an_input_is_shown_as_the_template_takes_it() -> None:
+    shown = "Rewrite the sentence in the past tense.\n\n### Input:\nShe sings.\n"
+    assert shown in card_text("mine", SUMMARY, {}, 1024)
+    other = parse_run_summary(changed(prompt="alpaca-stanford"))
+    assert "another prompt than any message gives" in card_text("mine", other, {}, 1024)
+
+
+def test_plain_text_has_no_chat() -> None:
+    text = card_text("mine", parse_run_summary(changed(prompt="none")), {}, 1024)
+    assert "it has no chat template" in text
+    assert '"role"' not in text
+
+
+def test_scores() -> None:
+    text = card_text("mine", SUMMARY, EVALUATION, 1024)
+    assert "110 records of the test split, answered with temperature 0.0. In brackets" in text
+    assert (
+        "| | tuned |\n|---|---:|\n| exact match | 0.809 (0.741 to 0.862) |\n| token F1 | 0.900 |\n"
+        in text
+    )
+    both = EVALUATION | {"base": EVALUATION["tuned"], "judge": {"model": "llama3"}}
+    text = card_text("mine", SUMMARY, both, 1024)
+    assert "; judged by llama3. In brackets" in text
+    assert "| | base | tuned |\n|---|---:|---:|\n" in text
+
+
+def test_an_adapter_is_named() -> None:
+    summary = copy.deepcopy(CONTENT)
+    summary["config"]["lora"] = {
+        "kind": "default",
+        "rank": 8,
+        "alpha": 16,
+        "targets": ["c_attn", "c_fc"],
+    }
+    text = card_text("m", parse_run_summary(summary), {}, 8)
+    assert "| trained | a LoRA adapter, rank 8, alpha 16, on c_attn, c_fc; merged |" in text
+
+
+def test_scores_of_other_weights_do_not_count(checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path / "model")
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "summary.json").write_text(json.dumps(CONTENT))
+    found = copy.deepcopy(EVALUATION)
+    for sha256, there in ((hub.digest(checkpoint / "model.safetensors"), True), ("00" * 32, False)):
+        found["tuned"]["sha256"] = sha256
+        (tmp_path / "evaluation" / "summary.json").write_text(json.dumps(found))
+        write_card(tmp_path)
+        assert ("exact match" in (tmp_path / "model" / "README.md").read_text()) is there

@@ -1,0 +1,270 @@
+"""Training, asking and measuring in a notebook are train.py's and evaluate.py's."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+import torch
+
+import sft
+from sft.checkpoint.folder import Pretrained
+from sft.errors import InputError
+from sft.gpt2.model import GPT
+from sft.prompts import PROMPTS
+
+RECORDS: list[dict[str, Any]] = [
+    {
+        "instruction": f"Say {'day' if i % 2 else 'fish'}.",
+        "input": "",
+        "output": "day" if i % 2 else "fish",
+    }
+    for i in range(24)
+]
+
+
+@pytest.fixture
+def gpt2(checkpoint: Path) -> Pretrained:
+    return sft.load_pretrained(checkpoint)
+
+
+def test_it_learns_and_says_so(gpt2: Pretrained) -> None:
+    before = sft.evaluate(gpt2, RECORDS[:4], max_new_tokens=4)
+    losses = sft.finetune(
+        gpt2, RECORDS, epochs=20, lr=1e-2, prompt="phi3", precision="32", device="cpu"
+    )
+    assert len(losses) == 60
+    assert losses[-1] < 0.1 * losses[0]
+    assert gpt2.prompt == PROMPTS["phi3"]
+    assert sft.answer(gpt2, ["Say fish.", {"instruction": "Say day."}], max_new_tokens=9) == [
+        "fish",
+        "day",
+    ]
+    after = sft.evaluate(gpt2, RECORDS[:4], max_new_tokens=9)
+    assert (before["exact_match"], after["exact_match"]) == (0, 1)
+    assert after["loss"] < 0.5 < before["loss"]
+    assert after["never_stopped"] == 0
+
+
+def test_the_losses_are_those_of_a_run(gpt2: Pretrained, checkpoint: Path, tmp_path: Path) -> None:
+    import train
+    from sft.atomic import read_numbers
+    from sft.config.loading import from_dict
+    from sft.config.schema import TrainConfig
+
+    (tmp_path / "records.json").write_text(json.dumps(RECORDS))
+    data = {
+        "source": "json",
+        "path": str(tmp_path / "records.json"),
+        "split": [1, 0, 0],
+        "mask_prompt": True,
+    }
+    model = {"checkpoint": str(checkpoint), "allow_untrained": True}
+    settings = {"device": "cpu", "precision": "32", "epochs": 1, "logger": "none"}
+    config = {
+        "model": model,
+        "data": data,
+        "optim": {"lr": 1e-3},
+        "eval": {"every": 0, "sample": False},
+        **settings,
+    }
+    train.fit(from_dict(TrainConfig, config), tmp_path)
+    losses = sft.finetune(
+        gpt2, RECORDS, epochs=1, lr=1e-3, mask_prompt=True, device="cpu", precision="32"
+    )
+    assert losses == [row["train/loss"] for row in read_numbers(tmp_path / "metrics.csv")]
+
+
+def test_dropout_works_after_a_look_at_the_model(checkpoint: Path) -> None:
+    first = []
+    for look in (False, True):
+        gpt2 = sft.load_pretrained(checkpoint, dropout=0.5)
+        if look:
+            sft.answer(gpt2, ["Say day."], max_new_tokens=1)
+        first.append(sft.finetune(gpt2, RECORDS[:8], epochs=1, device="cpu", precision="32")[0])
+    assert first[0] == first[1]
+    plain = sft.finetune(
+        sft.load_pretrained(checkpoint), RECORDS[:8], epochs=1, device="cpu", precision="32"
+    )[0]
+    assert plain != first[0]
+
+
+def test_rows_are_padded_to_few_different_shapes(
+    gpt2: Pretrained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In training and in measuring, as train.py does."""
+    widths, losses = [], GPT.token_losses
+
+    def noted(model: GPT, ids: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        widths.append(ids.shape[1])
+        return losses(model, ids, *rest)
+
+    monkeypatch.setattr(GPT, "token_losses", noted)
+    sft.finetune(gpt2, RECORDS[:8], epochs=1, device="cpu", precision="32")
+    sft.evaluate(gpt2, RECORDS[:8], max_new_tokens=1, device="cpu")
+    assert [width % 16 for width in widths] == [0, 0]
+
+
+def test_one_question_beyond_the_context_leaves_the_others_answered(
+    gpt2: Pretrained, caplog: pytest.LogCaptureFixture
+) -> None:
+    gpt2.prompt = PROMPTS["phi3"]
+    long = {"instruction": "~" * 200, "input": "", "output": "x"}
+    found = sft.evaluate(gpt2, [RECORDS[0], long, RECORDS[1]], max_new_tokens=4)
+    assert caplog.messages[-1].endswith("too long: record 2")
+    alone = sft.evaluate(gpt2, RECORDS[:2], max_new_tokens=4)
+    assert (found.pop("not_asked"), alone.pop("not_asked")) == ({"too long": 1}, {})
+    assert found == alone
+    answers = sft.answer(gpt2, [long["instruction"], "Say day.", "Say fish."], max_new_tokens=4)
+    assert caplog.messages[-1].endswith("too long: record 1")
+    assert answers == [None, *sft.answer(gpt2, ["Say day.", "Say fish."], max_new_tokens=4)]
+    with pytest.raises(InputError, match="none of the 1 records"):
+        sft.answer(gpt2, long["instruction"])
+
+
+def test_sampling_follows_the_seed(gpt2: Pretrained) -> None:
+    def said(seed: int) -> list[str]:
+        return sft.answer(gpt2, ["Say day."], max_new_tokens=12, temperature=1.5, seed=seed)
+
+    assert said(1) == said(1) != said(2)
+
+
+def test_what_cannot_be_used_is_named(gpt2: Pretrained) -> None:
+    before = gpt2.model.wte.weight.clone()
+    with pytest.raises(InputError, match=r"^records: record 2: no 'output'"):
+        sft.finetune(gpt2, [RECORDS[0], {"instruction": "Say day."}])
+    with pytest.raises(InputError, match=r"^data.prompt: unknown value 'chat'"):
+        sft.finetune(gpt2, RECORDS, prompt="chat")
+    with pytest.raises(InputError, match=r"^epochs: 0 is out of range"):
+        sft.finetune(gpt2, RECORDS, epochs=0)
+    with pytest.raises(InputError, match=r"^questions: record 1: 'instruction' is a number"):
+        sft.answer(gpt2, [{"instruction": 3}])
+    assert sft.answer(gpt2, []) == []
+    assert torch.equal(gpt2.model.wte.weight, before)
+
+
+def test_a_single_question_and_a_single_record_are_a_list_of_one(gpt2: Pretrained) -> None:
+    def said(questions: Any) -> list[str]:
+        return sft.answer(gpt2, questions, max_new_tokens=3, device="cpu")
+
+    gpt2.prompt = PROMPTS["phi3"]
+    record = {"instruction": "Say day.", "input": "now"}
+    assert len(said("Say day.")) == 1
+    assert (
+        said("Say day.")
+        == said(["Say day."])
+        == said(("Say day.",))
+        == said(one for one in ["Say day."])
+    )
+    assert said(record) == said([record]) == said(MappingProxyType(record))
+    assert sft.evaluate(gpt2, RECORDS[0], max_new_tokens=1) == sft.evaluate(
+        gpt2, RECORDS[:1], max_new_tokens=1
+    )
+
+
+def test_records_from_a_generator_and_from_mappings(checkpoint: Path) -> None:
+    losses = []
+    for records in (
+        RECORDS[:8],
+        tuple(RECORDS[:8]),
+        (MappingProxyType(one) for one in RECORDS[:8]),
+    ):
+        gpt2 = sft.load_pretrained(checkpoint)
+        losses.append(sft.finetune(gpt2, records, epochs=1, device="cpu", precision="32"))
+    assert losses[0] == losses[1] == losses[2]
+
+
+class DataFrame:
+    """As pandas' own, it gives the names of its columns."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["instruction", "output"])
+
+
+@pytest.mark.parametrize(
+    ("records", "line"),
+    [
+        ([("Say day.", "day")], "records: record 1: a Python tuple instead of an object"),
+        ([RECORDS[0], {"Say day."}], "records: record 2: a Python set instead of an object"),
+        (
+            [{"instruction": b"a", "output": "b"}],
+            "records: record 1: 'instruction' is a Python bytes, expected text",
+        ),
+        (
+            {"instruction": ["a"], "output": ["b"]},
+            "records: record 1: 'instruction' is an array, expected text",
+        ),
+        ({"train": RECORDS}, "records: record 1: no 'instruction'"),
+        (
+            [{"instruction": "a", "Input": "b", "output": "c"}],
+            "records: record 1: 'Input' is not read; ",
+        ),
+        (
+            [{1: "a"}],
+            "records: record 1: no 'instruction', expected instruction and output; found 1",
+        ),
+        (DataFrame(), "records: a DataFrame, expected a list of dicts"),
+        (None, "records: found None, expected a list of dicts"),
+        (5, "records: found 5, expected a list of dicts"),
+        (b"a", "records: found b'a', expected a list of dicts"),
+        ("mine.json", "records: 'mine.json'; expected a list"),
+        ([], "records: []; expected a list with at least one record"),
+        (iter([]), "records: <"),
+    ],
+)
+def test_records_that_are_none(gpt2: Pretrained, records: Any, line: str) -> None:
+    for use in (sft.finetune, sft.evaluate):
+        with pytest.raises(InputError) as error:
+            use(gpt2, records)
+        assert str(error.value).startswith(line)
+
+
+@pytest.mark.parametrize("questions", [None, 5, b"a", DataFrame(), [("a", "b")], [None], [["a"]]])
+def test_questions_that_are_none(gpt2: Pretrained, questions: Any) -> None:
+    with pytest.raises(InputError, match=r"^questions: "):
+        sft.answer(gpt2, questions)
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"device": "gpu"}, "device: unknown value 'gpu'"),
+        ({"device": None}, "device"),
+        ({"max_new_tokens": 0}, "generate.max_new_tokens: 0"),
+        ({"max_new_tokens": "9"}, "generate.max_new_tokens: found '9'"),
+    ],
+)
+def test_settings_that_are_none(gpt2: Pretrained, settings: Any, key: str) -> None:
+    with pytest.raises(InputError, match=f"^{key}"):
+        sft.answer(gpt2, "Say day.", **settings)
+    with pytest.raises(InputError, match=f"^{key}"):
+        sft.evaluate(gpt2, RECORDS[:1], **settings)
+
+
+def test_other_settings_that_are_none(gpt2: Pretrained, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^generate.temperature: -1"):
+        sft.answer(gpt2, "Say day.", temperature=-1)
+    with pytest.raises(InputError, match=r"^batch_size: 0"):
+        sft.evaluate(gpt2, RECORDS[:1], batch_size=0)
+    with pytest.raises(InputError, match=r"^device: unknown value 'gpu'"):
+        sft.finetune(gpt2, RECORDS, device="gpu")
+    with pytest.raises(InputError, match=r"^folder: found None"):
+        sft.save(gpt2, None)  # type: ignore[arg-type]
+    for call in (sft.finetune, sft.answer, sft.evaluate, sft.save):
+        with pytest.raises(
+            InputError, match=r"^gpt2: found 'gpt2', expected a model from load_pretrained"
+        ):
+            call("gpt2", RECORDS)  # type: ignore[operator]
+
+
+def test_keys_that_are_not_read_are_told_once(
+    gpt2: Pretrained, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("sft").propagate = True
+    sft.answer(gpt2, [{"instruction": "a", "context": "b"}, {"instruction": "c"}], max_new_tokens=1)
+    assert [record.message.split(";")[0] for record in caplog.records] == [
+        "questions: not read: 'context' in 1 of its records"
+    ]
