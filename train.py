@@ -124,7 +124,8 @@ def fit(config: TrainConfig, folder: Path) -> None:
     precision = pick_precision(config.precision, device)
     keep_freed_memory()
 
-    source = load_source(config.data)
+    past = past_of(folder) if config.resume else Past()
+    source = load_source(config.data, past.made_of.get("data"))
     parts = split_rows(len(source.chosen), config.data.split)
     lora = config.lora if config.lora.kind != "none" else None
     base = load_pretrained(
@@ -150,7 +151,8 @@ def fit(config: TrainConfig, folder: Path) -> None:
     steps = data.plan(world_size(config.devices)).steps * config.epochs
     steps = steps if config.max_steps == -1 else min(steps, config.max_steps)
     made_of = {"data": source.sha256, "weights": base.sha256}
-    past = past_of(folder, made_of) if config.resume else Past()
+    if config.resume:
+        past.check(folder, made_of)
     done = past.steps
     if done >= steps and (folder / "summary.json").exists():
         log.info(f"{folder}: all {done} steps are done; to go on, raise epochs= or max_steps=")

@@ -73,7 +73,7 @@ def subject_of_run(folder: str | None, data_path: str | None = None) -> Subject:
     data = replace(past.config.data, path=data_path or past.config.data.path)
     if data.path is not None and not os.path.exists(data.path):
         raise InputError(f"{data.path}: no such file; {run} was trained on it: give data.path=, where it is now")
-    source = load_source(data)
+    source = load_source(data, past.data_sha256)
     if source.sha256 != past.data_sha256:
         what = "not the file that {} was trained on" if data_path else "changed since {} was trained on it"
         raise InputError(

@@ -20,26 +20,23 @@ class Past:
     checkpoint: Path | None = None  # to go on from
     steps: int = 0  # of the optimizer
     tracked: dict[str, str] = field(default_factory=dict)  # the run's name in each tracker that keeps one
+    made_of: dict[str, str] = field(default_factory=dict)  # hashes of the data and the weights that it began with
+
+    def check(self, folder: Path, made_of: dict[str, str]) -> None:
+        """Raise InputError if the run in a folder began with other data or weights than there are now."""
+        for name, sha256 in made_of.items():
+            if self.made_of[name] != sha256:
+                remedy = "give data.path=, where the old file is now" if name == "data" else "bring the old file back"
+                raise InputError(
+                    f"resume: the {name} changed since {folder} began (sha256 {self.made_of[name][:12]}…, now "
+                    f"{sha256[:12]}…); {remedy}, or start a new run"
+                )
 
 
-def past_of(folder: Path, made_of: dict[str, str]) -> Past:
-    """The past of a run.
-
-    Args:
-        made_of: hashes of the data and the weights that there are now.
-
-    Raises:
-        InputError: there is no checkpoint, or the run began with others.
-    """
+def past_of(folder: Path) -> Past:
+    """Return the past of a run; raises InputError if there is no checkpoint."""
     path, past = read_newest(folder)
-    for name, sha256 in made_of.items():
-        if past["made_of"][name] != sha256:
-            remedy = "give data.path=, where the old file is now" if name == "data" else "bring the old file back"
-            raise InputError(
-                f"resume: the {name} changed since {folder} began (sha256 {past['made_of'][name][:12]}…, now "
-                f"{sha256[:12]}…); {remedy}, or start a new run"
-            )
-    return Past(path, past["global_step"], past["tracked"])
+    return Past(path, past["global_step"], past["tracked"], past["made_of"])
 
 
 def resumed_config(given: TrainConfig, overrides: list[str]) -> TrainConfig:
