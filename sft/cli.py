@@ -72,6 +72,8 @@ def _call(main: Callable[[], Any], again: str) -> None:
     except KeyboardInterrupt:
         print(f"\ninterrupted; what was written stays{again}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:
+        _nobody_reads()
     except (
         HydraException,
         OmegaConfBaseException,
@@ -107,10 +109,19 @@ def command(main: Callable[[], None]) -> None:
     prepare_streams()
     try:
         main()
+    except BrokenPipeError:
+        _nobody_reads()
     except (InputError, OSError) as error:
         if FULL_ERROR:
             raise
         sys.exit(f"error: {visible(' '.join(str(error).splitlines()))}")
+
+
+def _nobody_reads() -> NoReturn:
+    """End without a word after the reader of the output has, as before `| head -1`, with the exit code of SIGPIPE."""
+    # Python writes what is left when it ends, and would fail again.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(128 + 13)  # Windows has no signal.SIGPIPE
 
 
 def prepare_streams() -> None:
@@ -182,6 +193,11 @@ def job() -> Iterator[None]:
             note_job("failed", message)
         elif FULL_ERROR or not outside:
             raise
+        elif isinstance(error, BrokenPipeError):
+            print(
+                "error: nobody reads the output any more; what was written stays", file=sys.stderr
+            )
+            _nobody_reads()
         else:
             sys.exit(f"error: {message}")
     finally:

@@ -421,6 +421,18 @@ def test_the_processes_of_several_devices_replace_too(tmp_path: Path) -> None:
     assert (found.returncode, found.stdout) == (0, "?\n?\n"), found.stderr
 
 
+@pytest.mark.parametrize("door", ["command", "run"])
+def test_a_command_ends_in_silence_when_nobody_reads_its_output(door: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = f"from sft.cli import {door}; {door}(lambda: print('x' * 100_000, flush=True))"
+    found = subprocess.run(
+        [sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, timeout=100
+    )
+    os.close(writer)
+    assert (found.returncode, found.stderr) == (141, b"")
+
+
 def test_streams_that_are_closed_become_empty_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("stdin", "stdout", "stderr"):
         monkeypatch.setattr(sys, name, None)

@@ -7,7 +7,7 @@ import numpy as np
 import tiktoken
 
 from sft.data.dataset import IGNORE_INDEX, Split
-from sft.data.records import KEYS
+from sft.data.records import KEYS, resembled
 
 
 def overview(splits: dict[str, Split]) -> dict[str, dict[str, int]]:
@@ -54,7 +54,12 @@ def unused_text(name: Path | str, unused: Mapping[str, int]) -> str | None:
     """Say which keys are not read, and in how many records of that name they are; None if all are read."""
     if not unused:
         return None
-    shown = [f"{key[:40]!r} in {count:,}" for key, count in list(unused.items())[:8]]
+    # A key like one that is read may be a slip, so these come first.
+    ordered = sorted(unused.items(), key=lambda item: resembled(item[0]) is None)
+    shown = []
+    for key, count in ordered[:8]:
+        like = f" (like {resembled(key)!r})" if resembled(key) else ""
+        shown.append(f"{key[:40]!r}{like} in {count:,}")
     more = len(unused) - len(shown)
     rest = f" and {more:,} other keys" if more else ""
     return f"{name}: not read: {', '.join(shown)} of its records{rest}; a record is its {', '.join(KEYS)}"

@@ -34,7 +34,7 @@ MOST_KEYS = 1000  # that are not read and are counted; a file may have as many a
 
 
 def stream_records(
-    file: BinaryIO, path: Path | str, unused: Counter[str] | None = None
+    file: BinaryIO, path: Path | str, unused: Counter[str] | None = None, known: bool = False
 ) -> Iterator[Record]:
     """The records that `parse_records` gives, one by one: a million of them, and their text, need not be in memory.
 
@@ -42,12 +42,13 @@ def stream_records(
 
     Args:
         unused: takes the keys that are not read, and in how many records they are; whole once all records are taken.
+        known: the file was used before, so a key like one that is absent is not refused.
     """
     unused = Counter() if unused is None else unused
     text, number = TextIOWrapper(file, "utf-8-sig", newline="\n"), 0
     try:
         for item in _items(text):
-            record = checked_record(item, path, number + 1)
+            record = checked_record(item, path, number + 1, known)
             count_unused(item, unused)
             yield record
             number += 1
@@ -56,7 +57,7 @@ def stream_records(
     except (ValueError, RecursionError, InputError):
         file.seek(0)
         unused.clear()  # all records are read again
-        yield from islice(parse_records(file.read(), path, unused), number, None)
+        yield from islice(parse_records(file.read(), path, unused, known), number, None)
     finally:
         text.detach()  # or it would close the file
 
@@ -114,12 +115,12 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def parse_records(
-    content: bytes, path: Path | str, unused: Counter[str] | None = None
+    content: bytes, path: Path | str, unused: Counter[str] | None = None, known: bool = False
 ) -> list[Record]:
     """Records from a JSON array or from JSON Lines (one object a line), in UTF-8. Of a key given twice the last counts.
 
     Args:
-        unused: as in `stream_records`.
+        unused: as in `stream_records`, and so is `known`.
 
     Raises:
         InputError: by line and column for the syntax, by record number (from 1) for what a record holds.
@@ -140,7 +141,7 @@ def parse_records(
         raise InputError(f"{path}: {_kind(items)} instead of an array of records")
     if not items:
         raise InputError(f"{path}: an empty array, expected at least one record")
-    records = [checked_record(item, path, number) for number, item in enumerate(items, 1)]
+    records = [checked_record(item, path, number, known) for number, item in enumerate(items, 1)]
     if unused is not None:
         for item in items:
             count_unused(item, unused)
@@ -179,7 +180,7 @@ def _parse_lines(text: str, path: Path | str) -> Any:
     )
 
 
-def checked_record(item: Any, path: Path | str, number: int) -> Record:
+def checked_record(item: Any, path: Path | str, number: int, known: bool = False) -> Record:
     """A parsed object as a record; raises InputError, which names it by `path` and its number from 1."""
     where = f"{path}: record {number}"
     if not isinstance(item, dict):
@@ -187,8 +188,8 @@ def checked_record(item: Any, path: Path | str, number: int) -> Record:
             f"{where}: {_kind(item)} instead of an object with instruction, input and output"
         )
     for key in item:
-        meant = None if key in KEYS else _meant(str(key))
-        if meant and meant not in item:
+        meant = resembled(str(key))
+        if meant and meant not in item and not known:
             raise InputError(
                 f"{where}: {key!r} is not read; rename it to '{meant}', or leave it out"
             )
@@ -211,8 +212,10 @@ def checked_record(item: Any, path: Path | str, number: int) -> Record:
 
 
 @lru_cache(1000)
-def _meant(key: str) -> str | None:
+def resembled(key: str) -> str | None:
     """The key of a record that another one resembles, by case, by blanks around it or by one letter."""
+    if key in KEYS:
+        return None
     plain = key.strip(" \t\n\r\ufeff").casefold() if len(key) < 40 else ""
     return next((known for known in KEYS if _one_letter_apart(plain, known)), None)
 

@@ -46,7 +46,7 @@ class Source:
         Raises:
             InputError: the file is not the one that was hashed.
         """
-        records = _stream(self.path, self.sha256)
+        records = _stream(self.path, self.sha256, known=True)
         if isinstance(self.chosen, range):  # all, in file order
             return records
         wanted = set(self.chosen)
@@ -58,10 +58,13 @@ class Source:
         return list(self.stream())
 
 
-def load_source(config: DataConfig) -> Source:
+def load_source(config: DataConfig, known: str | None = None) -> Source:
     """Find the records that `config` asks for, sampled if it says so, and read them through once.
 
     Of a large file that was read before, which its hash tells, the number of records and the keys are in the cache.
+
+    Args:
+        known: the hash of a file that a run exists of; its keys are not refused.
 
     Raises:
         InputError: no such file, a broken download, not JSON, a record that is none; by file and record.
@@ -75,11 +78,13 @@ def load_source(config: DataConfig) -> Source:
 
     def look() -> Arrays:
         unused: Counter[str] = Counter()
-        count = sum(1 for _ in _stream(path, sha256, unused=unused))
+        count = sum(1 for _ in _stream(path, sha256, unused=unused, known=sha256 == known))
         keys = json.dumps(dict(unused.most_common())).encode()
         return {"count": np.array([count]), "unused": np.frombuffer(keys, np.uint8)}
 
-    found = look() if is_small(path) else cached(f"look-{sha256[:32]}", look)
+    # What was counted although a key would be refused is not for a new run.
+    name = f"look-{'known-' if sha256 == known else ''}{sha256[:32]}"
+    found = look() if is_small(path) else cached(name, look)
     [records] = found["count"].tolist()
     unused: dict[str, int] = json.loads(found["unused"].tobytes())
     if config.sample is None:
@@ -146,10 +151,11 @@ def _stream(
     sha256: str | None = None,
     name: str | None = None,
     unused: Counter[str] | None = None,
+    known: bool = False,
 ) -> Iterator[Record]:
     """A file's records; with `sha256` given, its hash is compared at the end. Errors call the file `name`."""
     with path.open("rb") as file:
-        yield from stream_records(file, name or path, unused)
+        yield from stream_records(file, name or path, unused, known)
         file.seek(0)
         if sha256 not in (None, hashlib.file_digest(file, "sha256").hexdigest()):
             raise InputError(f"{path}: changed while it was read; start again")

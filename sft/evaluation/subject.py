@@ -80,7 +80,7 @@ def subject_of_run(folder: str | None, data_path: str | None = None) -> Subject:
         raise InputError(
             f"{data.path}: no such file; {run} was trained on it: give data.path=, where it is now"
         )
-    source = load_source(data)
+    source = load_source(data, past.data.sha256)
     if source.sha256 != past.data.sha256:
         what = (
             "not the file that {} was trained on"

@@ -21,11 +21,13 @@ Request = dict[str, Any]
 FORMS = ("json_schema", "json_object", "none")
 
 # What servers say that refuse a form, with one of these codes. llama-cpp-python sends 500, old versions of Ollama 400
-# ("cannot unmarshal object into Go struct field ChatRequest.format").
+# ("cannot unmarshal object into Go struct field ChatRequest.format"), OpenRouter 404 ("No endpoints found that can
+# handle the requested parameters").
 FORM_REFUSED = re.compile(
-    r"response_format|json_schema|json_object|\.format\b|for format|grammar|guided", re.IGNORECASE
+    r"response_format|json_schema|json_object|\.format\b|for format|grammar|guided|requested parameters",
+    re.IGNORECASE,
 )
-FORM_CODES = (400, 415, 422, 500, 501)
+FORM_CODES = (400, 404, 415, 422, 500, 501)
 
 
 @dataclass(frozen=True)

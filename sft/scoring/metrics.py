@@ -49,12 +49,17 @@ def exact_match(answer: str, expected: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    plain = " ".join(_composed(_composed(text).casefold()).split())
+    plain = " ".join(_caseless(text).split())
     return plain[:-1].rstrip() if plain.endswith(FULL_STOPS) else plain
 
 
 def _composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
+
+
+def _caseless(text: str) -> str:
+    """The text without case, in the same way for every metric that ignores it: "ß" is "ss", which `lower` leaves."""
+    return _composed(_composed(text).casefold())
 
 
 def spaced(text: str) -> str:
@@ -69,7 +74,8 @@ def _token_f1(answer: str, expected: str, exact: float) -> float:
     SQuAD knows the punctuation of ASCII alone. That of other scripts is taken out here, as MLQA does.
     """
     answer, expected = (
-        spaced(PUNCTUATION.sub("", SEPARATOR.sub(" ", text))) for text in (answer, expected)
+        spaced(PUNCTUATION.sub("", SEPARATOR.sub(" ", _caseless(text))))
+        for text in (answer, expected)
     )
     wordless = _squad(answer, "") == _squad(expected, "") == 1
     return exact if wordless else _squad(answer, expected)
@@ -93,7 +99,7 @@ def _rouge_l(answer: str, expected: str, exact: float) -> float:
 
 
 def _words(text: str) -> str:
-    return " ".join(WORD.findall(text.lower()))
+    return " ".join(WORD.findall(_caseless(text)))
 
 
 def chrf(answer: str, expected: str) -> float:

@@ -29,36 +29,34 @@ CHANGEABLE = {
 class Past:
     """The state in which a run's last checkpoint left it; the defaults describe a new run.
 
-    `checkpoint` is the file to resume from, `steps` the optimizer steps done, and `tracked` the
-    run's name in each tracker that keeps one.
+    `checkpoint` is the file to resume from, `steps` the optimizer steps done, `tracked` the run's
+    name in each tracker that keeps one, and `made_of` the hashes of the data and the weights that
+    the run began with.
     """
 
     checkpoint: Path | None = None
     steps: int = 0
     tracked: dict[str, str] = field(default_factory=dict)
+    made_of: dict[str, str] = field(default_factory=dict)
+
+    def check(self, folder: Path, made_of: dict[str, str]) -> None:
+        """Raise InputError if the run in `folder` began with other data or weights than now."""
+        for name, sha256 in made_of.items():
+            before = self.made_of[name]
+            if before != sha256:
+                remedy = "bring the old file back"
+                if name == "data":
+                    remedy = "give data.path=, where the old file is now"
+                raise InputError(
+                    f"resume: the {name} changed since {folder} began (sha256 {before[:12]}…, now "
+                    f"{sha256[:12]}…); {remedy}, or start a new run"
+                )
 
 
-def past_of(folder: Path, made_of: dict[str, str]) -> Past:
-    """Read the past of a run.
-
-    Args:
-        made_of: hashes of the present data and weights.
-
-    Raises:
-        InputError: there is no checkpoint, or the run began with other data or weights.
-    """
+def past_of(folder: Path) -> Past:
+    """Read the past of a run; raise InputError if there is no checkpoint."""
     path, past = read_newest(folder)
-    for name, sha256 in made_of.items():
-        before = past["made_of"][name]
-        if before != sha256:
-            remedy = "bring the old file back"
-            if name == "data":
-                remedy = "give data.path=, where the old file is now"
-            raise InputError(
-                f"resume: the {name} changed since {folder} began (sha256 {before[:12]}…, now "
-                f"{sha256[:12]}…); {remedy}, or start a new run"
-            )
-    return Past(path, past["global_step"], past["tracked"])
+    return Past(path, past["global_step"], past["tracked"], past["made_of"])
 
 
 def resumed_config(given: TrainConfig, overrides: list[str]) -> TrainConfig:

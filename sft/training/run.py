@@ -72,9 +72,11 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     precision = pick_precision(config.precision, device)
     keep_freed_memory()
 
+    past = past_of(folder) if config.resume else Past()
+
     # Load the data and the model it tunes. A split without records is refused before the weights
     # are read.
-    source = load_source(config.data)
+    source = load_source(config.data, past.made_of.get("data"))
     parts = split_rows(len(source.chosen), config.data.split)
     base = load_base(config, precision)
     data = load_data(config, source, parts, base, device)
@@ -82,7 +84,8 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     # Plan the steps, and find the place in the plan where a resumed run goes on.
     steps = total_steps(config, data, processes)
     made_of = {"data": source.sha256, "weights": base.sha256}
-    past = past_of(folder, made_of) if config.resume else Past()
+    if config.resume:
+        past.check(folder, made_of)
     nothing_left = past.steps >= steps
     if nothing_left and (folder / RUN_SUMMARY).exists():
         log.info(

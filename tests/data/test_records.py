@@ -252,6 +252,15 @@ def test_a_key_like_one_that_must_be_there(key: str) -> None:
     assert refused(text).startswith("record 1: ")
 
 
+def test_a_key_like_one_that_is_absent_is_counted_in_a_file_that_is_known() -> None:
+    with_key = WITH.replace("KEY", '"Input"')
+    text = f"[{A}, {with_key}]".encode()
+    counted: Counter[str] = Counter()
+    assert len(list(stream_records(BytesIO(text), "mine.json", counted, known=True))) == 2
+    assert len(parse_records(text, "mine.json", known=True)) == 2
+    assert counted == {"Input": 1}
+
+
 @pytest.mark.parametrize(
     "key",
     ["put", "out", "in", "context", "history", "text", "data_input", "", "categories", "i" * 99],

@@ -115,6 +115,24 @@ def test_keys_that_are_not_read_are_known_again(
         assert list(source.unused) == ["\ud800", "context"]
 
 
+@pytest.mark.parametrize("small", [1 << 20, 0], ids=["small", "large"])
+def test_a_key_like_one_that_is_absent_stops_new_runs_alone(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: int
+) -> None:
+    monkeypatch.setattr(sources, "SMALL", small)
+    path = tmp_path / "mine.json"
+    path.write_text('[{"instruction": "a", "Input": "b", "output": "c"}]')
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    for known in (None, "0" * 64, sha256, None):  # also after the cache knows the file
+        if known == sha256:
+            source = load_source(DataConfig("json", str(path)), known)
+            assert source.unused == {"Input": 1}
+            assert source.records == [Record("a", "", "c")]
+        else:
+            with pytest.raises(InputError, match=r"record 1: 'Input' is not read"):
+                load_source(DataConfig("json", str(path)), known)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -88,6 +89,20 @@ def test_a_base_with_other_weights(
     make_checkpoint(tmp_path / "base", seed=9)
     with pytest.raises(InputError, match=r"base: other weights than those that .*run began with"):
         subject_of_run(str(run_folder))
+
+
+def test_a_run_on_records_with_a_key_like_one_that_is_absent(run_folder: Path, data: Path) -> None:
+    records = json.loads(data.read_text())
+    data.write_text(
+        json.dumps([{"Category": record.pop("category", ""), **record} for record in records])
+    )
+    summary = json.loads((run_folder / "summary.json").read_text())
+    sha256 = hashlib.sha256(data.read_bytes()).hexdigest()
+    change(run_folder / "summary.json", data=summary["data"] | {"sha256": sha256})
+    subject = subject_of_run(str(run_folder))
+    assert subject.source.unused["Category"] == len(records)
+    with pytest.raises(InputError, match=r"'Category' is not read; rename it to 'category'"):
+        subject_of_checkpoint(of_checkpoint(run_folder / "model", data))
 
 
 def test_an_empty_split(run_folder: Path) -> None:

@@ -36,6 +36,16 @@ def test_exact_match_ignores_case_spacing_and_a_final_full_stop(
     assert score(answer, expected)["exact_match"] == float(same)
 
 
+@pytest.mark.parametrize(
+    ("answer", "expected"), [("STRASSE 5", "Straße 5"), ("ﬁn", "FIN"), ("ΣΟΦΟΣ", "σοφος")]
+)
+def test_words_are_without_case_as_in_exact_match(answer: str, expected: str) -> None:
+    scores = score(answer, expected)
+    assert [scores[name] for name in ("exact_match", "token_f1", "rouge_l")] == pytest.approx(
+        [1.0, 1.0, 1.0]
+    )
+
+
 def test_token_f1_by_hand() -> None:
     scores = score(
         "The cat sat!", "A cat sat down."
