@@ -1,14 +1,14 @@
-"""What several rooms' tests stand on: a tiny tokenizer and a tiny checkpoint, and no network."""
+"""Fixtures of several rooms' tests: a tiny tokenizer, a tiny checkpoint, train.py, no network."""
 
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
-os.environ["OMP_NUM_THREADS"] = (
-    "1"  # read when torch is, also by what tests start; small models only wait for threads
-)
+# huggingface_hub reads this when it is imported, and torch the number of threads, also in the
+# processes that tests start. A small model would only wait for its threads.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
 
 from pathlib import Path
 
@@ -23,15 +23,23 @@ from sft.gpt2.tokenizer import END, load_tokenizer
 
 ROOT = Path(__file__).parents[1]
 
-TEXT = """Below is an instruction that describes a task. Write a response that appropriately completes the request.
+# The merges are learned from this text. It has words, contractions, numbers, code, blanks, and
+# letters of several bytes.
+TEXT = """Below is an instruction that describes a task. \
+Write a response that appropriately completes the request.
 ### Instruction: What is the capital of France? ### Response: The capital of France is Paris.
-The chef cooks the meal every day. It's raining, isn't it? We'll see 12 birds, 34 fish and 1,234 trees.   def f(x):
+The chef cooks the meal every day. It's raining, isn't it? \
+We'll see 12 birds, 34 fish and 1,234 trees.   def f(x):
     return x  # aaaa bbbb abab hahaha naïve café 日本語 😀
 """
 
 
 def train_bpe(folder: Path, size: int = 400) -> Path:
-    """Write vocab.json and merges.txt of a byte-level BPE of `size` tokens, the last of which is the end token."""
+    """Write vocab.json and merges.txt of a byte-level BPE.
+
+    Args:
+        size: tokens of the vocabulary; the last is the end token.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -41,6 +49,9 @@ def train_bpe(folder: Path, size: int = 400) -> Path:
     )
     tokenizer.train_from_iterator([TEXT], trainer)
     tokenizer.add_special_tokens([END])
+
+    # Only the whole tokenizer knows its special tokens. A released vocab.json has the end token
+    # too, so it is written there.
     tokenizer.model.save(str(folder))
     vocab = (folder / "vocab.json").read_text(encoding="utf-8")
     end = f',"{END}":{tokenizer.token_to_id(END)}}}'
@@ -61,7 +72,7 @@ def tokenizer(bpe: Path) -> tiktoken.Encoding:
 
 @pytest.fixture(scope="session")
 def letters() -> tiktoken.Encoding:
-    """A tokenizer whose ids can be written down by hand: each byte is its own token, and 256 is the end token."""
+    """A tokenizer for ids written by hand: each byte is its own token, 256 is the end token."""
     bytes_alone = {bytes([byte]): byte for byte in range(256)}
     return tiktoken.Encoding(
         "letters", pat_str=r"[\s\S]", mergeable_ranks=bytes_alone, special_tokens={END: 256}
@@ -70,7 +81,7 @@ def letters() -> tiktoken.Encoding:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer: tiktoken.Encoding) -> Path:
-    """A random checkpoint of two layers, as `save_pretrained` writes it. Not to be changed: copy it."""
+    """A random checkpoint of two layers, as `save_pretrained` writes it. Tests change a copy."""
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
     torch.manual_seed(0)
     config = GPTConfig(
@@ -84,7 +95,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer: tiktoken.Enc
 
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """`python train.py *arguments` in this process, in an empty folder; it ends as the command does, by SystemExit."""
+    """`python train.py *arguments` in this process and an empty folder.
+
+    A refused or interrupted run raises SystemExit, as the command ends.
+    """
     from hydra.core.global_hydra import GlobalHydra
 
     import train
@@ -93,7 +107,9 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
     GlobalHydra.instance().clear()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "FULL_ERROR", False)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which run() changes
+
+    # `cli.run` sets these for the processes that it starts. They are put back after the test.
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setenv("SFT_ONE_LINE", "")
 
     def call(*arguments: str) -> None:
@@ -107,13 +123,12 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
 
 @pytest.fixture(autouse=True)
 def logs() -> Iterator[None]:
-    """What a run does to the logs ends with the test that made it."""
-    logs = [
-        logging.getLogger(name)
-        for name in ("sft", "lightning.pytorch", "lightning.fabric", "hydra")
-    ]
+    """Put back, after each test, what a run does to the logs."""
+    names = ("sft", "lightning.pytorch", "lightning.fabric", "hydra")
+    logs = [logging.getLogger(name) for name in names]
     before = [(log.handlers[:], log.level, log.propagate) for log in logs]
     yield
     for log, (handlers, level, propagate) in zip(logs, before, strict=True):
-        log.handlers[:], log.propagate = handlers, propagate
+        log.handlers[:] = handlers
+        log.propagate = propagate
         log.setLevel(level)

@@ -1,6 +1,6 @@
-"""Whatever a file holds, it is read, or refused in one line; never a traceback, and never something else's numbers.
+"""Damaged and arbitrary files: each is read as what it holds, or refused in one line.
 
-SFT_FUZZ=1000 tries so many of each; by default it is a few, and always the same.
+The tries are few and always the same. SFT_FUZZ=1000 makes it 1,000 of each, drawn each time.
 """
 
 import io
@@ -32,9 +32,8 @@ fuzz = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
-ANY_TEXT = st.text(
-    st.characters(codec=None, exclude_categories=[]), max_size=30
-)  # half surrogate pairs too
+# Half a surrogate pair is a character too.
+ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=[]), max_size=30)
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | ANY_TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(ANY_TEXT, inner, max_size=3),
@@ -48,7 +47,7 @@ NEAR_RECORD = st.dictionaries(
 
 
 def tried(read: Callable[[], T]) -> T | str:
-    """What it gives, or the line with which it is refused."""
+    """Return what `read` returns, or the line with which it is refused."""
     try:
         return read()
     except InputError as error:
@@ -60,7 +59,7 @@ def tried(read: Callable[[], T]) -> T | str:
 
 @st.composite
 def damaged(draw: st.DrawFn, content: bytes) -> bytes:
-    """The content after a few bytes were changed, taken away or put in; most often near its beginning."""
+    """Change, remove or insert a few bytes, most often near the beginning."""
     data = bytearray(content)
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, min(len(data), 200)) | st.integers(0, len(data)))
@@ -80,6 +79,7 @@ def damaged(draw: st.DrawFn, content: bytes) -> bytes:
 
 
 def records_of(content: bytes) -> list[Record] | str:
+    """Return the records, or the refusal, which must be the same for a stream."""
     whole = tried(lambda: parse_records(content, "f"))
     streamed = tried(lambda: list(stream_records(io.BytesIO(content), "f")))
     assert whole == streamed
@@ -88,48 +88,57 @@ def records_of(content: bytes) -> list[Record] | str:
 
 @fuzz
 @given(st.binary(max_size=300))
-def test_bytes_as_records(content: bytes) -> None:
+def test_any_bytes_are_read_or_refused_as_records(content: bytes) -> None:
     records_of(content)
 
 
 @fuzz
 @given(ANY_JSON | st.lists(NEAR_RECORD, max_size=4), st.booleans(), st.booleans(), st.booleans())
-def test_json_as_records(items: Any, lines: bool, bom: bool, ascii_only: bool) -> None:
+def test_any_json_is_read_or_refused_as_records(
+    items: Any, lines: bool, bom: bool, ascii_only: bool
+) -> None:
     if lines and isinstance(items, list):
         text = "\n".join(json.dumps(item, ensure_ascii=ascii_only) for item in items)
     else:
         text = json.dumps(items, ensure_ascii=ascii_only)
     found = records_of(b"\xef\xbb\xbf" * bom + text.encode("utf-8", errors="surrogatepass"))
-    if isinstance(found, list):
-        assert all(
-            isinstance(text, str)
-            for record in found
-            for text in (record.instruction, record.output)
-        )
-        assert not any(
-            0xD800 <= ord(sign) < 0xE000
-            for record in found
-            for sign in record.instruction + record.output
-        )
+    if isinstance(found, str):
+        return
+
+    # No half of a surrogate pair is left, which no tokenizer could encode.
+    for record in found:
+        for text in (record.instruction, record.input, record.output):
+            assert isinstance(text, str)
+            assert not any(0xD800 <= ord(character) < 0xE000 for character in text)
 
 
 @fuzz
 @given(st.data())
-def test_damaged_records(data: st.DataObject) -> None:
+def test_damaged_records_are_read_or_refused(data: st.DataObject) -> None:
     records = [{"instruction": f"Say {i} é", "input": "x" * i, "output": "ok"} for i in range(5)]
     records_of(data.draw(damaged(json.dumps(records, ensure_ascii=False).encode())))
 
 
-def test_ten_megabytes_in_one_text_and_keys_given_twice() -> None:
+def test_a_text_of_ten_megabytes_is_read() -> None:
     long = "long " * 2_000_000
     [record] = records_of(json.dumps([{"instruction": long, "output": "a"}]).encode())
     assert isinstance(record, Record)
     assert record.instruction == long
+
+
+def test_the_last_of_two_equal_keys_counts() -> None:
     [record] = records_of(b'[{"instruction": "one", "instruction": "two", "output": "b"}]')
     assert isinstance(record, Record)
     assert record.instruction == "two"
+
+
+def test_records_too_deep_are_refused() -> None:
     assert "nested too deeply" in str(records_of(b"[" * 200_000))
-    assert "no 'instruction'" in str(records_of(json.dumps([{"key" * 1_000_000: ""}]).encode()))
+
+
+def test_a_huge_unknown_key_is_refused_in_a_short_line() -> None:
+    content = json.dumps([{"key" * 1_000_000: ""}]).encode()
+    assert "'instruction'" in str(records_of(content))
 
 
 # Checkpoints
@@ -142,7 +151,9 @@ def model(checkpoint: Path, tmp_path: Path) -> Path:
 
 @fuzz
 @given(data=st.data(), name=st.sampled_from(["vocab.json", "merges.txt"]))
-def test_damaged_tokenizers(model: Path, checkpoint: Path, data: st.DataObject, name: str) -> None:
+def test_a_damaged_tokenizer_is_refused_or_still_decodes(
+    model: Path, checkpoint: Path, data: st.DataObject, name: str
+) -> None:
     (model / name).write_bytes(data.draw(damaged((checkpoint / name).read_bytes())))
     found = tried(lambda: load_tokenizer(model))
     shutil.copy(checkpoint / name, model / name)
@@ -153,7 +164,9 @@ def test_damaged_tokenizers(model: Path, checkpoint: Path, data: st.DataObject, 
 
 @fuzz
 @given(data=st.data())
-def test_any_config(model: Path, checkpoint: Path, data: st.DataObject) -> None:
+def test_any_config_is_refused_or_still_has_the_shape(
+    model: Path, checkpoint: Path, data: st.DataObject
+) -> None:
     config = json.loads((checkpoint / "config.json").read_text())
     keys = st.sampled_from([*config, "x"])
     changed = config | data.draw(st.dictionaries(keys, ANY_JSON, min_size=1, max_size=2))
@@ -170,7 +183,7 @@ def test_any_config(model: Path, checkpoint: Path, data: st.DataObject) -> None:
     ["[" * 100_000, '{"n_layer": ' * 100_000, "1" * 10_000, "x" * 10_000_000],
     ids=["arrays", "objects", "digits", "text"],
 )
-def test_what_is_too_deep_or_too_long(model: Path, content: str) -> None:
+def test_files_too_deep_or_too_long_are_refused_by_name(model: Path, content: str) -> None:
     json_files = ("config.json", "vocab.json", "tokenizer_config.json", "adapter_config.json")
     for name in (*json_files, "merges.txt", "model.safetensors", "model.safetensors.index.json"):
         before = (model / name).read_bytes() if (model / name).exists() else None
@@ -183,8 +196,10 @@ def test_what_is_too_deep_or_too_long(model: Path, content: str) -> None:
 
 @fuzz
 @given(data=st.data())
-def test_damaged_weights(model: Path, checkpoint: Path, data: st.DataObject) -> None:
-    """The header lies first; what is read in spite of a change there must be what was written."""
+def test_a_damaged_header_never_gives_other_weights(
+    model: Path, checkpoint: Path, data: st.DataObject
+) -> None:
+    # The file begins with 8 bytes of the header's size, then the header.
     whole = (checkpoint / "model.safetensors").read_bytes()
     size = 8 + int.from_bytes(whole[:8], "little")
     (model / "model.safetensors").write_bytes(data.draw(damaged(whole[:size])) + whole[size:])
@@ -199,7 +214,8 @@ def test_damaged_weights(model: Path, checkpoint: Path, data: st.DataObject) -> 
 
 @fuzz
 @given(data=st.data())
-def test_damaged_run_checkpoints(tmp_path: Path, data: st.DataObject) -> None:
+def test_any_damage_to_a_run_checkpoint_is_found(tmp_path: Path, data: st.DataObject) -> None:
+    # Without the older one of the two checkpoints, there is nothing to fall back on.
     content = {key: {} for key in NEEDED} | {"global_step": 3, "weights": torch.arange(50.0)}
     CheckpointFiles().save_checkpoint(content, last(tmp_path))
     last(tmp_path).with_name("last-1.ckpt").unlink(missing_ok=True)
@@ -208,5 +224,7 @@ def test_damaged_run_checkpoints(tmp_path: Path, data: st.DataObject) -> None:
     last(tmp_path).write_bytes(changed)
     found = tried(lambda: read_newest(tmp_path))
     assert isinstance(found, str) == (changed != whole)
+
+    # Without its hash, damage may go unnoticed, but still ends in no traceback.
     last(tmp_path).with_name("last.ckpt.sha256").unlink()
     tried(lambda: read_newest(tmp_path))

@@ -62,8 +62,6 @@ def test_keys_have_their_defaults(door: str) -> None:
     recorded, now = RECORDED["settings"][door], surface.settings(door)
     for choice, differing in recorded.items():
         expected = recorded[""] | differing
-        for key in surface.UNSETTLED.get(choice, ()):
-            expected.pop(key, None)
         assert lost(expected, now.get(choice, {})) == [], f"{door}.py {choice}"
 
 

@@ -1,12 +1,13 @@
-"""What this project takes beside transformers, TRL and the book's code, on this machine: `make bench`.
+"""This project measured against transformers, TRL and the book's code, on this machine.
 
-Training, answering, tokenising, starting, loading; one table, which is also written as Markdown. The machine should
-have nothing else to do. The three are installed by `make bench`.
+`make bench` installs the three and runs this file on a machine that should have nothing else to do.
+Training, answering, tokenising, starting and loading fill one table, which is written as Markdown.
 """
 
 import argparse
 import os
 import platform
+import re
 import tempfile
 import time
 from functools import partial
@@ -34,18 +35,13 @@ INSTRUCTIONS = Path(__file__).parents[2] / "conf" / "data" / "instructions.yaml"
 
 
 def machine(device: str) -> str:
-    """The machine and the versions, in a line."""
+    """Return one line that names the machine and the versions."""
     cpu = platform.processor() or platform.machine()
+
+    # On Linux the line `model name` is more precise. On ARM there is no such line.
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        cpu = next(
-            (
-                line.partition(": ")[2]
-                for line in info.read_text().splitlines()
-                if "model name" in line
-            ),
-            cpu,
-        )
+    if info.exists() and (names := re.findall(r"model name\s*: (.*)", info.read_text())):
+        cpu = names[0]
     chip = torch.cuda.get_device_name() if device == "cuda" else f"{cpu}, {os.cpu_count()} CPUs"
     packages = ", ".join(
         f"{name} {version(name)}" for name in ("torch", "transformers", "trl", "llms-from-scratch")
@@ -53,48 +49,47 @@ def machine(device: str) -> str:
     return f"{chip}; Python {platform.python_version()}, {packages}; {time.strftime('%Y-%m-%d')}"
 
 
-def others(vocabulary: Path, records: int, size: str) -> list[Row]:
-    """What there is no other project's number for."""
+def alone(vocabulary: Path, records: int, size: str) -> list[Row]:
+    """Return the rows in which only this project is measured."""
+    rows: list[Row] = []
+
+    def add(what: str, found: str) -> None:
+        rows.append((what, {"Ours": found}))
+
+    # The first start finds the cache empty, the second finds it filled.
     with tempfile.TemporaryDirectory() as place:
-        path, cache = Path(place) / "records.json", Path(place) / "cache"
+        path = Path(place) / "records.json"
         data.write_records(path, records)
-        first, second = (
-            data.in_own_process(partial(data.start, path, vocabulary, cache)) for _ in range(2)
-        )
-    loaded, saved = start.load(size, vocabulary), start.save("small")
-    beside = f"{loaded.beside:.2f} times as long"
-    return [
-        (f"tokenising {records:,} records", {"Ours": f"{first.load:.1f} s"}),
-        ("the same at the next start", {"Ours": f"{second.load:.2f} s"}),
-        ("planning their epoch", {"Ours": f"{second.plan:.2f} s"}),
-        (
-            "from the command to the first step of gpt2-nano",
-            {"Ours": f"{start.first_step():.1f} s"},
-        ),
-        (f"loading gpt2-{size}, {loaded.size / 1e9:.1f} GB", {"Ours": f"{loaded.seconds:.1f} s"}),
-        *(
-            [("the same beside reading its file into memory", {"Ours": beside})]
-            if start.CAN_FORGET
-            else []
-        ),
-        ("its peak memory beside its file", {"Ours": f"{loaded.peak / loaded.size:.2f}×"}),
-        (
-            f"writing a checkpoint of gpt2-small, {saved.size / 1e9:.1f} GB",
-            {"Ours": f"{saved.seconds:.1f} s"},
-        ),
-        (
-            "the same beside writing its bytes to the disk",
-            {"Ours": f"{saved.beside:.2f} times as long"},
-        ),
-    ]
+        begin = partial(data.start, path, vocabulary, Path(place) / "cache")
+        first = data.in_own_process(begin)
+        second = data.in_own_process(begin)
+    add(f"tokenising {records:,} records", f"{first.load:.1f} s")
+    add("the same at the next start", f"{second.load:.2f} s")
+    add("planning their epoch", f"{second.plan:.2f} s")
+    add("from the command to the first step of gpt2-nano", f"{start.first_step():.1f} s")
+
+    loaded = start.load(size, vocabulary)
+    add(f"loading gpt2-{size}, {loaded.size / 1e9:.1f} GB", f"{loaded.seconds:.1f} s")
+    if start.CAN_FORGET:
+        add("the same beside reading its file into memory", times_as_long(loaded.beside))
+    add("its peak memory beside its file", f"{loaded.peak / loaded.size:.2f}×")
+
+    saved = start.save("small")
+    size_of_saved = f"{saved.size / 1e9:.1f} GB"
+    add(f"writing a checkpoint of gpt2-small, {size_of_saved}", f"{saved.seconds:.1f} s")
+    add("the same beside writing its bytes to the disk", times_as_long(saved.beside))
+    return rows
+
+
+def times_as_long(ratio: float) -> str:
+    return f"{ratio:.2f} times as long"
 
 
 def table(rows: list[Row]) -> str:
+    """Return the rows as Markdown, with a column for each contestant."""
     lines = ["| | " + " | ".join(NAMES.values()) + " |", "|---|" + "---|" * len(NAMES)]
-    lines += [
-        f"| {what} | " + " | ".join(cells.get(name, "") for name in NAMES) + " |"
-        for what, cells in rows
-    ]
+    for what, cells in rows:
+        lines.append(f"| {what} | " + " | ".join(cells.get(name, "") for name in NAMES) + " |")
     return "\n".join(lines)
 
 
@@ -115,25 +110,28 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("build/bench.md"), help="(%(default)s)")
     args = parser.parse_args()
+
+    # The data.
     vocabulary = args.vocabulary or data.fetched_vocabulary()
-    url = yaml.safe_load(INSTRUCTIONS.read_text())["url"]
-    given = (
-        DataConfig(source="json", path=args.records)
-        if args.records
-        else DataConfig("instructions", url=url)
-    )
+    if args.records:
+        given = DataConfig("json", path=args.records)
+    else:
+        given = DataConfig("instructions", url=yaml.safe_load(INSTRUCTIONS.read_text())["url"])
+
+    # The contestants.
     device = pick_device("auto")
     low = pick_precision("auto", device) == "bf16-mixed"
     trials = QUICK if args.quick else FULL
     trials = trials._replace(rounds=args.rounds or trials.rounds)
     shape = f"gpt2-{args.size}'s shape, {'bf16' if low else 'fp32'} (the book's code: fp32)"
     rows = measure(args.size, load_source(given), vocabulary, device, low, trials)
+
+    # This project alone takes another while, so what was measured is written before it.
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    for part in (list, partial(others, vocabulary, 52_000, "medium" if args.quick else "xl")):
-        rows += (
-            part()
-        )  # what others do not have comes last, and what was measured before is written by then
-        args.out.write_text(f"{table(rows)}\n\n{shape}. {machine(device)}.\n", encoding="utf-8")
+    below = f"{shape}. {machine(device)}."
+    args.out.write_text(f"{table(rows)}\n\n{below}\n", encoding="utf-8")
+    rows += alone(vocabulary, 52_000, "medium" if args.quick else "xl")
+    args.out.write_text(f"{table(rows)}\n\n{below}\n", encoding="utf-8")
     print(args.out.read_text(encoding="utf-8"))
 
 

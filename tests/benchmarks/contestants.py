@@ -1,8 +1,8 @@
-"""This project, transformers, TRL and the book's code, each training and answering as its users would have it do.
+"""This project, transformers, TRL and the book's code, each as its users would call it.
 
-All of them get the same checkpoint and the same token ids, in the same order. Training: AdamW, lr 5e-5, weight decay
-0.1, no dropout, the loss over the whole text. Each runs in a process of its own (`apart`), which does nothing while
-another one is measured.
+All of them get the same checkpoint and the same token ids, in the same order. They train with
+AdamW, lr 5e-5, weight decay 0.1, no dropout, and the loss over the whole text. Each runs in a
+process of its own (`apart`), which does nothing while another one is measured.
 """
 
 import gc
@@ -19,36 +19,43 @@ import torch
 
 from tests.benchmarks import data
 
-Text = tuple[int, list[int]]  # how many of the tokens are the prompt; prompt, answer and end token
+# How many of the tokens are the prompt, and the tokens of prompt, answer and end.
+Text = tuple[int, list[int]]
 IGNORE_INDEX = -100
 
 
 class Contestant(ABC):
-    """What trains the checkpoint. Making a batch, a thousandth of a step, is measured where it is part of the loop.
+    """Code that trains the checkpoint.
+
+    Making a batch takes a thousandth of a step. It is measured where it is part of the loop.
 
     Args:
         folder: the checkpoint.
-        low: bf16 where the contestant's users would have it, else fp32.
+        low: use bf16 where the contestant's users would, else fp32.
     """
 
     def __init__(self, folder: Path, device: str, low: bool) -> None:
-        self.folder, self.device, self.low = folder, device, low
+        self.folder = folder
+        self.device = device
+        self.low = low
         self.context = torch.autocast(device, torch.bfloat16, enabled=low)
-        self.losses: list[float] = []  # of each step, before its update
+        # The loss of each step of the last `train`, before its update.
+        self.losses: list[float] = []
 
     @abstractmethod
     def train(self, batches: Sequence[Sequence[Text]], masked: bool = False) -> list[float]:
-        """The seconds of an optimizer step on each batch.
+        """Return the seconds of an optimizer step on each batch.
 
         Args:
-            masked: learn the answers alone.
+            masked: learn only the answers.
         """
 
     def timed(
         self, step: Callable[[Sequence[Text]], torch.Tensor], batches: Sequence[Sequence[Text]]
     ) -> list[float]:
-        """The seconds of `step`, which gives its loss, on each batch."""
-        self.losses, seconds = [], []
+        """Return the seconds of `step`, which returns its loss, on each batch."""
+        self.losses = []
+        seconds = []
         for texts in batches:
             start = self.synchronised()
             self.losses.append(step(texts).item())
@@ -56,23 +63,29 @@ class Contestant(ABC):
         return seconds
 
     def synchronised(self) -> float:
+        """Return the time at which the device has done all its work."""
         if self.device == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
 
     def peak(self) -> int:
-        """The most memory that this process has held so far: on the GPU where there is one; in bytes."""
+        """Return the most bytes that this process has held so far, on the GPU if there is one."""
         if self.device == "cuda":
             return torch.cuda.max_memory_allocated()
         return data.peak()
 
 
 class Answerer(Contestant):
-    """What also answers, with code of its own."""
+    """Code that also answers."""
 
     @abstractmethod
     def answer(self, prompts: Sequence[list[int]], lengths: Sequence[int], together: int) -> float:
-        """The seconds that it takes to answer the prompts with so many tokens each, at most `together` at a time."""
+        """Return the seconds that answering takes.
+
+        Args:
+            lengths: the number of tokens of each answer.
+            together: the most prompts at a time.
+        """
 
 
 class Ours(Answerer):
@@ -88,7 +101,7 @@ class Ours(Answerer):
 
     def batch(self, texts: Sequence[Text], masked: bool) -> Any:
         from sft.data.dataset import Batch
-        from sft.device import row_multiple
+        from sft.gpt2.fast import row_multiple
 
         sizes = [len(tokens) - 1 for _, tokens in texts]
         multiple = row_multiple(self.device)
@@ -108,15 +121,18 @@ class Ours(Answerer):
         from sft.training.module import InstructionTuner
         from sft.training.trainer import make_trainer
 
-        gc.collect()  # the optimizer of the call before: Lightning's objects hold each other
-        clock, starts, losses = self.synchronised, [], []
+        # Lightning's objects hold each other, and with them the optimizer of the call before.
+        gc.collect()
+        clock = self.synchronised
+        seconds = []
+        losses = []
 
         class Clock(Callback):
             def on_train_batch_start(self, *arguments: Any) -> None:
-                starts.append(clock())
+                seconds.append(clock())
 
             def on_train_batch_end(self, trainer: Any, module: Any, *arguments: Any) -> None:
-                starts[-1] = clock() - starts[-1]
+                seconds[-1] = clock() - seconds[-1]
                 losses.append(module.step_loss)
 
         values = {
@@ -132,11 +148,10 @@ class Ours(Answerer):
         precision: Any = "bf16-mixed" if self.low else "32-true"
         trainer = make_trainer(config, 1, self.device, precision, [Clock()], logger=False)
         trainer.progress_bar_callback.disable()
-        trainer.fit(
-            module, DataLoader([self.batch(texts, masked) for texts in batches], batch_size=None)
-        )
+        made = [self.batch(texts, masked) for texts in batches]
+        trainer.fit(module, DataLoader(made, batch_size=None))
         self.losses = losses
-        return starts
+        return seconds
 
     def answer(self, prompts: Sequence[list[int]], lengths: Sequence[int], together: int) -> float:
         from sft.checkpoint.folder import load_pretrained
@@ -182,7 +197,10 @@ class Transformers(Answerer):
         return self.timed(step, batches)
 
     def answer(self, prompts: Sequence[list[int]], lengths: Sequence[int], together: int) -> float:
-        """In batches as they come, padded on the left; a batch ends with its longest answer."""
+        """Answer in batches as they come, padded on the left.
+
+        A batch ends with its longest answer.
+        """
         from transformers import GPT2LMHeadModel
 
         if not hasattr(self, "decoding"):
@@ -192,31 +210,39 @@ class Transformers(Answerer):
             )
         start = self.synchronised()
         for i in range(0, len(prompts), together):
-            few, longest = prompts[i : i + together], max(lengths[i : i + together])
+            few = prompts[i : i + together]
+            longest = max(lengths[i : i + together])
             width = max(map(len, few))
-            ids = torch.tensor([[0] * (width - len(p)) + p for p in few], device=self.device)
-            mask = torch.tensor(
-                [[0] * (width - len(p)) + [1] * len(p) for p in few], device=self.device
-            )
+            ids = torch.zeros(len(few), width, dtype=torch.long)
+            mask = torch.zeros_like(ids)
+            for row, prompt in enumerate(few):
+                ids[row, width - len(prompt) :] = torch.tensor(prompt)
+                mask[row, width - len(prompt) :] = 1
             options = {
                 "max_new_tokens": longest,
                 "min_new_tokens": longest,
                 "do_sample": False,
                 "pad_token_id": 0,
             }
-            self.decoding.generate(ids, attention_mask=mask, **options)
+            self.decoding.generate(
+                ids.to(self.device), attention_mask=mask.to(self.device), **options
+            )
         return self.synchronised() - start
 
 
 class TRL(Contestant):
-    """SFTTrainer, on token ids; it answers with transformers' `generate`, so it is measured in training alone."""
+    """SFTTrainer, on token ids.
+
+    It answers with transformers' `generate`, so only its training is measured.
+    """
 
     def train(self, batches: Sequence[Sequence[Text]], masked: bool = False) -> list[float]:
         from datasets import Dataset
         from transformers import AutoTokenizer, GPT2LMHeadModel, TrainerCallback
         from trl import SFTConfig, SFTTrainer
 
-        clock, seconds = self.synchronised, []
+        clock = self.synchronised
+        seconds = []
 
         class Clock(TrainerCallback):
             def on_step_begin(self, *arguments: Any, **more: Any) -> None:
@@ -266,7 +292,10 @@ class TRL(Contestant):
 
 
 class Book(Answerer):
-    """Chapter 7 of "Build a Large Language Model (From Scratch)": fp32, AdamW as it is written there, no cache."""
+    """Chapter 7 of "Build a Large Language Model (From Scratch)".
+
+    It trains in fp32 with the AdamW written there, and answers without a cache.
+    """
 
     def __init__(self, folder: Path, device: str, low: bool) -> None:
         from llms_from_scratch.ch04 import GPTModel
@@ -325,19 +354,19 @@ class Book(Answerer):
 def padded(
     rows: Sequence[Sequence[int]], value: int = IGNORE_INDEX, multiple: int = 1
 ) -> torch.Tensor:
-    """(B, T), with `value` on the right."""
+    """Return the rows as (B, T), with `value` on the right."""
     width = -(-max(map(len, rows)) // multiple) * multiple
     return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
 
 
 def learned(text: Text, masked: bool) -> list[int]:
-    """A text's labels, not shifted."""
+    """Return a text's labels, not shifted."""
     prompt, tokens = text
     return [IGNORE_INDEX] * prompt + tokens[prompt:] if masked else tokens
 
 
 def as_released(model: Any) -> dict[str, Any]:
-    """A GPT's weights in the layout of OpenAI's release, which the book's code reads."""
+    """Return a GPT's weights in the layout of OpenAI's release, which the book's code reads."""
     params: dict[str, Any] = {"blocks": [{} for _ in model.h]}
     for name, tensor in model.state_dict().items():
         array = tensor.numpy()
@@ -355,10 +384,11 @@ def as_released(model: Any) -> dict[str, Any]:
     return params
 
 
-# A process for each
+# Each contestant has a process of its own
 
 
 def _serve(connection: Connection, kind: type[Contestant], arguments: tuple[Any, ...]) -> None:
+    """Make a contestant, say so by sending None, and answer what `Apart` asks."""
     contestant = kind(*arguments)
     connection.send(None)
     while True:
@@ -368,7 +398,7 @@ def _serve(connection: Connection, kind: type[Contestant], arguments: tuple[Any,
 
 
 class Apart:
-    """A contestant in another process: `ask("train", batches)` gives what its method gives."""
+    """A contestant in another process: `ask("train", batches)` returns what its method returns."""
 
     def __init__(self, kind: type[Contestant], *arguments: Any) -> None:
         self._connection, there = multiprocessing.Pipe()
@@ -389,7 +419,7 @@ class Apart:
 
 @contextmanager
 def apart(kinds: Sequence[type[Contestant]], *arguments: Any) -> Iterator[dict[str, Apart]]:
-    """The contestants, by name, each in a process of its own."""
+    """Start the contestants, each in a process of its own; the result is by name."""
     found = {kind.__name__: Apart(kind, *arguments) for kind in kinds}
     try:
         yield found

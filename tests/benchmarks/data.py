@@ -1,9 +1,10 @@
-"""What the data costs: seconds to tokenise it, to start again with it and to plan an epoch, and its memory.
+"""What the data costs: the time to tokenise it, to start again and to plan an epoch; its memory.
 
-python -m tests.benchmarks.data --records 52000 1000000      (a million takes a few minutes and 1.5 GB of disk)
+    python -m tests.benchmarks.data --records 52000 1000000
 
-The records are made up, as long as Alpaca's: about 65 tokens of question and 65 of answer, under the Alpaca prompt.
-Each line of the table is a process of its own; the first start finds the cache empty, the second finds it filled.
+A million records take a few minutes and 1.5 GB of disk. The records are made up, as long as
+Alpaca's: about 65 tokens of question and 65 of answer, under the Alpaca prompt. Each line of the
+table is a process of its own. The first start finds the cache empty, the second finds it filled.
 Memory is the peak of the process above its peak before the data, mapped pages included.
 """
 
@@ -18,7 +19,7 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from itertools import islice, pairwise
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,10 +36,20 @@ from sft.prompts import PROMPTS
 
 GPT2 = "openai-community/gpt2"
 MIB = 1 << 20
+COLUMNS = (
+    "",
+    "tokens",
+    "load, s",
+    "tokens/s",
+    "plan an epoch, s",
+    "2,000 batches of 8, s",
+    "memory, MiB",
+    "on disk, MiB",
+)
 
 
 def write_records(path: Path, count: int) -> None:
-    """A JSON array; the words are those of the embedded records."""
+    """Write a JSON array of records, in the words of the embedded ones."""
     draw = random.Random(0)
     words = " ".join(record.output for record in load_source(DataConfig()).records).split()
 
@@ -56,48 +67,69 @@ def write_records(path: Path, count: int) -> None:
 
 
 def peak() -> int:
-    """The most memory that this process had, in bytes."""
+    """Return the most bytes that this process has held."""
+    # The number of getrusage(2) includes what the parent held before this process began.
     status = Path("/proc/self/status")
-    if (
-        status.exists()
-    ):  # what getrusage(2) says includes what the parent had before this process began
+    if status.exists():
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
         return int(lines["VmHWM"].split()[0]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
+    return rusage_bytes(resource.RUSAGE_SELF)
+
+
+def rusage_bytes(who: int) -> int:
+    """Return the peak that getrusage(2) knows. macOS gives it in bytes, others in KiB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(who).ru_maxrss * unit
 
 
 def start(path: Path, vocabulary: Path, cache: Path) -> SimpleNamespace:
-    """What train.py does with the data, in seconds, and in bytes above what there was before."""
+    """Do what train.py does with the data.
+
+    Returns:
+        The seconds of each part, the tokens, and the bytes above what was held before.
+    """
     os.environ["SFT_CACHE"] = str(cache)
-    tokenizer, before = load_tokenizer(vocabulary), peak()
+    tokenizer = load_tokenizer(vocabulary)
+    before = peak()
+
+    # Load: read, tokenise, count.
     clock = [time.perf_counter()]
     source = load_source(DataConfig(source="json", path=str(path)))
     parts = split_rows(len(source.chosen), [0.85, 0.1, 0.05])
     splits = load_splits(source, parts, PROMPTS["alpaca"], tokenizer, None, 1024, mask_prompt=False)
     numbers = overview(splits)
     clock.append(time.perf_counter())
+
+    # Plan an epoch.
     examples = splits["train"].examples
     plan = Plan(len(examples), 8, shuffle=True, lengths=examples.lengths()).micro_batches(0, 0)
     clock.append(time.perf_counter())
-    for _ in islice(map(PlannedBatches(examples, plan).__getitem__, range(len(plan))), 2000):
-        pass
+
+    # Make its first batches.
+    batches = PlannedBatches(examples, plan)
+    for i in range(min(2000, len(plan))):
+        batches[i]
     clock.append(time.perf_counter())
-    seconds = [after - before for before, after in pairwise(clock)]
-    tokens = sum(row["tokens"] for row in numbers.values())
+
+    load, planned, made = (end - begin for begin, end in pairwise(clock))
     return SimpleNamespace(
-        tokens=tokens, load=seconds[0], plan=seconds[1], batches=seconds[2], memory=peak() - before
+        tokens=sum(row["tokens"] for row in numbers.values()),
+        load=load,
+        plan=planned,
+        batches=made,
+        memory=peak() - before,
     )
 
 
 def fetched_vocabulary() -> Path:
-    """The folder of GPT-2's, by the hub."""
-    vocabulary, _ = (hub.fetch(GPT2, name, hub.PINNED[GPT2]) for name in (hub.VOCAB, hub.MERGES))
-    return vocabulary.parent
+    """Fetch GPT-2's vocab.json and merges.txt from the hub, and return their folder."""
+    commit = hub.PINNED[GPT2]
+    hub.fetch(GPT2, hub.MERGES, commit)
+    return hub.fetch(GPT2, hub.VOCAB, commit).parent
 
 
 def in_own_process(work: partial[SimpleNamespace]) -> SimpleNamespace:
+    """Return what the call returns in a new process, whose peak memory is its own."""
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         return process.submit(work).result()
 
@@ -116,36 +148,29 @@ def main() -> None:
     )
     args = parser.parse_args()
     vocabulary = args.vocabulary or fetched_vocabulary()
-    print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, {time.strftime('%Y-%m-%d')}\n"
-    )
-    print(
-        "| | tokens | load, s | tokens/s | plan an epoch, s | 2,000 batches of 8, s | memory, MiB | on disk, MiB |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    chip = platform.processor() or platform.machine()
+    print(f"{chip}, {os.cpu_count()} CPUs, {time.strftime('%Y-%m-%d')}\n")
+    print(f"| {' | '.join(COLUMNS)} |")
+    print("|---" * len(COLUMNS) + "|")
     for count in args.records:
         with tempfile.TemporaryDirectory() as folder:
-            path, cache = Path(folder) / "records.json", Path(folder) / "cache"
+            path = Path(folder) / "records.json"
+            cache = Path(folder) / "cache"
             write_records(path, count)
             for name in ("first", "second"):
                 found = in_own_process(partial(start, path, vocabulary, cache))
                 disk = sum(file.stat().st_size for file in cache.rglob("*.safetensors"))
-                cells = [
+                cells = (
                     f"{count:,} records, {name} start",
                     f"{found.tokens:,}",
                     f"{found.load:.2f}",
-                ]
-                cells += [
                     f"{found.tokens / found.load:,.0f}",
                     f"{found.plan:.2f}",
                     f"{found.batches:.2f}",
-                ]
-                print(
-                    "|",
-                    " | ".join([*cells, f"{found.memory / MIB:,.0f}", f"{disk / MIB:,.0f}"]),
-                    "|",
-                    flush=True,
+                    f"{found.memory / MIB:,.0f}",
+                    f"{disk / MIB:,.0f}",
                 )
+                print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Memory of one LoRA step on the shape of the largest GPT-2: random weights, and train.py itself, as a user calls it.
+"""Memory of one LoRA step of train.py on the shape of the largest GPT-2, with random weights.
 
-python -m tests.benchmarks.lora_memory      (`make bench-lora` does the same; it wants 13 GB on the disk)
+    python -m tests.benchmarks.lora_memory
 
-The peak is of the whole process, from its start to the merged `model/` that it leaves. Beside it stands what a GPU
-would hold, computed by sft.training.memory; to which CUDA adds its own half GiB or so.
+`make bench-lora` does the same. It needs 13 GB on the disk. The peak is that of the whole process,
+from its start to the merged `model/` that it leaves. The number for a GPU is computed by
+sft/training/estimate.py. CUDA adds about half a GiB of its own.
 """
 
 import argparse
@@ -24,32 +25,37 @@ from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT, GPTConfig
 from sft.prompts import PROMPTS
 from sft.training.estimate import Shape, batch_bytes, weight_bytes
+from tests.benchmarks.data import rusage_bytes
 
+GIB = 1 << 30
 ROOT = Path(__file__).parents[2]
 XL = GPTConfig(n_layer=48, n_head=25, n_embd=1600)
-SETTINGS = "model.allow_untrained=true lora=default data.sample=40 max_steps=1 eval.every=0 eval.batches=1 "
-SETTINGS += "eval.sample=false device=cpu precision=bf16-mixed"
+SETTINGS = [
+    *("model.allow_untrained=true", "lora=default", "data.sample=40", "max_steps=1"),
+    *("eval.every=0", "eval.batches=1", "eval.sample=false"),
+    *("device=cpu", "precision=bf16-mixed"),
+]
 
 
 def random_model(config: GPTConfig) -> GPT:
-    """All matrices are views of one pool of random numbers, so that the model itself takes next to nothing."""
+    """Make a model that takes almost no memory: its matrices share one pool of random numbers."""
     model = weights.skeleton(config)
     pool = torch.randn(config.vocab_size * config.n_embd) * 0.02
-    state = {
-        name: pool[: tensor.numel()].view(tensor.shape)
-        for name, tensor in model.state_dict().items()
-    }
-    state |= {
-        name: torch.ones_like(tensor)
-        for name, tensor in state.items()
-        if ".ln_" in name and "weight" in name
-    }
+    state = {}
+    for name, tensor in model.state_dict().items():
+        state[name] = pool[: tensor.numel()].view(tensor.shape)
+        if ".ln_" in name and "weight" in name:
+            state[name] = torch.ones(tensor.shape)
     model.load_state_dict(state, assign=True)
     return model
 
 
 def on_a_gpu(checkpoint: Path, batch_size: int) -> tuple[int, int]:
-    """Bytes of the parameters with what trains the adapter, and of what the backward pass keeps."""
+    """Compute the bytes that a GPU would hold.
+
+    Returns:
+        The parameters with what trains the adapter, and what the backward pass keeps.
+    """
     loaded = load_pretrained(checkpoint, device="meta", linear_dtype=torch.bfloat16)
     add_lora(loaded.model, LoraConfig())
     examples = encode(
@@ -80,20 +86,16 @@ def main() -> None:
             f"hydra.run.dir={place / 'run'}",
             f"batch_size={args.batch_size}",
         ]
-        subprocess.run(
-            [sys.executable, ROOT / "train.py", *SETTINGS.split(), *names], cwd=place, check=True
-        )
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (
-            1 if sys.platform == "darwin" else 1024
-        )
-        parts = on_a_gpu(place / "xl", args.batch_size)
-    gib = [part / 2**30 for part in parts]
+        command = [sys.executable, ROOT / "train.py", *SETTINGS, *names]
+        subprocess.run(command, cwd=place, check=True)
+        peak = rusage_bytes(resource.RUSAGE_CHILDREN) / GIB
+        kept, batch = (part / GIB for part in on_a_gpu(place / "xl", args.batch_size))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    print(f"\n{parameters:,} parameters, {args.batch_size} records in the step")
+    print(f"host: {peak:.1f} GiB at the peak of the process, measured")
     print(
-        f"\n{sum(p.numel() for p in model.parameters()):,} parameters, {args.batch_size} records in the step"
-    )
-    print(f"host: {peak / 2**30:.1f} GiB at the peak of the process, measured")
-    print(
-        f"GPU:  {sum(gib):.1f} GiB, computed: {gib[0]:.1f} weights and what trains them, {gib[1]:.1f} the batch"
+        f"GPU:  {kept + batch:.1f} GiB, computed: {kept:.1f} weights and what trains them, "
+        f"{batch:.1f} the batch"
     )
 
 

@@ -1,10 +1,11 @@
 """Memory that training takes, by size of the model: a table, as Markdown.
 
-python -m tests.benchmarks.memory --measure small medium
+    python -m tests.benchmarks.memory --measure small medium
 
-Computed by sft.training.memory, for a GPU with bf16, whose own needs (CUDA, and memory in pieces) are taken as 1 GiB of
-each limit. What is measured is the peak of a process with this machine's CPU, in two steps with random weights, above
-what it held before the model; beside it stands the same estimate for that CPU.
+sft/training/estimate.py computes it for a GPU with bf16. CUDA and fragmented memory are taken as
+1 GiB of each limit. `--measure` adds two columns: the peak of a process on this machine's CPU, and
+the estimate for that CPU. The peak is taken in two steps with random weights, above what the
+process held before the model.
 """
 
 import argparse
@@ -26,7 +27,9 @@ from tests.benchmarks.speed import SIZES
 
 GIB = 1 << 30
 MOST_ROWS = 1 << 20
-LIMITS = (8, 16, 24, 80)  # GiB
+# GPUs' memory, in GiB.
+LIMITS = (8, 16, 24, 80)
+# The ways to train: with a masked prompt, with activation checkpointing.
 WAYS = {
     "full": (False, False),
     "mask_prompt": (True, False),
@@ -35,7 +38,10 @@ WAYS = {
 
 
 def step(model: GPT, optimizer: torch.optim.Optimizer, shape: Shape, dtype: torch.dtype) -> None:
-    """As Lightning takes it: the last step's gradient is there in the forward pass."""
+    """Take an optimizer step as Lightning does.
+
+    The gradient of the step before is still held in the forward pass.
+    """
     ids = torch.randint(model.config.vocab_size, (shape.rows, shape.length))
     labels = ids.clone()
     labels[:, : shape.length - shape.targets // shape.rows] = IGNORE_INDEX
@@ -47,6 +53,7 @@ def step(model: GPT, optimizer: torch.optim.Optimizer, shape: Shape, dtype: torc
 
 
 def measured(size: str, shape: Shape, checkpointing: bool, dtype: torch.dtype) -> SimpleNamespace:
+    """Train in this process, and return how far its peak rose, in bytes."""
     keep_freed_memory()
     before = peak()
     model = GPT(SIZES[size]).train()
@@ -60,7 +67,13 @@ def measured(size: str, shape: Shape, checkpointing: bool, dtype: torch.dtype) -
 def most_rows(
     model: GPT, length: int, targets: int, dtype: torch.dtype, device: str, limit: int
 ) -> int:
-    """The largest batch of rows of `length` tokens, `targets` of them learned, that trains within `limit` bytes."""
+    """Return the most rows of a batch that trains within the limit.
+
+    Args:
+        length: tokens of a row.
+        targets: learned tokens of a row.
+        limit: bytes.
+    """
 
     def needed(rows: int) -> int:
         shape = Shape(rows, length, rows * length, rows * targets)
@@ -70,16 +83,22 @@ def most_rows(
 
 
 def row(size: str, way: str, shape: Shape, measure: bool) -> str:
+    """Return a line of the table."""
     masked, checkpointing = WAYS[way]
     model = skeleton(SIZES[size])
     model.activation_checkpointing = checkpointing
-    shape = shape if masked else shape._replace(targets=shape.tokens)
+    if not masked:
+        shape = shape._replace(targets=shape.tokens)
+
+    # A GPU, computed.
     answer = shape.targets // shape.rows
     needed = weight_bytes(model) + batch_bytes(model, shape, torch.bfloat16, "cuda")
     fitting = [
         most_rows(model, shape.length, answer, torch.bfloat16, "cuda", (gib - 1) * GIB)
         for gib in LIMITS
     ]
+
+    # This CPU, measured and computed.
     here = ["", ""]
     if measure:
         dtype = DTYPES[pick_precision("auto", "cpu")]
@@ -111,13 +130,13 @@ def main() -> None:
         "--measure", choices=SIZES, nargs="*", default=[], help="sizes to train on this CPU"
     )
     args = parser.parse_args()
-    tokens, answer = args.batch_size * args.length, args.answer or args.length // 2
+    tokens = args.batch_size * args.length
+    answer = args.answer or args.length // 2
     shape = Shape(args.batch_size, args.length, tokens, args.batch_size * answer)
     columns = [f"batch {args.batch_size}, computed", *(f"fits {gib} GiB" for gib in LIMITS)]
     columns += [f"CPU, {pick_precision('auto', 'cpu')}, measured", "CPU, computed"]
-    print(
-        f"{args.length} tokens a record, of which mask_prompt learns {answer}\n\n| | | {' | '.join(columns)} |"
-    )
+    print(f"{args.length} tokens a record, of which mask_prompt learns {answer}\n")
+    print(f"| | | {' | '.join(columns)} |")
     print("|---" * (len(columns) + 2) + "|")
     for size in list(SIZES)[1:]:
         for way in WAYS:

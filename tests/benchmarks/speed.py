@@ -1,7 +1,7 @@
-"""Training and answering beside transformers, TRL and the book's code: the same weights, records and order.
+"""Training and answering, this project and the others: the same weights, records and order.
 
-In each round all are measured one after the other, so that a machine whose speed drifts slows them all; a ratio is the
-median over the rounds. Tokens are those of the records: padding does not count.
+In each round all are measured one after the other, so a machine whose speed drifts slows them all.
+A ratio is the median over the rounds. Tokens are those of the records; padding does not count.
 """
 
 import statistics
@@ -35,27 +35,44 @@ SIZES = {
     "large": GPTConfig(n_layer=36, n_head=20, n_embd=1280),
     "xl": GPTConfig(n_layer=48, n_head=25, n_embd=1600),
 }
-BATCH, TOGETHER, NEW, REAL = 8, 16, 64, 32
-LARGE = 64  # records in a batch, and prompts together, on a GPU too
-PUBLISHED = 935  # records that the published run trained on, twice, in batches of 8
-Rounds = dict[str, list[float]]  # of each contestant, tokens a second in each round
-Row = tuple[str, dict[str, str]]  # what was measured, and a cell for each contestant
+# Records of a training batch; and on a GPU also the larger one, which is as many prompts too.
+BATCH = 8
+LARGE = 64
+# Prompts that are answered together, and the tokens of each answer.
+TOGETHER = 16
+NEW = 64
+# Prompts together where the answers have their expected lengths.
+REAL = 32
+# The published run trained on so many records, twice.
+PUBLISHED = 935
+
+# For each contestant, the tokens a second in each round.
+Rounds = dict[str, list[float]]
+# The name of a measurement, and a cell for each contestant.
+Row = tuple[str, dict[str, str]]
 
 
 class Trials(NamedTuple):
-    """How much is measured."""
+    """How much is measured.
+
+    Attributes:
+        steps: optimizer steps of a round, after one that is not counted.
+        alone: prompts that are answered one by one.
+        real: records that are answered up to the length of their expected answers.
+        book: of those, the last, which the book's code is given. Its answers take minutes.
+    """
 
     rounds: int
-    steps: int  # of the optimizer in a round, beside one that is not counted
-    alone: int  # prompts that are answered one by one
-    real: int  # test records that are answered up to the length of their expected answers
-    book: int  # of those, how many the book's code is given, whose answers take minutes: the last
+    steps: int
+    alone: int
+    real: int
+    book: int
 
 
 def measure(
     size: str, source: Source, vocabulary: Path, device: str, low: bool, trials: Trials
 ) -> list[Row]:
-    """The rows of the table; what was measured in each round goes to stderr."""
+    """Return the rows of the table. The numbers of each round go to stderr."""
     tokenizer = load_tokenizer(vocabulary)
     examples = encode(source.records, PROMPTS["alpaca"], tokenizer, 1024, mask_prompt=False)
     order = Plan(len(examples), BATCH, shuffle=True, seed=123).order(0)
@@ -74,6 +91,7 @@ def measure(
 
 
 def text_of(examples: Examples, row: int) -> Text:
+    """Return a row as the contestants are given it."""
     return int(examples.prompts[row]), examples.text(row).tolist()
 
 
@@ -85,12 +103,16 @@ def training(
     device: str,
     low: bool,
 ) -> list[Row]:
+    """Measure training, on the whole text and on the answers alone."""
     rows = trained(contestants, texts, trials, BATCH, shape, device, low)
+
+    # The book's code cannot mask the prompt.
     learners = {name: contestants[name] for name in ("Ours", "Transformers", "TRL")}
     flow = cycle(texts)
-    masked = [
-        train(learners, flow, trials.steps, BATCH, masked=True)[0] for _ in range(trials.rounds)
-    ]
+    masked = []
+    for _ in range(trials.rounds):
+        rates, _ = train(learners, flow, trials.steps, BATCH, masked=True)
+        masked.append(rates)
     return [*rows, row("training, the answers alone learned", by_name(masked))]
 
 
@@ -102,19 +124,18 @@ def on_gpu(
     device: str,
     low: bool,
 ) -> list[Row]:
-    """What only a GPU is fast enough for."""
-    rows, prompts = (
-        trained(contestants, texts, trials, LARGE, shape, device, low),
-        [t[:n] for n, t in texts[:LARGE]],
-    )
+    """Measure what only a GPU is fast enough for."""
+    rows = trained(contestants, texts, trials, LARGE, shape, device, low)
+
+    prompts = [tokens[:prompt] for prompt, tokens in texts[:LARGE]]
     together = answer(contestants, prompts, [NEW] * LARGE, LARGE, trials)
     rows.append(row(f"answering {LARGE} together, {NEW} tokens each", together))
+
+    # The published run goes through its records twice.
     run = 2 * [texts[i : i + BATCH] for i in range(0, PUBLISHED, BATCH)]
     seconds = sum(contestants["Ours"].ask("train", run))
-    return [
-        *rows,
-        (f"2 epochs of {PUBLISHED} records, batch {BATCH}", {"Ours": f"{seconds:.0f} s"}),
-    ]
+    rows.append((f"2 epochs of {PUBLISHED} records, batch {BATCH}", {"Ours": f"{seconds:.0f} s"}))
+    return rows
 
 
 def trained(
@@ -126,37 +147,46 @@ def trained(
     device: str,
     low: bool,
 ) -> list[Row]:
-    """Training on the whole text: speed, losses, memory, and the time that the necessary work would take alone."""
-    flow, tokens = cycle(texts), sum(len(tokens) - 1 for _, tokens in texts) / len(texts) * batch
-    found, bounds = [], []
+    """Measure training on the whole text: speed, memory, losses, and the share of necessary work.
+
+    A share is the time of the necessary work alone, divided by the time of the contestant's step.
+    """
+    # The mean tokens of a batch.
+    tokens = sum(len(tokens) - 1 for _, tokens in texts) / len(texts) * batch
+
+    flow = cycle(texts)
+    rates = []
+    gaps = []
+    products = []
+    products_and_update = []
     for _ in range(trials.rounds):
-        found.append(train(contestants, flow, trials.steps, batch))
-        bounds.append(bound(shape, round(tokens), device, low))
-        print("  a step's products {:.3f} s, AdamW {:.3f} s".format(*bounds[-1]), file=sys.stderr)
-    rounds = by_name([rates for rates, _ in found])
-    peaks = {
-        name: f"{contestant.ask('peak') / 2**30:.1f} GiB"
-        for name, contestant in contestants.items()
-    }
-    rows = [row(f"training, batch {batch}", rounds), ("its peak memory", peaks)]
-    rows.append(
-        (
-            "a step's loss beside transformers', at most",
-            {"Ours": f"{max(gap for _, gap in found):.3f} off"},
-        )
-    )
-    for what, seconds in (
-        ("products", [products for products, _ in bounds]),
-        ("products and AdamW", [products + update for products, update in bounds]),
-    ):
-        shares = {
-            name: statistics.median(
-                rate * alone / tokens for rate, alone in zip(rates, seconds, strict=True)
-            )
-            for name, rates in rounds.items()
-        }
-        cells = {name: f"{share:.0%}" for name, share in shares.items()}
-        rows.append((f"its share of what the {what} alone would allow", cells))
+        found, gap = train(contestants, flow, trials.steps, batch)
+        rates.append(found)
+        gaps.append(gap)
+        multiplying, updating = bound(shape, round(tokens), device, low)
+        products.append(multiplying)
+        products_and_update.append(multiplying + updating)
+        line = f"  a step's products {multiplying:.3f} s, AdamW {updating:.3f} s"
+        print(line, file=sys.stderr)
+    rounds = by_name(rates)
+
+    peaks = {}
+    for name, contestant in contestants.items():
+        peaks[name] = f"{contestant.ask('peak') / 2**30:.1f} GiB"
+    rows = [
+        row(f"training, batch {batch}", rounds),
+        ("its peak memory", peaks),
+        ("a step's loss beside transformers', at most", {"Ours": f"{max(gaps):.3f} off"}),
+    ]
+
+    bounds = {"products": products, "products and AdamW": products_and_update}
+    for what, seconds in bounds.items():
+        shares = {}
+        for name, speeds in rounds.items():
+            pairs = zip(speeds, seconds, strict=True)
+            share = statistics.median(speed * alone / tokens for speed, alone in pairs)
+            shares[name] = f"{share:.0%}"
+        rows.append((f"its share of what the {what} alone would allow", shares))
     return rows
 
 
@@ -167,47 +197,56 @@ def train(
     batch: int,
     masked: bool = False,
 ) -> tuple[dict[str, float], float]:
-    """A round: tokens a second, and how far a step's loss was from transformers' at most."""
+    """Train for a round.
+
+    Returns:
+        The tokens a second of each contestant, and how far a step's loss was from transformers' at
+        most.
+
+    Raises:
+        RuntimeError: so far that the contestants cannot be computing the same.
+    """
+    # The first step is not counted.
     batches = [list(islice(flow, batch)) for _ in range(steps + 1)]
     tokens = sum(len(tokens) - 1 for few in batches[1:] for _, tokens in few)
-    rates, losses = {}, {}
+    rates = {}
+    losses = {}
     for name, contestant in contestants.items():
         seconds = contestant.ask("train", batches, masked)
-        rates[name], losses[name] = tokens / sum(seconds[1:]), contestant.ask("losses")
-        print(
-            f"  {name}: {rates[name]:,.1f} tokens/s, first loss {losses[name][0]:.3f}",
-            file=sys.stderr,
-        )
-    gaps = [
-        abs(ours - theirs)
-        for ours, theirs in zip(losses["Ours"], losses["Transformers"], strict=True)
-    ]
+        rates[name] = tokens / sum(seconds[1:])
+        losses[name] = contestant.ask("losses")
+        line = f"  {name}: {rates[name]:,.1f} tokens/s, first loss {losses[name][0]:.3f}"
+        print(line, file=sys.stderr)
+
+    pairs = zip(losses["Ours"], losses["Transformers"], strict=True)
+    gaps = [abs(ours - theirs) for ours, theirs in pairs]
     if max(gaps) > 0.5:
         raise RuntimeError(f"the contestants do not compute the same: {losses}")
     return rates, max(gaps)
 
 
 def by_name(rounds: list[dict[str, float]]) -> Rounds:
+    """Turn a list with a dict for each round into a dict with a list for each contestant."""
     return {name: [found[name] for found in rounds] for name in rounds[0]}
 
 
 def answering(contestants: dict[str, Apart], texts: Sequence[Text], trials: Trials) -> list[Row]:
-    """The texts' prompts: some one by one, some together with answers of one length, the last ones as they are."""
-    cached = {
-        name: contestants[name] for name in ("Ours", "Transformers")
-    }  # the book's code has no cache
-    prompts, lengths = [t[:n] for n, t in texts], [len(t) - n for n, t in texts]
+    """Measure answering: one by one, together at one length, and together at expected lengths."""
+    prompts = [tokens[:prompt] for prompt, tokens in texts]
+    lengths = [len(tokens) - prompt for prompt, tokens in texts]
+
+    # The book's code has no cache, so it is left out of the first two.
+    cached = {name: contestants[name] for name in ("Ours", "Transformers")}
     alone = answer(cached, prompts[: trials.alone], [NEW] * trials.alone, 1, trials)
     together = answer(cached, prompts[:TOGETHER], [NEW] * TOGETHER, TOGETHER, trials)
-    less = f" (the book's code: {trials.book} of them, one by one)"
     real = answer(contestants, prompts[-trials.real :], lengths[-trials.real :], REAL, trials)
+
+    of_real = f"answering {trials.real} prompts, {REAL} together, each up to its expected length"
+    of_book = f"(the book's code: {trials.book} of them, one by one)"
     return [
         row(f"answering one by one, {NEW} tokens each", alone),
         row(f"answering {TOGETHER} together, {NEW} tokens each", together),
-        row(
-            f"answering {trials.real} prompts, {REAL} together, each up to its expected length{less}",
-            real,
-        ),
+        row(f"{of_real} {of_book}", real),
     ]
 
 
@@ -218,47 +257,66 @@ def answer(
     together: int,
     trials: Trials,
 ) -> Rounds:
-    found: Rounds = {name: [] for name in contestants}
+    """Return the tokens a second of each contestant's answers.
+
+    Args:
+        lengths: the number of tokens of each answer.
+        together: the most prompts at a time.
+    """
     parts = {name: slice(-trials.book if name == "Book" else 0, None) for name in contestants}
+
+    # The first answers pay for what is set up once. They are short, and not counted.
     for name, contestant in contestants.items():
         few = prompts[parts[name]][:together]
         contestant.ask("answer", few, [2] * len(few), together)
+
+    found: Rounds = {name: [] for name in contestants}
     for _ in range(trials.rounds):
         for name, contestant in contestants.items():
             given = lengths[parts[name]]
-            found[name].append(
-                sum(given) / contestant.ask("answer", prompts[parts[name]], given, together)
-            )
+            seconds = contestant.ask("answer", prompts[parts[name]], given, together)
+            found[name].append(sum(given) / seconds)
             print(f"  {name}: {found[name][-1]:,.1f} tokens/s", file=sys.stderr)
     return found
 
 
 def row(what: str, rounds: Rounds) -> Row:
+    """Return a row of median speeds, each with how many times as fast this project is."""
     cells = {}
     for name, found in rounds.items():
-        ratio = statistics.median(
-            ours / theirs for ours, theirs in zip(rounds["Ours"], found, strict=True)
-        )
+        pairs = zip(rounds["Ours"], found, strict=True)
+        ratio = statistics.median(ours / theirs for ours, theirs in pairs)
         rate = f"{statistics.median(found):,.{0 if min(found) > 10 else 1}f}"
         cells[name] = f"{rate} tokens/s" if name == "Ours" else f"{rate} ({ratio:.2f}×)"
     return what, cells
 
 
 def bound(shape: GPTConfig, tokens: int, device: str, low: bool) -> tuple[float, float]:
-    """Seconds that a training step's matrix products take, and AdamW's update, and nothing else of it."""
-    keep_freed_memory()  # as training does
-    C, dtype = shape.n_embd, torch.bfloat16 if low else torch.float32
+    """Measure what a training step cannot do without.
+
+    Returns:
+        The seconds of its matrix products, and of AdamW's update.
+    """
+    # Memory is handled as in training.
+    keep_freed_memory()
+
+    # For each linear layer: inputs, the gradient of outputs, and the weight.
+    C = shape.n_embd
+    dtype = torch.bfloat16 if low else torch.float32
     sizes = [(C, 3 * C), (C, C), (C, 4 * C), (4 * C, C)] * shape.n_layer + [(C, shape.vocab_size)]
     work = []
     for width_in, width_out in sizes:
-        x, y = torch.randn(tokens, width_in), torch.randn(tokens, width_out)
-        work.append(
-            [tensor.to(device, dtype) for tensor in (x, y, torch.randn(width_out, width_in))]
-        )
+        x = torch.randn(tokens, width_in).to(device, dtype)
+        y = torch.randn(tokens, width_out).to(device, dtype)
+        weight = torch.randn(width_out, width_in).to(device, dtype)
+        work.append((x, y, weight))
 
     def products() -> None:
         for x, y, weight in work:
-            linear(x, weight), y @ weight, y.t() @ x
+            # The outputs, and the gradients of the inputs and of the weight.
+            linear(x, weight)
+            y @ weight
+            y.t() @ x
 
     model = GPT(shape).to(device)
     optimizer = adamw(model, OptimConfig())
@@ -268,7 +326,7 @@ def bound(shape: GPTConfig, tokens: int, device: str, low: bool) -> tuple[float,
 
 
 def _seconds(work: Callable[[], object], device: str) -> float:
-    """The median of some tries."""
+    """Return the median of five tries, after two that are not counted."""
     tries = []
     for _ in range(7):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""How long one waits: for the first optimizer step, for a loaded model, for a checkpoint that is written."""
+"""Waiting times: for the first optimizer step, for a loaded model, for a written checkpoint."""
 
 import os
 import subprocess
@@ -27,13 +27,15 @@ from tests.benchmarks.data import in_own_process, peak
 from tests.benchmarks.speed import SIZES
 
 ROOT = Path(__file__).parents[2]
-CAN_FORGET = hasattr(
-    os, "posix_fadvise"
-)  # macOS has no such call: there a file that was just written is in memory
+# macOS has no such call. There, a file that was just written is still in memory.
+CAN_FORGET = hasattr(os, "posix_fadvise")
 
 
 def first_step() -> float:
-    """Seconds from `python train.py` to its first step in metrics.csv; the median of three."""
+    """Return the seconds from `python train.py` to its first step in metrics.csv.
+
+    The median of three.
+    """
     tries = []
     for _ in range(3):
         with tempfile.TemporaryDirectory() as place:
@@ -52,7 +54,12 @@ def first_step() -> float:
 
 
 def load(size: str, vocabulary: Path) -> SimpleNamespace:
-    """Loading a model in a process of its own: seconds, beside reading its file, and bytes of file and memory."""
+    """Load a model in a process of its own.
+
+    Returns:
+        `seconds`; `beside`, its ratio to the seconds of reading the file; `size`, the file's bytes;
+        `peak`, the bytes by which the process grew.
+    """
     with _on_disk() as place:
         folder = place / "model"
         model = weights.skeleton(SIZES[size]).to_empty(device="cpu")
@@ -64,9 +71,13 @@ def load(size: str, vocabulary: Path) -> SimpleNamespace:
 
 
 def _load(folder: Path) -> SimpleNamespace:
-    path, before, tries, ratios = folder / WEIGHTS, peak(), [], []
+    path = folder / WEIGHTS
+    before = peak()
     load_pretrained(folder)
     held = peak() - before
+
+    tries = []
+    ratios = []
     for _ in range(3):
         _forget(path)
         reading = _seconds(partial(_read, path))
@@ -79,7 +90,12 @@ def _load(folder: Path) -> SimpleNamespace:
 
 
 def save(size: str) -> SimpleNamespace:
-    """Writing a training checkpoint to the disk, and as many bytes: seconds, beside the bytes', and how many."""
+    """Write a training checkpoint to the disk, and the same number of plain bytes.
+
+    Returns:
+        `seconds`; `beside`, its ratio to the seconds of the plain bytes; `size`, in bytes.
+    """
+    # Weights, and an optimizer after one step.
     model = GPT(SIZES[size])
     optimizer = adamw(model, OptimConfig())
     for parameter in model.parameters():
@@ -87,24 +103,24 @@ def save(size: str) -> SimpleNamespace:
     optimizer.step()
     checkpoint = {"state_dict": model.state_dict(), "optimizer": optimizer.state_dict()}
     means = [mean for state in optimizer.state.values() for mean in state.values() if mean.dim()]
-    tries, ratios = [], []
+
+    tries = []
+    ratios = []
     for _ in range(5):
         with _on_disk() as place:
             writing = _seconds(partial(_write, place / "bytes", [*model.parameters(), *means]))
         with _on_disk() as place:
-            tries.append(
-                _seconds(
-                    partial(CheckpointFiles().save_checkpoint, checkpoint, place / "last.ckpt")
-                )
-            )
-            bytes_written = (place / "last.ckpt").stat().st_size
+            path = place / "last.ckpt"
+            work = partial(CheckpointFiles().save_checkpoint, checkpoint, path)
+            tries.append(_seconds(work))
+            bytes_written = path.stat().st_size
         ratios.append(tries[-1] / writing)
     return SimpleNamespace(size=bytes_written, seconds=median(tries), beside=median(ratios))
 
 
 @contextmanager
 def _on_disk() -> Iterator[Path]:
-    """A folder for a while, not in a system's own temporary folder, which may be in memory."""
+    """Lend a folder on the disk. The system's own temporary folder may be in memory."""
     (ROOT / "build").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=ROOT / "build") as place:
         yield Path(place)
@@ -118,7 +134,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _forget(path: Path) -> None:
-    """Have the next reader wait for the disk; see posix_fadvise(2)."""
+    """Make the next reader wait for the disk; see posix_fadvise(2)."""
     if not CAN_FORGET:
         return
     with path.open("rb") as file:
@@ -127,7 +143,7 @@ def _forget(path: Path) -> None:
 
 
 def _read(path: Path) -> None:
-    """Into memory, as a model has to be: the system's share of that is large."""
+    """Read a file into memory, where a model has to be. The system's share of the time is large."""
     np.fromfile(path, np.uint8)
 
 

@@ -14,10 +14,14 @@ from torch.utils.data import DataLoader
 
 SEED = 123
 BATCH_SIZE = 8
-BATCHES = 5  # of each split, whose losses are averaged
+# The losses of so many batches of each split are averaged.
+BATCHES = 5
 IGNORE_INDEX = -100
 
-HEADER = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+HEADER = (
+    "Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request."
+)
 
 Record = dict[str, str]
 Loader = Iterable[tuple[Tensor, Tensor]]
@@ -58,10 +62,15 @@ def collate(texts: Sequence[list[int]], end: int, context: int) -> tuple[Tensor,
 def loader(
     records: Sequence[Record], tokenizer: tiktoken.Encoding, context: int, train: bool
 ) -> DataLoader[list[int]]:
-    """The batches of a split. In training they are shuffled, and a last one that is not full is dropped."""
+    """Return the batches of a split.
+
+    In training they are shuffled, and a last batch that is not full is dropped.
+    """
     texts = [tokenizer.encode_ordinary(text_of(record)) for record in records]
+
+    # A list has the two methods of a Dataset, but not its type.
     return DataLoader(
-        texts,  # type: ignore[arg-type]  # a list has all that is asked of a Dataset
+        texts,  # type: ignore[arg-type]
         BATCH_SIZE,
         shuffle=train,
         drop_last=train,
