@@ -274,10 +274,11 @@ def _check_size(part: Path, expected: int) -> None:
 
 def check_tokenizer(folder: Path) -> None:
     """All sizes share one tokenizer, whose files are known by their hashes."""
-    from sft.checkpoint.hub import SHA256, digest
+    from sft.atomic import sha256_of
+    from sft.checkpoint.hub import SHA256
 
     for theirs, ours in TOKENIZER.items():
-        if (actual := digest(folder / theirs)) != (
+        if (actual := sha256_of(folder / theirs)) != (
             expected := SHA256["openai-community/gpt2", ours]
         ):
             raise InputError(

@@ -94,7 +94,8 @@ def export_hf(folder: Path, dtype: str | None, out: Path | None) -> Path:
     Raises:
         InputError: it cannot be read or written, or is another model when it is read back.
     """
-    from sft.checkpoint.folder import CARD, load_pretrained, save_pretrained
+    from sft.checkpoint.files import CARD
+    from sft.checkpoint.folder import load_pretrained, save_pretrained
     from sft.checkpoint.verify import check_same, logits
     from sft.device import FLOAT_TYPES
 

@@ -142,7 +142,7 @@ def test_the_hash_knows_both_files_and_the_base(base, folder):
 
 def test_an_adapted_model_is_not_saved_as_if_it_were_whole(base, tmp_path):
     ours = tuned(base, LoraConfig())
-    with pytest.raises(ValueError, match="the model has adapters: save_adapter keeps them"):
+    with pytest.raises(ValueError, match="the model has adapters: .*save_adapter"):
         save_pretrained(ours.model, tmp_path / "out", ours.tokenizer)
     assert not (tmp_path / "out").exists()
 
@@ -258,9 +258,7 @@ def test_damaged_files(folder):
     path.write_bytes(content[:-10])
     refused(folder, r"adapter_model\.safetensors: not a whole safetensors file")
     path.unlink()
-    refused(
-        folder, r"adapter_model\.safetensors: no such file, but adapter_config\.json stands there"
-    )
+    refused(folder, r"adapter_model\.safetensors: no such file, but adapter_config\.json is there")
     (folder / "adapter_config.json").write_text("[")
     refused(folder, r"adapter_config\.json: not JSON")
 

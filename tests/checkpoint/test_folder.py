@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sft import atomic as files
 from sft import load_pretrained, save_pretrained
+from sft.atomic import sha256_of
 from sft.checkpoint import folder as checkpoints
-from sft.checkpoint import hub
 from sft.errors import InputError
 from sft.gpt2.model import GPT, GPTConfig
 
@@ -54,7 +54,7 @@ def test_what_is_loaded(checkpoint, tokenizer):
     assert loaded.prompt == "Q: {instruction}\nA: "
     assert loaded.base == "someone/base"
     assert (loaded.source, loaded.revision) == (str(checkpoint), None)
-    assert loaded.sha256 == hub.digest(checkpoint / "model.safetensors")
+    assert loaded.sha256 == sha256_of(checkpoint / "model.safetensors")
     assert loaded.tokenizer.eot_token == tokenizer.eot_token == loaded.model.config.eos_token_id
     assert all(
         parameter.is_contiguous() and parameter.requires_grad
@@ -351,8 +351,8 @@ def test_tokenizer_config(folder, content, message):
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        ("{", "model.safetensors.index.json: expected JSON with a `weight_map`"),
-        ("[]", "expected JSON with a `weight_map`"),
+        ("{", "model.safetensors.index.json: not JSON"),
+        ("[]", "model.safetensors.index.json: expected a JSON object, found list"),
         ('{"weight_map": []}', "expected JSON with a `weight_map`"),
         ('{"weight_map": {"a": 5}}', "5 is not the name of a .safetensors file beside it"),
         ('{"weight_map": {}}', "names no file"),

@@ -446,7 +446,7 @@ def test_a_missing_file(fake, name):
 def test_a_repository_without_safetensors(fake):
     fake.files["pytorch_model.bin"] = fake.files.pop("model.safetensors")
     refused(
-        "has neither model.safetensors nor model.safetensors.index.json; weights are read from safetensors alone"
+        "has neither model.safetensors nor model.safetensors.index.json; only weights in safetensors are read"
     )
 
 
