@@ -16,8 +16,11 @@ from safetensors.torch import load_file
 from sft import export
 from sft.checkpoint import weights
 from sft.checkpoint.folder import Pretrained, load_pretrained, save_pretrained
+from sft.checkpoint.gguf import TYPES
+from sft.checkpoint.verify import TOLERANCE
 from sft.data.prompt import chat_template, render, user_message
 from sft.data.records import Record
+from sft.device import FLOAT_TYPES
 from sft.errors import InputError
 from sft.gpt2.generate import generate
 from sft.gpt2.model import GPT
@@ -232,7 +235,7 @@ def test_a_chat_template_of_another_program_is_exported(
             ["tiny"],
             "tiny: is a Hugging Face folder already; give --dtype, --out, --push or --format gguf",
         ),
-        (["tiny", "--dtype", "q8_0"], "--dtype: q8_0 is of GGUF alone; add --format gguf"),
+        (["tiny", "--dtype", "q8_0"], "--dtype: q8_0 exists only in GGUF; add --format gguf"),
         (
             ["tiny", "--format", "gguf", "--dtype", "q8_0"],
             "q8_0 takes rows in blocks of 32, but n_embd is 16",
@@ -250,6 +253,11 @@ def test_one_line(folder, call, monkeypatch, arguments, message) -> None:
     assert "\n" not in str(error.value)
     assert {path.name for path in folder.parent.iterdir()} == {"tiny", "there"}
     assert load_pretrained(folder).base == "someone/base"
+
+
+def test_every_type_of_a_format_can_be_written_and_checked() -> None:
+    assert list(export.DTYPES["hf"]) == list(FLOAT_TYPES)
+    assert list(export.DTYPES["gguf"]) == list(TYPES) == list(TOLERANCE)
 
 
 def test_the_command_itself(tmp_path: Path) -> None:
