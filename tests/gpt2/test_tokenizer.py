@@ -179,7 +179,7 @@ def swap_lines(first: int, second: int):
         (
             "vocab.json",
             lambda text: "[1, 2]",
-            "vocab.json: expected an object of tokens and ids, found list",
+            "vocab.json: expected a JSON object, found list",
         ),
         ("vocab.json", change(a="7"), "token 'a': expected an id of its own below 400, found '7'"),
         ("vocab.json", change(a=400), "token 'a': expected an id of its own below 400, found 400"),
