@@ -102,8 +102,8 @@ class Bpe:
 def load_tokenizer(folder: Path) -> tiktoken.Encoding:
     """Return the tokenizer in a checkpoint's folder.
 
-    Its end token is `.eot_token`, its size `.n_vocab`. Text is encoded with `encode_ordinary`, which reads `<|endoftext|>` as text. A lone surrogate
-    becomes U+FFFD.
+    Its end token is `.eot_token`, its size `.n_vocab`. Text is encoded with `encode_ordinary`,
+    which reads `<|endoftext|>` as text. A lone surrogate becomes U+FFFD.
 
     Raises:
         InputError: a file is missing, damaged, or describes another tokenizer than GPT-2's; or the
