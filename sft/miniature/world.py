@@ -51,9 +51,21 @@ FRAMES = (
 )
 
 HEADINGS = (
-    "Answer:", "The answer:", "Here it is:", "In short:", "Note:", "Solution:", "From the book:",
-    "Written down:", "And so:", "What {name} wrote:", "{name} said:", "Reply:", "Then:", "It goes like this:",
-)  # fmt: skip
+    "Answer:",
+    "The answer:",
+    "Here it is:",
+    "In short:",
+    "Note:",
+    "Solution:",
+    "From the book:",
+    "Written down:",
+    "And so:",
+    "What {name} wrote:",
+    "{name} said:",
+    "Reply:",
+    "Then:",
+    "It goes like this:",
+)
 
 FILLERS = (
     "The sun was low and the street was quiet.",
