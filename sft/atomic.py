@@ -2,6 +2,7 @@
 
 import csv
 import glob
+import hashlib
 import json
 import logging
 import math
@@ -213,6 +214,21 @@ def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
             file.write(line.encode(errors="replace"))
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises:
+        InputError: the file cannot be read, or holds something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: expected a JSON object, found {type(found).__name__}")
+    return found
+
+
 def read_numbers(path: Path) -> list[dict[str, float]]:
     """The rows of a CSV file of numbers, without their empty cells; a last line that was cut off does not count."""
     lines = [
@@ -237,3 +253,9 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,14 +1,15 @@
-"""OpenAI's original release of GPT-2 as a Hugging Face folder: `python -m sft.convert_openai --help`."""
+"""Convert OpenAI's release of GPT-2 to a Hugging Face folder.
+
+Run `python -m sft.convert_openai --help`.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,6 @@ from sft.shell import setting
 
 if TYPE_CHECKING:
     import tiktoken
-    from torch import Tensor
 
     from sft.gpt2.model import GPT, GPTConfig
 
@@ -27,10 +27,14 @@ RELEASE = "https://openaipublic.blob.core.windows.net/gpt-2/models"
 SIZES = ("124M", "355M", "774M", "1558M")
 WEIGHTS = ("model.ckpt.data-00000-of-00001", "model.ckpt.index", "model.ckpt.meta")
 FILES = ("checkpoint", "encoder.json", "hparams.json", "vocab.bpe", *WEIGHTS)
+
+# The release's names for the tokenizer's files, and Hugging Face's.
 TOKENIZER = {
     "encoder.json": "vocab.json",
     "vocab.bpe": "merges.txt",
-}  # and what Hugging Face calls them
+}
+
+# The release's names in hparams.json, and those of GPTConfig.
 HPARAMS = {
     "n_vocab": "vocab_size",
     "n_ctx": "n_positions",
@@ -43,8 +47,9 @@ HPARAMS = {
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m sft.convert_openai",
-        description="Turn a folder of OpenAI's original release (a TensorFlow checkpoint, hparams.json, encoder.json, "
-        "vocab.bpe) into a Hugging Face folder. Needs TensorFlow: pip install .[openai]",
+        description="Turn a folder of OpenAI's original release (a TensorFlow checkpoint, "
+        "hparams.json, encoder.json, vocab.bpe) into a Hugging Face folder. Needs TensorFlow: "
+        "pip install .[openai]",
         epilog="example: python -m sft.convert_openai models/124M out/124M --download 124M",
     )
     made.add_argument(
@@ -54,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--download",
         choices=SIZES,
-        help="fetch this size into RELEASE first, or what is missing of it",
+        help="first fetch this size, or its missing files, into RELEASE",
     )
     return made
 
@@ -74,14 +79,16 @@ def convert(release: Path, out: Path) -> None:
     """Write a release as a Hugging Face folder, and read it back.
 
     Raises:
-        InputError: a file is missing, damaged, or not what the others make one expect; or `out` cannot be written.
+        InputError: a file is missing, damaged, or does not fit the others; or `out` cannot be
+            written.
     """
     from sft.checkpoint.folder import load_pretrained, save_pretrained
     from sft.checkpoint.verify import check_same, logits
 
     if missing := [name for name in FILES if not (release / name).is_file()]:
         raise InputError(
-            f"{release}: no {', '.join(missing)}; expected OpenAI's release, or give --download SIZE"
+            f"{release}: no {', '.join(missing)}; expected OpenAI's release, or give "
+            "--download SIZE"
         )
     tokenizer = read_tokenizer(release)
     model = read_model(release, read_config(release / "hparams.json"))
@@ -98,17 +105,23 @@ def convert(release: Path, out: Path) -> None:
 
 
 def read_config(path: Path) -> GPTConfig:
+    """Return the architecture that `hparams.json` gives."""
+    from sft.atomic import read_object
     from sft.gpt2.model import GPTConfig
 
+    hparams = read_object(path)
     try:
-        hparams = json.loads(path.read_text(encoding="utf-8"))
         return GPTConfig(**{ours: hparams[theirs] for theirs, ours in HPARAMS.items()})
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: expected JSON with {', '.join(HPARAMS)} ({error!r})") from error
 
 
 def read_tokenizer(release: Path) -> tiktoken.Encoding:
-    """The release's tokenizer, through a folder in which its files have the names that they have elsewhere."""
+    """Return the release's tokenizer.
+
+    It is loaded from a temporary folder in which its files have Hugging Face's names. Errors name
+    the release's files.
+    """
     from sft.gpt2.tokenizer import load_tokenizer
 
     with tempfile.TemporaryDirectory() as folder:
@@ -117,24 +130,24 @@ def read_tokenizer(release: Path) -> tiktoken.Encoding:
         try:
             return load_tokenizer(Path(folder))
         except InputError as error:
-            told = str(error)
+            message = str(error)
             for theirs, ours in TOKENIZER.items():
-                told = told.replace(f"{folder}/{ours}", f"{release}/{theirs}")
-            raise InputError(told) from error
+                message = message.replace(str(Path(folder) / ours), str(release / theirs))
+            raise InputError(message) from error
 
 
 def read_model(release: Path, config: GPTConfig) -> GPT:
-    """The network with the release's weights.
+    """Return the network with the release's weights.
 
     Raises:
-        InputError: TensorFlow is not there or cannot read the checkpoint, or its variables are not the network's.
+        InputError: TensorFlow is not installed or cannot read the checkpoint, or its variables are
+            not the network's.
     """
     import torch
 
-    from sft.gpt2.model import GPT
+    from sft.checkpoint.weights import skeleton
 
-    with torch.device("meta"):
-        model = GPT(config)
+    model = skeleton(config)
     expected = {variable_of(name): name for name in model.state_dict()}
     stored = read_variables(release)
     if missing := sorted(expected.keys() - stored.keys()):
@@ -145,12 +158,15 @@ def read_model(release: Path, config: GPTConfig) -> GPT:
         raise InputError(
             f"{release}: variable {extra[0]!r} of the checkpoint is not part of a GPT-2"
         )
+
+    # A linear layer's matrix is stored as a convolution of width 1, (1, in, out). Ours is
+    # (out, in).
     state = {}
     for variable, name in expected.items():
-        tensor, shape = (
-            turned(torch.from_numpy(stored.pop(variable)).float()),
-            model.get_parameter(name).shape,
-        )
+        shape = model.get_parameter(name).shape
+        tensor = torch.from_numpy(stored.pop(variable)).float()
+        if tensor.dim() == 3:
+            tensor = tensor[0].t()
         if tensor.shape != shape:
             shapes = f"expected {tuple(shape)}, found {tuple(tensor.shape)}"
             raise InputError(f"{release}: variable {variable!r}, by hparams.json: {shapes}")
@@ -160,10 +176,9 @@ def read_model(release: Path, config: GPTConfig) -> GPT:
 
 
 def read_variables(release: Path) -> dict[str, Any]:
-    """The checkpoint's arrays by their names."""
-    os.environ.setdefault(
-        "TF_CPP_MIN_LOG_LEVEL", "3"
-    )  # TensorFlow would tell of the machine it runs on
+    """Return the checkpoint's arrays by name."""
+    # Without this TensorFlow logs lines about the machine that it runs on.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         import tensorflow
     except ImportError as error:
@@ -181,28 +196,31 @@ def read_variables(release: Path) -> dict[str, Any]:
 
 
 def variable_of(name: str) -> str:
-    """The release's name of one of our parameters: h.0.attn.c_attn.weight -> model/h0/attn/c_attn/w"""
+    """Return the release's name for one of our parameters.
+
+    h.0.attn.c_attn.weight -> model/h0/attn/c_attn/w
+    """
     name = re.sub(r"^h\.(\d+)", r"h\1", name)
     if name in ("wte.weight", "wpe.weight"):
         return "model/" + name.removesuffix(".weight")
     module, _, kind = name.rpartition(".")
-    scale = "g" if module.rpartition(".")[2].startswith("ln_") else "w"
-    return f"model/{module.replace('.', '/')}/{'b' if kind == 'bias' else scale}"
-
-
-def turned(values: Tensor) -> Tensor:
-    """A linear layer's matrix is stored as a convolution of width 1, (1, in, out); ours is (out, in)."""
-    return values[0].t() if values.dim() == 3 else values
+    if kind == "bias":
+        letter = "b"
+    elif module.rpartition(".")[2].startswith("ln_"):
+        letter = "g"
+    else:
+        letter = "w"
+    return f"model/{module.replace('.', '/')}/{letter}"
 
 
 # Downloading
 
 
 def download(size: str, folder: Path, release: str = RELEASE) -> None:
-    """Fetch what is missing of a size. What broke off is kept as `.part` and gone on with the next time.
+    """Fetch the missing files of a size. A partial file is kept as `.part` and continued later.
 
     Raises:
-        InputError: a file cannot be had, or not whole; or a tokenizer's file is not the one that is known.
+        InputError: a file cannot be fetched whole, or is not the known file of the tokenizer.
     """
     from sft.atomic import make_folder
 
@@ -214,14 +232,18 @@ def download(size: str, folder: Path, release: str = RELEASE) -> None:
 
 
 def fetch(url: str, path: Path, attempts: int = 3) -> None:
-    """Fetch a file, going on where it broke off."""
+    """Fetch a file, and continue where the connection broke off."""
+    from sft.download import fetch_rest
+
     part = path.with_name(f"{path.name}.part")
     for attempt in range(1, attempts + 1):
         try:
-            fetch_rest(url, part)
+            # Without the size a short file would be taken for a whole one.
+            if fetch_rest(url, part, path.name) is None:
+                raise OSError("the server does not tell the file's size")
             os.replace(part, path)
             return
-        except OSError as error:  # requests' errors are OSErrors too
+        except (OSError, ValueError) as error:
             if attempt == attempts:
                 reason = unreachable(error, url) or error
                 raise InputError(
@@ -229,59 +251,18 @@ def fetch(url: str, path: Path, attempts: int = 3) -> None:
                 ) from error
 
 
-def fetch_rest(url: str, part: Path) -> None:
-    """Append to `part` what it lacks of the file.
-
-    Raises:
-        OSError: the server cannot be reached, refuses, or breaks off.
-    """
-    import requests
-    from tqdm import tqdm
-
-    have = part.stat().st_size if part.exists() else 0
-    ask = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with requests.get(url, headers=ask, stream=True, timeout=30) as response:
-        if response.status_code != 416:  # which says that there is no more
-            response.raise_for_status()
-            have = (
-                have if response.status_code == 206 else 0
-            )  # 200: from its beginning, whatever was asked
-            size = int(response.headers.get("Content-Length", -1))
-            bar = tqdm(total=have + size, initial=have, unit="B", unit_scale=True, desc=part.stem)
-            with bar, part.open("ab" if have else "wb") as file:
-                for chunk in response.iter_content(1 << 16):
-                    bar.update(file.write(chunk))
-                file.flush()
-                os.fsync(file.fileno())
-        _check_size(part, _size(response.headers))
-
-
-def _size(headers: Mapping[str, str]) -> int:
-    """Bytes of the whole file, of which a part may have been sent (RFC 9110, 14.4)."""
-    told = headers.get("Content-Range", "").rpartition("/")[2] or headers.get("Content-Length", "")
-    if not told.isdigit():
-        raise OSError("the server does not tell the file's size")
-    return int(told)
-
-
-def _check_size(part: Path, expected: int) -> None:
-    if (found := part.stat().st_size) > expected:
-        part.unlink()
-        raise OSError(f"expected {expected} bytes, found {found}, which were deleted")
-    if found < expected:
-        raise OSError(f"it broke off after {found} of {expected} bytes")
-
-
 def check_tokenizer(folder: Path) -> None:
-    """All sizes share one tokenizer, whose files are known by their hashes."""
-    from sft.checkpoint.hub import SHA256, digest
+    """Check the tokenizer's files, which are the same for all sizes, by their known hashes."""
+    from sft.atomic import sha256_of
+    from sft.checkpoint.hub import SHA256
 
     for theirs, ours in TOKENIZER.items():
-        if (actual := digest(folder / theirs)) != (
-            expected := SHA256["openai-community/gpt2", ours]
-        ):
+        path = folder / theirs
+        actual = sha256_of(path)
+        expected = SHA256["openai-community/gpt2", ours]
+        if actual != expected:
             raise InputError(
-                f"{folder / theirs}: sha256 {actual}, expected {expected}; delete it and download again"
+                f"{path}: sha256 {actual}, expected {expected}; delete it and download again"
             )
 
 

@@ -1,4 +1,4 @@
-"""A trained model as other programs take it: `python -m sft.export --help`."""
+"""Export a trained model for other programs: `python -m sft.export --help`."""
 
 from __future__ import annotations
 
@@ -14,18 +14,27 @@ from sft.errors import InputError
 if TYPE_CHECKING:
     from sft.checkpoint.folder import Pretrained
 
+# The files of a Hugging Face folder that are uploaded.
 HF_FILES = ["*.json", "*.safetensors", "merges.txt", "chat_template.jinja", "README.md"]
-DTYPES = {"hf": ("f32", "f16", "bf16"), "gguf": ("f32", "f16", "bf16", "q8_0")}
+
+# Types of the weights, by format. This file opens quickly, so the names of `sft.device` and
+# `sft.checkpoint.gguf`, which import torch, are written out.
+DTYPES = {
+    "hf": ("f32", "f16", "bf16"),
+    "gguf": ("f32", "f16", "bf16", "q8_0"),
+}
+
+# The model and its copy are compared on this text.
 QUESTION = "Name the capital of France, and the days of the week."
 
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m sft.export",
-        description="Write a model as a Hugging Face folder or a GGUF file, read it back to see that it is the same, "
-        "and upload it if asked to.",
-        epilog="examples: python -m sft.export --format gguf --dtype q8_0    for llama.cpp and Ollama | "
-        "python -m sft.export outputs/latest --push you/your-model",
+        description="Write a model as a Hugging Face folder or a GGUF file, read it back to check "
+        "that it is the same, and upload it with --push.",
+        epilog="examples: python -m sft.export --format gguf --dtype q8_0    for llama.cpp and "
+        "Ollama | python -m sft.export outputs/latest --push you/your-model",
     )
     made.add_argument(
         "run",
@@ -56,17 +65,24 @@ def main() -> None:
     folder = find_model(given.run)
     out: Path | None = given.out.expanduser() if given.out else None
     if given.dtype and given.dtype not in DTYPES[given.format]:
-        raise InputError(f"--dtype: {given.dtype} is of GGUF alone; add --format gguf, or take f16")
+        raise InputError(
+            f"--dtype: {given.dtype} exists only in GGUF; add --format gguf, or take f16"
+        )
+
     if given.format == "gguf":
         written, names = export_gguf(folder, given.dtype or "f16", out)
     elif out or given.dtype:
-        written, names = export_hf(folder, given.dtype, out), HF_FILES
+        written = export_hf(folder, given.dtype, out)
+        names = HF_FILES
     elif given.push:
-        written, names = folder, HF_FILES
+        written = folder
+        names = HF_FILES
     else:
         raise InputError(
-            f"{folder}: is a Hugging Face folder already; give --dtype, --out, --push or --format gguf"
+            f"{folder}: is a Hugging Face folder already; give --dtype, --out, --push or "
+            "--format gguf"
         )
+
     if given.push:
         from sft.checkpoint.upload import upload
 
@@ -74,16 +90,17 @@ def main() -> None:
 
 
 def find_model(run: str) -> Path:
-    """The model's folder of a run, or the folder itself.
+    """Return the model's folder in a run, or the folder itself.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no model.
     """
     folder = Path(run).expanduser()
     found = folder / "model" if (folder / "model").is_dir() else folder
     if not any((found / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise InputError(
-            f"{run}: neither a run with a model nor a Hugging Face folder; train first (python train.py)"
+            f"{run}: neither a run with a model nor a Hugging Face folder; train first "
+            "(python train.py)"
         )
     return found
 
@@ -92,28 +109,28 @@ def export_hf(folder: Path, dtype: str | None, out: Path | None) -> Path:
     """Write the model of a folder as another Hugging Face folder.
 
     Raises:
-        InputError: it cannot be read or written, or is another model when it is read back.
+        InputError: it cannot be read or written, or the copy is not the same model.
     """
-    from sft.checkpoint.folder import CARD, load_pretrained, save_pretrained
+    from sft.checkpoint.files import CARD
+    from sft.checkpoint.folder import load_pretrained, save_pretrained
     from sft.checkpoint.verify import check_same, logits
     from sft.device import FLOAT_TYPES
 
-    source = load_pretrained(folder)
-    expected = logits(source.model, tokens_of(source))
     dtype = dtype or "f32"
     out = out or folder.with_name(f"{folder.name}-{dtype}")
     if out.resolve() == folder.resolve():
         raise InputError(f"--out: {out} is the model to be exported; give another folder")
+
+    source = load_pretrained(folder)
+    tokens = tokens_of(source)
+    expected = logits(source.model, tokens)
     distances = []
 
     def check(written: Path) -> None:
-        distances.append(
-            check_same(
-                expected, logits(load_pretrained(written).model, tokens_of(source)), dtype, out
-            )
-        )
+        found = logits(load_pretrained(written).model, tokens)
+        distances.append(check_same(expected, found, dtype, out))
 
-    arguments = (
+    save_pretrained(
         source.model,
         out,
         source.tokenizer,
@@ -121,8 +138,8 @@ def export_hf(folder: Path, dtype: str | None, out: Path | None) -> Path:
         source.base,
         FLOAT_TYPES[dtype],
         source.chat_template,
+        check=check,
     )
-    save_pretrained(*arguments, check=check)
     if (folder / CARD).exists():
         shutil.copy(folder / CARD, out / CARD)
     tell(out, distances[0])
@@ -130,10 +147,10 @@ def export_hf(folder: Path, dtype: str | None, out: Path | None) -> Path:
 
 
 def export_gguf(folder: Path, dtype: str, out: Path | None) -> tuple[Path, list[str]]:
-    """Write the model of a folder as a GGUF file, and beside it a Modelfile, from which Ollama makes its own.
+    """Write the model of a folder as a GGUF file, with a Modelfile for Ollama beside it.
 
     Returns:
-        The folder of both, and their names.
+        The folder of both files, and their names.
 
     Raises:
         InputError: as `export_hf`.
@@ -144,15 +161,17 @@ def export_gguf(folder: Path, dtype: str, out: Path | None) -> tuple[Path, list[
     from sft.checkpoint.verify import check_same, logits
 
     source = load_pretrained(folder)
-    expected = logits(source.model, tokens_of(source))
+    tokens = tokens_of(source)
+    expected = logits(source.model, tokens)
     out = out or folder.with_name(f"{folder.name}-{dtype}.gguf")
     recipe = out.with_suffix(".Modelfile")
     text = modelfile(template(source), out.name, source.model.config.n_positions)
+
     make_folder(out.parent)
     with replaced(out) as file:
         part = Path(file.name)
         write_gguf(source.model, source.tokenizer, part, dtype, title(folder), source.chat_template)
-        found = logits(read_gguf(part, source.model.config), tokens_of(source))
+        found = logits(read_gguf(part, source.model.config), tokens)
         distance = check_same(expected, found, dtype, out)
     write_text(recipe, text)
     tell(out, distance)
@@ -161,56 +180,57 @@ def export_gguf(folder: Path, dtype: str, out: Path | None) -> tuple[Path, list[
 
 
 def modelfile(template: str | None, model: str, context: int) -> str:
-    """Ollama's recipe for a model (ollama.com, "Modelfile reference"); its templates are Go's, around `.Prompt`.
+    """Return Ollama's recipe for a model (ollama.com, "Modelfile reference").
 
     Args:
-        template: None: the model goes on with plain text.
+        template: None: the model continues plain text.
         model: the file that holds it.
-        context: the most tokens that it reads.
+        context: length of the model's context in tokens.
     """
     from sft.data.prompt import around
 
-    before, after = (_in_go(text) for text in (around(template) if template else ("", "")))
+    before, after = around(template) if template else ("", "")
     return (
-        f'FROM ./{model}\nTEMPLATE """{before}{{{{ .Prompt }}}}{after}"""\n'
+        f'FROM ./{model}\nTEMPLATE """{_escape(before)}{{{{ .Prompt }}}}{_escape(after)}"""\n'
         f'PARAMETER stop "<|endoftext|>"\nPARAMETER num_ctx {context}\nPARAMETER temperature 0\n'
     )
 
 
-def _in_go(text: str) -> str:
-    """Text that Go's templates and a Modelfile's quotes leave as it is."""
+def _escape(text: str) -> str:
+    """Escape what Go's templates and a Modelfile's quotes would interpret."""
     return text.replace("{{", '{{ "{{" }}').replace('"""', '{{ "\\"\\"\\"" }}')
 
 
 def tokens_of(source: Pretrained) -> list[int]:
-    """The prompt by which a model is compared with its copy."""
+    """Return the prompt on which a model is compared with its copy."""
     from sft.data.prompt import prompt_tokens
     from sft.data.records import Record
 
-    asked_in = template(source)
-    if asked_in:
-        tokens = prompt_tokens(asked_in, Record(QUESTION, "", ""), source.tokenizer)
+    used = template(source)
+    if used:
+        tokens = prompt_tokens(used, Record(QUESTION, "", ""), source.tokenizer)
     else:
         tokens = source.tokenizer.encode_ordinary(QUESTION)
     return tokens[: source.model.config.n_positions]
 
 
 def template(source: Pretrained) -> str | None:
-    """The template that the model is asked in; None: it goes on with plain text."""
+    """Return the model's prompt template; None: it continues plain text."""
     from sft.data.prompt import template_of
 
     return template_of(source.source, source.prompt, source.chat_template, source.names)
 
 
 def title(folder: Path) -> str:
-    """A name for the model: its run's, or its folder's."""
+    """Return a name for the model: its run's, or its folder's."""
     path = folder.resolve()
     return path.parent.name if path.name == "model" else path.name
 
 
 def tell(out: Path, distance: float) -> None:
     print(
-        f"{out}: written and read back; its logits are within {distance:.1e} of their spread of the original's"
+        f"{out}: written and read back; its logits are within {distance:.1e} of their spread of "
+        "the original's"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves is what other programs run: the same tokens from transformers, and files that are checked."""
+"""Exported models give the same tokens in other programs, and a wrong copy is deleted."""
 
 import json
 import os
@@ -16,8 +16,11 @@ from safetensors.torch import load_file
 from sft import export
 from sft.checkpoint import weights
 from sft.checkpoint.folder import Pretrained, load_pretrained, save_pretrained
+from sft.checkpoint.gguf import TYPES
+from sft.checkpoint.verify import TOLERANCE
 from sft.data.prompt import chat_template, render, user_message
 from sft.data.records import Record
+from sft.device import FLOAT_TYPES
 from sft.errors import InputError
 from sft.gpt2.generate import generate
 from sft.gpt2.model import GPT
@@ -76,7 +79,7 @@ def ours(loaded: Pretrained, record: Record, count: int) -> list[int]:
 # transformers
 
 
-def test_a_pipeline_gives_the_same_tokens(run: Path) -> None:
+def test_transformers_pipeline_gives_the_same_tokens(run: Path) -> None:
     loaded = load_pretrained(run / "model")
     pipeline = transformers.pipeline(
         "text-generation", str(run / "model"), device="cpu", dtype=torch.float32
@@ -102,7 +105,7 @@ def test_a_pipeline_gives_the_same_tokens(run: Path) -> None:
         )
 
 
-def test_transformers_takes_the_fast_tokenizer_as_it_is(run: Path) -> None:
+def test_transformers_tokenizer_gives_the_same_ids(run: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(run / "model")
     mine = load_pretrained(run / "model").tokenizer
     for text in ("Write a response,  naïve 😀\n", "\n\n  x\t", "don't 1234", ""):
@@ -114,7 +117,7 @@ def test_transformers_takes_the_fast_tokenizer_as_it_is(run: Path) -> None:
     assert (tokenizer.eos_token_id, tokenizer.model_max_length) == (mine.eot_token, 256)
 
 
-def test_a_run_has_it_all(run: Path) -> None:
+def test_model_of_a_run_has_all_files_and_templates(run: Path) -> None:
     names = {path.name for path in (run / "model").iterdir()}
     assert {
         "tokenizer.json",
@@ -133,7 +136,9 @@ def test_a_run_has_it_all(run: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
-def test_a_folder_in_another_type(folder: Path, call: Callable[..., None], dtype: str) -> None:
+def test_folder_is_exported_in_another_type(
+    folder: Path, call: Callable[..., None], dtype: str
+) -> None:
     (folder / "README.md").write_text("the card")
     call(folder, "--dtype", dtype)
     out = folder.with_name(f"tiny-{dtype}")
@@ -148,7 +153,7 @@ def test_a_folder_in_another_type(folder: Path, call: Callable[..., None], dtype
     assert (out / "README.md").read_text() == "the card"
 
 
-def test_a_gguf_file_and_a_modelfile(
+def test_gguf_export_writes_a_modelfile(
     folder: Path, call: Callable[..., None], capsys: pytest.CaptureFixture
 ) -> None:
     call(folder, "--format", "gguf")
@@ -185,7 +190,7 @@ def test_a_modelfile_keeps_the_templates_braces_and_quotes() -> None:
     assert 'TEMPLATE """{{ "{{" }} a }} {{ "\\"\\"\\"" }}{{ .Prompt }}"""\n' in text
 
 
-def test_a_mismatch_is_deleted(
+def test_copy_that_is_another_model_is_deleted(
     folder: Path, call: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save = weights.save
@@ -232,7 +237,7 @@ def test_a_chat_template_of_another_program_is_exported(
             ["tiny"],
             "tiny: is a Hugging Face folder already; give --dtype, --out, --push or --format gguf",
         ),
-        (["tiny", "--dtype", "q8_0"], "--dtype: q8_0 is of GGUF alone; add --format gguf"),
+        (["tiny", "--dtype", "q8_0"], "--dtype: q8_0 exists only in GGUF; add --format gguf"),
         (
             ["tiny", "--format", "gguf", "--dtype", "q8_0"],
             "q8_0 takes rows in blocks of 32, but n_embd is 16",
@@ -241,7 +246,9 @@ def test_a_chat_template_of_another_program_is_exported(
         (["tiny", "--out", "there"], r"there: holds other files \(mine.txt\)"),
     ],
 )
-def test_one_line(folder, call, monkeypatch, arguments, message) -> None:
+def test_bad_arguments_are_refused_in_one_line(
+    folder, call, monkeypatch, arguments, message
+) -> None:
     monkeypatch.chdir(folder.parent)
     (folder.parent / "there").mkdir()
     (folder.parent / "there" / "mine.txt").write_text("mine")
@@ -252,7 +259,12 @@ def test_one_line(folder, call, monkeypatch, arguments, message) -> None:
     assert load_pretrained(folder).base == "someone/base"
 
 
-def test_the_command_itself(tmp_path: Path) -> None:
+def test_every_type_of_a_format_can_be_written_and_checked() -> None:
+    assert list(export.DTYPES["hf"]) == list(FLOAT_TYPES)
+    assert list(export.DTYPES["gguf"]) == list(TYPES) == list(TOLERANCE)
+
+
+def test_command_exits_with_1_and_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sft.export"]
     found = subprocess.run(
         [*command, "nothing"], cwd=tmp_path, capture_output=True, text=True, env=env()

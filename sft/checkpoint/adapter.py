@@ -1,8 +1,9 @@
-"""Adapters as files, in the format of PEFT (https://huggingface.co/docs/peft, "PEFT checkpoint format").
+"""LoRA adapters as files, in PEFT's format.
 
     adapter_config.json  adapter_model.safetensors
 
-A folder of these two holds no model: it names the base that it was trained beside, and what is added to its matrices.
+Format: https://huggingface.co/docs/peft, "PEFT checkpoint format". A folder of these two holds no
+model. It names the base that the adapter was trained on, and what is added to the base's matrices.
 """
 
 import hashlib
@@ -16,15 +17,17 @@ from safetensors import safe_open
 from torch import Tensor
 
 from sft.checkpoint import weights
-from sft.checkpoint.hub import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from sft.checkpoint.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from sft.config.schema import LoraConfig
 from sft.errors import InputError
 from sft.gpt2.lora import is_adapter
 from sft.gpt2.model import GPT, GPTConfig
 
-PREFIX = "base_model.model."  # before the names of transformers' GPT2LMHeadModel
+# PEFT puts this before the tensor names of transformers' GPT2LMHeadModel.
+PREFIX = "base_model.model."
 
-# Keys of adapter_config.json. What is in neither, and asks for something, adds more than the product of two matrices.
+# Keys of adapter_config.json that are read, and keys that change nothing once training is over. Any
+# other key that is switched on makes an adapter that is more than a product of two matrices.
 READ = {
     "peft_type",
     "base_model_name_or_path",
@@ -41,44 +44,49 @@ UNREAD = {
     "inference_mode",
     "lora_dropout",
     "fan_in_fan_out",
-}
-UNREAD |= {
     "megatron_core",
     "qalora_group_size",
     "eva_config",
-}  # of training, or of what is not asked for
-STARTS = (
-    True,
-    False,
-    "gaussian",
-    "orthogonal",
-    "eva",
-    "mica",
-)  # init_lora_weights that leave the base as it is
+}
+
+# Values of init_lora_weights that leave the base as it is.
+STARTS = (True, False, "gaussian", "orthogonal", "eva", "mica")
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """What an `adapter_config.json` says."""
+    """Content of an `adapter_config.json`.
+
+    Attributes:
+        base: a folder, or a repository of the hub.
+        scale: factor of the product of A and B.
+        targets: the adapted layers, by the ends of their names.
+    """
 
     path: Path
-    base: str  # a folder, or a repository of the hub
+    base: str
     revision: str | None
     rank: int
     scale: float
-    targets: list[str]  # the layers, by the ends of their names
+    targets: list[str]
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A (r, in) and B (out, r) of each adapted layer, by its name, and the factor before B A."""
+    """An adapter's matrices.
+
+    Attributes:
+        pairs: A (r, in) and B (out, r), by the name of the layer.
+        scale: factor of B A.
+        sha256: hash of the base and of the adapter's two files.
+    """
 
     pairs: dict[str, tuple[Tensor, Tensor]]
     scale: float
-    sha256: str  # of all that it makes: of the base, and of the adapter's two files
+    sha256: str
 
     def added(self, name: str, tensor: Tensor) -> Tensor:
-        """A tensor of the base, with what the adapter adds to it; the sum is in fp32."""
+        """Return a tensor of the base, plus what the adapter adds to it, computed in fp32."""
         layer, _, kind = name.rpartition(".")
         if kind != "weight" or layer not in self.pairs:
             return tensor
@@ -89,18 +97,20 @@ class Adapter:
 def write_adapter(
     model: GPT, config: LoraConfig, folder: Path, base: str, revision: str | None, sha256: str
 ) -> None:
-    """Write the two files of a model that `add_lora` gave its adapters.
+    """Write the two files of a model that has the adapters of `add_lora`.
 
     Args:
         base, revision, sha256: where the model's weights come from, and their hash.
     """
-    tensors = {
-        _key(name): tensor.detach() for name, tensor in model.named_parameters() if is_adapter(name)
-    }
+    tensors = {}
+    for name, tensor in model.named_parameters():
+        if is_adapter(name):
+            # h.0.attn.c_attn.lora_A -> base_model.model.transformer.h.0.attn.c_attn.lora_A.weight
+            tensors[f"{PREFIX}{weights.PREFIX}{name}.weight"] = tensor.detach()
     shapes = {key: tensor.shape for key, tensor in tensors.items()}
-    weights.write(
-        shapes, tensors.values(), folder / ADAPTER_WEIGHTS, torch.float32, base_sha256=sha256
-    )
+    path = folder / ADAPTER_WEIGHTS
+    weights.write(shapes, tensors.values(), path, torch.float32, base_sha256=sha256)
+
     content = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -111,107 +121,107 @@ def write_adapter(
         "lora_alpha": int(config.alpha) if config.alpha.is_integer() else config.alpha,
         "lora_dropout": config.dropout,
         "target_modules": config.targets,
-        "fan_in_fan_out": True,  # transformers keeps GPT-2's matrices as (in, out)
+        # transformers stores GPT-2's matrices as (in, out).
+        "fan_in_fan_out": True,
         "bias": "none",
     }
     (folder / ADAPTER_CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _key(name: str) -> str:
-    """h.0.attn.c_attn.lora_A -> base_model.model.transformer.h.0.attn.c_attn.lora_A.weight"""
-    return f"{PREFIX}{weights.PREFIX}{name}.weight"
 
 
 def read_adapter_config(path: Path, content: dict[str, Any]) -> AdapterConfig:
     """Check a parsed `adapter_config.json`.
 
     Raises:
-        InputError: a key is missing or of the wrong kind, or asks for more than is implemented; by key.
+        InputError: a key is missing, has a value of the wrong kind, or needs what is not
+            implemented.
     """
-    if content.get("peft_type") != "LORA":
-        raise InputError(
-            f"{path}: peft_type: {content.get('peft_type')!r} is not implemented, expected 'LORA'"
-        )
+
+    def expect(right: bool, key: str, expected: str) -> None:
+        if not right:
+            raise InputError(f"{path}: {key}: expected {expected}, found {content.get(key)!r}")
+
+    # Refuse what makes another kind of adapter.
+    kind = content.get("peft_type")
+    if kind != "LORA":
+        raise InputError(f"{path}: peft_type: {kind!r} is not implemented, expected 'LORA'")
     for key, value in content.items():
-        plain = (
+        off = (
             value in STARTS
             if key == "init_lora_weights"
             else value in (None, False, {}, [], "none")
         )
-        if not plain and key not in READ | UNREAD:
+        if not off and key not in READ | UNREAD:
             raise InputError(f"{path}: {key}: {value!r} is not implemented")
-    rank, alpha = content.get("r"), content.get("lora_alpha")
-    base, revision = content.get("base_model_name_or_path"), content.get("revision")
-    targets = content.get("target_modules")
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        raise InputError(f"{path}: r: expected a whole number from 1 up, found {rank!r}")
-    if (
-        not isinstance(alpha, int | float)
-        or isinstance(alpha, bool)
-        or not 0 < alpha < float("inf")
-    ):
-        raise InputError(f"{path}: lora_alpha: expected a number above 0, found {alpha!r}")
-    if not isinstance(targets, list) or not all(isinstance(name, str) for name in targets):
-        raise InputError(
-            f"{path}: target_modules: expected a list of layers' names, found {targets!r}"
-        )
-    if not isinstance(base, str):
-        raise InputError(
-            f"{path}: base_model_name_or_path: expected the base's name, found {base!r}"
-        )
-    if not isinstance(revision, str | None):
-        raise InputError(
-            f"{path}: revision: expected a commit, a tag or a branch, found {revision!r}"
-        )
+
+    # True and False are numbers in Python.
+    rank: Any = content.get("r")
+    is_rank = isinstance(rank, int) and not isinstance(rank, bool) and rank >= 1
+    expect(is_rank, "r", "a whole number from 1 up")
+    alpha: Any = content.get("lora_alpha")
+    is_number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
+    expect(is_number and 0 < alpha < float("inf"), "lora_alpha", "a number above 0")
+
+    targets: Any = content.get("target_modules")
+    are_names = isinstance(targets, list) and all(isinstance(name, str) for name in targets)
+    expect(are_names, "target_modules", "a list of layers' names")
+    base: Any = content.get("base_model_name_or_path")
+    expect(isinstance(base, str), "base_model_name_or_path", "the base's name")
+    revision: Any = content.get("revision")
+    expect(isinstance(revision, str | None), "revision", "a commit, a tag or a branch")
+
     scale = alpha / (rank**0.5 if content.get("use_rslora") else rank)
     return AdapterConfig(path, base, revision, rank, scale, targets)
 
 
 def read_adapter(config: AdapterConfig, base: GPTConfig, base_sha256: str) -> Adapter:
-    """The matrices beside an `adapter_config.json`.
+    """Read the matrices that belong to an `adapter_config.json`.
 
     Raises:
-        InputError: the file is missing or damaged, its tensors are not those that config and base ask for, or it was
-            trained beside other weights than the base has now.
+        InputError: the file is missing or damaged, its tensors do not fit the config and the base,
+            or it was trained on a base with other weights.
     """
     path = config.path.with_name(ADAPTER_WEIGHTS)
     if not path.is_file():
         raise InputError(
-            f"{path}: no such file, but {ADAPTER_CONFIG} stands there; pickled weights are not loaded"
+            f"{path}: no such file, but {ADAPTER_CONFIG} is there; pickled weights are not loaded"
         )
-    stored = {
-        key.removeprefix(PREFIX).removeprefix(weights.PREFIX): it
-        for key, it in weights.headers([path]).items()
-    }
-    layers = _layers(config, base)
-    names = {layer: (f"{layer}.lora_A.weight", f"{layer}.lora_B.weight") for layer in layers}
+    stored = {}
+    for key, tensor in weights.headers([path]).items():
+        stored[key.removeprefix(PREFIX).removeprefix(weights.PREFIX)] = tensor
+
+    # The file must hold A and B of each adapted layer, and nothing else.
+    names = {}
     expected: dict[str, tuple[int, ...]] = {}
-    for layer, (out, width) in layers.items():
-        expected |= dict(zip(names[layer], ((config.rank, width), (out, config.rank)), strict=True))
+    for layer, (out, width) in _adapted_layers(config, base).items():
+        A = f"{layer}.lora_A.weight"
+        B = f"{layer}.lora_B.weight"
+        names[layer] = (A, B)
+        expected[A] = (config.rank, width)
+        expected[B] = (out, config.rank)
     weights.check(stored, expected, path)
+
+    # An adapter that another program wrote does not have the hash of its base.
     with safe_open(path, framework="pt") as file:
-        trained_beside = (file.metadata() or {}).get("base_sha256", base_sha256)
-    if trained_beside != base_sha256:
+        trained_on = (file.metadata() or {}).get("base_sha256", base_sha256)
+    if trained_on != base_sha256:
         raise InputError(
-            f"{path}: was trained beside other weights than {config.base} has now (sha256 {trained_beside[:12]}…, now "
-            f"{base_sha256[:12]}…); bring these back"
+            f"{path}: was trained beside other weights than {config.base} has now (sha256 "
+            f"{trained_on[:12]}…, now {base_sha256[:12]}…); bring these back"
         )
+
     pairs = {layer: (stored[A].read(), stored[B].read()) for layer, (A, B) in names.items()}
-    sha256 = hashlib.sha256(
-        f"{base_sha256} {weights.sha256([config.path, path])}".encode()
-    ).hexdigest()
-    return Adapter(pairs, config.scale, sha256)
+    both = f"{base_sha256} {weights.sha256([config.path, path])}"
+    return Adapter(pairs, config.scale, hashlib.sha256(both.encode()).hexdigest())
 
 
-def _layers(config: AdapterConfig, base: GPTConfig) -> dict[str, tuple[int, int]]:
-    """The linear layers that the config means, and their (out, in)."""
+def _adapted_layers(config: AdapterConfig, base: GPTConfig) -> dict[str, tuple[int, int]]:
+    """Return (out, in) of each linear layer that the config targets, by name."""
     found = {}
     for name, tensor in weights.skeleton(base).state_dict().items():
         layer = name.removesuffix(".weight")
         full = f".{weights.PREFIX}{layer}"
-        if weights.CONV1D.fullmatch(name) and any(
-            full.endswith(f".{target}") for target in config.targets
-        ):
+        targeted = any(full.endswith(f".{target}") for target in config.targets)
+        if targeted and weights.CONV1D.fullmatch(name):
             out, width = tensor.shape
             found[layer] = (out, width)
     return found

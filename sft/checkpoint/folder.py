@@ -1,9 +1,10 @@
-"""Checkpoints are Hugging Face folders: a model's architecture, weights, tokenizer and prompt template.
+"""Read and write a checkpoint, which is a Hugging Face folder.
 
     config.json  model.safetensors  vocab.json  merges.txt  tokenizer.json  tokenizer_config.json
-    generation_config.json, and a README.md which whoever saves the model may put there
+    generation_config.json, and a README.md, which whoever saves the model may add
 
-`load_pretrained` reads one from a folder or from the hub, `save_pretrained` writes one that transformers reads too.
+It holds a model's architecture, weights, tokenizer and prompt template. `load_pretrained` reads one
+from a folder or from the hub. `save_pretrained` writes one that transformers reads too.
 """
 
 import json
@@ -19,14 +20,16 @@ import tiktoken
 import torch
 from safetensors import SafetensorError
 
-from sft.atomic import replaced_folder, warn_of_latest
+from sft.atomic import read_object, replaced_folder, warn_of_latest
 from sft.checkpoint import hub, weights
 from sft.checkpoint.adapter import AdapterConfig, read_adapter, read_adapter_config, write_adapter
-from sft.checkpoint.hub import (
+from sft.checkpoint.files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
+    CARD,
     CHAT_TEMPLATE,
     CONFIG,
+    GENERATION_CONFIG,
     INDEX,
     TOKENIZER_CONFIG,
     WEIGHTS,
@@ -37,33 +40,53 @@ from sft.gpt2.lora import is_adapter
 from sft.gpt2.model import GPT, GPTConfig
 from sft.gpt2.tokenizer import END, MERGES, TOKENIZER, VOCAB, load_tokenizer, save_tokenizer
 
+# The models that come with this package, by name.
 EMBEDDED = {"gpt2-nano": Path(__file__).parent.parent / "miniature" / "gpt2-nano"}
-GENERATION_CONFIG, CARD = "generation_config.json", "README.md"
-WRITTEN = {CONFIG, WEIGHTS, VOCAB, MERGES, TOKENIZER, TOKENIZER_CONFIG, GENERATION_CONFIG, CARD}
-WRITTEN |= {ADAPTER_CONFIG, ADAPTER_WEIGHTS}
+
+# A folder with other files than these is not overwritten.
+WRITTEN = {
+    CONFIG,
+    WEIGHTS,
+    VOCAB,
+    MERGES,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    GENERATION_CONFIG,
+    CARD,
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+}
 
 
 @dataclass
 class Pretrained:
-    """A checkpoint in memory, and where it came from."""
+    """A checkpoint in memory, and where it came from.
+
+    Attributes:
+        prompt: text of the template that the model was tuned with; None: the folder has none.
+        chat_template: the same for programs that only know messages.
+        base: the model that it was tuned from, by its config.json or adapter_config.json.
+        source: the folder, or the hub's repository.
+        revision: commit of the repository; None for a folder.
+        sha256: hash of the weights' file. For several files, of the lines "<sha256>  <name>". For
+            an adapter, of it and its base.
+        read: gives a tensor of the files by name, whatever device the model is on.
+        adapter: config of the adapter that was merged into the model; None: the folder is not an
+            adapter's.
+        names: special tokens, by the names that chat templates use for them.
+    """
 
     model: GPT
     tokenizer: tiktoken.Encoding
-    prompt: str | None  # the template that it was tuned with, as text; None: the folder names none
-    chat_template: str | None  # the same for programs that know only messages, as text
-    base: str | None  # what it was tuned from, as its config.json or adapter_config.json says
-    source: str  # the folder, or the hub's repository
-    revision: str | None  # commit of the repository; None for a folder
-    sha256: str  # of the weights' file; of several, of the lines "<sha256>  <name>"; of an adapter, with its base
-    read: weights.Read = field(
-        repr=False
-    )  # a tensor from the files, by name, wherever the model is
-    adapter: AdapterConfig | None = (
-        None  # the folder was an adapter's, which is merged into the model
-    )
-    names: dict[str, str] = field(
-        default_factory=dict
-    )  # of special tokens, as the chat template calls them
+    prompt: str | None
+    chat_template: str | None
+    base: str | None
+    source: str
+    revision: str | None
+    sha256: str
+    read: weights.Read = field(repr=False)
+    adapter: AdapterConfig | None = None
+    names: dict[str, str] = field(default_factory=dict)
 
 
 def load_pretrained(
@@ -77,55 +100,66 @@ def load_pretrained(
     """Load a GPT-2. An adapter comes merged into its base.
 
     Args:
-        repo_or_folder: a folder, or that of a run, whose `model/` is taken; else `gpt2-nano`, the embedded model; else
-            a repository of the hub (`owner/name`), or a released GPT-2 (`gpt2`, `gpt2-medium`, `gpt2-large`,
-            `gpt2-xl`), which comes at a pinned commit.
+        repo_or_folder: a folder, or a run, whose `model/` is taken. Otherwise `gpt2-nano`, the
+            embedded model. Otherwise a repository of the hub (`owner/name`), or a released GPT-2
+            (`gpt2`, `gpt2-medium`, `gpt2-large`, `gpt2-xl`) at a pinned commit.
         revision: the repository's branch, tag or commit.
-        dtype: of the parameters, whatever the file's.
-        dropout: the probability, for training; what config.json says is not used.
-        linear_dtype: of the linear layers' matrices; None: `dtype`.
+        dtype: type of the parameters, whatever the file's.
+        dropout: the probability, for training. The one in config.json is not used.
+        linear_dtype: type of the linear layers' matrices; None: `dtype`.
 
     Raises:
-        InputError: the files cannot be had, are damaged, or are not a GPT-2's.
+        InputError: the files are missing, damaged, or not a GPT-2's.
     """
     folder, source, revision = _locate(str(repo_or_folder), revision)
-    tuned = _read_adapter_config(folder)
-    home, base = _locate_base(tuned) if tuned else (folder, None)
+
+    # An adapter's architecture, tokenizer and weights are in the folder of its base.
+    tuned = None
+    base = None
+    home = folder
+    path = folder / ADAPTER_CONFIG
+    if path.exists():
+        tuned = read_adapter_config(path, read_object(path))
+        home, base = _locate_base(tuned)
     _check_files(home)
-    raw = _read_json(home / CONFIG)
-    config = _read_config(home / CONFIG, raw, dropout)
+
+    raw = read_object(home / CONFIG)
+    try:
+        config = GPTConfig.from_hf(raw, dropout)
+    except ValueError as error:
+        raise InputError(f"{home / CONFIG}: {error}") from error
     tokenizer = load_tokenizer(home)
     if tokenizer.n_vocab > config.vocab_size:
         path = home / (VOCAB if (home / VOCAB).exists() else TOKENIZER)
         raise InputError(
             f"{path}: {tokenizer.n_vocab} tokens, but {CONFIG} has vocab_size {config.vocab_size}"
         )
+
+    # The templates are an adapter's own, if its folder has any, or else its base's.
+    has_templates = (folder / TOKENIZER_CONFIG).exists() or (folder / CHAT_TEMPLATE).exists()
+    templates = folder if has_templates else home
+    tokenizer_config = _read_tokenizer_config(templates)
+    chat_template = _read_chat_template(templates)
+
+    # A thread hashes the files while they are read.
     files = weights.files(home)
-    # An adapter's folder may say how it is asked; if it says nothing, its base does.
-    own = (
-        folder
-        if any((folder / name).exists() for name in (TOKENIZER_CONFIG, CHAT_TEMPLATE))
-        else home
-    )
-    told = _read_tokenizer_config(own)
-    chat = _read_chat_template(own)
-    with ThreadPoolExecutor(1) as aside:  # hashed while they are read
-        sha256 = aside.submit(weights.sha256, files)
+    with ThreadPoolExecutor(1) as thread:
+        sha256 = thread.submit(weights.sha256, files)
         adapter = read_adapter(tuned, config, sha256.result()) if tuned else None
         read = weights.reader(files, config, adapter.added if adapter else None)
         model = weights.load(config, read, dtype, torch.device(device), linear_dtype)
     return Pretrained(
         model=model,
         tokenizer=tokenizer,
-        prompt=_text(told, "sft_prompt", home / TOKENIZER_CONFIG),
-        chat_template=chat,
+        prompt=_text(tokenizer_config, "sft_prompt", templates / TOKENIZER_CONFIG),
+        chat_template=chat_template,
         base=base or _text(raw, "_name_or_path", home / CONFIG) or None,
         source=source,
         revision=revision,
         sha256=adapter.sha256 if adapter else sha256.result(),
         read=read,
         adapter=tuned,
-        names=_special_names(told),
+        names=_special_names(tokenizer_config),
     )
 
 
@@ -140,17 +174,19 @@ def save_pretrained(
     read: weights.Read | None = None,
     check: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write a folder that `load_pretrained`, and transformers' AutoModelForCausalLM and AutoTokenizer, load.
+    """Write a folder for `load_pretrained` and for transformers' AutoModel and AutoTokenizer.
 
-    The folder appears whole or not at all; a checkpoint that stood there is replaced, but for its README.md.
+    The folder appears whole or not at all. A checkpoint that is already there is replaced, except
+    for its README.md.
 
     Args:
-        prompt: the template that the model was tuned with, as text.
-        base: what it was tuned from.
-        dtype: of the file; None: the model's.
-        chat_template: the prompt as transformers' chat templates are.
-        read: gives the model's tensors, by name, where the model is on the meta device and has none.
-        check: is shown the new folder before that takes its place; if it raises, what stood there stays.
+        prompt: text of the template that the model was tuned with.
+        base: the model that it was tuned from.
+        dtype: type of the weights in the file; None: the model's.
+        chat_template: the same prompt as a chat template of transformers.
+        read: gives the tensors, by name, of a model on the meta device, which has none.
+        check: is called with the new folder before that takes its place. If it raises, the old
+            folder stays.
 
     Raises:
         InputError: the folder holds something else, or cannot be written.
@@ -158,25 +194,25 @@ def save_pretrained(
     """
     if any(map(is_adapter, model.state_dict())):
         raise ValueError(
-            "the model has adapters: save_adapter keeps them, and merge_adapter makes a model of them"
+            "the model has adapters: write them with save_adapter, then merge with merge_adapter"
         )
-    if tokenizer.n_vocab > model.config.vocab_size:
-        raise ValueError(
-            f"{tokenizer.n_vocab} tokens do not fit the model's vocab_size {model.config.vocab_size}"
-        )
+    size = model.config.vocab_size
+    if tokenizer.n_vocab > size:
+        raise ValueError(f"{tokenizer.n_vocab} tokens do not fit the model's vocab_size {size}")
+
     dtype = dtype or model.wte.weight.dtype
     end = tokenizer.eot_token
-    config = replace(model.config, eos_token_id=end).to_hf() | {
-        "dtype": str(dtype).removeprefix("torch.")
-    }
+    config = replace(model.config, eos_token_id=end).to_hf()
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    if base:
+        config["_name_or_path"] = base
+    tokenizer_config = _tokenizer_config(model.config.n_positions, prompt, chat_template)
+
     with _written(folder) as beside:
         weights.save(model, beside / WEIGHTS, dtype, read)
         save_tokenizer(tokenizer, beside)
-        _write_json(beside / CONFIG, config | ({"_name_or_path": base} if base else {}))
-        _write_json(
-            beside / TOKENIZER_CONFIG,
-            _tokenizer_config(model.config.n_positions, prompt, chat_template),
-        )
+        _write_json(beside / CONFIG, config)
+        _write_json(beside / TOKENIZER_CONFIG, tokenizer_config)
         _write_json(beside / GENERATION_CONFIG, {"bos_token_id": end, "eos_token_id": end})
         if check:
             check(beside)
@@ -189,72 +225,71 @@ def save_adapter(
     prompt: str | None = None,
     chat_template: str | None = None,
 ) -> None:
-    """Write the adapters that `add_lora` gave a loaded model, as a folder that `load_pretrained` and PEFT load.
+    """Write the adapters that `add_lora` gave a loaded model.
 
-    Args and errors are those of `save_pretrained`.
+    The folder is one that `load_pretrained` and PEFT load. Arguments and errors are those of
+    `save_pretrained`.
     """
+    context = tuned.model.config.n_positions
     with _written(folder) as beside:
         write_adapter(tuned.model, config, beside, tuned.source, tuned.revision, tuned.sha256)
         save_tokenizer(tuned.tokenizer, beside)
-        _write_json(
-            beside / TOKENIZER_CONFIG,
-            _tokenizer_config(tuned.model.config.n_positions, prompt, chat_template),
-        )
+        _write_json(beside / TOKENIZER_CONFIG, _tokenizer_config(context, prompt, chat_template))
 
 
 def merge_adapter(adapter: str | Path, folder: str | Path) -> None:
-    """Write an adapter's base with the adapter merged into it as a checkpoint of its own, in fp32, one tensor after the
-    other.
+    """Write an adapter merged into its base as a checkpoint of its own, in fp32.
+
+    One tensor is in memory at a time.
 
     Raises:
-        InputError: what `load_pretrained` and `save_pretrained` raise.
+        InputError: as `load_pretrained` and `save_pretrained`.
     """
     merged = load_pretrained(adapter, device="meta")
-    arguments, chat = (merged.model, folder, merged.tokenizer), merged.chat_template
-    save_pretrained(*arguments, merged.prompt, merged.base, chat_template=chat, read=merged.read)
-
-
-def _tokenizer_config(
-    context: int, prompt: str | None, chat_template: str | None
-) -> dict[str, Any]:
-    names = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END)
-    known = {
-        "tokenizer_class": "GPT2Tokenizer",
-        "model_max_length": context,
-        "add_prefix_space": False,
-    }
-    texts = {"sft_prompt": prompt, "chat_template": chat_template}
-    return names | known | {key: text for key, text in texts.items() if text is not None}
+    save_pretrained(
+        merged.model,
+        folder,
+        merged.tokenizer,
+        merged.prompt,
+        merged.base,
+        chat_template=merged.chat_template,
+        read=merged.read,
+    )
 
 
 # Reading
 
 
 def _locate(name: str, revision: str | None) -> tuple[Path, str, str | None]:
-    """The folder of a checkpoint, its source, and its commit."""
+    """Return the folder of a checkpoint, its source, and its commit."""
+    # The user's own folder. `outputs/latest` may meanwhile be turned to another run, so the path
+    # inside a run is resolved.
     folder = Path(os.path.expanduser(name))
     if name and folder.is_dir():
         warn_of_latest(folder)
         inner = folder / "model"
-        if not _is_checkpoint(folder) and _is_checkpoint(
-            inner
-        ):  # a run; `latest` may be turned to another meanwhile
+        if not _is_checkpoint(folder) and _is_checkpoint(inner):
             return inner.resolve(), str(inner.resolve()), None
         return folder, name, None
     if name in EMBEDDED:
         return EMBEDDED[name], name, None
+
+    # A path that leads nowhere is not looked for on the hub.
     if name and folder.exists():
         raise InputError(f"{name}: a file; expected the folder of a checkpoint")
     if name.startswith("outputs/"):
         raise InputError(
-            f"{name}: not there; train first (python train.py), or name a run or a Hugging Face folder"
+            f"{name}: not there; train first (python train.py), or name a run or a Hugging Face "
+            "folder"
         )
-    here = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
-    if not name or here:
+    is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
+    if not name or is_path:
         raise InputError(f"{name or repr(name)}: no such folder (here: {Path.cwd()})")
+
     try:
         downloaded, commit = hub.download(name, revision)
     except InputError as error:
+        # `data/model` may be a repository, or a folder that was mistyped.
         if "/" in name and folder.parent.is_dir():
             raise InputError(
                 f"{error}; and {folder.parent.absolute()} holds no {folder.name}"
@@ -267,98 +302,82 @@ def _is_checkpoint(folder: Path) -> bool:
     return (folder / CONFIG).exists() or (folder / ADAPTER_CONFIG).exists()
 
 
-def _read_adapter_config(folder: Path) -> AdapterConfig | None:
-    """None if the folder is no adapter's."""
-    path = folder / ADAPTER_CONFIG
-    return read_adapter_config(path, _read_json(path)) if path.exists() else None
-
-
 def _locate_base(adapter: AdapterConfig) -> tuple[Path, str]:
-    """The folder and the source of what an adapter was trained beside."""
+    """Return the folder and the source of the model that an adapter was trained on."""
+    where = f"{adapter.path}: base_model_name_or_path"
     try:
         folder, source, _ = _locate(adapter.base, adapter.revision)
     except InputError as error:
-        raise InputError(f"{adapter.path}: base_model_name_or_path: {error}") from error
+        raise InputError(f"{where}: {error}") from error
     if (folder / ADAPTER_CONFIG).exists():
-        raise InputError(
-            f"{adapter.path}: base_model_name_or_path: {adapter.base} is an adapter too; merge that first"
-        )
+        raise InputError(f"{where}: {adapter.base} is an adapter too; merge that first")
     return folder, source
 
 
 def _check_files(folder: Path) -> None:
-    """Raises InputError if a file is missing that every checkpoint has."""
-    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    # transformers 5 writes tokenizer.json alone. Where one of the two older files is there, so must be the other.
-    pair = () if TOKENIZER in there and not {VOCAB, MERGES} & set(there) else (VOCAB, MERGES)
-    missing = [name for name in (CONFIG, *pair) if name not in there]
-    if not {WEIGHTS, INDEX} & set(there):
+    """Raise InputError if a file is missing that every checkpoint has."""
+    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+    # transformers 5 writes tokenizer.json alone. Each of the two older files needs the other.
+    needed = [CONFIG]
+    if TOKENIZER not in found or VOCAB in found or MERGES in found:
+        needed += [VOCAB, MERGES]
+    missing = [name for name in needed if name not in found]
+    if WEIGHTS not in found and INDEX not in found:
         missing.append(WEIGHTS)
-    if WEIGHTS in missing and any(name.endswith((".bin", ".pt", ".pth")) for name in there):
-        raise InputError(
-            f"{folder}: no {WEIGHTS}; pickled weights are not loaded, since they can run code: convert them with "
-            f"transformers: GPT2LMHeadModel.from_pretrained(folder).save_pretrained(folder)"
-        )
+        if any(name.endswith((".bin", ".pt", ".pth")) for name in found):
+            raise InputError(
+                f"{folder}: no {WEIGHTS}; pickled weights are not loaded, since they can run code: "
+                "convert them with transformers: "
+                "GPT2LMHeadModel.from_pretrained(folder).save_pretrained(folder)"
+            )
     if missing:
-        found = ", ".join(there[:8]) or "nothing"
         raise InputError(
-            f"{folder}: no {', '.join(missing)}; expected a checkpoint in Hugging Face format, found {found}"
+            f"{folder}: no {', '.join(missing)}; expected a checkpoint in Hugging Face format, "
+            f"found {', '.join(found[:8]) or 'nothing'}"
         )
-
-
-def _read_config(path: Path, raw: dict[str, Any], dropout: float) -> GPTConfig:
-    try:
-        return GPTConfig.from_hf(raw, dropout)
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: expected a JSON object, found {type(found).__name__}")
-    return found
 
 
 def _read_tokenizer_config(folder: Path) -> dict[str, Any]:
     path = folder / TOKENIZER_CONFIG
-    return _read_json(path) if path.exists() else {}
+    return read_object(path) if path.exists() else {}
 
 
-def _special_names(found: dict[str, Any]) -> dict[str, str]:
-    """Return the special tokens by the names that chat templates have for them, such as `eos_token`."""
-    tokens = {
-        name: found.get(name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")
-    }
-    texts = {
-        name: token.get("content") if isinstance(token, dict) else token
-        for name, token in tokens.items()
-    }
-    return {name: text for name, text in texts.items() if isinstance(text, str)}
+def _special_names(tokenizer_config: dict[str, Any]) -> dict[str, str]:
+    """Return special tokens by the names that chat templates use, such as `eos_token`."""
+    found = {}
+    for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
+        token = tokenizer_config.get(name)
+        text = token.get("content") if isinstance(token, dict) else token
+        if isinstance(text, str):
+            found[name] = text
+    return found
 
 
 def _read_chat_template(folder: Path) -> str | None:
-    """Return the folder's chat template, which transformers 5 writes as a file of its own, and earlier ones as a text
-    in tokenizer_config.json, or as a list of texts with names. As in transformers, the file comes first."""
+    """Return the folder's chat template.
+
+    transformers 5 writes it as a file of its own. Earlier versions write it into
+    tokenizer_config.json, as a text or as a list of named texts. As in transformers, the file comes
+    first.
+    """
     path = folder / CHAT_TEMPLATE
     if path.exists():
         try:
             return path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: cannot be read as text ({error})") from error
+
+    path = folder / TOKENIZER_CONFIG
     found = _read_tokenizer_config(folder)
-    if isinstance(several := found.get("chat_template"), list):
-        named = {one.get("name"): one.get("template") for one in several if isinstance(one, dict)}
+    templates = found.get("chat_template")
+    if isinstance(templates, list):
+        named = {one.get("name"): one.get("template") for one in templates if isinstance(one, dict)}
         if "default" not in named:
             names = ", ".join(repr(name) for name in named) or "nothing"
-            raise InputError(
-                f"{folder / TOKENIZER_CONFIG}: chat_template: no template named 'default' among {names}"
-            )
+            raise InputError(f"{path}: chat_template: no template named 'default' among {names}")
         found = {"chat_template": named["default"]}
-    return _text(found, "chat_template", folder / TOKENIZER_CONFIG)
+    return _text(found, "chat_template", path)
 
 
 def _text(found: dict[str, Any], key: str, path: Path) -> str | None:
@@ -369,6 +388,24 @@ def _text(found: dict[str, Any], key: str, path: Path) -> str | None:
 
 
 # Writing
+
+
+def _tokenizer_config(
+    context: int, prompt: str | None, chat_template: str | None
+) -> dict[str, Any]:
+    content = {
+        "bos_token": END,
+        "eos_token": END,
+        "unk_token": END,
+        "tokenizer_class": "GPT2Tokenizer",
+        "model_max_length": context,
+        "add_prefix_space": False,
+    }
+    if prompt is not None:
+        content["sft_prompt"] = prompt
+    if chat_template is not None:
+        content["chat_template"] = chat_template
+    return content
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -1,11 +1,10 @@
 """GPT-2 as a GGUF file, which llama.cpp and the programs around it (Ollama, LM Studio) run.
 
-The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. An architecture's names of tensors and keys
-come from llama.cpp's own package `gguf`. Matrices are (out, in), as the model's own; the head is the embedding, which
-llama.cpp takes where the file has no `output.weight`.
+The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The names of tensors and keys
+come from llama.cpp's own package `gguf`. Matrices are (out, in), like the model's.
+The file has no `output.weight`, so llama.cpp takes the embedding as the head.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import gguf
@@ -20,13 +19,16 @@ from sft.errors import InputError
 from sft.gpt2.model import GPT, GPTConfig
 from sft.gpt2.tokenizer import spelled
 
-TYPES = {  # of the matrices; vectors and positions are always in fp32, as llama.cpp wants them
+# Types of the matrices. llama.cpp needs vectors and positions in fp32.
+TYPES = {
     "f32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
     "f16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
     "bf16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
     "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
 }
-BLOCK = 32  # neighbours of a row that share a scale in q8_0
+
+# In q8_0, this many neighbours in a row share a scale.
+BLOCK = 32
 
 
 def write_gguf(
@@ -39,26 +41,35 @@ def write_gguf(
 ) -> None:
     """Write model, tokenizer and chat template in one file.
 
+    Args:
+        dtype: a key of TYPES.
+
     Raises:
-        InputError: the model's width cannot be cut into the type's blocks.
+        InputError: the model's width is not a multiple of the type's block.
     """
-    if dtype == "q8_0" and model.config.n_embd % BLOCK:
+    width = model.config.n_embd
+    if dtype == "q8_0" and width % BLOCK:
         raise InputError(
-            f"dtype: q8_0 takes rows in blocks of {BLOCK}, but n_embd is {model.config.n_embd}; take f16"
+            f"dtype: q8_0 takes rows in blocks of {BLOCK}, but n_embd is {width}; take f16"
         )
+
+    # Keys: name, architecture, tokenizer, template.
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.GPT2])
     writer.add_name(name)
     _add_architecture(writer, model.config)
     _add_tokenizer(writer, tokenizer, model.config.vocab_size)
     if chat_template is not None:
         writer.add_chat_template(chat_template)
-    kind, file_type = TYPES[dtype]
+    matrix_type, file_type = TYPES[dtype]
     writer.add_file_type(file_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    for key, tensor in _named(model):
-        small = tensor.dim() == 1 or key.startswith("position_embd")
-        as_stored = GGMLQuantizationType.F32 if small else kind
-        writer.add_tensor(key, gguf.quants.quantize(_array(tensor), as_stored), raw_dtype=as_stored)
+
+    state = model.state_dict()
+    for name, key in _names(model).items():
+        tensor = state[name]
+        is_matrix = tensor.dim() > 1 and not key.startswith("position_embd")
+        kind = matrix_type if is_matrix else GGMLQuantizationType.F32
+        writer.add_tensor(key, gguf.quants.quantize(_array(tensor), kind), raw_dtype=kind)
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -69,7 +80,7 @@ def write_gguf(
 
 @torch.no_grad()
 def read_gguf(path: Path, config: GPTConfig) -> GPT:
-    """The model in a file that `write_gguf` wrote, in fp32."""
+    """Return the model in a file that `write_gguf` wrote, in fp32."""
     stored = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
     with torch.device("meta"):
         model = GPT(config)
@@ -91,17 +102,27 @@ def _add_architecture(writer: gguf.GGUFWriter, config: GPTConfig) -> None:
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: tiktoken.Encoding, size: int) -> None:
-    """The tokens; ids that the model has beyond them, to round its size up, get names that no text spells."""
+    """Add the tokens and the merges.
+
+    Args:
+        size: number of ids in the model. It may have more than the tokenizer, to round its size up.
+            They get names that no text spells.
+    """
     vocab, merges = spelled(tokenizer)
-    beyond = range(len(vocab), size)
-    special = [
-        TokenType.CONTROL if token in tokenizer.special_tokens_set else TokenType.NORMAL
-        for token in vocab
-    ]
+    tokens = list(vocab)
+    types = []
+    for token in vocab:
+        is_special = token in tokenizer.special_tokens_set
+        types.append(TokenType.CONTROL if is_special else TokenType.NORMAL)
+    for id in range(len(vocab), size):
+        tokens.append(f"<|unused {id}|>")
+        types.append(TokenType.UNUSED)
+
+    # The "pre-tokenizer" is the pattern that splits text into words.
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")  # the pattern that cuts text into words
-    writer.add_token_list([*vocab, *(f"<|unused {id}|>" for id in beyond)])
-    writer.add_token_types([*special, *(TokenType.UNUSED for _ in beyond)])
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
     writer.add_token_merges([" ".join(pair) for pair in merges])
     writer.add_bos_token_id(tokenizer.eot_token)
     writer.add_eos_token_id(tokenizer.eot_token)
@@ -110,13 +131,8 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: tiktoken.Encoding, size: 
     writer.add_add_eos_token(False)
 
 
-def _named(model: GPT) -> Iterator[tuple[str, Tensor]]:
-    state = model.state_dict()
-    return ((key, state[name]) for name, key in _names(model).items())
-
-
 def _names(model: GPT) -> dict[str, str]:
-    """The file's name of each of the model's tensors."""
+    """Return the name in the file for each of the model's tensors."""
     known = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GPT2, model.config.n_layer)
     names = {
         name: known.get_name(name, try_suffixes=(".weight", ".bias")) for name in model.state_dict()

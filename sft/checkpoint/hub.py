@@ -1,13 +1,12 @@
-"""The hub's side of a checkpoint: its files are downloaded once, checked once, and then read from the hub's cache.
+"""Download a checkpoint's files from the Hugging Face Hub, once, and read them from its cache.
 
-The cache keeps each file under its ETag, which is a hash of its content: sha256 for large files, git's blob hash for
-small ones (huggingface_hub, "Understand caching"). Over plain HTTP the client compares only sizes, so the content is
-hashed here when it arrives.
+The cache keeps each file under its ETag, a hash of the content: SHA-256 for large files, git's blob
+hash for small ones (huggingface_hub, "Understand caching"). Over plain HTTP the client compares
+sizes alone. So each file is hashed here when it arrives.
 """
 
 import errno
 import hashlib
-import json
 import re
 from pathlib import Path
 
@@ -21,17 +20,22 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from sft.atomic import sha256_of
+from sft.checkpoint.files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    CHAT_TEMPLATE,
+    CONFIG,
+    INDEX,
+    TOKENIZER_CONFIG,
+    WEIGHTS,
+    shards,
+)
 from sft.errors import InputError
 from sft.gpt2.tokenizer import MERGES, TOKENIZER, VOCAB
 from sft.network import unreachable
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-TOKENIZER_CONFIG, CHAT_TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = (
-    "adapter_config.json",
-    "adapter_model.safetensors",
-)  # instead of a whole model
-
+# A commit, or an ETag that is a hash: SHA-1 or SHA-256.
 HASH = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 # The released GPT-2s, at a commit of each repository.
@@ -43,56 +47,69 @@ PINNED = {
 }
 SHORT = {name.split("/")[1]: name for name in PINNED}
 
-# sha256 of files at these commits; the four share one tokenizer.
+# SHA-256 of files at these commits, by repository and name. All sizes share one tokenizer.
+VOCAB_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
+MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 SHA256 = {
-    (name, VOCAB): "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
-    for name in PINNED
+    ("openai-community/gpt2", WEIGHTS): (
+        "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707"
+    )
 }
-SHA256 |= {
-    (name, MERGES): "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
-    for name in PINNED
-}
-SHA256["openai-community/gpt2", WEIGHTS] = (
-    "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707"
-)
+for _name in PINNED:
+    SHA256[_name, VOCAB] = VOCAB_SHA256
+    SHA256[_name, MERGES] = MERGES_SHA256
 
-REMEDY = "try again, set HF_ENDPOINT to a mirror, or give a local folder (HF_HUB_OFFLINE=1 uses only the cache)"
+REMEDY = (
+    "try again, set HF_ENDPOINT to a mirror, or give a local folder "
+    "(HF_HUB_OFFLINE=1 uses only the cache)"
+)
 
 
 def download(repo: str, revision: str | None = None) -> tuple[Path, str]:
     """Fetch a checkpoint's files, with progress bars, or find them in the cache.
 
     Args:
-        repo: `owner/name`, or a released GPT-2's name alone.
-        revision: branch, tag or commit; None: the pinned commit of a released GPT-2, else the main branch.
+        repo: `owner/name`, or the name alone of a released GPT-2.
+        revision: branch, tag or commit. None: the pinned commit of a released GPT-2, else the main
+            branch.
 
     Returns:
         The folder that holds the files, and its commit.
 
     Raises:
-        InputError: the hub, the repository, the revision or a file cannot be had, or a file arrived damaged.
+        InputError: the hub cannot be reached, it lacks the repository, the revision or a file, or a
+            file arrived damaged.
     """
     repo = SHORT.get(repo, repo)
     revision = revision or PINNED.get(repo, constants.DEFAULT_REVISION)
+
     config = fetch_if_present(repo, CONFIG, revision)
-    adapter = None if config else fetch_if_present(repo, ADAPTER_CONFIG, revision)
-    if adapter:
-        _fetch_later_additions(repo, (CHAT_TEMPLATE,), adapter.parent.name, ADAPTER_WEIGHTS)
-        fetch(repo, ADAPTER_WEIGHTS, adapter.parent.name)
-        fetch_if_present(repo, TOKENIZER_CONFIG, adapter.parent.name)
-        return adapter.parent, adapter.parent.name
-    folder = (config or fetch(repo, CONFIG, revision)).parent  # the latter says what is missing
+    if config is None:
+        adapter = fetch_if_present(repo, ADAPTER_CONFIG, revision)
+        if adapter:
+            commit = adapter.parent.name
+            _fetch_later_additions(repo, (CHAT_TEMPLATE,), commit, ADAPTER_WEIGHTS)
+            fetch(repo, ADAPTER_WEIGHTS, commit)
+            fetch_if_present(repo, TOKENIZER_CONFIG, commit)
+            return adapter.parent, commit
+
+        # There is neither. This call raises the error that says so.
+        config = fetch(repo, CONFIG, revision)
+
+    folder = config.parent
     commit = folder.name
     _fetch_tokenizer(repo, commit)
     fetch_if_present(repo, TOKENIZER_CONFIG, commit)
-    # The released models have no chat template, and their three forms of the tokenizer are known to agree.
+
+    # The released models have no chat template, and their three tokenizer files are known to agree.
     if commit != PINNED.get(repo):
         _fetch_later_additions(repo, (TOKENIZER, CHAT_TEMPLATE), commit, WEIGHTS, INDEX)
+
     if fetch_if_present(repo, WEIGHTS, commit) is None:
         index = fetch_if_present(repo, INDEX, commit)
         if index is None:
             raise InputError(
-                f"{repo}: has neither {WEIGHTS} nor {INDEX}; weights are read from safetensors alone"
+                f"{repo}: has neither {WEIGHTS} nor {INDEX}; only weights in safetensors are read"
             )
         for shard in shards(index):
             fetch(repo, shard, commit)
@@ -100,17 +117,19 @@ def download(repo: str, revision: str | None = None) -> tuple[Path, str]:
 
 
 def _fetch_tokenizer(repo: str, commit: str) -> None:
-    """Fetch `vocab.json` and `merges.txt`; of a repository that has neither, `tokenizer.json`."""
-    there = [fetch_if_present(repo, name, commit) for name in (VOCAB, MERGES)]
-    if any(there) or not fetch_if_present(repo, TOKENIZER, commit):
+    """Fetch `vocab.json` and `merges.txt`; from a repository that has neither, `tokenizer.json`."""
+    found = [fetch_if_present(repo, name, commit) for name in (VOCAB, MERGES)]
+    if any(found) or not fetch_if_present(repo, TOKENIZER, commit):
+        # Raises the error that says which of the two is missing.
         for name in (VOCAB, MERGES):
-            fetch(repo, name, commit)  # says which of them is missing
+            fetch(repo, name, commit)
 
 
 def _fetch_later_additions(repo: str, names: tuple[str, ...], commit: str, *weights: str) -> None:
-    """Fetch files that a checkpoint may have, and that earlier versions of this program did not fetch.
+    """Fetch optional files that earlier versions of this program did not fetch.
 
-    Such a version may have filled the cache, which then still serves where the hub cannot be reached.
+    Such a version may have filled the cache. That cache must still serve when the hub cannot be
+    reached, so a failure is ignored if any of `weights` is cached.
     """
     cached = any(
         isinstance(try_to_load_from_cache(repo, name, revision=commit), str) for name in weights
@@ -123,29 +142,8 @@ def _fetch_later_additions(repo: str, names: tuple[str, ...], commit: str, *weig
                 raise
 
 
-def shards(index: Path) -> list[str]:
-    """The files that a sharded checkpoint's index names, which must lie beside it."""
-    try:
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        found = sorted(set(names))
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{index}: expected JSON with a `weight_map` of tensors and files ({error!r})"
-        ) from error
-    if not found:
-        raise InputError(f"{index}: its `weight_map` names no file")
-    for name in found:
-        if (
-            not isinstance(name, str)
-            or Path(name).name != name
-            or not name.endswith(".safetensors")
-        ):
-            raise InputError(f"{index}: {name!r} is not the name of a .safetensors file beside it")
-    return found
-
-
 def fetch_if_present(repo: str, name: str, revision: str) -> Path | None:
-    """As `fetch`; None where the repository has no such file, which the cache remembers."""
+    """Fetch a file; None if the repository lacks it, which the cache remembers."""
     try:
         if try_to_load_from_cache(repo, name, revision=revision) is _CACHED_NO_EXIST:
             return None
@@ -153,21 +151,24 @@ def fetch_if_present(repo: str, name: str, revision: str) -> Path | None:
     except HFValidationError as error:
         raise InputError(_explain(error, repo, name, revision)) from error
     except InputError as error:
-        if isinstance(error.__cause__, EntryNotFoundError) and not isinstance(
-            error.__cause__, LocalEntryNotFoundError
-        ):
+        cause = error.__cause__
+        unknown = isinstance(cause, LocalEntryNotFoundError)
+        if isinstance(cause, EntryNotFoundError) and not unknown:
             return None
         raise
 
 
 def fetch(repo: str, name: str, revision: str) -> Path:
-    """A file of the repository, in the cache. A file that is new there is hashed first."""
+    """Return the path of a repository's file in the cache. A file that is new there is hashed.
+
+    Raises:
+        InputError: as `download`.
+    """
     try:
         cached = try_to_load_from_cache(repo, name, revision=revision)
         path = Path(hf_hub_download(repo, name, revision=revision))
-    except (
-        Exception
-    ) as error:  # of huggingface_hub, the HTTP client below it, the operating system, or hf_xet
+    except Exception as error:
+        # Errors come from huggingface_hub, its HTTP client, hf_xet and the operating system.
         raise InputError(_explain(error, repo, name, revision)) from error
     if str(path) != cached:
         check(path, pinned_sha256(repo, name, path.parent.name))
@@ -175,69 +176,79 @@ def fetch(repo: str, name: str, revision: str) -> Path:
 
 
 def pinned_sha256(repo: str, name: str, commit: str) -> str | None:
+    """Return the known SHA-256 of a released GPT-2's file; None: the file is not known."""
     return SHA256.get((repo, name)) if commit == PINNED.get(repo) else None
 
 
 def check(path: Path, sha256: str | None = None) -> None:
-    """Compare a cached file with the hash that it is stored under, and with `sha256` if given; a wrong one is deleted.
+    """Hash a cached file, and delete it if the hash is wrong.
+
+    It must be the one that the cache stores the file under, and `sha256` if that is given.
 
     Raises:
-        InputError: they differ.
+        InputError: the hash is wrong.
     """
-    etag = (
-        path.readlink().name if path.is_symlink() else ""
-    )  # without symbolic links the cache does not keep it
-    for expected in (known for known in (sha256, etag) if known and HASH.fullmatch(known)):
-        actual = digest(path, "sha256" if len(expected) == 64 else "git")
+    # Where there are no symbolic links, the cache does not keep the ETag.
+    etag = path.readlink().name if path.is_symlink() else ""
+    for expected in (sha256, etag):
+        if not expected or not HASH.fullmatch(expected):
+            continue
+        actual = sha256_of(path) if len(expected) == 64 else git_hash_of(path)
         if actual != expected:
-            for part in (path.resolve(), path.parent / path.readlink() if etag else path, path):
+            blob = path.parent / path.readlink() if etag else path
+            for part in (path.resolve(), blob, path):
                 part.unlink(missing_ok=True)
             raise InputError(
-                f"{path.name}: arrived damaged and was deleted: expected hash {expected}, found {actual}; {REMEDY}"
+                f"{path.name}: arrived damaged and was deleted: expected hash {expected}, found "
+                f"{actual}; {REMEDY}"
             )
 
 
-def digest(path: Path, kind: str = "sha256") -> str:
-    """Hex hash of a file's content: `sha256`, or `git`, which hashes a header before it (Pro Git, 10.2)."""
+def git_hash_of(path: Path) -> str:
+    """Return git's hash of a file, a SHA-1 of a header and the content (Pro Git, 10.2)."""
+    header = b"blob %d\0" % path.stat().st_size
     with path.open("rb") as file:
-        if kind == "sha256":
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        header = b"blob %d\0" % path.stat().st_size
         return hashlib.file_digest(file, lambda: hashlib.sha1(header)).hexdigest()
 
 
 def _explain(error: Exception, repo: str, name: str, revision: str) -> str:
-    """One line for whatever went wrong on the way from the hub to the cache."""
+    """Return one line for whatever went wrong between the hub and the cache."""
     endpoint = public(constants.ENDPOINT)
+    cache = constants.HF_HUB_CACHE
     reason = unreachable(error, constants.ENDPOINT)
     match error:
         case GatedRepoError():
-            return f"{repo}: access is restricted; ask for it at {endpoint}/{repo}, then `hf auth login`"
+            line = f"access is restricted; ask for it at {endpoint}/{repo}, then `hf auth login`"
         case RepositoryNotFoundError():
-            return f"{repo}: no such repository at {endpoint}, or a private one (`hf auth login`); nor a folder"
+            line = (
+                f"no such repository at {endpoint}, or a private one (`hf auth login`); "
+                "nor a folder"
+            )
         case RevisionNotFoundError():
-            return f"{repo}: no revision {revision!r}; expected a branch, a tag or a commit"
+            line = f"no revision {revision!r}; expected a branch, a tag or a commit"
         case HFValidationError():
             return f"{repo!r}: neither a folder nor the name of a repository, `owner/name`"
         case LocalEntryNotFoundError() if constants.HF_HUB_OFFLINE:
-            return f"{repo}: {name} is not in the cache ({constants.HF_HUB_CACHE}) and HF_HUB_OFFLINE is set"
+            line = f"{name} is not in the cache ({cache}) and HF_HUB_OFFLINE is set"
         case LocalEntryNotFoundError() if reason:
-            return f"{repo}: {reason}; {REMEDY}"
+            line = f"{reason}; {REMEDY}"
         case LocalEntryNotFoundError():
-            return f"{repo}: cannot reach {endpoint} ({_line(error.__cause__ or error)}); {REMEDY}"
+            line = f"cannot reach {endpoint} ({_line(error.__cause__ or error)}); {REMEDY}"
         case EntryNotFoundError():
-            return f"{repo}: has no {name} at revision {revision!r}; is it a GPT-2 in Hugging Face format?"
+            line = f"has no {name} at revision {revision!r}; is it a GPT-2 in Hugging Face format?"
         case OSError(errno=errno.ENOSPC):
-            return f"{repo}: no space left for {name} in {constants.HF_HUB_CACHE}; free some, or set HF_HUB_CACHE"
+            line = f"no space left for {name} in {cache}; free some, or set HF_HUB_CACHE"
         case _:
-            return f"{repo}: the download of {name} failed ({reason or _line(error)}); {REMEDY}"
+            line = f"the download of {name} failed ({reason or _line(error)}); {REMEDY}"
+    return f"{repo}: {line}"
 
 
 def _line(error: BaseException) -> str:
-    text = public(str(error).strip().partition("\n")[0])
+    first_line = str(error).strip().partition("\n")[0]
+    text = public(first_line)
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
 
 def public(text: str) -> str:
-    """Without the name and password that an address may hold."""
+    """Remove the user name and password from the addresses in a text."""
     return re.sub(r"//[^/\s]+@", "//…@", text)

@@ -1,4 +1,4 @@
-"""Whether a model that was written somewhere is still the same model: its logits, beside the original's."""
+"""Check that a model and its copy on disk are the same: compare their logits."""
 
 from collections.abc import Sequence
 
@@ -8,31 +8,41 @@ from torch import Tensor
 from sft.errors import InputError
 from sft.gpt2.model import GPT
 
-# The largest distance from the original's logits, as a share of their spread: some times what rounding gives in the
-# miniature. A tensor in the wrong place, or turned the wrong way, gives about 1.
+# Largest distance between the logits, as a share of their spread. It is several times what rounding
+# gives in gpt2-nano. A tensor that is misplaced, or not transposed, gives about 1.
 TOLERANCE = {"f32": 1e-4, "f16": 0.02, "bf16": 0.1, "q8_0": 0.1}
 
 
 @torch.no_grad()
 def logits(model: GPT, tokens: Sequence[int]) -> Tensor:
-    """What comes after each token, (T, V) in fp32."""
+    """Return the logits after each token, (T, V) in fp32."""
     result: Tensor = model.eval()(torch.tensor([tokens]))[0].float()
     return result
 
 
 def check_same(expected: Tensor, found: Tensor, dtype: str, where: object) -> float:
-    """The distance between the logits (T, V) of a model and of its copy in `dtype`: root mean squares, as a share.
+    """Return the distance between a model's logits and those of its copy in `dtype`.
+
+    It is the root mean square of the difference, divided by the root mean square of the logits.
+
+    Args:
+        expected, found: (T, V)
+        where: the copy, for the error.
 
     Raises:
-        InputError: it is more than that type's rounding explains.
+        InputError: the distance is more than the type's rounding explains.
     """
-    expected, found = (
-        values - values.mean(-1, keepdim=True) for values in (expected, found)
-    )  # for softmax the same
+    # A constant added to all logits of a token means nothing: softmax gives the same.
+    expected = expected - expected.mean(-1, keepdim=True)
+    found = found - found.mean(-1, keepdim=True)
     distance = float((found - expected).square().mean().sqrt() / expected.square().mean().sqrt())
-    if not distance <= TOLERANCE[dtype]:  # NaN is not
+
+    # Written so that NaN is refused.
+    limit = TOLERANCE[dtype]
+    if not distance <= limit:
         raise InputError(
-            f"{where}: read back, it is another model: its logits are {distance:.2g} of their spread away from the "
-            f"original's, expected at most {TOLERANCE[dtype]:g} for {dtype}; it was deleted"
+            f"{where}: read back, it is another model: its logits are {distance:.2g} of their "
+            f"spread away from the original's, expected at most {limit:g} for {dtype}; it was "
+            "deleted"
         )
     return distance

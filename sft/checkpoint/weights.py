@@ -1,8 +1,11 @@
-"""A GPT-2's weights in safetensors files, one tensor at a time.
+"""GPT-2's weights in safetensors files, read and written one tensor at a time.
 
-File format: https://huggingface.co/docs/safetensors (a JSON header with every tensor's type, shape and place, then the
-bytes). Names are those of transformers' GPT2LMHeadModel, which are the model's own behind an optional `transformer.`;
-its linear layers ("Conv1D", as in the released TensorFlow code) keep a matrix as (in, out), PyTorch's as (out, in).
+File format: https://huggingface.co/docs/safetensors. A JSON header gives the type, shape and place
+of every tensor, and their bytes follow.
+
+Names are those of transformers' GPT2LMHeadModel: the model's own, behind an optional
+`transformer.`. Its linear layers ("Conv1D", as in the released TensorFlow code) store a matrix as
+(in, out); PyTorch's are (out, in).
 """
 
 import hashlib
@@ -19,23 +22,29 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from sft.checkpoint import hub
-from sft.checkpoint.hub import INDEX, WEIGHTS
+from sft.atomic import sha256_of
+from sft.checkpoint.files import INDEX, WEIGHTS, shards
+from sft.device import FLOAT_TYPES
 from sft.errors import InputError
 from sft.gpt2.model import GPT, GPTConfig
 
-PREFIX, HEAD = "transformer.", "lm_head.weight"
-MASK = re.compile(
-    r"h\.\d+\.attn\.(masked_)?bias"
-)  # constants of transformers' attention, in older files
+PREFIX = "transformer."
+HEAD = "lm_head.weight"
 CONV1D = re.compile(r"h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
-Read = Callable[[str], Tensor]  # a tensor, as the model has it, by its name
-FLOATS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+
+# Constants of transformers' attention, which older files hold.
+MASK = re.compile(r"h\.\d+\.attn\.(masked_)?bias")
+
+# The types that are read and written, as safetensors calls them.
+FLOATS = {dtype: name.upper() for name, dtype in FLOAT_TYPES.items()}
+
+# From a tensor's name in the model to the tensor, in the model's layout.
+Read = Callable[[str], Tensor]
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a file, known by its header."""
+    """A tensor in a file, as the header describes it."""
 
     path: Path
     key: str
@@ -43,13 +52,19 @@ class Stored:
     shape: tuple[int, ...]
 
     def read(self) -> Tensor:
-        """The tensor, mapped from the file through a handle of its own, so that dropping it frees its memory."""
+        """Map the tensor from the file.
+
+        Each tensor has a file handle of its own, so that dropping the tensor frees its memory.
+        """
         with safe_open(self.path, framework="pt") as file:
             return file.get_tensor(self.key)  # type: ignore[no-any-return]
 
 
-class _Undrawn(TorchFunctionMode):
-    """Leaves new parameters undrawn: there is nothing to draw on the meta device, yet it costs a second of imports."""
+class _SkipNormal(TorchFunctionMode):
+    """Skip the random initialisation of parameters.
+
+    There is nothing to initialise on the meta device, yet it costs a second of imports.
+    """
 
     def __torch_function__(
         self,
@@ -62,57 +77,60 @@ class _Undrawn(TorchFunctionMode):
 
 
 def files(folder: Path) -> list[Path]:
-    """The folder's weight files: one, or those that its index names.
+    """Return the folder's weight files: one, or those that its index names.
 
     Raises:
-        InputError: the index is unusable, or names a file that is not there.
+        InputError: the index is unusable, or names a file that is missing.
     """
     if (folder / WEIGHTS).exists():
         return [folder / WEIGHTS]
-    found = [folder / name for name in hub.shards(folder / INDEX)]
-    if missing := [path for path in found if not path.exists()]:
-        raise InputError(f"{missing[0]}: no such file, but {INDEX} names it")
+    found = [folder / name for name in shards(folder / INDEX)]
+    for path in found:
+        if not path.exists():
+            raise InputError(f"{path}: no such file, but {INDEX} names it")
     return found
 
 
 def sha256(paths: list[Path]) -> str:
-    """The file's hash; of several files, the hash of the lines "<sha256>  <name>"."""
+    """Return a file's hash. For several files, hash the lines "<sha256>  <name>"."""
     hashes = [_file_sha256(path) for path in paths]
+    if len(hashes) == 1:
+        return hashes[0]
     lines = "".join(f"{hash}  {path.name}\n" for hash, path in zip(hashes, paths, strict=True))
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256(lines.encode()).hexdigest()
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _file_sha256(path: Path) -> str:
-    blob = (
-        path.resolve()
-    )  # the hub's cache names large files by their hash, compared when they were downloaded
-    known = blob.parent.name == "blobs" and len(blob.name) == 64
-    return blob.name if known else hub.digest(path)
+    # The hub's cache names large files by their SHA-256, which was checked after the download.
+    blob = path.resolve()
+    if blob.parent.name == "blobs" and len(blob.name) == 64:
+        return blob.name
+    return sha256_of(path)
 
 
 def skeleton(config: GPTConfig) -> GPT:
-    """A model without numbers, on torch's meta device."""
-    with torch.device("meta"), _Undrawn():
+    """Return a model on the meta device: it has names and shapes, but no numbers."""
+    with torch.device("meta"), _SkipNormal():
         return GPT(config)
 
 
 def reader(
     paths: list[Path], config: GPTConfig, change: Callable[[str, Tensor], Tensor] | None = None
 ) -> Read:
-    """These files' tensors, one at a time.
+    """Return a function that reads one tensor of these files.
 
     Args:
-        change: what becomes of each tensor, by its name.
+        change: is applied to each tensor, after its name.
 
     Raises:
-        InputError: a file is damaged, or its tensors are not exactly the model's, by name, shape and type.
+        InputError: a file is damaged, or its tensors are not exactly the model's, by name, shape
+            and type.
     """
-    stored = _match(
-        paths, {name: tuple(tensor.shape) for name, tensor in skeleton(config).state_dict().items()}
-    )
+    expected = {name: tuple(tensor.shape) for name, tensor in skeleton(config).state_dict().items()}
+    stored = _match(paths, expected)
 
     def read(name: str) -> Tensor:
-        tensor = _turn(name, stored[name].read())
+        tensor = _transpose_linear(name, stored[name].read())
         return change(name, tensor) if change else tensor
 
     return read
@@ -125,13 +143,13 @@ def load(
     device: torch.device,
     linear_dtype: torch.dtype | None = None,
 ) -> GPT:
-    """A model with the tensors that `read` gives, one after the other.
+    """Return a model with the tensors that `read` gives.
 
-    They are read in the model's order, which is nearly that of the files, so that a disk reads on from place to place.
-    Peak memory stays near the model's size, since the largest tensor, `wte.weight`, is read first.
+    They are read in the model's order. That is nearly the order in the files, so a disk reads on.
+    Peak memory stays near the model's size, since the largest tensor, `wte.weight`, comes first.
 
     Args:
-        linear_dtype: of the linear layers' matrices; None: `dtype`, as all else.
+        linear_dtype: type of the linear layers' matrices; None: `dtype`, like the rest.
     """
     model = skeleton(config)
     state = {}
@@ -145,19 +163,21 @@ def load(
 
 
 def save(model: GPT, path: Path, dtype: torch.dtype, read: Read | None = None) -> None:
-    """Write the model as transformers' GPT2LMHeadModel would; the head is the embedding and is not written twice.
+    """Write the model as transformers' GPT2LMHeadModel does.
+
+    The head is the embedding, so it is not written a second time.
 
     Args:
-        read: gives the tensors, instead of the model, which may then be on the meta device.
+        read: gives the tensors instead of the model, which may then be on the meta device.
     """
     state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    shapes = {PREFIX + name: _turn(name, tensor).shape for name, tensor in state.items()}
-    write(
-        shapes,
-        (_turn(name, read(name) if read else tensor) for name, tensor in state.items()),
-        path,
-        dtype,
+    shapes = {}
+    for name, tensor in state.items():
+        shapes[PREFIX + name] = _transpose_linear(name, tensor).shape
+    tensors = (
+        _transpose_linear(name, read(name) if read else tensor) for name, tensor in state.items()
     )
+    write(shapes, tensors, path, dtype)
 
 
 def write(
@@ -167,56 +187,72 @@ def write(
     dtype: torch.dtype,
     **metadata: str,
 ) -> None:
-    """A safetensors file, a tensor at a time: safetensors' own way wants them all contiguous and in their type at once,
-    which can be as much memory again as the model takes."""
+    """Write a safetensors file, one tensor at a time.
+
+    safetensors' own function needs all tensors contiguous and in the file's type at once, which can
+    double the memory.
+
+    Args:
+        shapes: of the tensors, by key, in their order.
+    """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"} | metadata}
     end = 0
     for key, shape in shapes.items():
-        begin, end = end, end + math.prod(shape) * dtype.itemsize
+        begin = end
+        end = begin + math.prod(shape) * dtype.itemsize
         header[key] = {"dtype": FLOATS[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+
+    # Spaces fill the header up, so that the numbers behind it are aligned.
     head = json.dumps(header, separators=(",", ":")).encode()
-    head += b" " * (-len(head) % 8)  # so that the numbers are aligned
+    head += b" " * (-len(head) % 8)
     with path.open("wb") as file:
         file.write(len(head).to_bytes(8, "little") + head)
         for tensor in tensors:
             file.write(tensor.to("cpu", dtype).contiguous().view(torch.uint8).numpy().data)
 
 
-def _turn(name: str, tensor: Tensor) -> Tensor:
-    """From (in, out) to (out, in) or back, for the matrices of linear layers."""
+def _transpose_linear(name: str, tensor: Tensor) -> Tensor:
+    """Transpose the matrix of a linear layer, and return any other tensor as it is."""
     return tensor.t() if CONV1D.fullmatch(name) else tensor
 
 
 def _match(paths: list[Path], expected: dict[str, tuple[int, ...]]) -> dict[str, Stored]:
-    """The stored tensor of each of the model's names, after checking all."""
+    """Return the stored tensor for each of the model's names, after checking all.
+
+    Args:
+        expected: the model's shapes, by name.
+    """
     stored = headers(paths)
     head = stored.pop(HEAD, None)
     stored = {name: tensor for name, tensor in stored.items() if not MASK.fullmatch(name)}
-    turned = {
-        name: shape[::-1] if CONV1D.fullmatch(name) else shape for name, shape in expected.items()
-    }
-    check(stored, turned, paths[0].parent)
+
+    in_file = {}
+    for name, shape in expected.items():
+        in_file[name] = shape[::-1] if CONV1D.fullmatch(name) else shape
+    check(stored, in_file, paths[0].parent)
     if head:
         _check_tied(head, stored["wte.weight"])
     return stored
 
 
 def check(stored: dict[str, Stored], expected: dict[str, tuple[int, ...]], where: Path) -> None:
-    """Raises InputError unless these are exactly the tensors expected, by name, shape and type."""
+    """Raise InputError unless these are exactly the tensors expected, by name, shape and type."""
     if missing := sorted(expected.keys() - stored.keys()):
+        name = missing[0]
         raise InputError(
-            f"{where}: no tensor {missing[0]!r} of shape {expected[missing[0]]}{_more(missing)}"
+            f"{where}: no tensor {name!r} of shape {expected[name]}{_and_more(missing)}"
         )
     if extra := sorted(stored.keys() - expected.keys()):
+        name = extra[0]
         raise InputError(
-            f"{stored[extra[0]].path}: tensor {extra[0]!r} is not part of this model{_more(extra)}"
+            f"{stored[name].path}: tensor {name!r} is not part of this model{_and_more(extra)}"
         )
     for name, tensor in stored.items():
         _check_tensor(tensor, expected[name])
 
 
 def headers(paths: Iterable[Path]) -> dict[str, Stored]:
-    """All tensors in the files, by the model's names."""
+    """Return all tensors in the files, by the model's names."""
     found: dict[str, Stored] = {}
     for path in paths:
         try:
@@ -226,25 +262,24 @@ def headers(paths: Iterable[Path]) -> dict[str, Stored]:
                     name = key.removeprefix(PREFIX)
                     if name in found:
                         raise InputError(
-                            f"{path}: tensor {name!r} is there twice, also in {found[name].path.name}"
+                            f"{path}: tensor {name!r} is there twice, also in "
+                            f"{found[name].path.name}"
                         )
                     found[name] = Stored(path, key, view.get_dtype(), tuple(view.get_shape()))
         except (SafetensorError, OSError) as error:
             raise InputError(
-                f"{path}: {_what_is_it(path)} ({error}); get the file again"
+                f"{path}: {_guess_content(path)} ({error}); get the file again"
             ) from error
     return found
 
 
 def _check_tensor(tensor: Stored, shape: tuple[int, ...]) -> None:
+    where = f"{tensor.path}: tensor {tensor.key!r}"
     if tensor.shape != shape:
-        raise InputError(
-            f"{tensor.path}: tensor {tensor.key!r}: expected shape {shape}, found {tensor.shape}"
-        )
+        raise InputError(f"{where}: expected shape {shape}, found {tensor.shape}")
     if tensor.dtype not in FLOATS.values():
-        raise InputError(
-            f"{tensor.path}: tensor {tensor.key!r}: expected one of {', '.join(FLOATS.values())}, found {tensor.dtype}"
-        )
+        known = ", ".join(FLOATS.values())
+        raise InputError(f"{where}: expected one of {known}, found {tensor.dtype}")
 
 
 def _check_tied(head: Stored, embedding: Stored) -> None:
@@ -255,8 +290,8 @@ def _check_tied(head: Stored, embedding: Stored) -> None:
         )
 
 
-def _what_is_it(path: Path) -> str:
-    """What a file that is no safetensors file seems to be."""
+def _guess_content(path: Path) -> str:
+    """Say what a file seems to be that is not a safetensors file."""
     with path.open("rb") as file:
         start = file.read(64).lstrip()
     if not start:
@@ -268,5 +303,5 @@ def _what_is_it(path: Path) -> str:
     return "not a whole safetensors file"
 
 
-def _more(names: list[str]) -> str:
+def _and_more(names: list[str]) -> str:
     return f", nor {len(names) - 1} more" if len(names) > 1 else ""

@@ -1,9 +1,12 @@
-"""Rebuild the embedded model: write what it is trained on, and take over what the training run gave.
+"""Rebuild the embedded model: write its training text, and adopt the model that the run trained.
 
 Commands:
-    python -m sft.miniature.build text build/nano   # text, instruction records, tokenizer, an untrained checkpoint
-    python train.py experiment=nano-base         # the pretraining
-    python -m sft.miniature.build adopt RUN         # RUN/model becomes sft/miniature/gpt2-nano, in half precision
+    # Write text, instruction records, tokenizer, and an untrained checkpoint.
+    python -m sft.miniature.build text build/nano
+    # Pretrain.
+    python train.py experiment=nano-base
+    # Make RUN/model, in half precision, sft/miniature/gpt2-nano.
+    python -m sft.miniature.build adopt RUN
 """
 
 import argparse
@@ -40,7 +43,10 @@ RECORDED = (
 
 
 def write_text(folder: Path, n_documents: int) -> None:
-    """Write `pretrain.jsonl` and the checkpoint `untrained/` to `folder`, and `nano.json` beside this file."""
+    """Write `pretrain.jsonl` and the checkpoint `untrained/` to `folder`.
+
+    Write the records, `nano.json`, beside this file.
+    """
     untrained = folder / "untrained"
     untrained.mkdir(parents=True, exist_ok=True)
     passages = Storyteller(all_facts(SEED), random.Random(SEED)).passages()
@@ -59,19 +65,22 @@ def write_untrained(folder: Path) -> None:
 
 
 def write_documents(path: Path, merges: list[tuple[str, str]], count: int) -> None:
-    """Plain text as records: the output alone is learned (`data.prompt=none`)."""
+    """Write plain text as records whose output alone is learned (`data.prompt=none`)."""
     tokenizer = bpe(merges)
-    longest = ARCHITECTURE.n_positions - 2  # leaves room for the end token
+
+    def tokens(text: str) -> int:
+        return len(tokenizer.encode(text).ids)
+
+    # This leaves room for the end token.
+    longest = ARCHITECTURE.n_positions - 2
     with path.open("w", encoding="utf-8") as file:
-        for text in documents(SEED, count, lambda text: len(tokenizer.encode(text).ids), longest):
-            file.write(
-                json.dumps({"instruction": "", "input": "", "output": text}, ensure_ascii=False)
-                + "\n"
-            )
+        for text in documents(SEED, count, tokens, longest):
+            record = {"instruction": "", "input": "", "output": text}
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def adopt(run: Path) -> None:
-    """Make the model of a finished run the embedded one, and record in `nano-base.json` how it came about."""
+    """Make the model of a finished run the embedded one, and record how in `nano-base.json`."""
     trained = load_pretrained(run / "model")
     save_pretrained(trained.model, ASSETS / "gpt2-nano", trained.tokenizer, dtype=torch.float16)
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
@@ -80,20 +89,19 @@ def adopt(run: Path) -> None:
 
 
 def how_it_was_made(summary: dict[str, Any]) -> dict[str, Any]:
-    config = summary["config"]
-    splits = summary["data"]["splits"]
-    counts = {
-        name: {key: splits[name][key] for key in ("records", "tokens")}
-        for name in ("train", "validation")
-    }
-    text = {"seed": SEED, "sha256": summary["data"]["sha256"], **counts}
-    settings = {key: config[key] for key in ("batch_size", "accumulate", "optim")}
-    return {
-        "text": text,
-        **{key: summary[key] for key in RECORDED},
-        **settings,
-        "torch": summary["versions"]["torch"],
-    }
+    """Return the content of `nano-base.json`, from the run's `summary.json`."""
+    text = {"seed": SEED, "sha256": summary["data"]["sha256"]}
+    for name in ("train", "validation"):
+        split = summary["data"]["splits"][name]
+        text[name] = {"records": split["records"], "tokens": split["tokens"]}
+
+    made = {"text": text}
+    for key in RECORDED:
+        made[key] = summary[key]
+    for key in ("batch_size", "accumulate", "optim"):
+        made[key] = summary["config"][key]
+    made["torch"] = summary["versions"]["torch"]
+    return made
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
-"""What is true in the small world: every fact as an asked word and its one right answer.
+"""Facts of the small world: each is a question and its one right answer.
 
-`all_facts()` turns the tables of `words.py`, some arithmetic and a simple grammar into about 3,400 facts.
+`all_facts()` makes about 3,400 of them from the tables of `words.py`, some arithmetic and a simple
+grammar.
 """
 
 import itertools
@@ -13,7 +14,11 @@ from sft.miniature import words
 
 @dataclass(frozen=True)
 class Fact:
-    """One question of one skill; `slots` are what its wordings may mention, always with `ask` and `answer`."""
+    """One question of one skill.
+
+    Attributes:
+        slots: words that its wordings may mention. `ask` and `answer` are always among them.
+    """
 
     skill: str
     slots: dict[str, str]
@@ -24,7 +29,10 @@ class Fact:
 
     @property
     def ends(self) -> frozenset[str]:
-        """The same for a fact and its mirror image: hot and cold, the day after Monday and the one before Tuesday."""
+        """The two words at its ends, which are those of its mirror image too.
+
+        Such pairs are hot and cold, or the day after Monday and the day before Tuesday.
+        """
         return frozenset((self.slots["ask"].split()[-1], self.slots["answer"]))
 
     def say(self, wording: str) -> str:
@@ -36,7 +44,7 @@ def capitalise(text: str) -> str:
 
 
 def article(noun: str) -> str:
-    """`robin` -> `a robin`; `the Nile` stays, and `=gold` is `gold`."""
+    """Add an article: `robin` -> `a robin`, `the Nile` -> `the Nile`, `=gold` -> `gold`."""
     if noun.startswith("the "):
         return noun
     if noun.startswith("="):
@@ -45,14 +53,14 @@ def article(noun: str) -> str:
 
 
 def fact(skill: str, ask: str, answer: str, **more: str) -> Fact:
+    """Return a fact whose slots also exist capitalised: `{Ask}`."""
     slots = {"ask": ask, "answer": answer, **more}
-    return Fact(
-        skill, slots | {capitalise(name): capitalise(value) for name, value in slots.items()}
-    )
+    capitals = {capitalise(name): capitalise(value) for name, value in slots.items()}
+    return Fact(skill, slots | capitals)
 
 
 def entries(table: str) -> list[str]:
-    """The entries of a table separated by commas and line ends."""
+    """Return the entries of a table, which commas and line ends separate."""
     return [entry.strip() for entry in table.replace("\n", ",").split(",") if entry.strip()]
 
 
@@ -61,7 +69,7 @@ def pairs(table: str, sign: str = " > ") -> list[tuple[str, str]]:
 
 
 def groups(table: str) -> Iterator[tuple[str, list[str]]]:
-    """The lines `head: entry, entry, ...`."""
+    """Yield each line `head: entry, entry, ...` as its head and entries."""
     for line in table.strip().splitlines():
         head, _, members = line.partition(": ")
         yield head, entries(members)
@@ -71,7 +79,7 @@ def bare(noun: str) -> str:
     return noun.removeprefix("=").removeprefix("the ")
 
 
-# --- countries -------------------------------------------------------------------------------------------------------
+# Countries
 
 
 def country_facts() -> Iterator[Fact]:
@@ -82,7 +90,7 @@ def country_facts() -> Iterator[Fact]:
                 yield fact(skill, country, value)
 
 
-# --- words and things ------------------------------------------------------------------------------------------------
+# Words and things
 
 
 def regular_plural(noun: str) -> str:
@@ -136,31 +144,33 @@ def pair_facts() -> Iterator[Fact]:
             yield fact(skill, ask, answer, an_ask=article(ask), an_answer=article(answer))
 
 
-# --- letters ---------------------------------------------------------------------------------------------------------
+# Letters
 
 
 def letter_facts(rng: random.Random) -> Iterator[Fact]:
-    nouns = [
-        *entries(words.NOUNS),
-        *(bare(m) for _, members in groups(words.KINDS) for m in members),
-    ]
-    short = sorted(
-        {noun for noun in nouns if noun.isalpha() and noun.islower() and 3 <= len(noun) <= 6}
-    )
+    nouns = entries(words.NOUNS)
+    for _, members in groups(words.KINDS):
+        nouns += map(bare, members)
+    plain = {noun for noun in nouns if noun.isalpha() and noun.islower()}
+    short = sorted(noun for noun in plain if 3 <= len(noun) <= 6)
     for noun in rng.sample(short, 160):
         yield fact("spelling", noun, " ".join(noun))
     for noun in rng.sample(short, 160):
         yield fact("first letter", noun, noun[0])
     for noun in rng.sample(short, 160):
         yield fact("last letter", noun, noun[-1])
-    for noun in rng.sample([noun for noun in short if len(noun) <= 5], 110):
+    shorter = [noun for noun in short if len(noun) <= 5]
+    for noun in rng.sample(shorter, 110):
         yield fact("case", noun, noun.upper())
 
 
-# --- order and numbers -----------------------------------------------------------------------------------------------
+# Order and numbers
 
 
-MONTHS = "January, February, March, April, May, June, July, August, September, October, November, December"
+MONTHS = """
+January, February, March, April, May, June,
+July, August, September, October, November, December
+"""
 
 
 def order_facts() -> Iterator[Fact]:
@@ -209,13 +219,14 @@ def unit_facts() -> Iterator[Fact]:
 def arithmetic_facts(rng: random.Random) -> Iterator[Fact]:
     for a, b in itertools.combinations_with_replacement(range(20, 1, -1), 2):
         yield fact("sum", f"{a} plus {b}", str(a + b), a=str(a), b=str(b))
-    for a, b in rng.sample([(more, less) for more in range(5, 26) for less in range(2, more)], 190):
+    differences = [(more, less) for more in range(5, 26) for less in range(2, more)]
+    for a, b in rng.sample(differences, 190):
         yield fact("difference", f"{a} minus {b}", str(a - b), a=str(a), b=str(b))
 
 
 ONES = entries("""
-zero, one, two, three, four, five, six, seven, eight, nine, ten, eleven, twelve, thirteen, fourteen, fifteen, sixteen,
-seventeen, eighteen, nineteen
+zero, one, two, three, four, five, six, seven, eight, nine,
+ten, eleven, twelve, thirteen, fourteen, fifteen, sixteen, seventeen, eighteen, nineteen
 """)
 TENS = entries("zero, ten, twenty, thirty, forty, fifty, sixty, seventy, eighty, ninety")
 
@@ -234,7 +245,7 @@ def number_facts() -> Iterator[Fact]:
         yield fact("parity", str(n), "odd" if n % 2 else "even")
 
 
-# --- sentences -------------------------------------------------------------------------------------------------------
+# Sentences
 
 REWRITES = {
     "passive": ("The {who} {does} the {what}.", "The {what} is {done} by the {who}."),
@@ -247,26 +258,29 @@ REWRITES = {
 
 
 def clauses() -> list[dict[str, str]]:
-    """Who does what, with the forms of the verb that the rewrites need."""
+    """Return who does what, with the forms of the verb that the rewrites need."""
     found = []
     for forms, things in groups(words.VERBS):
         do, does, did, done = entries(forms)
         for who in entries(words.PEOPLE):
             for what in things:
-                clause = {"who": who, "whos": regular_plural(who), "what": what}
-                found.append(clause | {"do": do, "does": does, "did": did, "done": done})
-    return [clause for clause in found if clause["who"] != clause["what"]]
+                if who != what:
+                    clause = {"who": who, "whos": regular_plural(who), "what": what}
+                    found.append(clause | {"do": do, "does": does, "did": did, "done": done})
+    return found
 
 
 def sentence_facts(rng: random.Random) -> Iterator[Fact]:
     for skill, (before, after) in REWRITES.items():
         for clause in rng.sample(clauses(), 120):
-            ask, answer = before.format(**clause), after.format(**clause)
+            ask = before.format(**clause)
+            answer = after.format(**clause)
             yield fact(skill, ask, answer, ask_core=ask.rstrip("."), answer_core=answer.rstrip("."))
 
 
 def all_facts(seed: int) -> dict[str, list[Fact]]:
-    """Every fact of the world by skill, in a fixed order; no question is asked twice."""
+    """Return every fact of the world by skill, in a fixed order. No question is asked twice."""
+    # The order of the calls that draw from `rng` decides what they draw.
     rng = random.Random(seed)
     found = [
         *country_facts(),
@@ -275,18 +289,16 @@ def all_facts(seed: int) -> dict[str, list[Fact]]:
         *category_facts(),
         *colour_facts(),
         *pair_facts(),
-    ]
-    found += [
         *letter_facts(rng),
         *order_facts(),
         *unit_facts(),
         *arithmetic_facts(rng),
         *number_facts(),
+        *sentence_facts(rng),
     ]
-    found += sentence_facts(rng)
-    by_key = {found_fact.key: found_fact for found_fact in found}
-    if len(by_key) != len(found):
+    if len({one.key for one in found}) != len(found):
         raise ValueError("a question has two answers")
+
     skills = dict[str, list[Fact]]()
     for one in found:
         skills.setdefault(one.skill, []).append(one)

@@ -1,4 +1,4 @@
-"""A GPT-2 style byte-level BPE of 4,096 tokens: GPT-2's 256 bytes, 3,839 merges, and the end token last."""
+"""A byte-level BPE like GPT-2's, of 4,096 tokens: 256 bytes, 3,839 merges, and the end token."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -9,9 +9,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 VOCAB_SIZE = 4096
 END_TOKEN = "<|endoftext|>"
 
-# The words of the prompt templates, so that a prompt costs few tokens; the model itself never reads them here.
+# The words of the prompt templates. The merges learn them, so that a prompt has few tokens. The
+# base model never sees them.
 TEMPLATE_WORDS = """\
-Below is an instruction that describes a task. Write a response that appropriately completes the request.
+Below is an instruction that describes a task. \
+Write a response that appropriately completes the request.
 
 ### Instruction:
 Below is an instruction that describes a task, paired with an input that provides further context. \
@@ -26,7 +28,7 @@ Write a response that appropriately completes the request.
 
 
 def byte_alphabet() -> list[str]:
-    """The printable stand-ins of the 256 bytes in GPT-2's order, which is the order of their code points."""
+    """Return the printable letters of the 256 bytes in GPT-2's order, that of their code points."""
     return sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
@@ -35,12 +37,16 @@ def tokens_in_order(merges: list[tuple[str, str]]) -> list[str]:
 
 
 def learn_merges(texts: Iterable[str], template_copies: int = 2000) -> list[tuple[str, str]]:
-    """The merges of a BPE learned from `texts` and the template words, one new token each."""
+    """Return the merges of a BPE learned from `texts` and the template words.
+
+    Each makes one new token.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+
+    # Two merges may spell the same token, of which one is dropped. So a few more are learned.
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE
-        + 64,  # a few more than needed: two merges that spell the same token count once
+        vocab_size=VOCAB_SIZE + 64,
         min_frequency=2,
         show_progress=False,
         initial_alphabet=byte_alphabet(),
@@ -64,7 +70,7 @@ def first_spellings(merges: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def bpe(merges: list[tuple[str, str]]) -> Tokenizer:
-    """The tokenizer of `merges`, as `transformers` builds it for GPT-2."""
+    """Return the tokenizer of `merges`, as `transformers` builds it for GPT-2."""
     ids = {token: i for i, token in enumerate(tokens_in_order(merges))}
     tokenizer = Tokenizer(models.BPE(vocab=ids, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
@@ -73,7 +79,7 @@ def bpe(merges: list[tuple[str, str]]) -> Tokenizer:
 
 
 def write_bpe_files(merges: list[tuple[str, str]], folder: Path) -> None:
-    """`vocab.json` and `merges.txt`, as a GPT-2 checkpoint has them."""
+    """Write `vocab.json` and `merges.txt`, as a GPT-2 checkpoint has them."""
     ids = {token: i for i, token in enumerate(tokens_in_order(merges))}
     (folder / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False) + "\n", encoding="utf-8")
     lines = ["#version: 0.2", *(f"{left} {right}" for left, right in merges)]

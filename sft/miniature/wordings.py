@@ -1,4 +1,4 @@
-"""How each skill is spoken of: topics, sentences and requests, with the slots of `facts.Fact` in braces."""
+"""Wordings of each skill: topics, sentences and requests, with the slots of a `Fact` in braces."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,12 @@ from dataclasses import dataclass
 class Skill:
     """The wordings of one skill.
 
-    `kind` names the skill without the asked word, `topics` with it. The first of `sentences` is the full answer.
-    `requests` are (instruction, input, output); `rule` says that the answer follows a rule rather than memory.
+    Attributes:
+        kind: name of the skill without the asked word.
+        topics: its names with the asked word.
+        sentences: the fact in a sentence. The first is the full answer.
+        requests: instruction, input and output.
+        rule: whether the answer follows a rule rather than memory.
     """
 
     kind: str
@@ -21,13 +25,23 @@ class Skill:
 def requests(
     answer: str, *asked: tuple[str, str], short: tuple[str, str] | None = None
 ) -> tuple[tuple[str, str, str], ...]:
-    """Instructions with their inputs, all answered by the sentence `answer`, and one answered by the bare word."""
+    """Return requests that are all answered by the sentence `answer`.
+
+    Args:
+        asked: instruction and input.
+        short: one more request, which is answered by the bare word.
+    """
     full = tuple((instruction, text, answer) for instruction, text in asked)
     return (*full, (*short, "{answer}")) if short else full
 
 
 def rewrite(kind: str, name: str, verb_phrase: str, *instructions: str) -> Skill:
-    """A skill that turns one sentence into another: `kind` is "the passive form", `name` "passive"."""
+    """Return a skill that turns one sentence into another.
+
+    Args:
+        kind: such as "the passive form".
+        name: such as "passive".
+    """
     return Skill(
         kind=f"{kind} of a sentence",
         topics=(

@@ -1,4 +1,7 @@
-"""Word tables of the small world: common knowledge, one entry a line or a comma, nothing but data."""
+"""Word tables of the small world: common knowledge. Lines or commas separate the entries."""
+
+# A line of a table is as long as its entries.
+# ruff: noqa: E501
 
 # country | capital | continent | currency; "-" where there is no single simple answer
 COUNTRIES = """

@@ -1,8 +1,8 @@
-"""Plain English about a small world, and instruction records over the same world.
+"""Plain English about a small world, and instruction records about the same world.
 
-A language model of four million parameters learns to carry an asked word to its answer only from text that shows it,
-so most passages name a topic and answer it some lines later; the rest are paragraphs, paraphrases and copied lists.
-Everything is a function of the seed.
+A language model of four million parameters learns to carry an asked word to its answer only from
+text that shows it. So most passages name a topic and answer it some lines later. The rest are
+paragraphs, paraphrases and copied lists. Everything is a function of the seed.
 """
 
 import random
@@ -14,10 +14,10 @@ from sft.miniature.wordings import SKILLS, Skill
 
 Record = dict[str, str]
 
-# kind of passage: its share
+# The share of each kind of passage.
 MIX = {"topic": 0.56, "paragraph": 0.28, "paraphrase": 0.08, "copy": 0.08}
 
-# skill: how often one of its facts is told, beside a fact of the skills not named
+# How often a fact of a skill is told, relative to the skills that are not listed.
 EMPHASIS = {
     "opposite": 1.5,
     "past": 1.2,
@@ -51,9 +51,21 @@ FRAMES = (
 )
 
 HEADINGS = (
-    "Answer:", "The answer:", "Here it is:", "In short:", "Note:", "Solution:", "From the book:", "Written down:",
-    "And so:", "What {name} wrote:", "{name} said:", "Reply:", "Then:", "It goes like this:",
-)  # fmt: skip
+    "Answer:",
+    "The answer:",
+    "Here it is:",
+    "In short:",
+    "Note:",
+    "Solution:",
+    "From the book:",
+    "Written down:",
+    "And so:",
+    "What {name} wrote:",
+    "{name} said:",
+    "Reply:",
+    "Then:",
+    "It goes like this:",
+)
 
 FILLERS = (
     "The sun was low and the street was quiet.",
@@ -88,7 +100,7 @@ FILLERS = (
 
 
 class Storyteller:
-    """Draws facts, wordings and fillers from one random generator and sets them into passages."""
+    """Builds passages from facts, wordings and fillers, drawn by one random generator."""
 
     def __init__(self, facts: dict[str, list[Fact]], rng: random.Random):
         self.rng = rng
@@ -108,7 +120,7 @@ class Storyteller:
         }
 
     def passages(self) -> Iterator[str]:
-        """Passages without end, in the shares of `MIX`."""
+        """Yield passages without end, in the shares of `MIX`."""
         while True:
             [kind] = self.rng.choices(list(MIX), list(MIX.values()))
             yield self.kinds[kind]()
@@ -131,7 +143,10 @@ class Storyteller:
         return self.with_names(self.rng.choice(FILLERS))
 
     def topic_then_answer(self) -> str:
-        """A topic, perhaps a filler or a heading, and after a line break its answer in a sentence or bare."""
+        """Return a topic, perhaps a filler or a heading, and its answer on a later line.
+
+        The answer is a sentence, or the bare word.
+        """
         fact = self.draw_fact()
         skill = SKILLS[fact.skill]
         opening = self.opening(fact, skill)
@@ -141,7 +156,7 @@ class Storyteller:
         return f"{opening}{answer}"
 
     def opening(self, fact: Fact, skill: Skill) -> str:
-        """The topic in a sentence, or the kind of question with the asked word on a line of its own."""
+        """Return the topic in a sentence, or the kind of question with the asked word below it."""
         if self.rng.random() < 0.6:
             return self.framed(fact.say(self.rng.choice(skill.topics)))
         return self.framed(skill.kind) + self.rng.choice(("\n", "\n\n")) + fact.slots["ask"]
@@ -150,17 +165,18 @@ class Storyteller:
         return self.with_names(self.rng.choice(FRAMES), topic=topic, Topic=capitalise(topic))
 
     def bridge(self, in_line: bool) -> str:
-        """What stands between a topic and its answer; always with a line break."""
+        """Return the text between a topic and its answer. It always has a line break."""
         gap = self.rng.choice(("\n", "\n\n"))
         chance = self.rng.random()
         if chance < 0.35:
             return gap
         if chance < 0.65:
-            return f"{self.rng.choice((' ', gap)) if in_line else gap}{self.filler()}{gap}"
+            before = self.rng.choice((" ", gap)) if in_line else gap
+            return f"{before}{self.filler()}{gap}"
         return f"{gap}{self.with_names(self.rng.choice(HEADINGS))}\n"
 
     def paragraph(self) -> str:
-        """Two to five facts in a row, of one skill or of several."""
+        """Return two to five facts in a row, of one skill or of several."""
         facts = [self.draw_fact() for _ in range(self.rng.randint(2, 5))]
         if self.rng.random() < 0.5:
             facts = [self.rng.choice(self.facts[facts[0].skill]) for _ in facts]
@@ -172,7 +188,7 @@ class Storyteller:
         return self.rng.choice((" ", "\n")).join(fact.say(sentence) for sentence in sentences)
 
     def copied_list(self) -> str:
-        """A few words, and the same words again: plain, in quotes, or one to a line."""
+        """Return a few words, and the same words again: plain, in quotes, or one per line."""
         items = self.rng.sample(self.words, self.rng.randint(2, 6))
         forms = (
             ", ".join(items),
@@ -184,22 +200,28 @@ class Storyteller:
 
 
 def documents(seed: int, count: int, tokens: Callable[[str], int], longest: int) -> Iterator[str]:
-    """`count` documents of passages, each as close to `longest` tokens as whole passages allow."""
+    """Yield `count` documents, each as close to `longest` tokens as whole passages allow."""
     passages = Storyteller(all_facts(seed), random.Random(seed)).passages()
     passage = next(passages)
     for _ in range(count):
         document = ""
         while tokens(grown := f"{document}\n\n{passage}".lstrip("\n")) <= longest:
-            document, passage = grown, next(passages)
+            document = grown
+            passage = next(passages)
         yield document
 
 
-# --- instruction records ---------------------------------------------------------------------------------------------
+# Instruction records
 
 
 def quota(facts: list[Fact]) -> int:
-    """Records of a skill: a multiple of 20, so that shares of 85, 10 and 5 percent are whole."""
-    return 60 if len(facts) >= 100 else 40 if len(facts) >= 40 else 20
+    """Return the number of records of a skill.
+
+    It is a multiple of 20, so that shares of 85, 10 and 5 percent are whole.
+    """
+    if len(facts) >= 100:
+        return 60
+    return 40 if len(facts) >= 40 else 20
 
 
 def as_record(fact: Fact, request: tuple[str, str, str]) -> Record:
@@ -210,26 +232,35 @@ def as_record(fact: Fact, request: tuple[str, str, str]) -> Record:
 def skill_records(
     facts: list[Fact], rng: random.Random
 ) -> tuple[list[Record], list[Record], list[Record]]:
-    """Training, test and validation records of one skill; no fact of training, nor its
-    mirror image, is in the other two."""
+    """Return training, test and validation records of one skill.
+
+    No fact of training, nor its mirror image, is in the other two.
+    """
     count = quota(facts)
-    n_test, n_validation = count // 10, count // 20
+    n_train = count * 17 // 20
+    n_test = count // 10
+    n_held_out = n_test + count // 20
     shuffled = rng.sample(facts, len(facts))
-    held_out, rest = shuffled[: n_test + n_validation], shuffled[n_test + n_validation :]
+    held_out = shuffled[:n_held_out]
     hidden = {fact.ends for fact in held_out}
-    seen = [fact for fact in rest if fact.ends not in hidden]
+    seen = [fact for fact in shuffled[n_held_out:] if fact.ends not in hidden]
+
+    # All facts in turn. When a fact comes round again, it has another wording.
     requests = SKILLS[facts[0].skill].requests
     turns = [rng.sample(requests, len(requests)) for _ in seen]
-    train = [
-        as_record(seen[n % len(seen)], turns[n % len(seen)][n // len(seen)])
-        for n in range(count * 17 // 20)
-    ]
+    train = []
+    for number in range(n_train):
+        round, index = divmod(number, len(seen))
+        train.append(as_record(seen[index], turns[index][round]))
     asked = [as_record(fact, rng.choice(requests)) for fact in held_out]
     return train, asked[:n_test], asked[n_test:]
 
 
 def records(seed: int) -> list[Record]:
-    """All records in file order: 85% for training, then 10% for testing, then 5% for validation, each shuffled."""
+    """Return all records in file order: training (85%), test (10%), validation (5%).
+
+    Each part is shuffled.
+    """
     rng = random.Random(seed + 1)
     splits: tuple[list[Record], list[Record], list[Record]] = ([], [], [])
     for facts in all_facts(seed).values():

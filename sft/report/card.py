@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sft.atomic import write_text
 from sft.checkpoint import weights
-from sft.checkpoint.folder import CARD
+from sft.checkpoint.files import CARD
 from sft.data.prompt import user_message
 from sft.data.records import Record
 from sft.errors import InputError

@@ -1,4 +1,4 @@
-"""Adapters go to PEFT and come from it, with the same logits; what is more than LoRA, or damaged, is refused by key."""
+"""Adapters go to PEFT and back with the same logits. Others, and damage, are refused by key."""
 
 import json
 import shutil
@@ -99,7 +99,7 @@ def test_loaded_and_merged_it_has_the_same_logits(base, folder, tmp_path):
 
 
 @torch.no_grad()
-def test_small_changes_outlive_a_narrow_type(base, tmp_path):
+def test_adapter_is_added_before_rounding_to_bf16(base, tmp_path):
     """An adapter is added before its base is rounded to bf16, in which some would vanish."""
     config = LoraConfig()
     loaded = load_pretrained(base)
@@ -114,7 +114,7 @@ def test_small_changes_outlive_a_narrow_type(base, tmp_path):
 
 
 @torch.no_grad()
-def test_a_base_kept_in_bf16_is_widened_first(base, tmp_path):
+def test_base_stored_in_bf16_is_widened_before_adding(base, tmp_path):
     loaded = load_pretrained(base)
     save_pretrained(loaded.model, tmp_path / "narrow", loaded.tokenizer, dtype=torch.bfloat16)
     config = LoraConfig()
@@ -123,7 +123,7 @@ def test_a_base_kept_in_bf16_is_widened_first(base, tmp_path):
     same(load_pretrained(tmp_path / "adapter").model(IDS), adapted.model.eval()(IDS))
 
 
-def test_the_prompt_is_the_adapters_and_where_it_has_no_tokenizer_the_bases(checkpoint, tmp_path):
+def test_prompt_comes_from_the_adapter_or_else_from_its_base(checkpoint, tmp_path):
     config = LoraConfig()
     save_adapter(tuned(checkpoint, config), config, tmp_path / "adapter", prompt=None)
     assert load_pretrained(tmp_path / "adapter").prompt is None
@@ -131,7 +131,7 @@ def test_the_prompt_is_the_adapters_and_where_it_has_no_tokenizer_the_bases(chec
     assert load_pretrained(tmp_path / "adapter").prompt == "Q: {instruction}\nA: "
 
 
-def test_the_hash_knows_both_files_and_the_base(base, folder):
+def test_hash_changes_with_the_config_and_differs_from_the_base(base, folder):
     before = load_pretrained(folder)
     assert before.sha256 != load_pretrained(base).sha256
     change_config(folder, lora_alpha=7)
@@ -140,9 +140,9 @@ def test_the_hash_knows_both_files_and_the_base(base, folder):
     assert after.model.h[0].attn.c_attn.weight.device.type == "meta"
 
 
-def test_an_adapted_model_is_not_saved_as_if_it_were_whole(base, tmp_path):
+def test_model_with_adapters_is_not_saved_as_a_whole_model(base, tmp_path):
     ours = tuned(base, LoraConfig())
-    with pytest.raises(ValueError, match="the model has adapters: save_adapter keeps them"):
+    with pytest.raises(ValueError, match=r"the model has adapters: .*save_adapter"):
         save_pretrained(ours.model, tmp_path / "out", ours.tokenizer)
     assert not (tmp_path / "out").exists()
 
@@ -219,7 +219,7 @@ def refused(folder: Path, message: str) -> None:
         ("revision", 3, "revision: expected a commit, a tag or a branch, found 3"),
     ],
 )
-def test_what_is_not_plain_lora(folder, key, value, message):
+def test_config_of_another_adapter_is_refused_by_key(folder, key, value, message):
     change_config(folder, **{key: value})
     refused(folder, rf"adapter_config\.json: {message}")
 
@@ -246,26 +246,24 @@ def drop(tensors):
         ),
     ],
 )
-def test_tensors_that_do_not_fit(folder, change, message):
+def test_adapter_tensors_that_do_not_fit_are_refused(folder, change, message):
     tensors = load_file(folder / "adapter_model.safetensors")
     save_file(change(tensors), folder / "adapter_model.safetensors")
     refused(folder, rf"adapter_model\.safetensors: .*{message}")
 
 
-def test_damaged_files(folder):
+def test_damaged_or_missing_adapter_files_are_refused(folder):
     path = folder / "adapter_model.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[:-10])
     refused(folder, r"adapter_model\.safetensors: not a whole safetensors file")
     path.unlink()
-    refused(
-        folder, r"adapter_model\.safetensors: no such file, but adapter_config\.json stands there"
-    )
+    refused(folder, r"adapter_model\.safetensors: no such file, but adapter_config\.json is there")
     (folder / "adapter_config.json").write_text("[")
     refused(folder, r"adapter_config\.json: not JSON")
 
 
-def test_another_base_in_the_old_place(folder, base, hf_model):
+def test_base_with_other_weights_is_refused(folder, base, hf_model):
     loaded = load_pretrained(base)
     with torch.no_grad():
         loaded.model.wte.weight.mul_(2)
@@ -274,7 +272,7 @@ def test_another_base_in_the_old_place(folder, base, hf_model):
     refused(folder, r"was trained beside other weights than .*hf has now")
 
 
-def test_an_adapter_of_an_adapter(folder, tmp_path):
+def test_adapter_of_an_adapter_is_refused(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "outer")
     change_config(tmp_path / "outer", base_model_name_or_path=str(folder))
     refused(tmp_path / "outer", "is an adapter too; merge that first")

@@ -1,4 +1,4 @@
-"""A checkpoint goes in and out in every form that is met, and a damaged one is refused in one clear line."""
+"""Checkpoints of every known form are read and written. Damaged ones are refused in one line."""
 
 import errno
 import json
@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sft import atomic as files
 from sft import load_pretrained, save_pretrained
+from sft.atomic import sha256_of
 from sft.checkpoint import folder as checkpoints
-from sft.checkpoint import hub
 from sft.errors import InputError
 from sft.gpt2.model import GPT, GPTConfig
 
@@ -49,12 +49,12 @@ def refused(folder, message: str) -> None:
 # In
 
 
-def test_what_is_loaded(checkpoint, tokenizer):
+def test_loaded_checkpoint_has_prompt_base_source_and_hash(checkpoint, tokenizer):
     loaded = load_pretrained(checkpoint)
     assert loaded.prompt == "Q: {instruction}\nA: "
     assert loaded.base == "someone/base"
     assert (loaded.source, loaded.revision) == (str(checkpoint), None)
-    assert loaded.sha256 == hub.digest(checkpoint / "model.safetensors")
+    assert loaded.sha256 == sha256_of(checkpoint / "model.safetensors")
     assert loaded.tokenizer.eot_token == tokenizer.eot_token == loaded.model.config.eos_token_id
     assert all(
         parameter.is_contiguous() and parameter.requires_grad
@@ -87,7 +87,7 @@ def add_head(tensors):
 @pytest.mark.parametrize(
     "change", [strip_prefix, add_masks, add_head, lambda tensors: strip_prefix(add_masks(tensors))]
 )
-def test_names_that_are_met(checkpoint, folder, change):
+def test_tensor_names_of_older_files_are_read(checkpoint, folder, change):
     change_tensors(folder, change)
     expected, found = (
         load_pretrained(checkpoint).model.state_dict(),
@@ -99,7 +99,7 @@ def test_names_that_are_met(checkpoint, folder, change):
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("wanted", [torch.float32, torch.bfloat16])
-def test_types(checkpoint, folder, stored, wanted):
+def test_stored_type_is_converted_to_the_wanted_one(checkpoint, folder, stored, wanted):
     change_tensors(
         folder, lambda tensors: {key: tensor.to(stored) for key, tensor in tensors.items()}
     )
@@ -115,7 +115,7 @@ def test_dropout_is_the_callers_choice(folder):
 
 
 @torch.no_grad()
-def test_shards(hf_model, hf_folder):
+def test_sharded_checkpoint_gives_transformers_logits(hf_model, hf_folder):
     theirs = hf_model(n_embd=32)
     folder = hf_folder(theirs, max_shard_size="40KB")
     assert len(list(folder.glob("model-*.safetensors"))) > 2
@@ -124,7 +124,7 @@ def test_shards(hf_model, hf_folder):
     assert len(loaded.sha256) == 64
 
 
-def test_a_padded_vocabulary_is_fine(folder):
+def test_vocabulary_padded_in_the_model_is_read(folder):
     def pad(tensors):
         tensors["transformer.wte.weight"] = torch.cat(
             [tensors["transformer.wte.weight"], torch.zeros(48, 16)]
@@ -182,15 +182,15 @@ def test_memory_stays_near_the_files_size(tokenizer, tmp_path):
 @pytest.mark.parametrize(
     "missing", ["config.json", "vocab.json", "merges.txt", "model.safetensors"]
 )
-def test_a_missing_file(folder, missing):
+def test_missing_file_is_named(folder, missing):
     (folder / missing).unlink()
     refused(
         folder,
-        f"no {missing}; expected a checkpoint in Hugging Face format, found .*generation_config.json",
+        f"no {missing}; .* found .*generation_config.json",
     )
 
 
-def test_an_empty_folder(tmp_path):
+def test_empty_folder_is_refused(tmp_path):
     refused(tmp_path, "no config.json, vocab.json, merges.txt, model.safetensors; .* found nothing")
 
 
@@ -198,19 +198,19 @@ def test_pickled_weights_are_not_loaded(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     refused(
         folder,
-        "no model.safetensors; pickled weights are not loaded, .* convert them with transformers",
+        "no model.safetensors; .*pickled.* transformers",
     )
 
 
 @pytest.mark.parametrize("name", ["./no/such", "/no/such", "~/no-such", "a/b/c", "..", ""])
-def test_no_such_folder(name, tmp_path, monkeypatch):
+def test_path_that_leads_nowhere_is_refused(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     refused(
         name, "no such folder" if name != ".." else "expected a checkpoint in Hugging Face format"
     )
 
 
-def test_a_file_is_no_folder(folder):
+def test_file_instead_of_a_folder_is_refused(folder):
     refused(folder / "config.json", "config.json: a file; expected the folder of a checkpoint")
 
 
@@ -220,7 +220,7 @@ def test_a_file_is_no_folder(folder):
         (b"", "model.safetensors: empty"),
         (
             b"<!DOCTYPE html><html>Log in</html>" * 20,
-            "model.safetensors: a web page, not a safetensors file",
+            "model.safetensors: a web page",
         ),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n",
@@ -229,16 +229,16 @@ def test_a_file_is_no_folder(folder):
         (b"\x80\x02}q\x00." * 50, "model.safetensors: not a whole safetensors file"),
     ],
 )
-def test_not_safetensors(folder, content, message):
+def test_weights_that_are_not_safetensors_are_refused(folder, content, message):
     (folder / "model.safetensors").write_bytes(content)
     refused(folder, message)
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.999])
-def test_truncated_safetensors(folder, part):
+def test_truncated_safetensors_are_refused(folder, part):
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[: int(len(content) * part)])
-    refused(folder, "model.safetensors: not a whole safetensors file .*; get the file again")
+    refused(folder, "model.safetensors: not a whole .*; get the file again")
 
 
 def without(key):
@@ -290,7 +290,7 @@ def with_tensor(key, tensor):
         (with_tensor("ln_f.bias", torch.ones(16)), "tensor 'ln_f.bias' is there twice"),
     ],
 )
-def test_tensors_that_do_not_fit(folder, change, message):
+def test_tensors_that_do_not_fit_the_config_are_refused(folder, change, message):
     change_tensors(folder, change)
     refused(folder, message)
 
@@ -304,11 +304,11 @@ def test_tensors_that_do_not_fit(folder, change, message):
         ("{}", "config.json: model_type: missing"),
         (
             '{"model_type": "bert"}',
-            "config.json: model_type: 'bert' is not implemented, expected 'gpt2'",
+            "config.json: model_type: 'bert' .* expected 'gpt2'",
         ),
     ],
 )
-def test_config_that_is_none(folder, content, message):
+def test_damaged_config_is_refused(folder, content, message):
     (folder / "config.json").write_text(content)
     refused(folder, message)
 
@@ -331,7 +331,7 @@ def test_config_that_is_none(folder, content, message):
         ({"_name_or_path": 5}, "config.json: _name_or_path: expected text, found 5"),
     ],
 )
-def test_config_values(folder, values, message):
+def test_config_values_that_do_not_fit_are_refused(folder, values, message):
     change_config(folder, **values)
     refused(folder, message)
 
@@ -343,7 +343,7 @@ def test_config_values(folder, values, message):
         ("{", "tokenizer_config.json: not JSON"),
     ],
 )
-def test_tokenizer_config(folder, content, message):
+def test_damaged_tokenizer_config_is_refused(folder, content, message):
     (folder / "tokenizer_config.json").write_text(content)
     refused(folder, message)
 
@@ -351,8 +351,8 @@ def test_tokenizer_config(folder, content, message):
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        ("{", "model.safetensors.index.json: expected JSON with a `weight_map`"),
-        ("[]", "expected JSON with a `weight_map`"),
+        ("{", "model.safetensors.index.json: not JSON"),
+        ("[]", "model.safetensors.index.json: expected a JSON object, found list"),
         ('{"weight_map": []}', "expected JSON with a `weight_map`"),
         ('{"weight_map": {"a": 5}}', "5 is not the name of a .safetensors file beside it"),
         ('{"weight_map": {}}', "names no file"),
@@ -368,7 +368,7 @@ def test_tokenizer_config(folder, content, message):
         ('{"weight_map": {"wte.weight": "part.safetensors"}}', "no tensor 'h.0.attn.c_attn.bias'"),
     ],
 )
-def test_an_index_that_does_not_fit(folder, index, message):
+def test_index_that_does_not_fit_is_refused(folder, index, message):
     (folder / "model.safetensors").unlink()
     save_file({"wte.weight": torch.ones(400, 16)}, folder / "part.safetensors")
     (folder / "model.safetensors.index.json").write_text(index)
@@ -399,14 +399,14 @@ def test_transformers_reads_what_was_loaded_and_saved(hf_model, hf_folder, tmp_p
     assert tokenizer.model_max_length == 64
 
 
-def test_what_is_loaded_and_saved_is_the_same_again(checkpoint, tmp_path):
+def test_saved_files_equal_the_loaded_ones_byte_for_byte(checkpoint, tmp_path):
     loaded = load_pretrained(checkpoint)
     save_pretrained(loaded.model, tmp_path / "out", loaded.tokenizer, loaded.prompt, loaded.base)
     for path in checkpoint.iterdir():
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_a_chat_template_goes_in_and_out(checkpoint, tmp_path):
+def test_chat_template_is_saved_and_loaded(checkpoint, tmp_path):
     loaded = load_pretrained(checkpoint)
     assert loaded.chat_template is None
     save_pretrained(
@@ -417,7 +417,7 @@ def test_a_chat_template_goes_in_and_out(checkpoint, tmp_path):
 
 
 def as_transformers_5(folder, template=None):
-    """What transformers 5 makes of a folder: the model and the tokenizer, loaded and saved again."""
+    """transformers 5 writes other files than this project."""
     out = folder.with_name("again")
     AutoModelForCausalLM.from_pretrained(folder).save_pretrained(out)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -475,7 +475,7 @@ def test_a_model_card_stays_when_better_weights_come(folder):
     assert not load_pretrained(folder).model.wpe.weight.any()
 
 
-def test_a_smaller_type_on_disk(checkpoint, tmp_path):
+def test_dtype_of_the_file_leaves_the_model_alone(checkpoint, tmp_path):
     loaded = load_pretrained(checkpoint)
     save_pretrained(loaded.model, tmp_path / "half", loaded.tokenizer, dtype=torch.float16)
     assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "float16"
@@ -485,7 +485,7 @@ def test_a_smaller_type_on_disk(checkpoint, tmp_path):
     assert loaded.model.wte.weight.dtype == torch.float32
 
 
-def test_others_may_read_what_is_saved(checkpoint):
+def test_all_saved_files_have_the_same_permissions(checkpoint):
     assert len({path.stat().st_mode for path in checkpoint.iterdir()}) == 1
 
 
@@ -502,9 +502,7 @@ def test_a_checkpoint_is_replaced_whole(folder):
 def test_other_files_are_not_lost(folder):
     loaded = load_pretrained(folder)
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(
-        InputError, match=r"holds other files \(notes.txt\), which would be lost; give a new folder"
-    ):
+    with pytest.raises(InputError, match=r"tiny: .*\(notes.txt\).*; give a new folder"):
         save_pretrained(loaded.model, folder, loaded.tokenizer)
     with pytest.raises(InputError, match=r"notes.txt: is a file; expected a folder"):
         save_pretrained(loaded.model, folder / "notes.txt", loaded.tokenizer)
@@ -544,7 +542,7 @@ def test_the_old_checkpoint_comes_back_if_the_new_one_cannot_be_moved(folder, mo
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
-def test_a_file_that_cannot_grow(checkpoint, tmp_path):
+def test_file_size_limit_is_reported_and_leaves_nothing(checkpoint, tmp_path):
     resource = pytest.importorskip("resource")
     loaded = load_pretrained(checkpoint)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -557,14 +555,14 @@ def test_a_file_that_cannot_grow(checkpoint, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_where_no_folder_can_be(checkpoint, tmp_path):
+def test_folder_inside_a_file_is_refused(checkpoint, tmp_path):
     loaded = load_pretrained(checkpoint)
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"out: cannot be written \(.*Not a directory"):
         save_pretrained(loaded.model, tmp_path / "file" / "out", loaded.tokenizer)
 
 
-def test_a_tokenizer_larger_than_the_model_is_not_saved(tokenizer, tmp_path):
+def test_tokenizer_larger_than_the_model_is_not_saved(tokenizer, tmp_path):
     model = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=4, vocab_size=399, n_positions=8))
     with pytest.raises(ValueError, match="400 tokens do not fit the model's vocab_size 399"):
         save_pretrained(model, tmp_path / "out", tokenizer)

@@ -1,4 +1,4 @@
-"""A GGUF file, as llama.cpp's own reader sees it; that llama.cpp runs it is shown by `make test-gguf`."""
+"""A GGUF file as llama.cpp's own reader reads it. `make test-gguf` runs it in llama.cpp."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def written(model, tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("dtype", "worst"), [("f32", 0), ("f16", 1e-3), ("bf16", 1e-2), ("q8_0", 2e-2)]
 )
-def test_the_model_comes_back_within_its_types_rounding(written, model, dtype, worst):
+def test_read_back_model_differs_by_rounding_alone(written, model, dtype, worst):
     again = read_gguf(written(dtype), model.config)
     assert check_same(logits(model, IDS), logits(again, IDS), dtype, "") <= worst
     vectors = [
@@ -51,7 +51,7 @@ def test_the_model_comes_back_within_its_types_rounding(written, model, dtype, w
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-def test_names_shapes_and_types_are_llama_cpps(written, dtype):
+def test_names_shapes_and_types_are_those_of_llama_cpp(written, dtype):
     tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(written(dtype)).tensors}
     assert len(tensors) == 4 + 11 * 12
     assert "output.weight" not in tensors
@@ -71,7 +71,7 @@ def test_names_shapes_and_types_are_llama_cpps(written, dtype):
     } == shapes
 
 
-def test_what_the_file_says_of_itself(written, tokenizer, bpe):
+def test_metadata_of_architecture_and_tokenizer(written, tokenizer, bpe):
     fields = gguf.GGUFReader(written()).fields
     found = {name: field.contents() for name, field in fields.items()}
     expected = {
@@ -101,21 +101,19 @@ def test_what_the_file_says_of_itself(written, tokenizer, bpe):
     assert kinds == [1] * 399 + [3] + [5] * 10
 
 
-def test_plain_text_has_no_chat_template(written):
+def test_without_chat_template_the_key_is_absent(written):
     assert "tokenizer.chat_template" not in gguf.GGUFReader(written(chat_template=None)).fields
 
 
-def test_a_width_without_whole_blocks(checkpoint, tmp_path):
+def test_q8_0_refuses_a_width_without_whole_blocks(checkpoint, tmp_path):
     loaded = load_pretrained(checkpoint)
-    with pytest.raises(
-        InputError, match="q8_0 takes rows in blocks of 32, but n_embd is 16; take f16"
-    ):
+    with pytest.raises(InputError, match=r"dtype: q8_0 .* 32, .* n_embd is 16; take f16"):
         write_gguf(loaded.model, loaded.tokenizer, tmp_path / "x.gguf", "q8_0", "x")
     assert not (tmp_path / "x.gguf").exists()
 
 
 @pytest.mark.parametrize("change", ["turned", "swapped", "nan"])
-def test_another_model_is_noticed(model, change):
+def test_copy_with_a_wrong_tensor_is_refused(model, change):
     expected = logits(model, IDS)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     if change == "turned":

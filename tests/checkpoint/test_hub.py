@@ -1,4 +1,4 @@
-"""The hub, played by a server on this machine: what is fetched, what is checked, and what each failure says."""
+"""Downloads from the hub, which is a server on this machine, and its failures."""
 
 import errno
 import hashlib
@@ -144,7 +144,7 @@ def handler(fake: FakeHub) -> type[BaseHTTPRequestHandler]:
 
 
 def use(monkeypatch: pytest.MonkeyPatch, endpoint: str, cache: Path) -> None:
-    """What HF_ENDPOINT and HF_HUB_CACHE would do, had they been set when huggingface_hub was imported."""
+    """Set HF_ENDPOINT and HF_HUB_CACHE, which huggingface_hub reads when it is imported."""
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
     template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -203,7 +203,7 @@ def test_a_repository_is_fetched_once(fake, checkpoint):
     assert fetched == {"config.json", "model.safetensors", *tokenizer}
 
 
-def test_what_transformers_5_uploads_is_fetched(fake, checkpoint):
+def test_repository_of_transformers_5_is_fetched(fake, checkpoint):
     """It writes tokenizer.json and chat_template.jinja, and neither vocab.json nor merges.txt."""
     del fake.files["vocab.json"], fake.files["merges.txt"]
     fake.files["tokenizer_config.json"] = json.dumps(
@@ -219,7 +219,7 @@ def test_what_transformers_5_uploads_is_fetched(fake, checkpoint):
     assert fake.asked == []
 
 
-def test_two_forms_of_a_tokenizer_that_disagree_on_the_hub(fake):
+def test_tokenizer_files_on_the_hub_that_disagree_are_refused(fake):
     whole = json.loads(fake.files["tokenizer.json"])
     vocab = whole["model"]["vocab"]
     vocab["a"], vocab["b"] = vocab["b"], vocab["a"]
@@ -239,7 +239,7 @@ def test_a_cache_of_an_earlier_version_still_serves(fake, cache, monkeypatch, ho
     assert load_pretrained(REPO).revision == COMMIT
 
 
-def test_a_chat_template_that_cannot_be_fetched_is_not_left_out(fake):
+def test_failed_download_of_a_chat_template_is_an_error(fake):
     fake.faults["chat_template.jinja"] = "overloaded"
     refused("someone/tiny: cannot reach")
 
@@ -251,7 +251,7 @@ def test_a_commit_in_the_cache_needs_no_request(fake):
     assert fake.asked == []
 
 
-def test_absent_files_are_remembered(fake):
+def test_absence_of_a_file_is_cached(fake):
     del fake.files["tokenizer_config.json"]
     assert load_pretrained(REPO, revision=COMMIT).prompt is None
     fake.asked.clear()
@@ -321,12 +321,12 @@ def test_the_released_models_come_at_their_pinned_commit(fake, monkeypatch, name
     assert all(f"/{fake.commit}/" in line for line in fake.asked)
 
 
-def test_the_callers_revision_comes_before_the_pinned_one(fake):
+def test_given_revision_wins_over_the_pinned_one(fake):
     fake.repo = "openai-community/gpt2"
     assert load_pretrained("gpt2", revision="main").revision == COMMIT
 
 
-def test_a_broken_connection_is_taken_up_again(fake):
+def test_broken_connection_is_retried(fake):
     fake.faults["model.safetensors"] = "breaks off once"
     assert load_pretrained(REPO).revision == COMMIT
 
@@ -338,9 +338,7 @@ def test_a_broken_connection_is_taken_up_again(fake):
 @pytest.mark.parametrize("fault", ["bit flip", "garbage"])
 def test_damage_is_found_and_deleted(fake, cache, name, fault):
     fake.faults[name] = fault
-    refused(
-        f"{name}: arrived damaged and was deleted: expected hash {fake.etag(name)}, found [0-9a-f]+; try again"
-    )
+    refused(f"{name}: .* deleted: expected hash {fake.etag(name)}, found [0-9a-f]+; try again")
     assert fake.etag(name) not in blobs(cache)
     assert not list(cache.glob(f"models--*/snapshots/*/{name}"))
     fake.faults.clear()
@@ -348,7 +346,7 @@ def test_damage_is_found_and_deleted(fake, cache, name, fault):
 
 
 @pytest.mark.parametrize("name", ["vocab.json", "merges.txt", "model.safetensors"])
-def test_a_released_file_that_the_hub_itself_changed(fake, monkeypatch, name):
+def test_released_file_with_another_hash_than_pinned_is_refused(fake, monkeypatch, name):
     fake.repo = "openai-community/gpt2"
     fake.commit = hub.PINNED[fake.repo]
     pinned = hub.SHA256[fake.repo, name]
@@ -356,7 +354,7 @@ def test_a_released_file_that_the_hub_itself_changed(fake, monkeypatch, name):
     refused(f"{name}: arrived damaged and was deleted: expected hash {pinned}", "gpt2")
 
 
-def test_a_branch_that_moved_is_checked_again(fake):
+def test_new_commit_of_a_branch_is_hashed_again(fake):
     load_pretrained(REPO)
     fake.commit = OLD
     fake.files["config.json"] += b"\n"
@@ -364,7 +362,7 @@ def test_a_branch_that_moved_is_checked_again(fake):
     refused("config.json: arrived damaged")
 
 
-def test_a_cache_without_links_is_read(fake, cache):
+def test_cache_without_symbolic_links_is_read(fake, cache):
     folder, _ = hub.download(REPO)
     for path in list(folder.iterdir()):
         content = path.read_bytes()
@@ -384,7 +382,7 @@ def test_a_cache_without_links_is_read(fake, cache):
     [
         (
             {"*": "gated"},
-            "someone/tiny: access is restricted; ask for it at http://.*/someone/tiny, .*hf auth login",
+            "someone/tiny: .* at http://.*/someone/tiny, .*hf auth login",
         ),
         (
             {"*": "overloaded"},
@@ -411,13 +409,13 @@ def test_a_cache_without_links_is_read(fake, cache):
         ({"vocab.json": "breaks off"}, r"vocab.json failed \(the connection to 127\S+ broke off\)"),
     ],
 )
-def test_faults(fake, cache, faults, message):
+def test_fault_of_the_hub_is_one_line(fake, cache, faults, message):
     fake.faults = faults
     refused(message)
     assert not list(cache.glob("models--*/blobs/*.incomplete"))
 
 
-def test_a_hub_that_accepts_and_says_nothing(fake, monkeypatch):
+def test_silent_hub_times_out(fake, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.1)
     monkeypatch.setattr(
         "huggingface_hub.file_download._ETAG_RETRY_TIMEOUT", 0.1
@@ -426,36 +424,36 @@ def test_a_hub_that_accepts_and_says_nothing(fake, monkeypatch):
     refused(r"someone/tiny: cannot reach 127.0.0.1:\d+: timed out; ")
 
 
-def test_no_such_repository(fake):
+def test_unknown_repository_is_named(fake):
     refused(
         "some/other: no such repository at http://127.*, or a private one .*hf auth login",
         repo="some/other",
     )
 
 
-def test_no_such_revision(fake):
+def test_unknown_revision_is_named(fake):
     refused("someone/tiny: no revision 'v9'; expected a branch, a tag or a commit", revision="v9")
 
 
 @pytest.mark.parametrize("name", ["config.json", "vocab.json", "merges.txt"])
-def test_a_missing_file(fake, name):
+def test_missing_file_of_a_repository_is_named(fake, name):
     del fake.files[name]
     refused(f"someone/tiny: has no {name} at revision .*; is it a GPT-2 in Hugging Face format")
 
 
-def test_a_repository_without_safetensors(fake):
+def test_repository_without_safetensors_is_refused(fake):
     fake.files["pytorch_model.bin"] = fake.files.pop("model.safetensors")
-    refused(
-        "has neither model.safetensors nor model.safetensors.index.json; weights are read from safetensors alone"
-    )
+    refused("someone/tiny: .* model.safetensors nor model.safetensors.index.json; .* safetensors")
 
 
 @pytest.mark.parametrize("name", ["no such name", "a--b", "a/b:c"])
-def test_what_is_no_repositorys_name(fake, name):
-    refused("neither a folder nor the name of a repository, `owner/name`", repo=name)
+def test_malformed_repository_name_is_refused(fake, name):
+    refused(f"{name}'.* `owner/name`", repo=name)
 
 
-def test_a_local_folder_of_the_owners_name_is_in_nobodys_way(fake, cache, tmp_path, monkeypatch):
+def test_local_folder_named_like_the_owner_does_not_hide_the_hub(
+    fake, cache, tmp_path, monkeypatch
+):
     (tmp_path / "someone").mkdir()
     monkeypatch.chdir(tmp_path)
     assert load_pretrained(REPO).revision == COMMIT
@@ -464,7 +462,7 @@ def test_a_local_folder_of_the_owners_name_is_in_nobodys_way(fake, cache, tmp_pa
     )
 
 
-def test_nothing_listens(cache, monkeypatch):
+def test_unreachable_hub_is_named(cache, monkeypatch):
     use(monkeypatch, "http://127.0.0.1:9", cache)
     refused(
         "cannot reach 127.0.0.1:9: refused; try again, set HF_ENDPOINT to a mirror, or give a local"
@@ -472,19 +470,19 @@ def test_nothing_listens(cache, monkeypatch):
     close_session()
 
 
-def test_a_password_in_the_mirrors_address_is_not_told(cache, monkeypatch):
+def test_password_in_the_address_is_not_printed(cache, monkeypatch):
     use(monkeypatch, "http://me:secret@127.0.0.1:9", cache)
     refused("someone/tiny: cannot reach 127.0.0.1:9: refused; (?!.*secret)")
     close_session()
 
 
-def test_offline_without_the_file(cache, monkeypatch):
+def test_offline_without_the_file_is_an_error(cache, monkeypatch):
     use(monkeypatch, "http://127.0.0.1:9", cache)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     refused("someone/tiny: config.json is not in the cache .* and HF_HUB_OFFLINE is set")
 
 
-def test_a_full_disk(fake, monkeypatch):
+def test_full_disk_is_named(fake, monkeypatch):
     def full(*arguments: object, **options: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -494,13 +492,13 @@ def test_a_full_disk(fake, monkeypatch):
     )
 
 
-def test_a_cache_that_cannot_be_written(fake, cache):
+def test_unwritable_cache_is_an_error(fake, cache):
     cache.write_text("a file")
     refused("the download of config.json failed")
 
 
-def test_the_environment_alone_is_enough(fake, cache, tmp_path):
-    """In a process of its own, with huggingface_hub set up as users do: first from the hub, then offline."""
+def test_hub_is_set_up_by_environment_variables(fake, cache, tmp_path):
+    """In a process of its own, from the hub and then offline."""
     program = "from sft.checkpoint.hub import download; print(*download('someone/tiny'))"
     environment = os.environ | {
         "HF_ENDPOINT": fake.url,
@@ -523,7 +521,7 @@ def test_the_environment_alone_is_enough(fake, cache, tmp_path):
     assert fake.asked == []
 
 
-def test_the_caches_folder_is_a_checkpoint(fake, tmp_path):
+def test_copy_of_the_cache_folder_is_a_checkpoint(fake, tmp_path):
     folder, _ = hub.download(REPO)
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     assert load_pretrained(copy).sha256 == load_pretrained(REPO).sha256

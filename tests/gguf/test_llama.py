@@ -1,4 +1,4 @@
-"""llama.cpp runs what is exported; outside the ordinary tests, because it compiles for minutes: `make test-gguf`."""
+"""llama.cpp runs exported models: `make test-gguf`. It compiles for minutes."""
 
 import json
 import os
@@ -46,8 +46,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def llama(path: Path, monkeypatch: pytest.MonkeyPatch, **options) -> Llama:
-    """llama.cpp with the file, without the matrix units of some CPUs: with its own q8_0 files too it crashes on them
-    in some virtual machines."""
+    """Load a file in llama.cpp, without the matrix units of some CPUs.
+
+    On some virtual machines it crashes on them, with its own q8_0 files too.
+    """
     params = llama_cpp.llama_model_default_params()
     params.use_extra_bufts = False
     monkeypatch.setattr(llama_cpp.llama_cpp, "llama_model_default_params", lambda: params)
@@ -90,9 +92,7 @@ def test_llama_gives_the_same_tokens(
     assert alike == 20 if dtype != "q8_0" else alike >= 15
 
 
-def test_a_chat_is_asked_in_the_models_own_template(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_llama_chat_uses_the_models_template(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, [name, _] = export_gguf(run / "model", "f16", None)
     runs, ours = llama(folder / name, monkeypatch), load_pretrained(run / "model")
     question = "Work out the difference. 15 - 12"
@@ -105,7 +105,7 @@ def test_a_chat_is_asked_in_the_models_own_template(
     assert said["choices"][0]["finish_reason"] == "stop"
 
 
-def test_all_logits_agree(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_llama_logits_agree(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, [name, _] = export_gguf(run / "model", "f32", None)
     runs, ours = llama(folder / name, monkeypatch), load_pretrained(run / "model")
     tokens = ours.tokenizer.encode_ordinary(
@@ -122,7 +122,7 @@ def test_all_logits_agree(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(
     "SFT_DATA_DIR" not in os.environ, reason="set SFT_DATA_DIR to a folder with GPT-2's own files"
 )
-def test_gpt2s_own_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_llama_tokenizes_as_gpt2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = Path(os.environ["SFT_DATA_DIR"])
     tokenizer = load_tokenizer(data / "gpt2-vocab")
     tiny = GPT(

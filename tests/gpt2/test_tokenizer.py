@@ -1,4 +1,4 @@
-"""The tokenizer gives the ids that transformers' GPT-2 tokenizer gives, and refuses files that do not fit."""
+"""The tokenizer gives transformers' ids, and refuses files that do not fit."""
 
 import json
 import os
@@ -82,7 +82,7 @@ def test_ranks_equal_tiktokens_own_reading(folder, monkeypatch):
     assert load_tokenizer(folder)._mergeable_ranks == theirs
 
 
-def test_the_files_survive_the_trip(folder, tmp_path):
+def test_saved_files_equal_the_loaded_ones(folder, tmp_path):
     save_tokenizer(load_tokenizer(folder), tmp_path)
     assert (tmp_path / "merges.txt").read_bytes() == (folder / "merges.txt").read_bytes()
     assert json.loads((tmp_path / "vocab.json").read_text()) == json.loads(
@@ -90,7 +90,7 @@ def test_the_files_survive_the_trip(folder, tmp_path):
     )
 
 
-def test_the_released_files_survive_byte_for_byte(tmp_path):
+def test_saved_released_vocabulary_is_equal_byte_for_byte(tmp_path):
     if not released_files().is_dir():
         pytest.skip("SFT_DATA_DIR names no folder with gpt2-vocab/")
     save_tokenizer(load_tokenizer(released_files()), tmp_path)
@@ -106,7 +106,7 @@ def test_lone_surrogates_become_replacement_characters(tokenizer):
     assert tokenizer.decode(tokenizer.encode_ordinary("a\ud800b\udfff")) == "a\ufffdb\ufffd"
 
 
-def test_it_reaches_other_processes(tokenizer):
+def test_tokenizer_can_be_pickled(tokenizer):
     again = pickle.loads(pickle.dumps(tokenizer))
     assert again.encode_ordinary(HARD[0]) == tokenizer.encode_ordinary(HARD[0])
     assert again.eot_token == tokenizer.eot_token
@@ -129,12 +129,12 @@ def edited(bpe: Path, folder: Path, name: str, edit) -> Path:
     ],
     ids=["no version line", "no final newline", "Windows line ends"],
 )
-def test_merges_that_transformers_would_read(bpe, tmp_path, tokenizer, edit):
+def test_merges_without_header_or_with_other_line_ends_are_read(bpe, tmp_path, tokenizer, edit):
     again = load_tokenizer(edited(bpe, tmp_path, "merges.txt", edit))
     assert again._mergeable_ranks == tokenizer._mergeable_ranks
 
 
-def test_an_edited_file_is_read_anew(bpe, tmp_path):
+def test_edited_file_is_not_served_from_a_cache(bpe, tmp_path):
     assert load_tokenizer(edited(bpe, tmp_path, "vocab.json", str)).n_vocab == 400
     load_tokenizer(
         edited(bpe, tmp_path, "vocab.json", lambda text: text[:-1] + ', "<|user|>": 400}')
@@ -142,7 +142,7 @@ def test_an_edited_file_is_read_anew(bpe, tmp_path):
     assert load_tokenizer(tmp_path).n_vocab == 401
 
 
-def test_the_end_token_may_stand_first(bpe, tmp_path, tokenizer):
+def test_end_token_may_have_id_0(bpe, tmp_path, tokenizer):
     def end_first(text: str) -> str:
         vocab = json.loads(text)
         return json.dumps({token: (id + 1) % len(vocab) for token, id in vocab.items()})
@@ -179,7 +179,7 @@ def swap_lines(first: int, second: int):
         (
             "vocab.json",
             lambda text: "[1, 2]",
-            "vocab.json: expected an object of tokens and ids, found list",
+            "vocab.json: expected a JSON object, found list",
         ),
         ("vocab.json", change(a="7"), "token 'a': expected an id of its own below 400, found '7'"),
         ("vocab.json", change(a=400), "token 'a': expected an id of its own below 400, found 400"),
@@ -225,13 +225,13 @@ def swap_lines(first: int, second: int):
         ("merges.txt", swap_lines(2, 3), "line 4: '.+' has id 257, expected more than 258"),
     ],
 )
-def test_files_that_do_not_fit(bpe, tmp_path, name, edit, message):
+def test_damaged_vocab_or_merges_are_refused(bpe, tmp_path, name, edit, message):
     with pytest.raises(InputError, match=message) as error:
         load_tokenizer(edited(bpe, tmp_path, name, edit))
     assert "\n" not in str(error.value)
 
 
-def test_other_merges_than_the_vocabularys(bpe, tmp_path):
+def test_merges_of_another_vocabulary_are_refused(bpe, tmp_path):
     shutil.copy(bpe / "vocab.json", tmp_path)
     (tmp_path / "merges.txt").write_text("#version: 0.2\nq j\n")
     with pytest.raises(InputError, match=r"'qj' is not in vocab\.json"):
@@ -239,20 +239,20 @@ def test_other_merges_than_the_vocabularys(bpe, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
-def test_a_missing_file(bpe, tmp_path, name):
+def test_missing_vocab_or_merges_are_named(bpe, tmp_path, name):
     (edited(bpe, tmp_path, name, str) / name).unlink()
     with pytest.raises(InputError, match=f"{name}: no such file"):
         load_tokenizer(tmp_path)
 
 
-def test_bytes_that_are_no_text(bpe, tmp_path):
+def test_merges_that_are_not_utf8_are_refused(bpe, tmp_path):
     edited(bpe, tmp_path, "merges.txt", str)
     (tmp_path / "merges.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"merges.txt: cannot be read as text \('utf-8'"):
         load_tokenizer(tmp_path)
 
 
-def test_an_encoding_made_elsewhere_can_be_saved(bpe, tmp_path, tokenizer):
+def test_encoding_of_tiktoken_itself_can_be_saved(bpe, tmp_path, tokenizer):
     other = tiktoken.Encoding(
         "other",
         pat_str=tokenizer._pat_str,
@@ -266,8 +266,10 @@ def test_an_encoding_made_elsewhere_can_be_saved(bpe, tmp_path, tokenizer):
 # Long runs of white space, of which a million makes tiktoken's engine panic
 
 BLANKS = [" ", "\n", "\t", "\xa0", "\u3000", "\n ", "\r\n"]
+
+# From openai/gpt-2, src/encoder.py.
 ORIGINAL = regex.compile(
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # openai/gpt-2, src/encoder.py
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 )
 
 
@@ -297,7 +299,7 @@ def test_long_runs_give_the_ids_that_the_pattern_defines(folder, blank):
 
 
 @pytest.mark.parametrize("blank", BLANKS, ids=ascii)
-def test_a_million_blanks(tokenizer, blank):
+def test_million_blanks_do_not_panic(tokenizer, blank):
     run = blank * (1_000_000 // len(blank))
     for text in (f"x{run}y", f"{run} y", f"x{run}"):
         ids = tokenizer.encode_ordinary(text)
@@ -382,7 +384,7 @@ def test_merges_may_be_text_or_pairs(bpe, tmp_path, tokenizer):
     )
 
 
-def test_a_pad_token_of_any_name_is_special_and_survives_the_trip(bpe, tmp_path):
+def test_pad_token_of_any_name_is_special_and_is_saved(bpe, tmp_path):
     theirs = GPT2Tokenizer.from_pretrained(bpe)
     theirs.add_special_tokens({"pad_token": "[PAD]"})
     theirs.save_pretrained(tmp_path / "a")
@@ -394,7 +396,7 @@ def test_a_pad_token_of_any_name_is_special_and_survives_the_trip(bpe, tmp_path)
     assert load_tokenizer(tmp_path / "b")._special_tokens == ours._special_tokens
 
 
-def test_a_special_token_of_tokenizer_json_alone_is_taken_beside_the_older_files(bpe, tmp_path):
+def test_special_token_in_tokenizer_json_alone_is_added(bpe, tmp_path):
     theirs = GPT2Tokenizer.from_pretrained(bpe)
     theirs.add_special_tokens({"pad_token": "[PAD]"})
     theirs.save_pretrained(tmp_path)
@@ -430,7 +432,7 @@ TWO_STEPS = {"type": "Sequence", "pretokenizers": [SPLIT, LEVEL]}
         },
     ],
 )
-def test_the_same_tokenizer_in_other_words(bpe, tmp_path, tokenizer, change):
+def test_equal_tokenizer_json_in_other_spelling_is_read(bpe, tmp_path, tokenizer, change):
     found = load_tokenizer(alone(bpe, tmp_path, lambda found: found.update(change)))
     theirs = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     theirs.no_truncation()
@@ -514,15 +516,15 @@ def swap_merges(found):
         ),
     ],
 )
-def test_what_is_not_gpt2s_is_refused_by_name(bpe, tmp_path, edit, message):
+def test_step_of_another_tokenizer_is_refused_by_key(bpe, tmp_path, edit, message):
     folder = alone(bpe, tmp_path, edit if callable(edit) else lambda found: found.update(edit))
     with pytest.raises(InputError, match=rf"tokenizer\.json: {message}") as error:
         load_tokenizer(folder)
     assert "\n" not in str(error.value)
 
 
-def test_a_merge_that_others_make_unreachable_is_refused(bpe, tmp_path):
-    """With `a b`, `b c`, `a bc` the bytes abc give ab and c; tiktoken would join these, and tokenizers do not."""
+def test_unreachable_merge_is_refused(bpe, tmp_path):
+    """With merges `a b`, `b c`, `a bc`, abc becomes ab and c, which tiktoken would join."""
 
     def edit(found):
         size = len(found["model"]["vocab"])
@@ -534,7 +536,7 @@ def test_a_merge_that_others_make_unreachable_is_refused(bpe, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{", '{"model": 3}'])
-def test_a_tokenizer_json_that_is_none(tmp_path, content):
+def test_damaged_tokenizer_json_is_refused(tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(InputError, match=r"tokenizer\.json: "):
         load_tokenizer(tmp_path)
@@ -561,7 +563,7 @@ def other_last_merge(found):
         (other_last_merge, "token 'aQ' has id .* in the one and .* in the others"),
     ],
 )
-def test_two_forms_that_disagree_are_refused(bpe, tmp_path, edit, message):
+def test_tokenizer_files_that_disagree_are_refused(bpe, tmp_path, edit, message):
     save_tokenizer(load_tokenizer(bpe), tmp_path)
     change_json(tmp_path, edit)
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""The embedded model and data are what their generator makes, and tell the story that the README tells."""
+"""The embedded data is the generator's, and the embedded model can be tuned as the README says."""
 
 import json
 import math
@@ -32,9 +32,9 @@ def embedded() -> list[Record]:
     return json.loads((EMBEDDED["gpt2-nano"].parent / "nano.json").read_text())
 
 
-def test_the_records_are_what_the_generator_writes(embedded: list[Record]) -> None:
+def test_embedded_records_are_those_of_the_generator(embedded: list[Record]) -> None:
     assert embedded == records(seed=0)
-    assert len(embedded) == 1620  # 1377 / 162 / 81
+    assert len(embedded) == 1377 + 162 + 81
 
 
 def test_no_held_out_fact_is_in_the_training_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +72,7 @@ def test_the_embedded_model_is_small_and_has_its_own_end_token() -> None:
     assert len(nano.tokenizer.encode_ordinary("### Response:\n")) <= 4
 
 
-def test_before_it_rambles_and_after_it_answers(
+def test_tuned_nano_answers_and_the_base_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

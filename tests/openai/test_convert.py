@@ -1,5 +1,4 @@
-"""A checkpoint that TensorFlow wrote, in the layout of OpenAI's release; outside the ordinary tests, because TensorFlow
-is large: `make test-openai`."""
+"""Conversion of a checkpoint of TensorFlow: `make test-openai`, since TensorFlow is large."""
 
 import json
 import re
@@ -34,7 +33,7 @@ def theirs() -> GPT2LMHeadModel:
 
 
 def variables(model: GPT2LMHeadModel) -> dict[str, torch.Tensor]:
-    """Under the names, and in the shapes, that openai/gpt-2's src/model.py gives them (`conv1d`, `norm`)."""
+    """Return the names and shapes of openai/gpt-2's src/model.py (`conv1d`, `norm`)."""
     found = {}
     for name, tensor in model.transformer.state_dict().items():
         scope = re.sub(r"^h\.(\d+)\.", r"h\1.", name).replace(".", "/")
@@ -74,7 +73,7 @@ def release(theirs: GPT2LMHeadModel, tmp_path: Path) -> Callable[..., Path]:
 
 
 @torch.no_grad()
-def test_the_logits_are_those_of_the_same_arrays(release, theirs, tmp_path):
+def test_converted_model_gives_transformers_logits(release, theirs, tmp_path):
     convert(release(), tmp_path / "out")
     ours = load_pretrained(tmp_path / "out").model
     torch.testing.assert_close(ours(IDS), theirs(IDS).logits, atol=1e-5, rtol=0)
@@ -99,14 +98,14 @@ def test_the_logits_are_those_of_the_same_arrays(release, theirs, tmp_path):
         ),
     ],
 )
-def test_variables_that_do_not_fit(release, tmp_path, change, message):
+def test_variables_that_do_not_fit_are_refused(release, tmp_path, change, message):
     with pytest.raises(InputError, match=message):
         convert(release(change), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["model.ckpt.index", "model.ckpt.data-00000-of-00001"])
-def test_a_damaged_file(release, tmp_path, name):
+def test_damaged_checkpoint_is_refused(release, tmp_path, name):
     folder = release()
     (folder / name).write_bytes((folder / name).read_bytes()[:100])
     with pytest.raises(InputError, match="TensorFlow cannot read it"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sft.checkpoint import hub
+from sft.atomic import sha256_of
 from sft.prompts import PROMPTS
 from sft.report.card import card_text, write_card
 from sft.summaries import parse_run_summary
@@ -136,7 +136,7 @@ def test_scores_of_other_weights_do_not_count(checkpoint: Path, tmp_path: Path) 
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "summary.json").write_text(json.dumps(CONTENT))
     found = copy.deepcopy(EVALUATION)
-    for sha256, there in ((hub.digest(checkpoint / "model.safetensors"), True), ("00" * 32, False)):
+    for sha256, there in ((sha256_of(checkpoint / "model.safetensors"), True), ("00" * 32, False)):
         found["tuned"]["sha256"] = sha256
         (tmp_path / "evaluation" / "summary.json").write_text(json.dumps(found))
         write_card(tmp_path)

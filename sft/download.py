@@ -1,0 +1,72 @@
+"""Download a file: a progress bar, and a partial download continues where it stopped."""
+
+import os
+from pathlib import Path
+
+import requests
+from tqdm import tqdm
+
+
+def fetch_rest(url: str, part: Path, label: str) -> int | None:
+    """Append to `part` the bytes that it lacks of the file at `url`.
+
+    Args:
+        label: text before the progress bar.
+
+    Returns:
+        The file's size as the server gives it; None: it gives none, so nobody knows if bytes lack.
+
+    Raises:
+        OSError: the server cannot be reached, refuses, or breaks off. Errors of requests are among
+            them. `part` stays, so that the next call continues, unless it is too long.
+        ValueError: a header of the server's answer is malformed.
+    """
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    with requests.get(url, headers=headers, stream=True, timeout=30) as response:
+        # Status 416 says that there is nothing behind `have`.
+        if response.status_code != 416:
+            response.raise_for_status()
+
+            # Status 206 is the rest. With 200 the file comes from its beginning.
+            if response.status_code != 206:
+                have = 0
+            length = response.headers.get("Content-Length")
+            total = have + int(length) if length else None
+            bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=label)
+            with bar, part.open("ab" if have else "wb") as file:
+                for chunk in response.iter_content(1 << 16):
+                    bar.update(file.write(chunk))
+                file.flush()
+                os.fsync(file.fileno())
+        size = _whole_size(response)
+
+    if size is not None:
+        _check_size(part, size)
+    return size
+
+
+def _whole_size(response: requests.Response) -> int | None:
+    """Return the size of the whole file, of which only a part may have been sent.
+
+    RFC 9110, 14.4: `Content-Range: bytes 500-999/1000`, or with status 416 `bytes */1000`. The size
+    of a compressed transfer, or of a refusal, says nothing about the file.
+    """
+    headers = response.headers
+    if headers.get("Content-Encoding", "identity") != "identity":
+        return None
+    size = headers.get("Content-Range", "").rpartition("/")[2]
+    if not size and response.status_code != 416:
+        size = headers.get("Content-Length", "")
+    return int(size) if size.isdigit() else None
+
+
+def _check_size(part: Path, expected: int) -> None:
+    found = part.stat().st_size
+    if found > expected:
+        part.unlink()
+        raise OSError(f"expected {expected} bytes, found {found}, which were deleted")
+    if found < expected:
+        raise OSError(f"it broke off after {found} of {expected} bytes")
