@@ -19,7 +19,7 @@ from sft.data.prompt import render
 from sft.data.records import Record
 from sft.errors import InputError
 from sft.gpt2.sampling import Sampling
-from sft.inference.models import Place, load_tuned
+from sft.inference.models import Placement, load_tuned
 from sft.prompts import PROMPTS
 
 QUESTIONS = ["What is the plural of box?", "Name an animal."]
@@ -43,12 +43,12 @@ def no_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def chat(run: Path) -> Chat:
-    place = Place("cpu", "32-true")
-    return Chat(load_tuned(str(run), place), place, Sampling())
+    placement = Placement("cpu", "32-true")
+    return Chat(load_tuned(str(run), placement), placement, Sampling())
 
 
 def expected(run: Path, instruction: str, input: str = "", tokens: int = 256) -> str:
-    found = load_tuned(str(run), Place("cpu", "32-true"))
+    found = load_tuned(str(run), Placement("cpu", "32-true"))
     [answer] = generate(
         found.model, [found.prompt(instruction, input)], tokens, eos_id=found.tokenizer.eot_token
     )
@@ -176,30 +176,32 @@ def test_errors_are_one_line(run: Path) -> None:
 
 
 def test_commands_change_what_is_asked(chat: Chat, run: Path) -> None:
-    chat.obey("/max_new_tokens 12")
-    assert chat.obey("/input box") == "the next instruction is about this; now the instruction"
+    chat.run_command("/max_new_tokens 12")
+    assert (
+        chat.run_command("/input box") == "the next instruction is about this; now the instruction"
+    )
     assert "".join(chat.answer("Give the plural.")) == expected(
         run, "Give the plural.", "box", tokens=12
     )
     assert "".join(chat.answer("Give the plural.")) == expected(run, "Give the plural.", tokens=12)
-    chat.obey("/temperature 0.8")
-    chat.obey("/top_k 5")
-    assert chat.obey("/top_p 0.9") == "temperature 0.8, top_k 5, top_p 0.9"
+    chat.run_command("/temperature 0.8")
+    chat.run_command("/top_k 5")
+    assert chat.run_command("/top_p 0.9") == "temperature 0.8, top_k 5, top_p 0.9"
     assert chat.sampling == Sampling(0.8, 5, 0.9)
     assert len({"".join(chat.answer("Tell me something.")) for _ in range(5)}) > 1
-    assert chat.obey("/top_k") == "temperature 0.8, top_k off, top_p 0.9"
-    assert "/temperature X" in chat.obey("/help")
+    assert chat.run_command("/top_k") == "temperature 0.8, top_k off, top_p 0.9"
+    assert "/temperature X" in chat.run_command("/help")
 
 
 def test_the_base_is_asked_in_the_same_words(chat: Chat) -> None:
-    chat.obey("/base")
-    chat.obey("/max_new_tokens 12")
+    chat.run_command("/base")
+    chat.run_command("/max_new_tokens 12")
     nano = load_pretrained("gpt2-nano")
     prompt = nano.tokenizer.encode_ordinary(render(PROMPTS["alpaca"], Record("Hello.", "", "")))
     [tokens] = generate(nano.model, [prompt], 12, eos_id=nano.tokenizer.eot_token)
     assert "".join(chat.answer("Hello.")) == nano.tokenizer.decode(tokens)
-    chat.obey("/tuned")
-    assert chat.asked == "tuned"
+    chat.run_command("/tuned")
+    assert chat.target == "tuned"
 
 
 @pytest.mark.parametrize(
@@ -213,17 +215,17 @@ def test_the_base_is_asked_in_the_same_words(chat: Chat) -> None:
     ],
 )
 def test_commands_that_are_refused_change_nothing(chat: Chat, line: str, message: str) -> None:
-    assert chat.obey(line) == message
+    assert chat.run_command(line) == message
     assert (chat.sampling, chat.max_new_tokens) == (Sampling(), 256)
 
 
 def test_a_model_without_a_base(tmp_path: Path) -> None:
     nano = load_pretrained("gpt2-nano")
     save_pretrained(nano.model, tmp_path / "model", nano.tokenizer, PROMPTS["alpaca"])
-    place = Place("cpu", "32-true")
-    chat = Chat(load_tuned(str(tmp_path / "model"), place), place, Sampling())
-    assert chat.obey("/base").endswith("model does not name its base")
-    assert chat.asked == "tuned"
+    placement = Placement("cpu", "32-true")
+    chat = Chat(load_tuned(str(tmp_path / "model"), placement), placement, Sampling())
+    assert chat.run_command("/base").endswith("model does not name its base")
+    assert chat.target == "tuned"
 
 
 # What a terminal is shown
@@ -250,9 +252,9 @@ def test_weights_that_fp16_cannot_hold_are_refused_in_it_alone(
         "too large for torch.float16; give --precision 32" if value == 1e6 else "NaN or infinite"
     )
     with pytest.raises(InputError, match=rf"'ln_f.bias': 1 .*{cause}"):
-        load_tuned(str(tmp_path / "large"), Place("cpu", "16-mixed"))
+        load_tuned(str(tmp_path / "large"), Placement("cpu", "16-mixed"))
     if value == 1e6:
-        assert load_tuned(str(tmp_path / "large"), Place("cpu", "32-true")).context == 256
+        assert load_tuned(str(tmp_path / "large"), Placement("cpu", "32-true")).context == 256
 
 
 def test_escape_sequences_do_not_reach_the_terminal(

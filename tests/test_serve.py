@@ -50,7 +50,7 @@ def server(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_lets_it_finish_what_it_does(number: signal.Signals) -> None:
     with server() as (process, url, said):
-        assert "warning: no base beside it: gpt2-nano does not name its base" in said
+        assert "warning: the tuned model is served alone: gpt2-nano does not name its base" in said
         assert "tuned: gpt2-nano, 4M parameters\n" in said
         stream = requests.post(
             f"{url}/v1/chat/completions", json=HELLO | {"stream": True}, stream=True, timeout=60

@@ -27,7 +27,7 @@ from sft.data.records import Record
 from sft.data.sources import load_source
 from sft.gpt2.generate import generate
 from sft.gpt2.tokenizer import decode
-from sft.inference.models import Place, Voice, load_tuned
+from sft.inference.models import Placement, ChatModel, load_tuned
 
 
 @dataclass
@@ -92,7 +92,7 @@ def load(url: str, records: list[Record], clients: int) -> tuple[float, list[Tol
         return time.perf_counter() - began, told
 
 
-def expected(voice: Voice, records: list[Record], max_tokens: int) -> list[str]:
+def expected(voice: ChatModel, records: list[Record], max_tokens: int) -> list[str]:
     prompts = [voice.prompt(record.instruction, record.input) for record in records]
     answers = generate(voice.model, prompts, max_tokens, eos_id=voice.tokenizer.eot_token)
     return [decode(voice.tokenizer, tokens) for tokens in answers]
@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="turns of each (%(default)s)")
     args = parser.parse_args()
     records = load_source(DataConfig()).records[: args.requests]
-    right = expected(load_tuned(args.model, Place("cpu", "32-true")), records, args.max_tokens)
+    right = expected(load_tuned(args.model, Placement("cpu", "32-true")), records, args.max_tokens)
     rows = []
     with server(args.model, args.clients, args.max_tokens) as url:
         load(url, records[:8], clients=4)  # warm
