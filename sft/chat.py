@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from sft.cli import command, visible
 from sft.errors import InputError
 
 if TYPE_CHECKING:
     from sft.gpt2.sampling import Sampling
-    from sft.inference.models import Place, Voice
+    from sft.inference.models import ChatModel, Placement
 
 DESCRIPTION = """\
 Talk to a tuned model. Each question stands alone: the model learned from single instructions.
@@ -27,9 +27,10 @@ Talk to a tuned model. Each question stands alone: the model learned from single
 HELP = """\
 /input TEXT         what the next instruction is about (a word, a sentence, numbers)
 /base, /tuned       ask the model before its tuning, or the tuned one again
-/temperature X      0: always the likeliest token; above: one is drawn, the more freely the higher
-/top_k N, /top_p X  draw among the N likeliest tokens, or among those that share X of the chances; alone: among all
-/max_new_tokens N   the longest answer
+/temperature X      0: take the likeliest token; above 0: draw one, the more freely the higher X is
+/top_k N            draw among the N likeliest tokens; without N: among all
+/top_p X            draw among the likeliest tokens with probability X together; without X: all
+/max_new_tokens N   the longest answer, in tokens
 /help, /quit        Ctrl-C stops an answer, Ctrl-D leaves"""
 
 
@@ -55,14 +56,20 @@ def parser() -> argparse.ArgumentParser:
 
 @dataclass
 class Chat:
-    """Who is asked, and how."""
+    """The models of a chat, and the settings that its commands change.
 
-    tuned: "Voice"
-    place: "Place"
+    Args:
+        base: loaded when it is first asked.
+        target: the model that answers.
+        input: of the next instruction alone.
+    """
+
+    tuned: "ChatModel"
+    placement: "Placement"
     sampling: "Sampling"
-    base: "Voice | None" = None  # once it was asked for
-    asked: str = "tuned"
-    input: str = ""  # of the next question
+    base: "ChatModel | None" = None
+    target: Literal["tuned", "base"] = "tuned"
+    input: str = ""
     max_new_tokens: int = 256
     commands: dict[str, Callable[[str], str]] = field(init=False)
 
@@ -78,14 +85,15 @@ class Chat:
             "/help": lambda _: HELP,
         }
 
-    def obey(self, line: str) -> str:
-        """Do what a line beginning with / says; what to reply."""
+    def run_command(self, line: str) -> str:
+        """Run a line that begins with a slash; return what to print."""
         name, _, text = line.partition(" ")
         if name not in self.commands:
             return f"{name}: no such command; /help lists them"
         try:
             return self.commands[name](text.strip())
         except ValueError as error:
+            # Sampling names the setting itself.
             return f"{name}: {str(error).removeprefix(f'{name[1:]}: ')}"
         except InputError as error:
             return f"error: {error}"
@@ -97,38 +105,45 @@ class Chat:
     def ask_base(self, _: str) -> str:
         from sft.inference.models import load_base
 
-        self.base = self.base or load_base(self.tuned, self.place)
-        self.asked = "base"
+        if self.base is None:
+            self.base = load_base(self.tuned, self.placement)
+        self.target = "base"
         return f"asking the base, {self.base}"
 
     def ask_tuned(self, _: str) -> str:
-        self.asked = "tuned"
+        self.target = "tuned"
         return f"asking the tuned model, {self.tuned}"
 
     def sample(self, **changes: float | None) -> str:
         self.sampling = replace(self.sampling, **changes)  # type: ignore[arg-type]
-        shown = f"temperature {self.sampling.temperature:g}, top_k {self.sampling.top_k}, top_p {self.sampling.top_p}"
-        return shown.replace("None", "off")
+        top_k = "off" if self.sampling.top_k is None else self.sampling.top_k
+        top_p = "off" if self.sampling.top_p is None else self.sampling.top_p
+        return f"temperature {self.sampling.temperature:g}, top_k {top_k}, top_p {top_p}"
 
     def limit(self, text: str) -> str:
-        if not 1 <= number(text, int) < self.tuned.context:
-            raise ValueError(f"expected a number from 1 to {self.tuned.context - 1}, found {text}")
-        self.max_new_tokens = int(text)
+        most = self.tuned.context - 1
+        wanted = number(text, int)
+        if not 1 <= wanted <= most:
+            raise ValueError(f"expected a number from 1 to {most}, found {text}")
+        self.max_new_tokens = wanted
         return f"answers of at most {text} tokens"
 
     def answer(self, instruction: str) -> Iterator[str]:
-        """The pieces of an answer.
+        """Yield an answer in pieces, as it grows. The input is used up.
 
         Raises:
             InputError: the question does not fit the model's context.
         """
         from sft.gpt2.generate import Decoder
-        from sft.inference.stream import Answer
+        from sft.inference.stream import AnswerStream
 
-        voice = self.base if self.asked == "base" and self.base else self.tuned
-        prompt, self.input = voice.prompt(instruction, self.input), ""
-        answer = Answer(voice.tokenizer, min(voice.context - len(prompt), self.max_new_tokens))
-        decoder = Decoder(voice.model, slots=1, size=voice.context)
+        chat_model = self.base if self.target == "base" and self.base else self.tuned
+        prompt = chat_model.prompt(instruction, self.input)
+        self.input = ""
+
+        max_tokens = min(chat_model.context - len(prompt), self.max_new_tokens)
+        answer = AnswerStream(chat_model.tokenizer, max_tokens)
+        decoder = Decoder(chat_model.model, slots=1, size=chat_model.context)
         decoder.add(prompt, random.getrandbits(63), self.sampling)
         while answer.finish_reason is None:
             [(_, token)] = decoder.step()
@@ -145,29 +160,33 @@ def number(text: str, kind: Callable[[str], Number]) -> Number:
         raise ValueError(f"expected a number, found {text!r}") from None
 
 
+# At a terminal
+
+
 def converse(chat: Chat) -> None:
-    """Questions from the terminal until it ends, or /quit."""
-    print(
-        f"{chat.tuned}, on {chat.place.device} in {chat.place.precision}; /help lists what there is to say"
-    )
+    """Answer the lines that are typed, until /quit or Ctrl-D."""
+    where = f"on {chat.placement.device} in {chat.placement.precision}"
+    print(f"{chat.tuned}, {where}; /help lists the commands")
     with history():
         while True:
             try:
-                line = input(f"\n{chat.asked}{' (input)' if chat.input else ''}> ").strip()
+                line = input(f"\n{chat.target}{' (input)' if chat.input else ''}> ").strip()
                 if line.split()[:1] == ["/quit"]:
                     return
-                take(chat, line)
-            except KeyboardInterrupt:  # stops what is being done, or drops the line
+                handle(chat, line)
+
+            # Ctrl-C stops an answer. At the prompt it drops the line.
+            except KeyboardInterrupt:
                 print(" (stopped)")
             except EOFError:
                 print()
                 return
 
 
-def take(chat: Chat, line: str) -> None:
-    """Obey a command, or print an answer as it grows."""
+def handle(chat: Chat, line: str) -> None:
+    """Run a command, or print an answer as it grows."""
     if line.startswith("/"):
-        print(visible(chat.obey(line)))
+        print(visible(chat.run_command(line)))
     elif line:
         try:
             for piece in chat.answer(line):
@@ -179,48 +198,68 @@ def take(chat: Chat, line: str) -> None:
 
 @contextmanager
 def history() -> Iterator[None]:
-    """Lines said before can be called back, also those of earlier chats if a file can be kept."""
+    """Let the arrow keys recall earlier lines, also those of earlier chats.
+
+    The chat works without it, so neither a missing module nor an unwritable file is an error.
+    """
+    # Some builds of Python have no readline.
     try:
         import readline
-    except ImportError:  # not everywhere part of Python
+    except ImportError:
         yield
         return
+
+    # The first chat finds no file yet.
     state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     path = Path(state).expanduser() / "sft" / "chat_history"
-    with suppress(OSError):  # none yet
+    with suppress(OSError):
         readline.read_history_file(path)
     readline.set_history_length(1000)
+
+    # A home folder may be read-only.
     try:
         yield
     finally:
-        with suppress(OSError):  # no place to keep it
+        with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             readline.write_history_file(path)
 
 
+# In a pipe
+
+
 def pipe(chat: Chat) -> None:
-    """An answer for each line of input, on a line of its own: each line break in it becomes a space. A question that
-    cannot be asked gets an empty line, and the exit code is 1."""
+    """Print one line for each line of input: its answer, in which line breaks become spaces.
+
+    A question that does not fit the model gets an empty line, and the exit code is 1.
+    """
     failed = False
-    for place, line in enumerate(sys.stdin, 1):
+    for line_number, line in enumerate(sys.stdin, 1):
+        question = line.strip()
+        answer = ""
         try:
-            pieces = list(chat.answer(line.strip())) if line.strip() else []
+            if question:
+                answer = "".join(chat.answer(question))
         except InputError as error:
-            pieces, failed = [], True
-            print(f"error: line {place}: {visible(str(error))}", file=sys.stderr)
-        said = " ".join("".join(pieces).strip().splitlines())
-        print(visible(said) if sys.stdout.isatty() else said, flush=True)
+            failed = True
+            print(f"error: line {line_number}: {visible(str(error))}", file=sys.stderr)
+
+        # A program gets the answer as it is. A terminal must not obey its control characters.
+        answer = " ".join(answer.strip().splitlines())
+        print(visible(answer) if sys.stdout.isatty() else answer, flush=True)
     if failed:
         sys.exit(1)
 
 
 def main() -> None:
     arguments = parser().parse_args()
-    from sft.gpt2.sampling import Sampling
-    from sft.inference.models import Place, load_tuned
 
-    place = Place.pick(arguments.device, arguments.precision)
-    chat = Chat(load_tuned(arguments.model, place), place, Sampling())
+    # --help and a wrong option must not wait for torch.
+    from sft.gpt2.sampling import Sampling
+    from sft.inference.models import Placement, load_tuned
+
+    placement = Placement.pick(arguments.device, arguments.precision)
+    chat = Chat(load_tuned(arguments.model, placement), placement, Sampling())
     if not arguments.quiet:
         converse(chat)
         return
@@ -228,7 +267,10 @@ def main() -> None:
         pipe(chat)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # as before `head -1`: nobody reads on
+
+    # The reader has closed the pipe, as `head -1` does. Python would fail again on flushing stdout
+    # at exit, so stdout is pointed elsewhere.
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

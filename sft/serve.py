@@ -10,8 +10,10 @@ from sft.cli import command
 from sft.errors import InputError
 
 if TYPE_CHECKING:
-    from sft.inference.models import Voice
+    from sft.inference.models import ChatModel, Placement
     from sft.serving.engine import Engine
+
+log = logging.getLogger("sft")
 
 DESCRIPTION = """\
 Serve a tuned model and its base with OpenAI's chat API, and a page to try them side by side.
@@ -20,16 +22,19 @@ Serve a tuned model and its base with OpenAI's chat API, and a page to try them 
   python -m sft.serve outputs/mine --port 9000 --slots 32
   python -m sft.serve someone/tuned-gpt2             a Hugging Face folder or repository
 
-POST /v1/chat/completions (stream, too) and GET /v1/models, with the models `tuned` and `base`; GET /health.
-The last user message is the instruction; `input` may go beside it, as in the training records. Earlier turns are not
-shown to the model, which learned from single ones, unless it came with a chat template of its own. System messages are
-refused. The likeliest token is taken, unless a request asks for a temperature.
+POST /v1/chat/completions (also as a stream) and GET /v1/models, with the models `tuned` and `base`;
+GET /health. The last user message is the instruction. The body may also hold `input`, as in the
+training records. The model learned from single instructions, so it is not shown earlier turns,
+unless it came with a chat template of its own. System messages are refused. The likeliest token is
+taken, unless a request gives a temperature.
 """
 EPILOG = """\
-At SIGINT (Ctrl-C) or SIGTERM nothing new is taken, what is being answered is finished, for at most 30 seconds, and the
-exit code is 0; a second Ctrl-C does not wait.
+SIGINT (Ctrl-C) or SIGTERM stops the server. It takes nothing new, finishes the answers at hand in
+at most 30 seconds, and exits with code 0. A second Ctrl-C does not wait.
 """
-GRACE = 30  # seconds
+
+# The most seconds in which answers at hand may be finished after a signal.
+GRACE = 30
 
 
 def positive(text: str) -> int:
@@ -89,44 +94,57 @@ def parser() -> argparse.ArgumentParser:
 
 
 def serve(arguments: argparse.Namespace) -> None:
-    from sft.inference.models import Place, load_tuned
+    """Load the models and serve them until a signal comes.
+
+    Raises:
+        InputError: the address cannot be had, or the model cannot be loaded.
+    """
+    from sft.inference.models import Placement, load_tuned
     from sft.serving.engine import Engine
     from sft.serving.guard import is_loopback
 
+    # The address comes first, so that a port in use is found before the models are loaded.
     listener = listen(arguments.host, arguments.port)
-    place = Place.pick(arguments.device, arguments.precision)
-    voices = {"tuned": load_tuned(arguments.model, place)}
+    placement = Placement.pick(arguments.device, arguments.precision)
+    chat_models = {"tuned": load_tuned(arguments.model, placement)}
     if not arguments.no_base:
-        voices |= base_of(voices["tuned"], place)
-    engines = {
-        name: Engine(voice, arguments.slots, arguments.queue) for name, voice in voices.items()
-    }
-    for name, voice in voices.items():
-        print(f"{name}: {voice}")
+        base = try_base(chat_models["tuned"], placement)
+        if base is not None:
+            chat_models["base"] = base
+
+    engines = {}
+    for name, chat_model in chat_models.items():
+        engines[name] = Engine(chat_model, arguments.slots, arguments.queue)
+        print(f"{name}: {chat_model}")
     if not is_loopback(arguments.host):
         print("warning: other machines can ask too; there are no passwords")
-    print(f"on {place.device} in {place.precision}, at {address(listener)}", flush=True)
+    where = f"on {placement.device} in {placement.precision}"
+    print(f"{where}, at {address(listener)}", flush=True)
     run(engines, arguments, listener)
 
 
-def base_of(tuned: "Voice", place: Any) -> dict[str, "Voice"]:
-    """The base, if it can be had."""
+def try_base(tuned: "ChatModel", placement: "Placement") -> "ChatModel | None":
+    """Load the base; None, with a warning, if it cannot be loaded."""
     from sft.inference.models import load_base
 
     try:
-        return {"base": load_base(tuned, place)}
+        return load_base(tuned, placement)
     except InputError as error:
-        logging.getLogger("sft").warning(f"warning: no base beside it: {error}")
-        return {}
+        log.warning(f"warning: the tuned model is served alone: {error}")
+        return None
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Raises InputError if that address cannot be had."""
+    """Return a socket that listens at an address.
+
+    Raises:
+        InputError: the address cannot be had.
+    """
     try:
-        # The protocol by its number: of sockets without it, asyncio leaves Nagle's algorithm on, and tokens wait 40 ms
-        family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[
-            0
-        ]
+        # asyncio turns Nagle's algorithm off only for a socket that names its protocol. With it,
+        # each token would wait 40 ms.
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, where = found[0]
         listener = socket.socket(family, kind, protocol)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -137,12 +155,12 @@ def listen(host: str, port: int) -> socket.socket:
             raise
         return listener
     except OSError as error:
-        raise InputError(
-            f"--host {host} --port {port}: cannot listen there ({error.strerror}); give others"
-        ) from error
+        given = f"--host {host} --port {port}"
+        raise InputError(f"{given}: cannot listen there ({error.strerror}); give others") from error
 
 
 def address(listener: socket.socket) -> str:
+    """Return the URL of the server."""
     host, port = listener.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -150,7 +168,7 @@ def address(listener: socket.socket) -> str:
 def run(
     engines: "dict[str, Engine]", arguments: argparse.Namespace, listener: socket.socket
 ) -> None:
-    """Answer until a signal comes."""
+    """Answer until a signal comes, and finish the answers at hand."""
     import uvicorn
 
     from sft.serving.app import make_app
@@ -161,11 +179,10 @@ def run(
                 engine.closing = True
             super().handle_exit(sig, frame)
 
-    for signal_number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # uvicorn raises them again when it is done
-        signal.signal(signal_number, lambda *_: None)
+    # uvicorn raises the signal again once it has stopped. Then it must no longer end the process.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+
     app = make_app(engines, arguments.max_tokens, arguments.host)
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE

@@ -1,4 +1,4 @@
-"""The server's door: its process, its signals, its errors."""
+"""The server as a command: its process, its signals, its errors."""
 
 import os
 import re
@@ -19,39 +19,33 @@ HELLO = {"model": "tuned", "messages": [{"role": "user", "content": "hello"}]}
 
 @contextmanager
 def server(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
-    """Its process, its address, and what it said before that."""
-    command = [
-        sys.executable,
-        "-m",
-        "sft.serve",
-        "gpt2-nano",
-        "--port",
-        "0",
-        "--device",
-        "cpu",
-        *arguments,
-    ]
+    """Start a server; yield its process, its URL, and what it printed until it listened."""
+    command = [sys.executable, "-m", "sft.serve", "gpt2-nano"]
+    command += ["--port", "0", "--device", "cpu", *arguments]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
     ) as process:
-        said = ""
         assert process.stdout
+        printed = ""
+        url = None
         for line in process.stdout:
-            said += line
-            if found := re.search(r"at (http://\S+)", line):
+            printed += line
+            url = re.search(r"at (http://\S+)", line)
+            if url:
                 break
         try:
-            yield process, found[1], said
+            assert url, printed
+            yield process, url[1], printed
         finally:
             process.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_lets_it_finish_what_it_does(number: signal.Signals) -> None:
-    with server() as (process, url, said):
-        assert "warning: no base beside it: gpt2-nano does not name its base" in said
-        assert "tuned: gpt2-nano, 4M parameters\n" in said
+def test_a_signal_lets_the_server_finish_its_answers(number: signal.Signals) -> None:
+    with server() as (process, url, printed):
+        assert "served alone: gpt2-nano does not name its base" in printed
+        assert "tuned: gpt2-nano, 4M parameters\n" in printed
         stream = requests.post(
             f"{url}/v1/chat/completions", json=HELLO | {"stream": True}, stream=True, timeout=60
         )
@@ -66,45 +60,55 @@ def test_a_signal_lets_it_finish_what_it_does(number: signal.Signals) -> None:
             requests.get(url, timeout=5)
 
 
-def test_pieces_are_sent_at_once() -> None:
-    """A caller who acknowledges late, as TCP allows, must not hold the next piece back (Nagle's algorithm)."""
+def test_a_piece_does_not_wait_for_the_acknowledgement_of_the_one_before() -> None:
+    # By the protocol asyncio decides whether to turn Nagle's algorithm off.
     with listen("127.0.0.1", 0) as listener:
-        assert listener.proto == socket.IPPROTO_TCP  # by which asyncio decides
+        assert listener.proto == socket.IPPROTO_TCP
 
 
-def test_a_port_that_is_taken() -> None:
+def test_a_port_in_use_is_refused_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         command = [sys.executable, "-m", "sft.serve", "gpt2-nano", "--port", str(port)]
         found = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (found.returncode, found.stdout) == (1, "")
-    expected = f"error: --host 127.0.0.1 --port {port}: cannot listen there (Address already in use); give others\n"
-    assert found.stderr == expected
+    assert found.stderr.startswith(f"error: --host 127.0.0.1 --port {port}: ")
+    assert "Address already in use" in found.stderr
+    assert found.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("option", "value"),
     [
-        ["--port", "65536"],
-        ["--slots", "0"],
-        ["--queue", "x"],
-        ["--max-tokens", "-1"],
-        ["--device", "tpu"],
+        ("--port", "65536"),
+        ("--slots", "0"),
+        ("--queue", "x"),
+        ("--max-tokens", "-1"),
+        ("--device", "tpu"),
     ],
 )
-def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_option_is_refused_by_name(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as end:
-        parser().parse_args(arguments)
+        parser().parse_args([option, value])
     assert end.value.code == 2
-    assert f"argument {arguments[0]}: invalid" in capsys.readouterr().err
+    assert f"argument {option}: invalid" in capsys.readouterr().err
 
 
-def test_help_is_quick() -> None:
-    for door in ("sft.serve", "sft.chat"):
-        code = f"import sys, runpy; sys.argv = ['x', '--help']\ntry: runpy.run_module('{door}', run_name='__main__')\n"
-        code += "except SystemExit: print('torch' in sys.modules, 'uvicorn' in sys.modules)"
-        found = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
-        )
-        assert found.stdout.splitlines()[-1] == "False False"
-        assert "python -m sft." in found.stdout
+SHOW_HELP = """
+import sys, runpy
+sys.argv = ["x", "--help"]
+try:
+    runpy.run_module("{module}", run_name="__main__")
+except SystemExit:
+    print("torch" in sys.modules, "uvicorn" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("module", ["sft.serve", "sft.chat"])
+def test_help_does_not_wait_for_torch(module: str) -> None:
+    command = [sys.executable, "-c", SHOW_HELP.format(module=module)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert found.stdout.splitlines()[-1] == "False False"
+    assert f"python -m {module}" in found.stdout

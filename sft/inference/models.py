@@ -1,6 +1,5 @@
-"""The models that are asked: a tuned one, and the base that it was tuned from, both in the tuned one's template."""
+"""The models that answer: a tuned one, and its base, which is asked in the tuned one's template."""
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,27 +15,34 @@ from sft.device import DTYPES, pick_device, pick_precision
 from sft.errors import InputError
 from sft.gpt2.model import GPT
 from sft.prompts import PROMPTS
+from sft.summaries import RUN_SUMMARY, read_run_summary
 
 log = logging.getLogger(__name__)
 
 
 class TooLongError(InputError):
-    """A question fills the model's context."""
+    """A prompt leaves no room for an answer in the model's context."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where models are computed, and in which precision (Lightning's names)."""
+class Placement:
+    """The device and the precision in which models are computed, by Lightning's names."""
 
     device: str
     precision: str
 
     @classmethod
-    def pick(cls, device: str, precision: str) -> "Place":
+    def pick(cls, device: str, precision: str) -> "Placement":
+        """Resolve `auto` for this machine."""
         device = pick_device(device)
         return cls(device, pick_precision(precision, device))
 
     def load(self, name: str | Path, revision: str | None = None) -> Pretrained:
+        """Load a checkpoint for inference.
+
+        Raises:
+            InputError: it cannot be loaded, or a weight is NaN or infinite in this precision.
+        """
         found = load_pretrained(name, revision, dtype=DTYPES[self.precision], device=self.device)
         found.model.eval()
         check_finite(found)
@@ -44,7 +50,11 @@ class Place:
 
 
 def check_finite(checkpoint: Pretrained) -> None:
-    """Raise InputError if a weight in memory is NaN or infinite: every answer would repeat one token."""
+    """Check the weights in memory. One that is NaN or infinite makes every answer repeat one token.
+
+    Raises:
+        InputError: some are NaN or infinite, by the tensor.
+    """
     for name, tensor in checkpoint.model.state_dict().items():
         # A sum is one pass without memory of its own. Huge finite values can overflow it, so then
         # each is tested.
@@ -52,18 +62,19 @@ def check_finite(checkpoint: Pretrained) -> None:
             continue
         bad = int((~torch.isfinite(tensor)).sum())
         where = f"{checkpoint.source}: tensor {name!r}"
+
+        # The weights in the file tell whether the precision is at fault, or the checkpoint.
         if torch.isfinite(checkpoint.read(name)).all():
             raise InputError(
                 f"{where}: {bad:,} weights are too large for {tensor.dtype}; give --precision 32"
             )
-        raise InputError(
-            f"{where}: {bad:,} of {tensor.numel():,} weights are NaN or infinite; use another checkpoint"
-        )
+        share = f"{bad:,} of {tensor.numel():,} weights"
+        raise InputError(f"{where}: {share} are NaN or infinite; use another checkpoint")
 
 
 @dataclass(frozen=True)
-class Voice:
-    """A checkpoint in memory, and the template that it is asked in."""
+class ChatModel:
+    """A checkpoint in memory, with the template that turns an instruction into its prompt."""
 
     checkpoint: Pretrained
     template: str
@@ -78,33 +89,35 @@ class Voice:
 
     @property
     def context(self) -> int:
+        """The most tokens that prompt and answer may have together."""
         return self.model.config.n_positions
 
     @property
-    def converses(self) -> bool:
-        """Whether the model has a chat template of its own, which takes earlier turns too."""
+    def takes_earlier_turns(self) -> bool:
+        """Whether the model came with a chat template of its own, which shows it earlier turns."""
         return is_chat(self.template)
 
     def prompt(
         self, instruction: str, input: str = "", earlier: Sequence[tuple[str, str]] = ()
     ) -> list[int]:
-        """The token ids of a question.
+        """Return the token ids of a prompt.
 
         Args:
-            earlier: roles and texts of the turns before it, for a model that `converses`.
+            earlier: roles and texts of earlier turns, for a model that `takes_earlier_turns`.
 
         Raises:
-            TooLongError: they leave no room for an answer.
+            TooLongError: the prompt leaves no room for an answer.
+            InputError: the template makes an empty text of it.
         """
         record = Record(instruction, input, "")
         if earlier:
-            prompt = chat_tokens(
-                self.template, [*earlier, ("user", message_of(record))], self.tokenizer
-            )
+            turns = [*earlier, ("user", message_of(record))]
+            prompt = chat_tokens(self.template, turns, self.tokenizer)
         else:
             prompt = prompt_tokens(self.template, record, self.tokenizer)
+
         if not prompt:
-            raise InputError("the question, in the model's template, is no text at all")
+            raise InputError("the question, in the model's template, is an empty text")
         if len(prompt) >= self.context:
             raise TooLongError(
                 f"{len(prompt)} tokens leave no room in the model's context of {self.context}"
@@ -116,44 +129,53 @@ class Voice:
         return f"{self.checkpoint.source}, {parameters / 1e6:,.0f}M parameters"
 
 
-def load_tuned(name: str, place: Place) -> Voice:
-    """The model of a run, of a Hugging Face folder, or of a repository of the hub.
+def load_tuned(name: str, placement: Placement) -> ChatModel:
+    """Load the model of a run, of a Hugging Face folder, or of a repository of the hub.
 
     Raises:
-        InputError: there is none; or it was trained on plain text and cannot be asked anything.
+        InputError: it cannot be loaded, or it was trained on plain text, without a template.
     """
-    found = place.load(name)
+    found = placement.load(name)
     template = template_of(found.source, found.prompt, found.chat_template, found.names)
     if template is None:
         log.warning(f"warning: {found.source} names no prompt template; it is asked in alpaca's")
         template = PROMPTS["alpaca"]
     if not template:
         raise InputError(f"{found.source}: trained on plain text, without a template to ask it in")
-    return Voice(found, template)
+    return ChatModel(found, template)
 
 
-def load_base(tuned: Voice, place: Place) -> Voice:
-    """The model that another was tuned from, asked in the same words.
+def load_base(tuned: ChatModel, placement: Placement) -> ChatModel:
+    """Load the model that another was tuned from, with the template of the tuned one.
 
     Raises:
-        InputError: the tuned model names none, or it cannot be had, or it has the same weights.
+        InputError: the tuned model names no base, the base cannot be loaded, or it has the same
+            weights.
     """
     checkpoint = tuned.checkpoint
     if checkpoint.base is None:
         raise InputError(f"{checkpoint.source} does not name its base")
-    base = place.load(checkpoint.base, _revision(checkpoint))
+    base = placement.load(checkpoint.base, _base_revision(checkpoint))
     if base.sha256 == checkpoint.sha256:
         raise InputError(f"{checkpoint.source}: its base, {checkpoint.base}, has the same weights")
-    return Voice(base, tuned.template)
+    return ChatModel(base, tuned.template)
 
 
-def _revision(checkpoint: Pretrained) -> str | None:
-    """The commit of the base: an adapter names it, a run folder knows it; None: the newest, or a folder."""
+def _base_revision(checkpoint: Pretrained) -> str | None:
+    """Return the commit of the base; None: the newest commit, or a folder.
+
+    An adapter names the commit itself. Otherwise the summary of the run names it.
+    """
     if checkpoint.adapter:
         return checkpoint.adapter.revision
-    summary = Path(checkpoint.source).parent / "summary.json"
-    try:
-        began = json.loads(summary.read_text(encoding="utf-8"))["checkpoint"]
-        return began["revision"] if began["source"] == checkpoint.base else None
-    except (OSError, ValueError, KeyError, TypeError):  # no run's
+    run = Path(checkpoint.source).parent
+    if not (run / RUN_SUMMARY).exists():
         return None
+
+    # Any folder may hold a file of this name. One that is not a run's does not stop the chat.
+    try:
+        began = read_run_summary(run).checkpoint
+    except InputError as error:
+        log.warning(f"warning: {error}; the base is taken at its newest commit")
+        return None
+    return began.revision if began.source == checkpoint.base else None

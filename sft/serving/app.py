@@ -1,4 +1,4 @@
-"""The web application: OpenAI's chat API, a page to try it, and what is said when something is wrong."""
+"""The web application: its routes, its page, and its answers to errors."""
 
 import time
 from collections.abc import Mapping
@@ -17,44 +17,50 @@ from sft.serving.api import ApiError
 from sft.serving.endpoints import Endpoints
 from sft.serving.engine import Engine
 from sft.serving.guard import Guard
-from sft.serving.replies import reply
+from sft.serving.responses import json_response
 
-RETRY_AFTER = "1"  # seconds, when the queue is full
 PAGE = Path(__file__).parent / "page"
-HEADERS = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+PAGE_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cache-control": "no-cache",
 }
 
+# When a caller should ask again if the queue is full, in seconds.
+RETRY_AFTER = "1"
+
 
 def make_app(engines: Mapping[str, Engine], max_tokens: int, host: str) -> Starlette:
-    """The application.
+    """Return the application.
 
     Args:
         engines: by the name that the model has in requests.
         max_tokens: the most tokens of an answer.
-        host: the address that it listens at; of a loopback address only this machine's names are answered.
+        host: the address that it listens at. If it is a loopback address, only requests to this
+            machine's names are answered.
     """
     api = Endpoints(engines, max_tokens, int(time.time()))
-    pages = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
-    files = [Route(path, partial(page, PAGE / name)) for path, name in pages.items()]
     routes = [
+        Route("/", partial(page, PAGE / "index.html")),
+        Route("/page.css", partial(page, PAGE / "page.css")),
+        Route("/page.js", partial(page, PAGE / "page.js")),
         Route("/v1/chat/completions", api.chat, methods=["POST"]),
         Route("/v1/models", api.models),
         Route("/v1/models/{name:path}", api.model),
         Route("/health", api.health),
     ]
     handlers: Mapping[Any, Any] = {
-        ApiError: told,
-        HTTPException: told_by_starlette,
-        ClientDisconnect: gone,
-        Exception: failed,
+        ApiError: on_api_error,
+        HTTPException: on_http_error,
+        ClientDisconnect: on_disconnect,
+        Exception: on_failure,
     }
     return Starlette(
-        routes=files + routes,
+        routes=routes,
         middleware=[Middleware(Guard, host=host)],
         exception_handlers=handlers,
         lifespan=api.lifespan,
@@ -62,34 +68,30 @@ def make_app(engines: Mapping[str, Engine], max_tokens: int, host: str) -> Starl
 
 
 async def page(path: Path, _: Request) -> Response:
-    return FileResponse(path, headers=HEADERS)
+    return FileResponse(path, headers=PAGE_HEADERS)
 
 
-# Errors
+# Errors, all in OpenAI's form
 
 
-async def told(_: Request, error: ApiError) -> Response:
-    return reply(
-        error.body(), error.status, {"retry-after": RETRY_AFTER} if error.status == 429 else None
-    )
+async def on_api_error(_: Request, error: ApiError) -> Response:
+    headers = {"retry-after": RETRY_AFTER} if error.status == 429 else None
+    return json_response(error.body(), error.status, headers)
 
 
-async def told_by_starlette(request: Request, error: HTTPException) -> Response:
+async def on_http_error(request: Request, error: HTTPException) -> Response:
+    """Answer an error of Starlette's own, such as an unknown path."""
     message = f"{request.method} {request.url.path}: {error.detail.lower()}"
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
-    return reply(
-        ApiError(error.status_code, message, None, code).body(), error.status_code, error.headers
-    )
+    body = ApiError(error.status_code, message, None, code).body()
+    return json_response(body, error.status_code, error.headers)
 
 
-async def gone(_: Request, __: ClientDisconnect) -> Response:
-    return Response(status_code=400)  # which nobody reads
+async def on_disconnect(_: Request, __: ClientDisconnect) -> Response:
+    # Starlette wants a response, but the caller is gone.
+    return Response(status_code=400)
 
 
-async def failed(_: Request, __: Exception) -> Response:
-    return reply(
-        ApiError(
-            500, "an error of the server; its log says which", None, "error", "server_error"
-        ).body(),
-        500,
-    )
+async def on_failure(_: Request, __: Exception) -> Response:
+    message = "an error of the server; its log says which"
+    return json_response(ApiError(500, message, None, "error", "server_error").body(), 500)

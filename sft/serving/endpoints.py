@@ -1,4 +1,4 @@
-"""The addresses of OpenAI's API, and the way of a question from HTTP to the engine and back."""
+"""The endpoints of OpenAI's API: from HTTP to the engine and back."""
 
 import asyncio
 import json
@@ -9,26 +9,34 @@ from functools import partial
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
-from starlette.requests import Request as HttpRequest
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from sft.errors import InputError
-from sft.inference.models import TooLongError, Voice
-from sft.inference.stream import Answer
-from sft.serving.api import ApiError, Json, Question, earlier_turns, parse
-from sft.serving.engine import ClosingError, Engine, FullError, Piece, Request
-from sft.serving.replies import Reply, reply, usage
+from sft.inference.models import ChatModel, TooLongError
+from sft.inference.stream import AnswerStream
+from sft.serving.api import ApiError, ChatRequest, Json, earlier_turns, parse_request
+from sft.serving.engine import ClosingError, Engine, FullError, Generation, Piece
+from sft.serving.responses import ChatResponse, json_response, usage
 
-BODY_LIMIT = 1 << 18  # bytes; no context holds as much
+# In bytes. No model's context holds as much text.
+BODY_LIMIT = 1 << 18
 
 
 @dataclass(frozen=True)
 class Endpoints:
+    """One method for each route.
+
+    Args:
+        engines: by the name that the model has in requests.
+        max_tokens: the most tokens of an answer.
+        created: the time at which the models were loaded, in seconds since 1970.
+    """
+
     engines: Mapping[str, Engine]
     max_tokens: int
-    created: int  # seconds since 1970
+    created: int
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -36,21 +44,23 @@ class Endpoints:
         for engine in self.engines.values():
             await run_in_threadpool(engine.stop)
 
-    async def health(self, _: HttpRequest) -> Response:
-        loads = {
-            name: dict(zip(("running", "waiting"), e.load, strict=True))
-            for name, e in self.engines.items()
-        }
-        return reply({"status": "ok", "models": loads})
+    async def health(self, _: Request) -> Response:
+        loads = {}
+        for name, engine in self.engines.items():
+            running, waiting = engine.load
+            loads[name] = {"running": running, "waiting": waiting}
+        return json_response({"status": "ok", "models": loads})
 
-    async def models(self, _: HttpRequest) -> Response:
-        return reply({"object": "list", "data": [self._model(name) for name in self.engines]})
+    async def models(self, _: Request) -> Response:
+        models = [self._describe(name) for name in self.engines]
+        return json_response({"object": "list", "data": models})
 
-    async def model(self, request: HttpRequest) -> Response:
-        self._engine(request.path_params["name"])
-        return reply(self._model(request.path_params["name"]))
+    async def model(self, http: Request) -> Response:
+        name = http.path_params["name"]
+        self._engine(name)
+        return json_response(self._describe(name))
 
-    def _model(self, name: str) -> Json:
+    def _describe(self, name: str) -> Json:
         return {"id": name, "object": "model", "created": self.created, "owned_by": "sft"}
 
     def _engine(self, name: str) -> Engine:
@@ -59,126 +69,147 @@ class Endpoints:
             raise ApiError(404, message, "model", "model_not_found")
         return self.engines[name]
 
-    async def chat(self, http: HttpRequest) -> Response:
-        question = parse(await read_body(http), self.max_tokens)
-        engine = self._engine(question.model)
-        pieces: asyncio.Queue[Piece] = asyncio.Queue()
-        request = await run_in_threadpool(
-            make_request, question, engine.voice, from_thread(pieces.put_nowait)
-        )
-        submit(engine, request)
-        stream, cancel = read(pieces), partial(engine.cancel, request)
-        if question.stream:
-            return EventStream(events(question, request, stream), cancel)
-        return await whole(http, question, request, stream, cancel)
+    async def chat(self, http: Request) -> Response:
+        request = parse_request(await read_body(http), self.max_tokens)
+        engine = self._engine(request.model)
+
+        # Tokenizing takes a while for a long text, so it leaves the event loop.
+        queue: asyncio.Queue[Piece] = asyncio.Queue()
+        on_piece = from_thread(queue.put_nowait)
+        generation = await run_in_threadpool(make_generation, request, engine.chat_model, on_piece)
+
+        submit(engine, generation)
+        pieces = read_pieces(queue)
+        cancel = partial(engine.cancel, generation)
+        if request.stream:
+            return EventStream(events(request, generation, pieces), cancel)
+        return await whole_answer(http, request, generation, pieces, cancel)
 
 
-async def read_body(http: HttpRequest) -> bytes:
+async def read_body(http: Request) -> bytes:
     body = bytearray()
     async for chunk in http.stream():
         body += chunk
         if len(body) > BODY_LIMIT:
-            raise ApiError(
-                413, f"the body: expected at most {BODY_LIMIT:,} bytes", None, "request_too_large"
-            )
+            message = f"the body: expected at most {BODY_LIMIT:,} bytes"
+            raise ApiError(413, message, None, "request_too_large")
     return bytes(body)
 
 
-def make_request(question: Question, voice: Voice, tell: Callable[[Piece], None]) -> Request:
-    earlier = earlier_turns(question) if voice.converses else []
+def make_generation(
+    request: ChatRequest, chat_model: ChatModel, on_piece: Callable[[Piece], None]
+) -> Generation:
+    """Turn a request into a prompt for the engine.
+
+    Raises:
+        ApiError: the prompt cannot be made, or leaves no room for an answer.
+    """
+    earlier = earlier_turns(request) if chat_model.takes_earlier_turns else []
     try:
-        prompt = voice.prompt(question.instruction, question.input, earlier)
+        prompt = chat_model.prompt(request.instruction, request.input, earlier)
     except TooLongError as error:
         raise ApiError(400, f"messages: {error}", "messages", "context_length_exceeded") from error
-    except InputError as error:  # of the template
+    except InputError as error:
         raise ApiError(400, f"messages: {error}", "messages", "invalid_value") from error
-    answer = Answer(
-        voice.tokenizer, min(voice.context - len(prompt), question.max_tokens), question.stop
-    )
-    return Request(prompt, answer, tell, question.sampling, question.seed)
+
+    max_tokens = min(chat_model.context - len(prompt), request.max_tokens)
+    answer = AnswerStream(chat_model.tokenizer, max_tokens, request.stop)
+    return Generation(prompt, answer, on_piece, request.sampling, request.seed)
 
 
-def submit(engine: Engine, request: Request) -> None:
+def submit(engine: Engine, generation: Generation) -> None:
+    """Give a prompt to the engine.
+
+    Raises:
+        ApiError: the queue is full, or the server is shutting down.
+    """
     try:
-        engine.submit(request)
+        engine.submit(generation)
     except FullError:
         message = (
             f"{engine.slots} questions are being answered and {engine.queue} wait; ask again later"
         )
         raise ApiError(429, message, None, "queue_full", "rate_limit_error") from None
     except ClosingError:
-        raise ApiError(
-            503, "the server is shutting down", None, "shutting_down", "server_error"
-        ) from None
+        message = "the server is shutting down"
+        raise ApiError(503, message, None, "shutting_down", "server_error") from None
 
 
 def from_thread(function: Callable[[Piece], None]) -> Callable[[Piece], None]:
-    """The same function, to be called from another thread than the event loop's."""
+    """Make a function of the event loop callable from another thread."""
     loop = asyncio.get_running_loop()
 
     def call(piece: Piece) -> None:
-        with suppress(RuntimeError):  # the loop is closed: the server did not wait for this answer
+        # A closed loop raises RuntimeError: the server ended without waiting for this answer.
+        with suppress(RuntimeError):
             loop.call_soon_threadsafe(function, piece)
 
     return call
 
 
-async def read(pieces: asyncio.Queue[Piece]) -> AsyncIterator[Piece]:
-    """All pieces of an answer. Raises ApiError if the model fails."""
+async def read_pieces(queue: asyncio.Queue[Piece]) -> AsyncIterator[Piece]:
+    """Yield all pieces of an answer.
+
+    Raises:
+        ApiError: the model failed.
+    """
     while True:
-        piece = await pieces.get()
+        piece = await queue.get()
         if piece.finish_reason == "failed":
-            raise ApiError(
-                500,
-                "the model failed; the server's log says how",
-                None,
-                "model_failed",
-                "server_error",
-            )
+            message = "the model failed; the server's log says how"
+            raise ApiError(500, message, None, "model_failed", "server_error")
         yield piece
         if piece.finish_reason:
             return
 
 
-async def whole(
-    http: HttpRequest,
-    question: Question,
-    request: Request,
+async def whole_answer(
+    http: Request,
+    request: ChatRequest,
+    generation: Generation,
     pieces: AsyncIterator[Piece],
     cancel: Callable[[], None],
 ) -> Response:
-    """The answer in one piece; given up if the caller goes away."""
+    """Return the answer in one response.
+
+    Raises:
+        ClientDisconnect: the caller went away, and the answer was cancelled.
+        ApiError: the model failed.
+    """
 
     async def collect() -> list[Piece]:
         return [piece async for piece in pieces]
 
-    collected, left = asyncio.ensure_future(collect()), asyncio.ensure_future(disconnected(http))
+    # Whichever comes first: the end of the answer, or the caller's.
+    collected = asyncio.ensure_future(collect())
+    gone = asyncio.ensure_future(disconnected(http))
     try:
-        await asyncio.wait({collected, left}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({collected, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not collected.done():
             raise ClientDisconnect
-        texts = collected.result()
+        received = collected.result()
     finally:
         collected.cancel()
-        left.cancel()
+        gone.cancel()
         cancel()
-    counts = usage(len(request.prompt), request.answer.tokens)
-    text = "".join(piece.text for piece in texts)
-    return reply(Reply(question).completion(text, texts[-1].finish_reason or "", counts))
+
+    text = "".join(piece.text for piece in received)
+    finish_reason = received[-1].finish_reason or ""
+    counts = usage(len(generation.prompt), generation.answer.tokens)
+    return json_response(ChatResponse(request).completion(text, finish_reason, counts))
 
 
-async def disconnected(http: HttpRequest) -> None:
+async def disconnected(http: Request) -> None:
     while (await http.receive())["type"] != "http.disconnect":
         pass
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events; however the sending ends, `cancel` is called."""
+    """Server-sent events. `cancel` is called in the end, however the sending ended."""
 
     def __init__(self, content: AsyncIterator[str], cancel: Callable[[], None]) -> None:
-        super().__init__(
-            content, headers={"cache-control": "no-cache"}, media_type="text/event-stream"
-        )
+        headers = {"cache-control": "no-cache"}
+        super().__init__(content, headers=headers, media_type="text/event-stream")
         self.cancel = cancel
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -189,22 +220,27 @@ class EventStream(StreamingResponse):
 
 
 async def events(
-    question: Question, request: Request, pieces: AsyncIterator[Piece]
+    request: ChatRequest, generation: Generation, pieces: AsyncIterator[Piece]
 ) -> AsyncIterator[str]:
-    """The answer as it grows; an error in its middle is an event too, for the status has been sent."""
-    of = Reply(question)
-    yield event(of.chunk({"role": "assistant", "content": ""}))
+    """Yield the answer as it grows, as server-sent events.
+
+    The status 200 has been sent by then. So an error in the middle is an event, too.
+    """
+    response = ChatResponse(request)
+    yield event(response.chunk({"role": "assistant", "content": ""}))
     try:
         async for piece in pieces:
             if piece.text:
-                yield event(of.chunk({"content": piece.text}))
+                yield event(response.chunk({"content": piece.text}))
             if piece.finish_reason:
-                yield event(of.chunk({}, piece.finish_reason))
+                yield event(response.chunk({}, piece.finish_reason))
     except ApiError as error:
         yield event(error.body())
         return
-    if question.include_usage:
-        yield event(of.last_chunk(usage(len(request.prompt), request.answer.tokens)))
+
+    if request.include_usage:
+        counts = usage(len(generation.prompt), generation.answer.tokens)
+        yield event(response.usage_chunk(counts))
     yield "data: [DONE]\n\n"
 
 

@@ -1,7 +1,7 @@
-"""A model that answers many callers at once, in a thread of its own.
+"""A model that answers many callers at once, in a thread of its own (continuous batching).
 
-Requests wait in a queue; between two steps of the decoder those that have a slot coming are let in, so that what
-arrives together is decoded together, and what its caller has given up makes room.
+Prompts wait in a queue. Between two steps of the decoder, free slots are filled from it. So what
+arrives together is decoded together, and an answer that its caller gave up frees its slot.
 """
 
 import logging
@@ -13,38 +13,41 @@ from typing import Literal, NamedTuple
 
 from sft.gpt2.generate import Decoder
 from sft.gpt2.sampling import Sampling
-from sft.inference.models import Voice
-from sft.inference.stream import Answer, FinishReason
+from sft.inference.models import ChatModel
+from sft.inference.stream import AnswerStream, FinishReason
 
 log = logging.getLogger(__name__)
 
 
 class FullError(Exception):
-    """As many requests wait as may."""
+    """The queue is full."""
 
 
 class ClosingError(Exception):
-    """No new requests are taken."""
+    """The engine is stopping and takes nothing new."""
 
 
 class Piece(NamedTuple):
-    """Some text of an answer, and at its end what ended it; `failed`: the model raised an error, which is logged."""
+    """Some text of an answer. The last piece has a finish reason.
+
+    `failed` says that the model raised an error, which is logged.
+    """
 
     text: str
     finish_reason: FinishReason | Literal["failed"] | None = None
 
 
 @dataclass(eq=False)
-class Request:
-    """A prompt on its way.
+class Generation:
+    """One prompt, and the answer that is generated for it.
 
     Args:
-        tell: called with each piece, in the engine's thread; it must not block.
+        on_piece: called with each piece, in the engine's thread; it must not block.
     """
 
     prompt: list[int]
-    answer: Answer
-    tell: Callable[[Piece], None]
+    answer: AnswerStream
+    on_piece: Callable[[Piece], None]
     sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
     cancelled: bool = False
@@ -54,54 +57,66 @@ class Engine:
     """One model, its decoder, and the thread that owns it.
 
     Args:
-        slots: requests that are decoded together.
-        queue: requests that may wait for a slot.
+        slots: answers that are decoded together.
+        queue: prompts that may wait for a slot.
     """
 
-    def __init__(self, voice: Voice, slots: int, queue: int) -> None:
-        self.voice, self.slots, self.queue = voice, slots, queue
+    def __init__(self, chat_model: ChatModel, slots: int, queue: int) -> None:
+        self.chat_model = chat_model
+        self.slots = slots
+        self.queue = queue
         self.closing = False
-        self._changed = Condition()  # guards `_waiting`, and wakes the thread
-        self._waiting: deque[Request] = deque()
-        self._running: dict[int, Request] = {}  # by the decoder's row; the thread's own
-        self._decoder = self._fresh_decoder()
+
+        # The condition guards `_waiting` and wakes the thread.
+        self._changed = Condition()
+        self._waiting: deque[Generation] = deque()
+
+        # Keyed by the decoder's row number. Only the thread changes it.
+        self._running: dict[int, Generation] = {}
+
+        self._decoder = self._new_decoder()
         self._thread = Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    def _fresh_decoder(self) -> Decoder:
-        return Decoder(self.voice.model, self.slots, self.voice.context)
+    def _new_decoder(self) -> Decoder:
+        return Decoder(self.chat_model.model, self.slots, self.chat_model.context)
 
     @property
     def load(self) -> tuple[int, int]:
-        """How many requests are being answered, and how many wait."""
+        """The numbers of answers that are decoded, and of prompts that wait."""
         return len(self._running), len(self._waiting)
 
-    def submit(self, request: Request) -> None:
-        """Raises FullError or ClosingError if the request is not taken."""
+    def submit(self, generation: Generation) -> None:
+        """Put a prompt into the queue.
+
+        Raises:
+            FullError: the queue is full.
+            ClosingError: the engine is stopping.
+        """
         with self._changed:
             if self.closing:
                 raise ClosingError
             if len(self._waiting) + len(self._running) >= self.slots + self.queue:
                 raise FullError
-            self._waiting.append(request)
+            self._waiting.append(generation)
             self._changed.notify()
 
-    def cancel(self, request: Request) -> None:
-        """Forget a request, before the next step; one that is answered already is none the worse for it."""
+    def cancel(self, generation: Generation) -> None:
+        """Give an answer up before the next step; a finished one is not affected."""
         with self._changed:
-            request.cancelled = True
-            if request in self._waiting:
-                self._waiting.remove(request)
+            generation.cancelled = True
+            if generation in self._waiting:
+                self._waiting.remove(generation)
             self._changed.notify()
 
     def stop(self) -> None:
-        """Take nothing new, answer all that was taken, and come back."""
+        """Take nothing new, finish every answer that was taken, and return."""
         with self._changed:
             self.closing = True
             self._changed.notify()
         self._thread.join()
 
-    # The thread
+    # In the engine's thread
 
     def _run(self) -> None:
         going = True
@@ -110,41 +125,48 @@ class Engine:
                 going = self._admit()
                 for row, token in self._decoder.step():
                     self._take(row, token)
-            except Exception:  # as when memory runs out: these are lost, the next ones may be well
+            # A failure, as when memory runs out, loses the answers at hand. The next may succeed.
+            except Exception:
                 log.exception("error: the model failed")
                 self._fail()
 
     def _admit(self) -> bool:
-        """Drop what was given up and fill the slots, once there is anything to do; False: never again."""
+        """Wait for work, drop what was cancelled, and fill the slots; False: the thread ends."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._running or self.closing)
-            for row in [row for row, request in self._running.items() if request.cancelled]:
-                self._leave(row)
+
+            cancelled = [row for row, found in self._running.items() if found.cancelled]
+            for row in cancelled:
+                self._free(row)
+
             while self._waiting and len(self._running) < self.slots:
-                request = self._waiting.popleft()
+                generation = self._waiting.popleft()
                 try:
-                    row = self._decoder.add(request.prompt, request.seed, request.sampling)
-                except ValueError:  # nothing to read, or too much: whoever asks should have looked
-                    log.exception("error: a question cannot be read")
-                    request.tell(Piece("", "failed"))
+                    row = self._decoder.add(generation.prompt, generation.seed, generation.sampling)
+                # An empty or too long prompt: the caller should have checked it.
+                except ValueError:
+                    log.exception("error: the model cannot read a prompt")
+                    generation.on_piece(Piece("", "failed"))
                 else:
-                    self._running[row] = request
+                    self._running[row] = generation
+
             return bool(self._waiting or self._running or not self.closing)
 
     def _take(self, row: int, token: int) -> None:
-        request = self._running[row]
-        text = request.answer.add(token)
-        if request.answer.finish_reason:
-            self._leave(row)
-        if text or request.answer.finish_reason:
-            request.tell(Piece(text, request.answer.finish_reason))
+        generation = self._running[row]
+        text = generation.answer.add(token)
+        finish_reason = generation.answer.finish_reason
+        if finish_reason:
+            self._free(row)
+        if text or finish_reason:
+            generation.on_piece(Piece(text, finish_reason))
 
-    def _leave(self, row: int) -> None:
+    def _free(self, row: int) -> None:
         self._decoder.remove(row)
         del self._running[row]
 
     def _fail(self) -> None:
-        for request in self._running.values():
-            request.tell(Piece("", "failed"))
+        for generation in self._running.values():
+            generation.on_piece(Piece("", "failed"))
         self._running.clear()
-        self._decoder = self._fresh_decoder()
+        self._decoder = self._new_decoder()

@@ -7,7 +7,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from sft.checkpoint.folder import load_pretrained
 from sft.gpt2.generate import generate
-from sft.inference.models import Voice
+from sft.inference.models import ChatModel
 from sft.prompts import PROMPTS
 from sft.serving.engine import Engine
 from tests.serving.running import Brake, running
@@ -22,7 +22,7 @@ def engines() -> Iterator[dict[str, Engine]]:
         nano = load_pretrained("gpt2-nano")
         if name == "tuned":  # another model, so that the answers can be told apart
             nano.model.wpe.weight.data *= 0.5
-        made[name] = Engine(Voice(nano, PROMPTS["alpaca"]), slots=4, queue=4)
+        made[name] = Engine(ChatModel(nano, PROMPTS["alpaca"]), slots=4, queue=4)
     yield made
     for engine in made.values():
         engine.stop()
@@ -68,11 +68,11 @@ def answered(page: Page, name: str) -> str:
 
 
 def said(engine: Engine, instruction: str, input: str = "") -> str:
-    voice = engine.voice
-    [tokens] = generate(
-        voice.model, [voice.prompt(instruction, input)], 60, eos_id=voice.tokenizer.eot_token
-    )
-    return voice.tokenizer.decode(tokens)
+    chat_model = engine.chat_model
+    prompt = chat_model.prompt(instruction, input)
+    end = chat_model.tokenizer.eot_token
+    [tokens] = generate(chat_model.model, [prompt], 60, eos_id=end)
+    return chat_model.tokenizer.decode(tokens)
 
 
 def test_tuned_beside_base(show: Callable[..., Page], engines: dict[str, Engine]) -> None:

@@ -1,7 +1,8 @@
-"""Which models are asked, and in which words."""
+"""The models that are loaded, and the prompts that they are asked with."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,12 +10,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sft.checkpoint.folder import load_pretrained, save_pretrained
 from sft.errors import InputError
-from sft.inference.models import Place, TooLongError, Voice, load_base, load_tuned
+from sft.inference.models import ChatModel, Placement, TooLongError, load_base, load_tuned
 from sft.prompts import PROMPTS
-from sft.serving.api import ApiError, parse
-from sft.serving.endpoints import make_request
+from sft.summaries import write_run_summary
+from tests.summaries import run_summary
 
-PLACE = Place("cpu", "32-true")
+PLACEMENT = Placement("cpu", "32-true")
 
 
 @pytest.fixture
@@ -22,94 +23,145 @@ def run(tmp_path: Path, checkpoint: Path) -> Path:
     """A run on the tiny checkpoint, whose weights it changed."""
     tiny = load_pretrained(checkpoint)
     tiny.model.ln_f.bias.data += 0.1
-    save_pretrained(
-        tiny.model,
-        tmp_path / "run" / "model",
-        tiny.tokenizer,
-        "Q: {{ instruction }}",
-        str(checkpoint),
-    )
+    model = tmp_path / "run" / "model"
+    save_pretrained(tiny.model, model, tiny.tokenizer, "Q: {{ instruction }}", str(checkpoint))
     return tmp_path / "run"
 
 
-def test_a_run_is_asked_in_its_own_template_and_so_is_its_base(run: Path, checkpoint: Path) -> None:
-    tuned = load_tuned(str(run), PLACE)
+def test_a_run_and_its_base_are_asked_in_the_runs_template(run: Path, checkpoint: Path) -> None:
+    tuned = load_tuned(str(run), PLACEMENT)
     assert tuned.checkpoint.source == str(run / "model")
     assert tuned.prompt("Hi.") == tuned.tokenizer.encode_ordinary("Q: Hi.")
-    base = load_base(tuned, PLACE)
+    base = load_base(tuned, PLACEMENT)
     assert base.prompt("Hi.") == tuned.prompt("Hi.")
     assert base.checkpoint.source == str(checkpoint)
     assert not torch.equal(base.model.ln_f.bias, tuned.model.ln_f.bias)
     assert not base.model.training
 
 
-def test_latest_is_the_run_that_it_names_now(run: Path) -> None:
+def test_latest_is_the_run_that_the_link_names(run: Path) -> None:
     (run.parent / "latest").symlink_to(run)
-    assert load_tuned(str(run.parent / "latest"), PLACE).checkpoint.source == str(run / "model")
+    tuned = load_tuned(str(run.parent / "latest"), PLACEMENT)
+    assert tuned.checkpoint.source == str(run / "model")
 
 
-def test_the_base_comes_at_the_commit_that_the_run_began_with(
-    run: Path, monkeypatch: pytest.MonkeyPatch
+# The commit of the base
+
+
+@pytest.fixture
+def base_revision(run: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Load the base of the run; return the revision that was loaded."""
+    tuned = load_tuned(str(run), PLACEMENT)
+
+    def load() -> str | None:
+        loaded = []
+
+        def load_nano(_: Placement, name: str, revision: str | None) -> object:
+            loaded.append((name, revision))
+            return load_pretrained("gpt2-nano")
+
+        monkeypatch.setattr(Placement, "load", load_nano)
+        load_base(tuned, PLACEMENT)
+        [(name, revision)] = loaded
+        assert name == tuned.checkpoint.base
+        return revision
+
+    return load
+
+
+def write_summary(run: Path, source: str) -> None:
+    used = {"source": source, "revision": "abc", "sha256": "cd" * 32}
+    write_run_summary(run, run_summary(checkpoint=used))
+
+
+def test_the_base_is_loaded_at_the_commit_of_the_run(
+    run: Path, checkpoint: Path, base_revision: Any
 ) -> None:
-    tuned = load_tuned(str(run), PLACE)
-    asked = []
-    monkeypatch.setattr(
-        Place, "load", lambda _, *names: asked.append(names) or load_pretrained("gpt2-nano")
-    )
-    for began, revision in (
-        ({"source": tuned.checkpoint.base, "revision": "abc"}, "abc"),
-        ({"source": "x", "revision": "abc"}, None),
-    ):
-        (run / "summary.json").write_text(json.dumps({"checkpoint": began}))
-        load_base(tuned, PLACE)
-        assert asked.pop() == (tuned.checkpoint.base, revision)
-    (run / "summary.json").unlink()
-    load_base(tuned, PLACE)
-    assert asked.pop() == (tuned.checkpoint.base, None)
+    write_summary(run, str(checkpoint))
+    assert base_revision() == "abc"
 
 
-def test_without_a_template_it_is_asked_in_alpacas(caplog: pytest.LogCaptureFixture) -> None:
-    assert load_tuned("gpt2-nano", PLACE).template == PROMPTS["alpaca"]
-    assert caplog.messages == [
-        "warning: gpt2-nano names no prompt template; it is asked in alpaca's"
-    ]
+def test_the_commit_of_another_checkpoint_is_not_taken(run: Path, base_revision: Any) -> None:
+    write_summary(run, "another/checkpoint")
+    assert base_revision() is None
 
 
-def test_the_precision_is_the_weights_own(run: Path) -> None:
-    assert load_tuned(str(run), Place("cpu", "bf16-mixed")).model.wte.weight.dtype == torch.bfloat16
+def test_without_a_summary_the_newest_commit_is_loaded(
+    base_revision: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert base_revision() is None
+    assert caplog.messages == []
 
 
-def test_refused(run: Path, tmp_path: Path, checkpoint: Path) -> None:
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"checkpoint": {"revision": "abc"}}'])
+def test_a_broken_summary_is_warned_of_and_the_newest_commit_loaded(
+    run: Path, base_revision: Any, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (run / "summary.json").write_text(content)
+    assert base_revision() is None
+    [message] = caplog.messages
+    assert str(run / "summary.json") in message
+
+
+# What is loaded, and what is refused
+
+
+def test_a_model_without_a_template_is_asked_in_alpacas(caplog: pytest.LogCaptureFixture) -> None:
+    assert load_tuned("gpt2-nano", PLACEMENT).template == PROMPTS["alpaca"]
+    [message] = caplog.messages
+    assert "gpt2-nano" in message
+    assert "alpaca" in message
+
+
+def test_the_weights_are_kept_in_the_precision_of_the_placement(run: Path) -> None:
+    tuned = load_tuned(str(run), Placement("cpu", "bf16-mixed"))
+    assert tuned.model.wte.weight.dtype == torch.bfloat16
+
+
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(
-        InputError, match=r"empty: no config.json, vocab.json, .* expected a checkpoint"
-    ):
-        load_tuned(str(tmp_path / "empty"), PLACE)
-    with pytest.raises(InputError, match="outputs/nothing: not there; train first"):
-        load_tuned("outputs/nothing", PLACE)
+    with pytest.raises(InputError, match=r"empty: no config\.json"):
+        load_tuned(str(tmp_path / "empty"), PLACEMENT)
+    with pytest.raises(InputError, match="outputs/nothing: not there"):
+        load_tuned("outputs/nothing", PLACEMENT)
+
+
+def test_a_model_trained_on_plain_text_is_refused(tmp_path: Path, checkpoint: Path) -> None:
     tiny = load_pretrained(checkpoint)
     save_pretrained(tiny.model, tmp_path / "plain", tiny.tokenizer, "", str(checkpoint))
-    with pytest.raises(InputError, match="trained on plain text, without a template"):
-        load_tuned(str(tmp_path / "plain"), PLACE)
-    with pytest.raises(InputError, match="has the same weights"):
-        load_base(Voice(load_pretrained(tmp_path / "plain"), "x"), PLACE)
+    with pytest.raises(InputError, match="plain: trained on plain text"):
+        load_tuned(str(tmp_path / "plain"), PLACEMENT)
+
+
+def test_a_base_with_the_same_weights_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+    tiny = load_pretrained(checkpoint)
+    save_pretrained(tiny.model, tmp_path / "same", tiny.tokenizer, "x", str(checkpoint))
+    with pytest.raises(InputError, match="same weights"):
+        load_base(ChatModel(load_pretrained(tmp_path / "same"), "x"), PLACEMENT)
+
+
+def test_a_model_that_names_no_base_has_none() -> None:
     with pytest.raises(InputError, match="gpt2-nano does not name its base"):
-        load_base(Voice(load_pretrained("gpt2-nano"), "x"), PLACE)
+        load_base(ChatModel(load_pretrained("gpt2-nano"), "x"), PLACEMENT)
 
 
-def test_a_question_that_fills_the_context(run: Path) -> None:
-    tuned = load_tuned(str(run), PLACE)
+def test_a_prompt_that_fills_the_context_is_refused(run: Path) -> None:
+    tuned = load_tuned(str(run), PLACEMENT)
     fits = "!" * (128 - 1 - len(tuned.prompt("")))
     assert len(tuned.prompt(fits)) == 127
-    with pytest.raises(
-        TooLongError, match="128 tokens leave no room in the model's context of 128"
-    ):
+    with pytest.raises(TooLongError, match=r"128 tokens .* context of 128"):
         tuned.prompt(fits + "!")
+
+
+def test_a_template_that_makes_an_empty_prompt_is_refused(checkpoint: Path) -> None:
+    silent = ChatModel(load_pretrained(checkpoint), "{{ input }}")
+    with pytest.raises(InputError, match="empty"):
+        silent.prompt("Hi.")
 
 
 # Chat templates of other programs
 
-CHAT = """{% for message in messages %}
+CHAT_TEMPLATE = """{% for message in messages %}
 {{ bos_token }}{{ message['role'] }}: {{ message['content'] }}
 {% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"""
 
@@ -117,62 +169,50 @@ CHAT = """{% for message in messages %}
 @pytest.fixture
 def foreign(run: Path, tmp_path: Path) -> Path:
     """A model as transformers 5 saves it, with a chat template and without a template of ours."""
-    AutoModelForCausalLM.from_pretrained(run / "model").save_pretrained(tmp_path / "foreign")
+    folder = tmp_path / "foreign"
+    AutoModelForCausalLM.from_pretrained(run / "model").save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(run / "model")
-    tokenizer.chat_template = CHAT
-    tokenizer.save_pretrained(tmp_path / "foreign")
-    told = json.loads((tmp_path / "foreign" / "tokenizer_config.json").read_text())
-    del told["sft_prompt"]
-    (tmp_path / "foreign" / "tokenizer_config.json").write_text(json.dumps(told))
-    return tmp_path / "foreign"
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    del config["sft_prompt"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def transformers_prompt(folder: Path, *turns: tuple[str, str]) -> list[int]:
+    messages = [{"role": role, "content": content} for role, content in turns]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    found = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True)
+    return list(found["input_ids"])
 
 
 def test_a_model_of_another_program_is_asked_in_its_chat_template(
     foreign: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    voice, theirs = load_tuned(str(foreign), PLACE), AutoTokenizer.from_pretrained(foreign)
-    messages = [{"role": "user", "content": "Hi there.\n\nbox"}]
-    expected = theirs.apply_chat_template(messages, add_generation_prompt=True, tokenize=True)[
-        "input_ids"
-    ]
-    assert voice.prompt("Hi there.", "box") == expected
-    assert voice.tokenizer.eot_token in expected
+    chat_model = load_tuned(str(foreign), PLACEMENT)
+    expected = transformers_prompt(foreign, ("user", "Hi there.\n\nbox"))
+    assert chat_model.prompt("Hi there.", "box") == expected
     assert caplog.messages == []
-    assert voice.prompt("<|endoftext|>").count(voice.tokenizer.eot_token) == 1
 
 
-def test_the_server_shows_such_a_model_the_earlier_turns(foreign: Path, run: Path) -> None:
-    def asked(voice: Voice, *contents: object) -> list[int]:
-        roles = ("user", "assistant", "user")
-        messages = [
-            {"role": role, "content": text} for role, text in zip(roles, contents, strict=True)
-        ]
-        body = json.dumps({"model": "tuned", "messages": messages}).encode()
-        return make_request(parse(body, limit=10), voice, lambda _: None).prompt
-
-    voice, theirs = load_tuned(str(foreign), PLACE), AutoTokenizer.from_pretrained(foreign)
-    turns = [
-        {"role": "user", "content": "a"},
-        {"role": "assistant", "content": "b"},
-        {"role": "user", "content": "c"},
-    ]
-    expected = theirs.apply_chat_template(turns, add_generation_prompt=True, tokenize=True)[
-        "input_ids"
-    ]
-    assert asked(voice, "a", "b", "c") == expected
-    with pytest.raises(ApiError, match=r"messages\[1\].content: found null, expected text"):
-        asked(voice, "a", None, "c")
-
-    ours = load_tuned(str(run), PLACE)
-    assert asked(ours, "a", None, "c") == ours.prompt("c")
+def test_a_chat_template_shows_earlier_turns(foreign: Path) -> None:
+    chat_model = load_tuned(str(foreign), PLACEMENT)
+    assert chat_model.takes_earlier_turns
+    earlier = [("user", "a"), ("assistant", "b")]
+    expected = transformers_prompt(foreign, *earlier, ("user", "c"))
+    assert chat_model.prompt("c", earlier=earlier) == expected
 
 
-def test_a_chat_template_that_fails_is_said_and_alpacas_taken(
+def test_a_question_cannot_imitate_the_end_token_of_a_chat_template(foreign: Path) -> None:
+    chat_model = load_tuned(str(foreign), PLACEMENT)
+    prompt = chat_model.prompt("<|endoftext|>")
+    assert prompt.count(chat_model.tokenizer.eot_token) == 1
+
+
+def test_a_chat_template_that_fails_is_warned_of_and_alpacas_used(
     foreign: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (foreign / "chat_template.jinja").write_text("{{ raise_exception('only with tools') }}")
-    assert load_tuned(str(foreign), PLACE).template == PROMPTS["alpaca"]
-    assert (
-        "its chat template cannot be used for a single question (chat template: only with tools)"
-        in caplog.text
-    )
+    assert load_tuned(str(foreign), PLACEMENT).template == PROMPTS["alpaca"]
+    assert "only with tools" in caplog.text

@@ -3,39 +3,46 @@
 import pytest
 
 from sft.gpt2.tokenizer import decode
-from sft.inference.stream import Answer
+from sft.inference.stream import AnswerStream
+
+# The id of the end token of the tokenizer `letters`; the ids below it are bytes.
+END = 256
+UNREADABLE = "\N{REPLACEMENT CHARACTER}"
 
 
-def pieces(answer: Answer, tokens: list[int]) -> list[str]:
+def pieces(answer: AnswerStream, tokens: list[int]) -> list[str]:
     return [answer.add(token) for token in tokens]
 
 
-def test_characters_that_are_spread_over_tokens(letters):
-    answer = Answer(letters, 100)
+def test_a_character_spread_over_tokens_comes_with_its_last_one(letters):
+    answer = AnswerStream(letters, 100)
     assert pieces(answer, [*"né".encode(), *"日".encode()]) == ["n", "", "é", "", "", "日"]
     assert answer.finish_reason is None
 
 
-def test_half_a_character_at_the_end(letters):
-    answer = Answer(letters, 100)
-    assert pieces(answer, [0x61, 0xE6, 0x97, 256]) == ["a", "", "", "\N{REPLACEMENT CHARACTER}"]
+def test_half_a_character_before_the_end_token_is_shown_as_unreadable(letters):
+    answer = AnswerStream(letters, 100)
+    assert pieces(answer, [0x61, 0xE6, 0x97, END]) == ["a", "", "", UNREADABLE]
     assert (answer.finish_reason, answer.tokens) == ("stop", 3)
-    cut = Answer(letters, 2)
-    assert pieces(cut, [0x61, 0xE6]) == ["a", "\N{REPLACEMENT CHARACTER}"]
-    assert (cut.finish_reason, cut.tokens) == ("length", 2)
+
+
+def test_half_a_character_at_the_limit_is_shown_as_unreadable(letters):
+    answer = AnswerStream(letters, 2)
+    assert pieces(answer, [0x61, 0xE6]) == ["a", UNREADABLE]
+    assert (answer.finish_reason, answer.tokens) == ("length", 2)
 
 
 @pytest.mark.parametrize(
-    "text", ["naïve café 日本語 😀", "a\xff".encode("latin-1"), b"\xe6\x97a\xe6"]
+    "text", ["naïve café 日本語 😀".encode(), "a\xff".encode("latin-1"), b"\xe6\x97a\xe6"]
 )
-def test_the_pieces_are_the_text(letters, text):
-    tokens = [*(text.encode() if isinstance(text, str) else text)]
-    answer = Answer(letters, len(tokens))
+def test_the_pieces_together_are_the_decoded_answer(letters, text):
+    tokens = [*text]
+    answer = AnswerStream(letters, len(tokens))
     assert "".join(pieces(answer, tokens)) == decode(letters, tokens)
 
 
-def test_ids_beyond_the_tokenizer_have_no_text(letters):
-    assert pieces(Answer(letters, 9), [0x61, 300, 0x62]) == ["a", "", "b"]
+def test_an_id_beyond_the_tokenizer_has_no_text(letters):
+    assert pieces(AnswerStream(letters, 9), [0x61, 300, 0x62]) == ["a", "", "b"]
 
 
 @pytest.mark.parametrize(
@@ -50,27 +57,27 @@ def test_ids_beyond_the_tokenizer_have_no_text(letters):
         ([], "hello world"),
     ],
 )
-def test_stop_strings(letters, stop, expected):
-    answer, said = Answer(letters, 100, stop), ""
-    for token in [*b"hello world", 256]:
-        said += answer.add(token)
-        assert expected.startswith(said)
+def test_the_answer_ends_before_the_first_stop_string(letters, stop, expected):
+    answer = AnswerStream(letters, 100, stop)
+    text = ""
+    for token in [*b"hello world", END]:
+        text += answer.add(token)
+        assert expected.startswith(text)
         if answer.finish_reason:
             break
-    assert said == expected
+    assert text == expected
     assert answer.finish_reason == "stop"
 
 
-def test_of_two_stop_strings_in_one_piece_the_first_ends_it(letters):
-    answer = Answer(letters, 100, ["a", "\N{REPLACEMENT CHARACTER}"])
-    assert pieces(answer, [0x62, 0xE6, 0x61]) == [
-        "b",
-        "",
-        "",
-    ]  # half a character is known as such by what follows
+def test_the_first_of_two_stop_strings_in_one_piece_ends_the_answer(letters):
+    answer = AnswerStream(letters, 100, ["a", UNREADABLE])
+
+    # Only the byte after half a character shows that it is unreadable. So two characters come
+    # with the last token.
+    assert pieces(answer, [0x62, 0xE6, 0x61]) == ["b", "", ""]
     assert answer.finish_reason == "stop"
 
 
-def test_what_may_become_a_stop_string_is_held_back(letters):
-    assert pieces(Answer(letters, 100, ["aab"]), [*b"aaac"]) == ["", "", "a", "aac"]
-    assert pieces(Answer(letters, 3, ["aab"]), [*b"caa"]) == ["c", "", "aa"]
+def test_text_that_may_become_a_stop_string_is_held_back(letters):
+    assert pieces(AnswerStream(letters, 100, ["aab"]), [*b"aaac"]) == ["", "", "a", "aac"]
+    assert pieces(AnswerStream(letters, 3, ["aab"]), [*b"caa"]) == ["c", "", "aa"]

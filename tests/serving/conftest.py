@@ -1,4 +1,4 @@
-"""The embedded model, and a tiny one that speaks in random tokens, as voices."""
+"""The embedded model, and a tiny one that answers in random tokens, ready to be asked."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -6,33 +6,35 @@ from pathlib import Path
 import pytest
 
 from sft.checkpoint.folder import load_pretrained
-from sft.inference.models import Voice
+from sft.inference.models import ChatModel
 from sft.prompts import PROMPTS
 from sft.serving.engine import Engine
 
 
 @pytest.fixture(scope="session")
-def nano() -> Voice:
-    return Voice(load_pretrained("gpt2-nano"), PROMPTS["alpaca"])
+def nano() -> ChatModel:
+    return ChatModel(load_pretrained("gpt2-nano"), PROMPTS["alpaca"])
 
 
 @pytest.fixture
-def tiny(checkpoint: Path) -> Voice:
-    """Context 128; its answers end by the limit."""
-    return Voice(load_pretrained(checkpoint), "{{ instruction }}")
+def tiny(checkpoint: Path) -> ChatModel:
+    """A model with a context of 128, whose answers end at their limit."""
+    return ChatModel(load_pretrained(checkpoint), "{{ instruction }}")
 
 
 @pytest.fixture
 def engine() -> Iterator[Callable[..., Engine]]:
-    """Starts engines, and stops them after the test."""
-    made: list[Engine] = []
+    """Start engines, and stop them after the test."""
+    started: list[Engine] = []
 
-    def start(voice: Voice, slots: int = 16, queue: int = 64) -> Engine:
-        made.append(Engine(voice, slots, queue))
-        return made[-1]
+    def start(chat_model: ChatModel, slots: int = 16, queue: int = 64) -> Engine:
+        started.append(Engine(chat_model, slots, queue))
+        return started[-1]
 
     yield start
-    for one in made:
-        for request in [*one._running.values(), *one._waiting]:  # of a test that failed
-            one.cancel(request)
+
+    # A test that failed may leave answers that would never end.
+    for one in started:
+        for generation in [*one._running.values(), *one._waiting]:
+            one.cancel(generation)
         one.stop()

@@ -1,7 +1,8 @@
 """The application on a port of this machine, and a brake for its engines."""
 
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import uvicorn
@@ -13,7 +14,7 @@ from sft.serving.engine import Engine
 
 @contextmanager
 def running(engines: Mapping[str, Engine], max_tokens: int = 64) -> Iterator[str]:
-    """Its address."""
+    """Run a server in a thread; yield its URL."""
     listener = listen("127.0.0.1", 0)
     app = make_app(engines, max_tokens, "127.0.0.1")
     server = uvicorn.Server(
@@ -30,7 +31,10 @@ def running(engines: Mapping[str, Engine], max_tokens: int = 64) -> Iterator[str
 
 
 class Brake:
-    """Lets an engine's decoder take a step only when `steps` has one; notes how many rows each step had."""
+    """Lets an engine's decoder take a step only when `steps` has one.
+
+    `rows` holds the number of rows of each step.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self.steps = threading.Semaphore(0)
@@ -39,10 +43,18 @@ class Brake:
         engine._decoder.step = self.step  # type: ignore[method-assign]
 
     def step(self) -> list[tuple[int, int]]:
-        self.steps.acquire(timeout=10)  # a test that failed must come to its end
-        told = self._step()
-        self.rows.append(len(told))
-        return told
+        # The limit lets a test that failed come to its end.
+        self.steps.acquire(timeout=10)
+        tokens = self._step()
+        self.rows.append(len(tokens))
+        return tokens
 
     def release(self) -> None:
         self.steps.release(10_000)
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.005)

@@ -1,22 +1,24 @@
-"""What a request may hold, and what is said of what it may not."""
+"""The body of a request: what is read from it, and how a wrong one is refused."""
 
 import json
+from typing import Any
 
 import pytest
 
 from sft.gpt2.sampling import Sampling
-from sft.serving.api import ApiError, Question, parse
+from sft.serving.api import ApiError, ChatRequest, earlier_turns, parse_request
 
-ASKED = {"model": "tuned", "messages": [{"role": "user", "content": "Say hello."}]}
-
-
-def read(changes: dict | None = None) -> Question:
-    return parse(json.dumps(ASKED | (changes or {})).encode(), limit=100)
+SMALLEST = {"model": "tuned", "messages": [{"role": "user", "content": "Say hello."}]}
 
 
-def refused(changes: dict) -> ApiError:
+def parse(changes: dict[str, Any] | None = None) -> ChatRequest:
+    return parse_request(json.dumps(SMALLEST | (changes or {})).encode(), limit=100)
+
+
+def refusal(changes: dict[str, Any]) -> ApiError:
+    """Return the error of a request, whose body has OpenAI's form and one line."""
     with pytest.raises(ApiError) as error:
-        read(changes)
+        parse(changes)
     assert error.value.status == 400
     assert error.value.body()["error"] == {
         "message": str(error.value),
@@ -28,16 +30,28 @@ def refused(changes: dict) -> ApiError:
     return error.value
 
 
-def test_the_least_request():
-    question = read()
-    assert question == Question(
-        "tuned", "Say hello.", "", Sampling(), question.seed, 100, [], False, False
+def test_the_smallest_request_gets_the_defaults():
+    request = parse()
+    assert request == ChatRequest(
+        model="tuned",
+        instruction="Say hello.",
+        input="",
+        sampling=Sampling(),
+        seed=request.seed,
+        max_tokens=100,
+        stop=[],
+        stream=False,
+        include_usage=False,
+        earlier=[],
     )
-    assert read().seed != question.seed
 
 
-def test_everything_at_once():
-    question = read(
+def test_a_request_without_a_seed_gets_a_new_one_each_time():
+    assert parse().seed != parse().seed
+
+
+def test_every_parameter_is_read():
+    request = parse(
         {
             "temperature": 1,
             "top_p": 0.5,
@@ -46,177 +60,176 @@ def test_everything_at_once():
             "max_tokens": 5,
             "stop": "x",
             "input": "box",
-        }
-        | {
             "stream": True,
             "stream_options": {"include_usage": True},
-            "user": "me",
-            "n": 1,
-            "presence_penalty": 0.0,
-        }
-        | {
-            "logprobs": False,
-            "tools": None,
-            "response_format": {"type": "text"},
-            "metadata": {"a": "b"},
         }
     )
-    sampling = Sampling(1.0, 7, 0.5)
-    assert question == Question(
-        "tuned", "Say hello.", "box", sampling, 2**63 - 1, 5, ["x"], True, True
+    assert request == ChatRequest(
+        model="tuned",
+        instruction="Say hello.",
+        input="box",
+        sampling=Sampling(temperature=1.0, top_k=7, top_p=0.5),
+        seed=2**63 - 1,
+        max_tokens=5,
+        stop=["x"],
+        stream=True,
+        include_usage=True,
+        earlier=[],
     )
 
 
-def test_nulls_are_as_if_absent():
-    names = (
+def test_parameters_that_change_nothing_are_accepted():
+    neutral = {
+        "user": "me",
+        "metadata": {"a": "b"},
+        "n": 1,
+        "presence_penalty": 0.0,
+        "logprobs": False,
+        "tools": None,
+        "response_format": {"type": "text"},
+    }
+    assert parse({"seed": 1} | neutral) == parse({"seed": 1})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
         "temperature",
         "top_p",
         "top_k",
-        "seed",
         "max_tokens",
         "stop",
         "stream",
         "stream_options",
         "input",
         "n",
-    )
-    assert read(dict.fromkeys(names) | {"seed": 1}) == read({"seed": 1})
+    ],
+)
+def test_null_means_the_default(name):
+    assert parse({"seed": 1, name: None}) == parse({"seed": 1})
 
 
 def test_the_last_message_is_the_instruction():
-    talk = [
+    messages = [
         {"role": "user", "content": "a"},
         {"role": "assistant", "content": "b"},
         {"role": "user", "content": "c"},
     ]
-    assert read({"messages": talk}).instruction == "c"
+    request = parse({"messages": messages})
+    assert request.instruction == "c"
+    assert earlier_turns(request) == [("user", "a"), ("assistant", "b")]
+
+
+def test_an_earlier_message_without_text_is_refused_only_when_it_is_used():
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": None},
+        {"role": "user", "content": "c"},
+    ]
+    request = parse({"messages": messages})
+    with pytest.raises(ApiError, match="null") as error:
+        earlier_turns(request)
+    assert (error.value.param, error.value.code) == ("messages[1].content", "invalid_type")
+
+
+def test_parts_of_text_become_lines():
     parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
-    assert read({"messages": [{"role": "user", "content": parts}]}).instruction == "one\ntwo"
+    assert parse({"messages": [{"role": "user", "content": parts}]}).instruction == "one\ntwo"
 
 
-def test_a_number_that_no_double_holds():
-    assert read({"temperature": 10**400}).sampling.temperature == 2.0**1023
+def test_a_temperature_too_large_for_a_double_becomes_a_large_one():
+    assert parse({"temperature": 10**400}).sampling.temperature == 2.0**1023
 
 
 def test_max_completion_tokens_goes_before_max_tokens():
-    assert read({"max_completion_tokens": 3, "max_tokens": 5}).max_tokens == 3
+    assert parse({"max_completion_tokens": 3, "max_tokens": 5}).max_tokens == 3
 
 
 @pytest.mark.parametrize(
-    ("changes", "param", "code", "message"),
+    ("changes", "code", "found"),
     [
-        ({"model": None}, "model", "missing_required_parameter", "model: missing"),
-        ({"model": 3}, "model", "invalid_type", "model: found 3, expected text"),
-        ({"temperature": "hot"}, "temperature", "invalid_type", 'found "hot", expected a number'),
-        ({"temperature": True}, "temperature", "invalid_type", "found true"),
-        (
-            {"temperature": -0.1},
-            "temperature",
-            "invalid_value",
-            "expected a number from 0 up, found -0.1",
-        ),
-        ({"temperature": 1e-9}, "temperature", "invalid_value", "too near to 0"),
-        ({"top_p": 1.5}, "top_p", "invalid_value", "found 1.5"),
-        ({"top_k": 0}, "top_k", "invalid_value", "found 0"),
-        ({"top_k": 1.0}, "top_k", "invalid_type", "found 1.0, expected a whole number"),
-        (
-            {"max_tokens": 0},
-            "max_tokens",
-            "invalid_value",
-            "found 0, expected 1 to 100, this server's limit",
-        ),
-        ({"max_tokens": 101}, "max_tokens", "invalid_value", "found 101"),
-        ({"max_completion_tokens": 1e2}, "max_completion_tokens", "invalid_type", "found 100.0"),
-        ({"seed": "1"}, "seed", "invalid_type", "expected a whole number"),
-        ({"stream": 1}, "stream", "invalid_type", "found 1, expected true or false"),
-        (
-            {"stream_options": {"include_usage": True}},
-            "stream_options",
-            "invalid_value",
-            "only for stream=true",
-        ),
-        (
-            {"stream": True, "stream_options": []},
-            "stream_options",
-            "invalid_type",
-            "expected an object",
-        ),
+        ({"model": None}, "missing_required_parameter", "missing"),
+        ({"model": 3}, "invalid_type", "3"),
+        ({"temperature": "hot"}, "invalid_type", '"hot"'),
+        ({"temperature": True}, "invalid_type", "true"),
+        ({"temperature": -0.1}, "invalid_value", "-0.1"),
+        ({"temperature": 1e-9}, "invalid_value", "too near to 0"),
+        ({"top_p": 1.5}, "invalid_value", "1.5"),
+        ({"top_k": 0}, "invalid_value", "0"),
+        ({"top_k": 1.0}, "invalid_type", "1.0"),
+        ({"max_tokens": 0}, "invalid_value", "1 to 100"),
+        ({"max_tokens": 101}, "invalid_value", "101"),
+        ({"max_completion_tokens": 1e2}, "invalid_type", "100.0"),
+        ({"seed": "1"}, "invalid_type", '"1"'),
+        ({"stream": 1}, "invalid_type", "1"),
+        ({"stop": 3}, "invalid_type", "3"),
+        ({"stop": ["a", 3]}, "invalid_type", "3"),
+        ({"stop": [""]}, "invalid_value", "1 to 256"),
+        ({"stop": ["a"] * 5}, "invalid_value", "at most 4"),
+        ({"stop": "a" * 257}, "invalid_value", "256"),
+        ({"n": 2}, "unsupported_parameter", "2"),
+        ({"logprobs": True}, "unsupported_parameter", "true"),
+        ({"tools": [{"type": "function"}]}, "unsupported_parameter", "function"),
+        ({"response_format": {"type": "json_object"}}, "unsupported_parameter", "json_object"),
+        ({"frequency_penalty": 0.1}, "unsupported_parameter", "0.1"),
+        ({"temprature": 1}, "unsupported_parameter", "1"),
+        ({"messages": None}, "missing_required_parameter", "missing"),
+        ({"messages": "hi"}, "invalid_type", '"hi"'),
+        ({"messages": ["hi"]}, "invalid_type", '["hi"]'),
+        ({"messages": []}, "invalid_value", "empty"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_by_name_and_value(changes, code, found):
+    error = refusal(changes)
+    [param] = changes
+    assert (error.param, error.code) == (param, code)
+    assert str(error).startswith(f"{param}: ")
+    assert found in str(error).removeprefix(f"{param}: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "param", "code"),
+    [
+        ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
+        ({"stream": True, "stream_options": []}, "stream_options", "invalid_type"),
         (
             {"stream": True, "stream_options": {"x": 1}},
             "stream_options.x",
             "unsupported_parameter",
-            "leave it out",
         ),
         (
             {"stream": True, "stream_options": {"include_usage": 1}},
-            *("stream_options.include_usage", "invalid_type", "found 1"),
-        ),
-        ({"stop": 3}, "stop", "invalid_type", "found 3"),
-        ({"stop": ["a", 3]}, "stop", "invalid_type", "expected text or a list of texts"),
-        ({"stop": [""]}, "stop", "invalid_value", "at most 4 texts of 1 to 256 characters"),
-        ({"stop": ["a"] * 5}, "stop", "invalid_value", "at most 4"),
-        ({"stop": "a" * 257}, "stop", "invalid_value", "256"),
-        ({"n": 2}, "n", "unsupported_parameter", "n: 2 is not supported here; leave it out"),
-        ({"logprobs": True}, "logprobs", "unsupported_parameter", "true is not supported"),
-        ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter", "not supported"),
-        (
-            {"response_format": {"type": "json_object"}},
-            "response_format",
-            "unsupported_parameter",
-            "not supported",
-        ),
-        (
-            {"frequency_penalty": 0.1},
-            "frequency_penalty",
-            "unsupported_parameter",
-            "0.1 is not supported",
-        ),
-        ({"temprature": 1}, "temprature", "unsupported_parameter", "1 is not supported"),
-        ({"messages": None}, "messages", "missing_required_parameter", "messages: missing"),
-        ({"messages": "hi"}, "messages", "invalid_type", "expected a list of objects"),
-        ({"messages": ["hi"]}, "messages", "invalid_type", "expected a list of objects"),
-        ({"messages": []}, "messages", "invalid_value", "empty"),
-        (
-            {"messages": [{"role": "system", "content": "x"}]},
-            "messages[0].role",
-            "invalid_value",
-            "tuned without",
-        ),
-        (
-            {"messages": [{"role": "tool", "content": "x"}]},
-            "messages[0].role",
-            "invalid_value",
-            'found "tool"',
-        ),
-        ({"messages": [{"content": "x"}]}, "messages[0].role", "invalid_value", "found null"),
-        (
-            {"messages": [{"role": "assistant", "content": "x"}]},
-            "messages[0].role",
-            "invalid_value",
-            "last word",
-        ),
-        (
-            {"messages": [{"role": "user"}]},
-            "messages[0].content",
+            "stream_options.include_usage",
             "invalid_type",
-            "found null, expected text",
-        ),
-        (
-            {"messages": [{"role": "user", "content": ""}]},
-            "messages[0].content",
-            "invalid_value",
-            "empty",
-        ),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
-            *("messages[0].content[0]", "invalid_type", "expected a part of type text"),
         ),
     ],
 )
-def test_refused(changes, param, code, message):
-    error = refused(changes)
+def test_wrong_stream_options_are_refused(changes, param, code):
+    error = refusal(changes)
     assert (error.param, error.code) == (param, code)
-    assert message in str(error)
+
+
+@pytest.mark.parametrize(
+    ("message", "param", "code", "found"),
+    [
+        ({"role": "system", "content": "x"}, "role", "invalid_value", "system"),
+        ({"role": "tool", "content": "x"}, "role", "invalid_value", '"tool"'),
+        ({"content": "x"}, "role", "invalid_value", "null"),
+        ({"role": "assistant", "content": "x"}, "role", "invalid_value", "assistant"),
+        ({"role": "user"}, "content", "invalid_type", "null"),
+        ({"role": "user", "content": ""}, "content", "invalid_value", "empty"),
+        (
+            {"role": "user", "content": [{"type": "image_url", "image_url": {}}]},
+            "content[0]",
+            "invalid_type",
+            "image_url",
+        ),
+    ],
+)
+def test_a_wrong_message_is_refused_by_its_part(message, param, code, found):
+    error = refusal({"messages": [message]})
+    assert (error.param, error.code) == (f"messages[0].{param}", code)
+    assert found in str(error)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +245,7 @@ def test_refused(changes, param, code, message):
         (b"null", "invalid_type"),
     ],
 )
-def test_bodies_that_are_none(body, code):
-    with pytest.raises(ApiError, match="the body") as error:
-        parse(body, 100)
+def test_a_body_that_is_not_a_json_object_is_refused(body, code):
+    with pytest.raises(ApiError) as error:
+        parse_request(body, 100)
     assert (error.value.status, error.value.code, error.value.param) == (400, code, None)

@@ -1,4 +1,4 @@
-"""The server over real HTTP: the official client's answers, and what is said to others."""
+"""The server over real HTTP, asked by the official client and by callers that misbehave."""
 
 import json
 import socket
@@ -17,49 +17,46 @@ from sft.gpt2.generate import generate
 from sft.gpt2.tokenizer import decode
 from sft.serving.endpoints import BODY_LIMIT
 from sft.serving.engine import Engine
-from tests.serving.running import Brake, running
-from tests.serving.test_engine import wait_until
+from tests.serving.running import Brake, running, wait_until
 
 HELLO = [{"role": "user", "content": "hello"}]
 
 
 @contextmanager
 def client(url: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=30) as found:
-        yield found
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=30) as made:
+        yield made
 
 
 @pytest.fixture
-def ask(tiny, engine) -> Iterator[Callable[..., requests.Response]]:
-    """POSTs a question to a server of the tiny model."""
+def post(tiny, engine) -> Iterator[Callable[..., requests.Response]]:
+    """Run a server of the tiny model; post requests to it."""
     with running({"tuned": engine(tiny)}) as url:
 
-        def post(
+        def send(
             body: object = None, path: str = "/v1/chat/completions", **options
         ) -> requests.Response:
-            found = {"model": "tuned", "messages": HELLO} if body is None else body
-            return requests.post(url + path, json=found, timeout=30, **options)
+            content = {"model": "tuned", "messages": HELLO} if body is None else body
+            return requests.post(url + path, json=content, timeout=30, **options)
 
-        yield post
+        yield send
 
 
 def test_twenty_callers_at_once_are_answered_as_generate_does(nano, engine):
     records = load_source(DataConfig()).records[:20]
     prompts = [nano.prompt(record.instruction, record.input) for record in records]
-    expected = [
-        decode(nano.tokenizer, tokens)
-        for tokens in generate(nano.model, prompts, 32, eos_id=nano.tokenizer.eot_token)
-    ]
+    answers = generate(nano.model, prompts, 32, eos_id=nano.tokenizer.eot_token)
+    expected = [decode(nano.tokenizer, tokens) for tokens in answers]
     assert len(set(expected)) > 10
     with (
         running({"tuned": engine(nano, slots=8)}) as url,
-        client(url) as asked,
+        client(url) as official,
         ThreadPoolExecutor(20) as callers,
     ):
 
         def whole(number: int) -> str:
             record = records[number]
-            completion = asked.chat.completions.create(
+            completion = official.chat.completions.create(
                 model="tuned",
                 messages=[{"role": "user", "content": record.instruction}],
                 max_tokens=32,
@@ -71,16 +68,15 @@ def test_twenty_callers_at_once_are_answered_as_generate_does(nano, engine):
 
         def streamed(number: int) -> str:
             record = records[number]
-            chunks = list(
-                asked.chat.completions.create(
-                    model="tuned",
-                    messages=[{"role": "user", "content": record.instruction}],
-                    max_tokens=32,
-                    stream=True,
-                    stream_options={"include_usage": True},
-                    extra_body={"input": record.input},
-                )
+            stream = official.chat.completions.create(
+                model="tuned",
+                messages=[{"role": "user", "content": record.instruction}],
+                max_tokens=32,
+                stream=True,
+                stream_options={"include_usage": True},
+                extra_body={"input": record.input},
             )
+            chunks = list(stream)
             assert chunks[0].choices[0].delta.role == "assistant"
             assert chunks[-2].choices[0].finish_reason in ("stop", "length")
             assert chunks[-1].choices == []
@@ -92,80 +88,82 @@ def test_twenty_callers_at_once_are_answered_as_generate_does(nano, engine):
         assert list(callers.map(streamed, range(20))) == expected
 
 
-def test_models(tiny, engine):
-    with running({"tuned": engine(tiny), "base": engine(tiny)}) as url, client(url) as asked:
-        assert [model.id for model in asked.models.list()] == ["tuned", "base"]
-        assert asked.models.retrieve("base").owned_by == "sft"
-        with pytest.raises(
-            openai.NotFoundError, match="model: 'gpt-5' is not here; there are tuned, base"
-        ) as error:
-            asked.chat.completions.create(model="gpt-5", messages=HELLO)
+def test_models_are_listed_and_an_unknown_one_is_refused(tiny, engine):
+    with running({"tuned": engine(tiny), "base": engine(tiny)}) as url, client(url) as official:
+        assert [model.id for model in official.models.list()] == ["tuned", "base"]
+        assert official.models.retrieve("base").owned_by == "sft"
+        with pytest.raises(openai.NotFoundError, match=r"'gpt-5'.*tuned, base") as error:
+            official.chat.completions.create(model="gpt-5", messages=HELLO)
         assert (error.value.code, error.value.param) == ("model_not_found", "model")
-        assert requests.get(f"{url}/health", timeout=9).json()["models"]["base"] == {
-            "running": 0,
-            "waiting": 0,
-        }
 
 
-def test_stop_and_seed(tiny, engine):
-    with running({"tuned": engine(tiny)}) as url, client(url) as asked:
+def test_health_counts_the_answers_of_each_model(tiny, engine):
+    with running({"tuned": engine(tiny), "base": engine(tiny)}) as url:
+        models = requests.get(f"{url}/health", timeout=9).json()["models"]
+    idle = {"running": 0, "waiting": 0}
+    assert models == {"tuned": idle, "base": idle}
 
-        def say(**options) -> tuple[str, str]:
-            choice = asked.chat.completions.create(
-                model="tuned", messages=HELLO, **options
-            ).choices[0]
+
+def test_stop_strings_and_seeds_change_the_answer(tiny, engine):
+    with running({"tuned": engine(tiny)}) as url, client(url) as official:
+
+        def ask(**options) -> tuple[str, str]:
+            completion = official.chat.completions.create(model="tuned", messages=HELLO, **options)
+            [choice] = completion.choices
             return choice.message.content, choice.finish_reason
 
-        text, reason = say()
-        assert (say(stop=[text[5:8]]), reason) == (
-            (text[: text.index(text[5:8])], "stop"),
-            "length",
-        )
-        drawn = [say(temperature=1.0, seed=seed)[0] for seed in (1, 1, 2)]
+        text, finish_reason = ask()
+        assert finish_reason == "length"
+        stop = text[5:8]
+        assert ask(stop=[stop]) == (text[: text.index(stop)], "stop")
+
+        drawn = [ask(temperature=1.0, seed=seed)[0] for seed in (1, 1, 2)]
         assert drawn[0] == drawn[1] != drawn[2]
-        assert say(temperature=1.0) != say(temperature=1.0)
+        assert ask(temperature=1.0) != ask(temperature=1.0)
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "param", "code"),
+    ("changes", "status", "param", "code"),
     [
-        ({"model": "tuned", "messages": HELLO, "n": 2}, 400, "n", "unsupported_parameter"),
-        ({"messages": HELLO}, 400, "model", "missing_required_parameter"),
-        ({"model": "\ud800", "messages": HELLO}, 404, "model", "model_not_found"),
+        ({"n": 2}, 400, "n", "unsupported_parameter"),
+        ({"model": None}, 400, "model", "missing_required_parameter"),
+        ({"model": "\ud800"}, 404, "model", "model_not_found"),
         (
-            {"model": "tuned", "messages": [{"role": "user", "content": "a b " * 300}]},
-            *(400, "messages", "context_length_exceeded"),
+            {"messages": [{"role": "user", "content": "a b " * 300}]},
+            400,
+            "messages",
+            "context_length_exceeded",
         ),
         (
-            {"model": "tuned", "messages": [{"role": "user", "content": "x" * BODY_LIMIT}]},
+            {"messages": [{"role": "user", "content": "x" * BODY_LIMIT}]},
             413,
             None,
             "request_too_large",
         ),
     ],
 )
-def test_errors_have_openais_form(ask, body, status, param, code):
-    found = ask(body)
-    error = found.json()["error"]
-    assert (found.status_code, error["param"], error["code"]) == (status, param, code)
+def test_errors_have_openais_form(post, changes, status, param, code):
+    response = post({"model": "tuned", "messages": HELLO} | changes)
+    error = response.json()["error"]
+    assert (response.status_code, error["param"], error["code"]) == (status, param, code)
     assert error["type"] == "invalid_request_error"
     assert error["message"]
 
 
-def test_half_a_surrogate_pair_in_a_question(ask):
-    found = ask({"model": "tuned", "messages": [{"role": "user", "content": "a\ud800"}]})
-    assert found.json()["choices"][0]["finish_reason"] == "length"
+def test_half_a_surrogate_pair_in_a_question_is_answered(post):
+    response = post({"model": "tuned", "messages": [{"role": "user", "content": "a\ud800"}]})
+    assert response.json()["choices"][0]["finish_reason"] == "length"
 
 
-def test_a_prompt_that_leaves_room_for_one_token(ask):
-    found = ask({"model": "tuned", "messages": [{"role": "user", "content": "!" * 127}]}).json()
-    assert found["usage"] == {"prompt_tokens": 127, "completion_tokens": 1, "total_tokens": 128}
-    assert found["choices"][0]["finish_reason"] == "length"
+def test_a_prompt_that_leaves_room_for_one_token_gets_one(post):
+    content = post({"model": "tuned", "messages": [{"role": "user", "content": "!" * 127}]}).json()
+    assert content["usage"] == {"prompt_tokens": 127, "completion_tokens": 1, "total_tokens": 128}
+    assert content["choices"][0]["finish_reason"] == "length"
 
 
-def test_other_addresses(ask):
-    assert ask(path="/v1/completions").json()["error"]["code"] == "not_found"
-    assert ask(path="/v1/models").json()["error"]["code"] == "method_not_allowed"
+def test_an_unknown_path_or_method_is_refused_in_openais_form(post):
+    assert post(path="/v1/completions").json()["error"]["code"] == "not_found"
+    assert post(path="/v1/models").json()["error"]["code"] == "method_not_allowed"
 
 
 @pytest.mark.parametrize(
@@ -179,17 +177,17 @@ def test_other_addresses(ask):
         {"origin": "http://127.0.0.1:1"},
     ],
 )
-def test_other_sites_are_kept_out(ask, headers):
-    found = ask(headers=headers)
-    assert (found.status_code, found.json()["error"]["code"]) == (403, "forbidden")
+def test_other_sites_are_kept_out(post, headers):
+    response = post(headers=headers)
+    assert (response.status_code, response.json()["error"]["code"]) == (403, "forbidden")
 
 
-def test_this_machines_names_are_let_in(ask):
-    for host in ("localhost:99", "127.0.0.1", "[::1]:80"):
-        assert ask(headers={"host": host, "origin": f"http://{host}"}).status_code == 200
+@pytest.mark.parametrize("host", ["localhost:99", "127.0.0.1", "[::1]:80"])
+def test_this_machines_names_are_let_in(post, host):
+    assert post(headers={"host": host, "origin": f"http://{host}"}).status_code == 200
 
 
-def test_the_page(tiny, engine):
+def test_the_page_is_served_with_its_policy_and_its_files(tiny, engine):
     with running({"tuned": engine(tiny)}) as url:
         page = requests.get(url, timeout=9)
         assert "default-src 'none'" in page.headers["content-security-policy"]
@@ -199,23 +197,22 @@ def test_the_page(tiny, engine):
             assert kind in requests.get(f"{url}/{name}", timeout=9).headers["content-type"]
 
 
-def test_a_full_queue_and_a_closing_server(tiny, engine):
+def test_a_full_queue_and_a_closing_server_refuse_new_questions(tiny, engine):
     one = engine(tiny, slots=1, queue=1)
     brake = Brake(one)
-    with running({"tuned": one}) as url, client(url) as asked, ThreadPoolExecutor(2) as callers:
-        taken = [
-            callers.submit(asked.chat.completions.create, model="tuned", messages=HELLO)
-            for _ in range(2)
-        ]
+    with running({"tuned": one}) as url, client(url) as official, ThreadPoolExecutor(2) as callers:
+        create = official.chat.completions.create
+        taken = [callers.submit(create, model="tuned", messages=HELLO) for _ in range(2)]
         wait_until(lambda: sum(one.load) == 2)
         with pytest.raises(openai.RateLimitError) as error:
-            asked.chat.completions.create(model="tuned", messages=HELLO)
+            create(model="tuned", messages=HELLO)
         assert error.value.response.headers["retry-after"] == "1"
         assert error.value.code == "queue_full"
+
         one.closing = True
-        with pytest.raises(openai.InternalServerError, match="shutting down") as error:
-            asked.chat.completions.create(model="tuned", messages=HELLO)
-        assert error.value.status_code == 503
+        with pytest.raises(openai.InternalServerError) as error:
+            create(model="tuned", messages=HELLO)
+        assert (error.value.status_code, error.value.code) == (503, "shutting_down")
         brake.release()
         assert [call.result().choices[0].finish_reason for call in taken] == ["length"] * 2
 
@@ -227,15 +224,19 @@ def test_a_caller_who_leaves_frees_the_slot(tiny, engine, stream):
     with running({"tuned": one}) as url:
         body = json.dumps({"model": "tuned", "messages": HELLO, "stream": stream}).encode()
         host, port = url.removeprefix("http://").split(":")
+        head = [
+            "POST /v1/chat/completions HTTP/1.1",
+            f"host: {host}",
+            f"content-length: {len(body)}",
+        ]
         with socket.create_connection((host, int(port))) as caller:
-            head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\ncontent-length: {len(body)}\r\n\r\n"
-            caller.sendall(head.encode() + body)
+            caller.sendall("\r\n".join([*head, "", ""]).encode() + body)
             brake.steps.release(3)
             wait_until(lambda: len(brake.rows) == 3)
             if stream:
                 assert caller.recv(100).startswith(b"HTTP/1.1 200")
-        [request] = one._running.values()
-        wait_until(lambda: request.cancelled)
+        [generation] = one._running.values()
+        wait_until(lambda: generation.cancelled)
         brake.release()
         wait_until(lambda: one.load == (0, 0))
         assert sum(brake.rows) <= 4
@@ -243,18 +244,18 @@ def test_a_caller_who_leaves_frees_the_slot(tiny, engine, stream):
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_model_that_fails_is_told(tiny, engine, stream):
+def test_a_model_that_fails_is_an_error_and_the_next_question_is_answered(tiny, engine, stream):
     one: Engine = engine(tiny)
 
     def fail() -> list[tuple[int, int]]:
         raise RuntimeError("out of memory")
 
     one._decoder.step = fail  # type: ignore[method-assign]
-    with running({"tuned": one}) as url, client(url) as asked:
-        with pytest.raises(openai.APIError, match="the model failed"):
-            list(asked.chat.completions.create(model="tuned", messages=HELLO, stream=stream))
+    with running({"tuned": one}) as url, client(url) as official:
+        create = official.chat.completions.create
+        with pytest.raises(openai.APIError) as error:
+            list(create(model="tuned", messages=HELLO, stream=stream))
+        assert error.value.code == "model_failed"
         time.sleep(0.05)
-        assert (
-            asked.chat.completions.create(model="tuned", messages=HELLO).choices[0].finish_reason
-            == "length"
-        )
+        answer = create(model="tuned", messages=HELLO)
+        assert answer.choices[0].finish_reason == "length"

@@ -1,8 +1,9 @@
-"""Runs that are killed, signalled and damaged again and again, and must end as one that was left alone: `make soak`.
+"""Runs that are killed, signalled and damaged must end as an undisturbed run does: `make soak`.
 
-Each round takes a number of ranks, writes a checkpoint at each step, has one fault after the other happen at random
-moments, lets the run finish, and compares weights, optimizer, schedule and logged losses with those of an undisturbed
-run, bit for bit. Beside it the files that are read are fuzzed (tests/test_fuzz.py).
+Each round takes a number of ranks and writes a checkpoint at each step. Faults come at random
+moments, one after the other, until the run finishes. Then its weights, optimizer, schedule and
+logged losses are compared with those of an undisturbed run, bit for bit. Afterwards the readers of
+files are fuzzed (tests/test_fuzz.py).
 """
 
 import argparse
@@ -39,17 +40,25 @@ from tests.training.test_signals import check_the_same
 
 ROOT = Path(__file__).parents[2]
 RANKS = (1, 2, 4)
-ONE, DAMAGE = "kill -9 of one rank", "kill -9, then a damaged byte where two checkpoints stand"
-FAULTS = {"kill -9 of all ranks": signal.SIGKILL, ONE: signal.SIGKILL, DAMAGE: signal.SIGKILL}
-FAULTS |= {"SIGTERM to some ranks": signal.SIGTERM, "SIGINT to some ranks": signal.SIGINT}
-LIMIT, GRACE = (
-    60,
-    30,
-)  # seconds in which all ranks must be gone, and in which a launcher lets the others go themselves
+
+KILL_ONE = "kill -9 of one rank"
+DAMAGE = "kill -9, then a damaged byte where two checkpoints stand"
+FAULTS = {
+    "kill -9 of all ranks": signal.SIGKILL,
+    KILL_ONE: signal.SIGKILL,
+    DAMAGE: signal.SIGKILL,
+    "SIGTERM to some ranks": signal.SIGTERM,
+    "SIGINT to some ranks": signal.SIGINT,
+}
+
+# The most seconds until all ranks have ended, and until a launcher kills those that wait for one
+# that was killed.
+LIMIT = 60
+GRACE = 30
 
 
 def tiny_config(place: Path) -> TrainConfig:
-    """A random model of two layers, and 60 records."""
+    """Write a random model of two layers and 60 records; return a config that trains on them."""
     tokenizer = load_tokenizer(train_bpe(place))
     torch.manual_seed(0)
     shape = GPTConfig(n_layer=2, n_head=2, n_embd=16, vocab_size=tokenizer.n_vocab, n_positions=128)
@@ -80,27 +89,34 @@ def tiny_config(place: Path) -> TrainConfig:
 
 
 def rows(folder: Path) -> int:
+    """Return the number of lines in metrics.csv, by which the progress of a run is seen."""
     path = folder / "metrics.csv"
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def happen(fault: str, processes: list[BaseProcess], folder: Path, chance: random.Random) -> None:
-    """The fault, and the end of all ranks after it."""
-    number, chosen = FAULTS[fault], processes
-    if fault == ONE or number != signal.SIGKILL:
-        chosen = chance.sample(processes, 1 if fault == ONE else chance.randint(1, len(processes)))
+def cause(fault: str, processes: list[BaseProcess], folder: Path, chance: random.Random) -> None:
+    """Cause a fault, and wait for the end of all ranks."""
+    number = FAULTS[fault]
+    chosen = processes
+    if fault == KILL_ONE:
+        chosen = chance.sample(processes, 1)
+    elif number != signal.SIGKILL:
+        chosen = chance.sample(processes, chance.randint(1, len(processes)))
     for process in chosen:
-        with suppress(ProcessLookupError):  # one that has just come to its end
+        # It may have ended just now.
+        with suppress(ProcessLookupError):
             os.kill(process.pid or 0, number)
+
+    # With gloo the others may wait for a killed rank for half an hour. A launcher ends them.
     end = time.monotonic() + LIMIT
-    if fault == ONE:  # gloo may let another wait for it for half an hour: that is for the launcher
+    if fault == KILL_ONE:
         wait(processes, GRACE)
         for process in processes:
             process.kill()
     wait(processes, end - time.monotonic())
-    assert all(process.exitcode is not None for process in processes), (
-        f"{fault}: a rank is there after {LIMIT} seconds"
-    )
+    alive = [process.pid for process in processes if process.exitcode is None]
+    assert not alive, f"{fault}: {len(alive)} ranks are alive after {LIMIT} seconds"
+
     if fault == DAMAGE and both_are_whole(folder):
         data = bytearray(last(folder).read_bytes())
         data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
@@ -108,14 +124,17 @@ def happen(fault: str, processes: list[BaseProcess], folder: Path, chance: rando
 
 
 def wait(processes: list[BaseProcess], seconds: float) -> None:
-    """For their end, or so long."""
+    """Wait until the processes end, but no longer than so many seconds."""
     end = time.monotonic() + seconds
     for process in processes:
         process.join(max(0, end - time.monotonic()))
 
 
 def both_are_whole(folder: Path) -> bool:
-    """A kill may leave one alone, and damage to that one too is more than is promised."""
+    """Whether both checkpoints can be read.
+
+    A kill may leave only one. Damage to that one too is more than is promised to be survived.
+    """
     try:
         return all(_read(path) for path in (last(folder), last(folder).with_name("last-1.ckpt")))
     except InputError:
@@ -125,14 +144,18 @@ def both_are_whole(folder: Path) -> bool:
 def torment(
     config: TrainConfig, folder: Path, ranks: int, chance: random.Random, done: Counter[str]
 ) -> int:
-    """A run from its beginning to its end, with a fault every few steps.
+    """Run from the beginning to the end, with a fault every few steps.
 
     Returns:
         How often it went on from the checkpoint before the newest.
     """
-    asked, seen, earlier = config, 1, 0
+    current = config
+    seen = 1
+    earlier = 0
     while True:
-        processes = begin(asked, folder, ranks)
+        processes = begin(current, folder, ranks)
+
+        # Wait for a few more steps, and then for a part of one.
         wanted = max(seen, rows(folder)) + chance.randrange(1, 8)
         end = time.monotonic() + LIMIT
         while rows(folder) < wanted and processes[0].exitcode is None:
@@ -141,13 +164,17 @@ def torment(
         time.sleep(0.02 * chance.random())
         if any(process.exitcode is not None for process in processes):
             break
+
         fault = chance.choice(list(FAULTS))
-        happen(fault, processes, folder, chance)
+        cause(fault, processes, folder, chance)
         done[fault] += 1
         seen = rows(folder)
-        begun = any(last(folder).parent.glob("last*.ckpt"))
-        asked = resumed_config(replace(config, resume=str(folder)), []) if begun else config
-        earlier += begun and read_newest(folder)[0] != last(folder)
+
+        # The next start resumes, if there is a checkpoint to resume from.
+        current = config
+        if any(last(folder).parent.glob("last*.ckpt")):
+            current = resumed_config(replace(config, resume=str(folder)), [])
+            earlier += read_newest(folder)[0] != last(folder)
     for process in processes:
         process.join(LIMIT)
         assert process.exitcode == 0, process.exitcode
@@ -155,7 +182,11 @@ def torment(
 
 
 def fuzzed(tries: int) -> int:
-    """How many files were tried, of each kind as many; raises if one was not read or refused as it should be."""
+    """Fuzz the readers of files, so many tries for each kind of file; return the tries of all.
+
+    Raises:
+        CalledProcessError: a file was neither read nor refused in one line.
+    """
     command = [sys.executable, "-m", "pytest", "tests/test_fuzz.py", "-q"]
     subprocess.run(command, env={**os.environ, "SFT_FUZZ": str(tries)}, cwd=ROOT, check=True)
     return tries * sum(hasattr(found, "hypothesis") for found in vars(test_fuzz).values())
@@ -163,7 +194,7 @@ def fuzzed(tries: int) -> int:
 
 @contextmanager
 def quiet(log: Path) -> Iterator[Callable[[str], None]]:
-    """What the runs say goes into a file; the function given still speaks on the terminal."""
+    """Send the output of the runs into a file; yield a function that prints on the terminal."""
     with (
         log.open("w") as file,
         os.fdopen(os.dup(1), "w") as terminal,
@@ -186,14 +217,15 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=int(time.time()))
     given = parser.parse_args()
-    chance, done, runs, began = (
-        random.Random(given.seed),
-        Counter[str](),
-        Counter[int](),
-        time.monotonic(),
-    )
-    folder = place = Path(tempfile.mkdtemp(prefix="soak"))
-    log, earlier = place / "log", 0
+
+    chance = random.Random(given.seed)
+    done = Counter[str]()
+    runs = Counter[int]()
+    earlier = 0
+    began = time.monotonic()
+    place = Path(tempfile.mkdtemp(prefix="soak"))
+    folder = place
+    log = place / "log"
     os.chdir(place)
     with quiet(log) as say:
         say(f"seed {given.seed}, {given.minutes:g} minutes, in {place}")
@@ -214,21 +246,21 @@ def main() -> None:
             end_all()
     os.chdir(ROOT)
     shutil.rmtree(place)
-    print(
-        ", ".join(f"{count} runs on {ranks} processes" for ranks, count in sorted(runs.items())),
-        end="; ",
+
+    counts = ", ".join(
+        f"{count} runs on {ranks} processes" for ranks, count in sorted(runs.items())
     )
-    print(
-        f"begun again {done.total():,} times, {earlier:,} times from the checkpoint before the newest."
-    )
-    print(
-        "All ended as the undisturbed run, bit for bit: a difference ends the soak.\n\n| fault | times |\n|---|---|"
-    )
+    print(f"{counts}; started again {done.total():,} times,")
+    print(f"of these {earlier:,} times from the checkpoint before the newest.")
+    print("Every run ended as the undisturbed one, bit for bit: a difference ends the soak.")
+    print()
+    print("| fault | times |")
+    print("|---|---|")
     for fault in FAULTS:
         print(f"| {fault} | {done[fault]:,} |", flush=True)
-    print(
-        f"\n{fuzzed(given.tries):,} damaged or arbitrary files were read, or refused in one line."
-    )
+    print()
+    tried = fuzzed(given.tries)
+    print(f"{tried:,} damaged or arbitrary files were read, or refused in one line.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Two launchers, as two machines would start them, with a folder that both see: `make test-sweeps`."""
+"""Two launchers that share a folder, started as two machines would: `make test-sweeps`."""
 
 import csv
 import os
@@ -22,45 +22,46 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def machines(checkpoint: Path, *arguments: str) -> list[subprocess.Popen[str]]:
-    """torchrun on two machines, with one process on each."""
-    tiny = [
+    """Start torchrun as on two machines, with one process on each."""
+    launch = [sys.executable, "-m", "torch.distributed.run"]
+    launch += ["--nnodes=2", "--nproc-per-node=1"]
+    launch += ["--master-addr=127.0.0.1", f"--master-port={free_port()}"]
+    train = [
+        str(ROOT / "train.py"),
         f"model.checkpoint={checkpoint}",
         "model.allow_untrained=true",
         "eval.every=0",
         "eval.sample=false",
-    ]
-    tiny += [
         "device=cpu",
         "precision=32",
         "data.sample=60",
         "batch_size=2",
         "hydra.run.dir=run",
         "resume=auto",
+        *arguments,
     ]
-    meeting = [
-        "--nnodes=2",
-        "--nproc-per-node=1",
-        "--master-addr=127.0.0.1",
-        f"--master-port={free_port()}",
-    ]
-    launch = [sys.executable, "-m", "torch.distributed.run", *meeting]
-    each = [
-        [*launch, f"--node-rank={rank}", str(ROOT / "train.py"), *tiny, *arguments]
-        for rank in (0, 1)
-    ]
-    own = os.environ | {"OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    return [subprocess.Popen(command, env=own, text=True, **pipes) for command in each]  # type: ignore[call-overload]
+    launchers = []
+    for rank in (0, 1):
+        launcher = subprocess.Popen(
+            [*launch, f"--node-rank={rank}", *train],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        launchers.append(launcher)
+    return launchers
 
 
 def steps() -> list[int]:
+    """Return the steps in metrics.csv."""
     if not (RUN / "metrics.csv").exists():
         return []
     with (RUN / "metrics.csv").open() as file:
         return [int(row["step"]) for row in csv.DictReader(file)]
 
 
-def test_they_make_one_run_which_goes_on_when_both_are_started_again(checkpoint: Path) -> None:
+def test_two_machines_make_one_run_and_resume_it_together(checkpoint: Path) -> None:
     first = machines(checkpoint, "epochs=100", "max_steps=1000")
     while len(steps()) < 5:
         assert all(launcher.poll() is None for launcher in first)
@@ -69,14 +70,13 @@ def test_they_make_one_run_which_goes_on_when_both_are_started_again(checkpoint:
     assert all(launcher.wait(30) != 0 for launcher in first)
     done = read_newest(RUN)[1]["global_step"]
     assert 5 <= done == steps()[-1]
-    assert f"SIGTERM: stopped after step {done}" in (RUN / "train.log").read_text()
+    log = (RUN / "train.log").read_text()
+    assert f"SIGTERM: stopped after step {done}" in log
 
     for launcher in machines(checkpoint, "epochs=100", f"max_steps={done + 3}"):
-        told = launcher.communicate(timeout=120)[1]
-        assert launcher.returncode == 0, told
+        errors = launcher.communicate(timeout=120)[1]
+        assert launcher.returncode == 0, errors
     assert steps() == list(range(1, done + 4))
     assert {path.name for path in Path().iterdir()} == {"run", "outputs"}
-    assert (
-        f"2 × cpu, 32-true, {done + 3} steps, resumed at step {done + 1}"
-        in (RUN / "train.log").read_text()
-    )
+    log = (RUN / "train.log").read_text()
+    assert f"2 × cpu, 32-true, {done + 3} steps, resumed at step {done + 1}" in log

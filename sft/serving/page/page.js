@@ -1,10 +1,15 @@
 "use strict";
 
-// Asks every model the same at once and shows the answers as they grow. Texts only ever become text nodes.
+// Ask every model the same question at once, and show the answers as they grow.
+// A text is only ever added as a text node, so no markup in it takes effect.
 const at = (id) => document.getElementById(id);
 const [form, temperature] = [at("form"), at("temperature")];
-const models = fetch("/v1/models").then((reply) => reply.json()).then((list) => list.data.map((model) => model.id));
-let running = null; // what aborts the answers that are growing
+const models = fetch("/v1/models")
+  .then((response) => response.json())
+  .then((list) => list.data.map((model) => model.id));
+
+// Aborts the answers that are growing; null: there are none.
+let running = null;
 
 function element(name, className, ...children) {
   const made = document.createElement(name);
@@ -13,7 +18,7 @@ function element(name, className, ...children) {
   return made;
 }
 
-// The events of a stream: each `data:` line holds an object, the last one [DONE].
+// Yield the events of a stream. Each `data:` line holds an object; the last one holds [DONE].
 async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let held = "";
@@ -32,9 +37,10 @@ async function* events(body) {
 
 async function ask(question, signal) {
   const headers = { "content-type": "application/json" };
-  const reply = await fetch("/v1/chat/completions", { method: "POST", headers, signal, body: JSON.stringify(question) });
-  if (!reply.ok) throw new Error((await reply.json()).error.message);
-  return events(reply.body);
+  const body = JSON.stringify(question);
+  const response = await fetch("/v1/chat/completions", { method: "POST", headers, signal, body });
+  if (!response.ok) throw new Error((await response.json()).error.message);
+  return events(response.body);
 }
 
 async function answer(model, question, signal, box) {
@@ -45,7 +51,7 @@ async function answer(model, question, signal, box) {
     for await (const event of await ask({ ...question, ...more }, signal)) {
       if (event.error) throw new Error(event.error.message);
       text.append(event.choices[0]?.delta.content ?? "");
-      if (event.usage) note.textContent = told(event.usage.completion_tokens, began) + note.textContent;
+      if (event.usage) note.textContent = cost(event.usage.completion_tokens, began) + note.textContent;
       if (event.choices[0]?.finish_reason === "length") note.textContent = ", cut at the limit";
     }
   } catch (error) {
@@ -58,11 +64,12 @@ async function answer(model, question, signal, box) {
   box.removeAttribute("aria-busy");
 }
 
-const told = (tokens, began) => `${tokens} tokens, ${((performance.now() - began) / 1000).toFixed(1)} s`;
+const cost = (tokens, began) => `${tokens} tokens, ${((performance.now() - began) / 1000).toFixed(1)} s`;
 
 function boxFor(model) {
   const note = element("span", "quiet note");
-  const box = element("section", `answer ${model}`, element("h2", "", element("span", "name", model), note), element("p", ""));
+  const heading = element("h2", "", element("span", "name", model), note);
+  const box = element("section", `answer ${model}`, heading, element("p", ""));
   box.setAttribute("aria-busy", "true");
   box.setAttribute("aria-label", `answer of ${model}`);
   return box;
@@ -78,7 +85,8 @@ async function submit(event) {
   try {
     const boxes = (await models).map((model) => [model, boxFor(model)]);
     const asked = element("p", "question", content, ...(input ? [element("span", "quiet", input)] : []));
-    at("answers").prepend(element("article", "exchange", asked, element("div", "columns", ...boxes.map(([, box]) => box))));
+    const columns = element("div", "columns", ...boxes.map(([, box]) => box));
+    at("answers").prepend(element("article", "exchange", asked, columns));
     await Promise.all(boxes.map(([model, box]) => answer(model, question, running.signal, box)));
   } catch (error) {
     at("about").textContent = error.message;
