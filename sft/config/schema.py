@@ -75,6 +75,7 @@ class DataConfig:
     path: str | None = None
     url: str | None = None
     sha256: str | None = None
+    licence: str | None = None
     sample: Positive | None = None
     sample_seed: int = 123
     split: list[NotNegative] = field(default_factory=lambda: [0.85, 0.10, 0.05])
