@@ -8,19 +8,17 @@ from pathlib import Path
 import pytest
 
 from sft.errors import InputError
-from sft.judge.verdicts import Choice, PairFile, ScoreFile, Verdict
+from sft.judge.keep import Choice, PairFile, Score, ScoreFile
 
 
 def test_the_last_line_of_a_key_counts_and_labels_are_for_who_reads(tmp_path: Path) -> None:
     file = ScoreFile(tmp_path / "scores.jsonl")
-    file.add("k", Verdict("timeout", None, "no reply"), record=3, target="tuned")
-    file.add("other", Verdict("scored", 0, ""), record=3, target="base")
-    file.add(
-        "k", Verdict("scored", 85, "gut, größtenteils", "stop", 10, 5), record=3, target="tuned"
-    )
+    file.add("k", Score("timeout", None, "no reply"), record=3, target="tuned")
+    file.add("other", Score("scored", 0, ""), record=3, target="base")
+    file.add("k", Score("scored", 85, "gut, größtenteils", "stop", 10, 5), record=3, target="tuned")
     assert ScoreFile(file.path).by_key == {
-        "k": Verdict("scored", 85, "gut, größtenteils", "stop", 10, 5),
-        "other": Verdict("scored", 0, ""),
+        "k": Score("scored", 85, "gut, größtenteils", "stop", 10, 5),
+        "other": Score("scored", 0, ""),
     }
     assert [list(json.loads(line))[:6] for line in file.path.read_text().splitlines()] == [
         ["key", "record", "target", "status", "score", "reason"]
@@ -55,16 +53,16 @@ def test_of_a_line_that_was_not_written_nothing_stays(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     file = ScoreFile(tmp_path / "scores.jsonl")
-    file.add("k", Verdict("scored", 85, ""), record=1)
+    file.add("k", Score("scored", 85, ""), record=1)
     before = file.path.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(
             InputError, match=r"scores\.jsonl: cannot be written \(No space left on device\)"
         ):
-            file.add("other", Verdict("scored", 0, ""), record=2)
+            file.add("other", Score("scored", 0, ""), record=2)
     assert file.path.read_bytes() == before
-    file.add("third", Verdict("scored", 1, ""), record=3)
+    file.add("third", Score("scored", 1, ""), record=3)
     assert list(ScoreFile(file.path).by_key) == list(file.by_key) == ["k", "third"]
 
 
@@ -73,5 +71,5 @@ def test_choices(tmp_path: Path) -> None:
     file.add("k", Choice("scored", "A", "longer"))
     assert PairFile(file.path).by_key == {"k": Choice("scored", "A", "longer")}
     for status, winner in (("scored", "tuned"), ("scored", None), ("error", "A"), ("", None)):
-        with pytest.raises(ValueError, match="no choice"):
+        with pytest.raises(ValueError, match=f"status {status}, value {winner}"):
             Choice(status, winner, "")

@@ -31,6 +31,15 @@ NotNegative = Annotated[float, Ge(0)]
 AboveZero = Annotated[float, Gt(0)]
 
 PromptName = Annotated[str, OneOf(PROMPTS)]
+
+# The judges, and the class of each. To add one: a subclass of `Judge`, its line here, and a file in
+# `conf/judge/`. The classes are named, not imported: nothing here may know the judge's client.
+JUDGES = {
+    "ollama": "sft.judge.ollama:Ollama",
+    "openai": "sft.judge.openai:OpenAI",
+}
+JudgeName = Annotated[str, OneOf(("none", *JUDGES))]
+
 Device = Literal["auto", "cpu", "cuda", "mps"]
 PrecisionName = Literal["auto", "32", "bf16-mixed", "16-mixed"]
 Rank = Literal["validation_loss", "loss", "score", "exact_match", "token_f1", "rouge_l", "chrf"]
@@ -66,6 +75,7 @@ class DataConfig:
     path: str | None = None
     url: str | None = None
     sha256: str | None = None
+    licence: str | None = None
     sample: Positive | None = None
     sample_seed: int = 123
     split: list[NotNegative] = field(default_factory=lambda: [0.85, 0.10, 0.05])
@@ -106,7 +116,7 @@ class EvalConfig:
 
 @dataclass
 class JudgeConfig:
-    kind: Literal["none", "ollama", "openai"] = "none"
+    kind: JudgeName = "none"
     model: str | None = None
     url: str | None = None
     pull: bool = False

@@ -1,7 +1,8 @@
-"""Answers are judged, one by one or in pairs, and each judgement is kept from the moment it is made."""
+"""Ask a judge about answers, one by one or in pairs. Each judgement is kept when it is made."""
 
 import hashlib
 import json
+import pkgutil
 import random
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -11,137 +12,173 @@ from typing import Any, Generic, TypeVar
 
 from tqdm import tqdm
 
-from sft.config.schema import JudgeConfig
+from sft.config.schema import JUDGES, JudgeConfig
 from sft.data.records import Record
 from sft.jsonl import LineFile
 from sft.judge.client import NoReplyError, one_line
 from sft.judge.judge import Judge, Reply, Request
-from sft.judge.ollama import Ollama
-from sft.judge.openai import OpenAI
+from sft.judge.keep import FINAL, Choice, Comparison, PairFile, Score, ScoreFile
 from sft.judge.prompts import Pair, Prompt, Question, is_refusal, pair_prompt, score_prompt
-from sft.judge.verdicts import FINAL, Choice, PairFile, PairVerdict, ScoreFile, Verdict
 
-PATIENCE = 8  # questions in a row without a reply, each asked several times, after which a judge is left alone
-CUT = "length"  # how both kinds of server call the end of a reply at its limit
-JUDGES: dict[str, Any] = {"ollama": Ollama, "openai": OpenAI}
+Judgement = TypeVar("Judgement", Score, Choice)
+
+# The labels of a line in the file, and the prompt whose judgement it holds.
+Labelled = tuple[dict[str, Any], Prompt[Any]]
+
+# After so many questions in a row without a reply, each sent several times, no more are sent.
+PATIENCE = 8
+
+# Both kinds of server say this of a reply that reached its limit.
+CUT = "length"
 
 
 def connect(config: JudgeConfig) -> Judge | None:
-    """The judge that the config names, after a look at its server; None for judge=none.
+    """Connect to the judge of the config; None for judge=none.
 
     Raises:
-        InputError: the server or the model is not there; with what to do.
+        InputError: the server or the model is missing; says what to do.
     """
     if config.kind == "none":
         return None
-    judge: Judge = JUDGES[config.kind](config)
+    judge: Judge = pkgutil.resolve_name(JUDGES[config.kind])(config)
     return judge
 
 
-Settled = TypeVar("Settled", Verdict, Choice)
-Asked = tuple[dict[str, Any], Prompt[Any]]  # labels of the line, and what is asked
-
-
-def judge_all(
+def score_answers(
     judge: Judge, questions: Sequence[Question], path: Path, name: str = "scores"
-) -> list[Verdict]:
-    """The verdict on each question, from the file if it is there, else from the judge and then into the file.
+) -> list[Score]:
+    """Return the score of each answer, in order: from the file if it is there, else from the judge.
 
     Args:
-        path: of scores.jsonl.
+        path: of scores.jsonl, which gets each new score.
         name: of the progress bar.
 
     Raises:
-        InputError: the judge cannot go on, or the file cannot be read or written. What is in the file stays.
+        InputError: the judge cannot go on, or the file cannot be read or written. What is in the
+            file stays.
     """
-    wording, seed = judge.config.prompt, judge.config.seed
-    asked = [
-        ({"record": one.record, "target": one.target}, score_prompt(one, wording, seed))
-        for one in questions
-    ]
-    return _settle(judge, asked, ScoreFile(path), name)
+    asked: list[Labelled] = []
+    for question in questions:
+        labels = {"record": question.record, "target": question.target}
+        asked.append((labels, score_prompt(question, judge.config.prompt, judge.config.seed)))
+    return _judge_all(judge, asked, ScoreFile(path), name)
 
 
-def judge_pairs(
+def compare_answers(
     judge: Judge, pairs: Sequence[Pair], path: Path, name: str = "pairs"
-) -> list[PairVerdict]:
-    """Which answer of each pair is better, each pair being asked in both orders; else as `judge_all`.
+) -> list[Comparison]:
+    """Return which answer of each pair is better. Each pair is asked in both orders.
 
     Args:
-        path: of pairs.jsonl.
+        path: of pairs.jsonl, which gets each new choice.
+        name: of the progress bar.
+
+    Raises:
+        InputError: as in `score_answers`.
     """
-    seed = judge.config.seed
-    asked = [
-        ({"record": pair.record, "order": f"{first}_first"}, pair_prompt(pair, first, seed))
-        for pair in pairs
-        for first in ("tuned", "base")
-    ]
-    choices = _settle(judge, asked, PairFile(path), name)
-    return [_of_pair(*both) for both in zip(choices[::2], choices[1::2], strict=True)]
+    asked: list[Labelled] = []
+    for pair in pairs:
+        for first in ("tuned", "base"):
+            labels = {"record": pair.record, "order": f"{first}_first"}
+            asked.append((labels, pair_prompt(pair, first, judge.config.seed)))
+    choices = _judge_all(judge, asked, PairFile(path), name)
+    return [_compared(*both) for both in zip(choices[::2], choices[1::2], strict=True)]
 
 
-def _of_pair(tuned_first: Choice, base_first: Choice) -> PairVerdict:
-    first = {"A": "tuned", "B": "base"}.get(tuned_first.winner or "", tuned_first.winner)
-    second = {"A": "base", "B": "tuned"}.get(base_first.winner or "", base_first.winner)
-    winner = None if first is None or second is None else first if first == second else "tie"
+def _compared(tuned_first: Choice, base_first: Choice) -> Comparison:
+    first = _model(tuned_first, "tuned", "base")
+    second = _model(base_first, "base", "tuned")
+
+    winner = None
+    if first is not None and second is not None:
+        winner = first if first == second else "tie"
     reason = f"tuned first: {tuned_first.reason} | base first: {base_first.reason}"
-    return PairVerdict(winner, first or tuned_first.status, second or base_first.status, reason)
+    return Comparison(winner, first or tuned_first.status, second or base_first.status, reason)
+
+
+def _model(choice: Choice, a: str, b: str) -> str | None:
+    """Return the model that won, tie, or None without a winner."""
+    return {"A": a, "B": b}.get(choice.winner or "", choice.winner)
 
 
 @dataclass(frozen=True)
-class _Case(Generic[Settled]):
-    """Equal questions, as on two equal answers: they are asked once, and have a line each."""
+class _Case(Generic[Judgement]):
+    """One request to the judge, and the lines of the file that its judgement fills.
+
+    Equal answers to a record are one case: they are asked once, and have a line each. `lines` holds
+    the labels of each line, by its key.
+    """
 
     prompt: Prompt[Any]
     request: Request
-    lines: dict[str, dict[str, Any]]  # the labels, by key
+    lines: dict[str, dict[str, Any]]
 
-    def known(self, file: LineFile[Settled]) -> Settled | None:
-        results = (file.by_key[key] for key in self.lines if key in file.by_key)
-        return next((result for result in results if result.status in FINAL), None)
+    def known(self, file: LineFile[Judgement]) -> Judgement | None:
+        """Return the final judgement that the file holds on any of the lines."""
+        for key in self.lines:
+            found = file.by_key.get(key)
+            if found is not None and found.status in FINAL:
+                return found
+        return None
 
-    def keep(self, file: LineFile[Settled], result: Settled) -> None:
+    def keep(self, file: LineFile[Judgement], judgement: Judgement) -> None:
+        """Write the judgement to each of the lines that does not hold it yet."""
         for key, labels in self.lines.items():
-            if file.by_key.get(key) != result:
-                file.add(key, result, **labels)
+            if file.by_key.get(key) != judgement:
+                file.add(key, judgement, **labels)
 
 
-def _settle(
-    judge: Judge, asked: Sequence[Asked], file: LineFile[Settled], name: str
-) -> list[Settled]:
-    """What became of each, in order."""
+def _judge_all(
+    judge: Judge, asked: Sequence[Labelled], file: LineFile[Judgement], name: str
+) -> list[Judgement]:
+    """Return the judgement on each prompt, in order, and keep the new ones."""
     keys, cases = _cases(judge, asked)
+
+    # A judgement on one of several equal answers holds for those that came later, too.
+    waiting: list[_Case[Judgement]] = []
     for case in cases:
-        if known := case.known(file):
+        known = case.known(file)
+        if known is None:
+            waiting.append(case)
+        else:
             case.keep(file, known)
-    waiting = sorted(
-        (case for case in cases if not case.known(file)), key=lambda case: judge.size(case.request)
-    )
+    waiting.sort(key=lambda case: judge.size(case.request))
+
+    # The thread that asked also keeps the judgement: if the process is killed, only the requests
+    # under way are lost. An error in one thread ends the others after theirs.
+    def ask_and_keep(case: _Case[Judgement]) -> None:
+        case.keep(file, _judge_one(judge, case, file.kind))
+
     pool = ThreadPoolExecutor(judge.config.concurrency)
+    bar = tqdm(total=len(cases), initial=len(cases) - len(waiting), desc=name, unit="judgement")
     try:
-        futures = [pool.submit(_judge, judge, case, file) for case in waiting]
-        with tqdm(
-            total=len(cases), initial=len(cases) - len(waiting), desc=name, unit="judgement"
-        ) as bar:
-            for future in as_completed(futures):
+        with bar:
+            for future in as_completed([pool.submit(ask_and_keep, case) for case in waiting]):
                 future.result()
                 bar.update()
     finally:
         pool.shutdown(cancel_futures=True)
-    results = [file.by_key[key] for key in keys]
-    judge.forms.update(result.form for result in results if result.form)
-    return results
+
+    judgements = [file.by_key[key] for key in keys]
+    judge.forms.update(found.form for found in judgements if found.form)
+    return judgements
 
 
-def _cases(judge: Judge, asked: Sequence[Asked]) -> tuple[list[str], list[_Case[Any]]]:
-    """The key of each line, a hash of record, judge and request, so of all that is asked; and the lines, by case."""
+def _cases(judge: Judge, asked: Sequence[Labelled]) -> tuple[list[str], list[_Case[Any]]]:
+    """Return the key of each prompt's line, and the cases.
+
+    A key is a hash of all that decides a judgement: the record, the judge and the request. So kept
+    judgements are found again exactly where the judge would be asked the same.
+    """
     keys: list[str] = []
     cases: dict[str, _Case[Any]] = {}
     for labels, prompt in asked:
         request = judge.request(prompt.messages, prompt.schema)
-        content = _hash([labels["record"], judge.who, request, prompt.unasked])
-        keys.append(_hash([content, labels]))
-        cases.setdefault(content, _Case(prompt, request, {})).lines[keys[-1]] = labels
+        content = _hash([labels["record"], judge.fingerprint, request, prompt.unasked])
+        case = cases.setdefault(content, _Case(prompt, request, {}))
+        key = _hash([content, labels])
+        case.lines[key] = labels
+        keys.append(key)
     return keys, list(cases.values())
 
 
@@ -149,26 +186,24 @@ def _hash(parts: list[Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _judge(judge: Judge, case: _Case[Settled], file: LineFile[Settled]) -> None:
-    """Kept by the thread that asked, so that those under way are all that can be lost."""
-    case.keep(file, _judged(judge, case, file.kind))
-
-
-def _judged(judge: Judge, case: _Case[Settled], kind: type[Settled]) -> Settled:
-    """One judgement. A bad reply is asked for once again."""
+def _judge_one(judge: Judge, case: _Case[Judgement], kind: type[Judgement]) -> Judgement:
+    """Return the judgement on one case, after at most two replies."""
     prompt = case.prompt
     if prompt.unasked:
         return kind("scored", *prompt.unasked)
     if judge.silent >= PATIENCE:
         return kind("error", None, f"not asked: {PATIENCE} questions before this one had no reply")
+
+    # A bad reply is asked for once more. One that was cut is not: it would reach its limit again.
     try:
-        reply, found = _asked(judge, case)
-        if not found and reply.done_reason != CUT:  # which it would reach again
-            reply, found = _asked(judge, case)
+        reply, found = _ask(judge, case)
+        if not found and reply.done_reason != CUT:
+            reply, found = _ask(judge, case)
         judge.silent = 0
     except NoReplyError as error:
         judge.silent += error.passing
         return kind(error.status, None, str(error))
+
     about: dict[str, Any] = {
         "done_reason": reply.done_reason,
         "prompt_tokens": reply.prompt_tokens,
@@ -178,18 +213,14 @@ def _judged(judge: Judge, case: _Case[Settled], kind: type[Settled]) -> Settled:
     if found:
         return kind("scored", *found, **about)
     if reply.done_reason == CUT and not reply.refused:
-        return kind(
-            "cut",
-            None,
-            one_line(f"reached judge.max_tokens={judge.config.max_tokens}: {reply.text}"),
-            **about,
-        )
+        reason = f"reached judge.max_tokens={judge.config.max_tokens}: {reply.text}"
+        return kind("cut", None, one_line(reason), **about)
     status = "refused" if reply.refused or is_refusal(reply.text) else "unparsed"
     return kind(status, None, one_line(reply.text), **about)
 
 
-def _asked(judge: Judge, case: _Case[Settled]) -> tuple[Reply, tuple[Any, str] | None]:
-    """A reply, and the value in it with its reason, if it has one."""
+def _ask(judge: Judge, case: _Case[Judgement]) -> tuple[Reply, tuple[Any, str] | None]:
+    """Return a reply, and the value in it with its reason, if it has one."""
     reply = judge.ask(case.request)
     return reply, None if reply.refused else case.prompt.read(reply.text)
 
@@ -197,28 +228,32 @@ def _asked(judge: Judge, case: _Case[Settled]) -> tuple[Reply, tuple[Any, str] |
 def audit_questions(
     records: Sequence[Record], count: int, seed: int, left_out: Collection[int] = ()
 ) -> list[Question]:
-    """Answers of which a judge must think differently: for each of `count` records, drawn by `seed`, the expected one,
-    an empty one, and the expected one of another record.
+    """Return questions whose answers have a known worth, to test the judge itself.
+
+    For each of `count` records, drawn by `seed`, there are three answers: the expected one, an
+    empty one, and the expected one of another record.
 
     Args:
         left_out: numbers of records, from 1, that are not drawn.
     """
-    numbers = [
-        number
-        for number, record in enumerate(records, 1)
-        if record.output.strip() and number not in left_out
-    ]
-    questions = []
+    numbers: list[int] = []
+    for number, record in enumerate(records, 1):
+        if record.output.strip() and number not in left_out:
+            numbers.append(number)
+
+    questions: list[Question] = []
     for number in sorted(random.Random(seed).sample(numbers, min(count, len(numbers)))):
         record = records[number - 1]
-        others = [other.output for other in [*records[number:], *records[: number - 1]]]
-        other = next(
-            (text for text in others if text.strip() not in ("", record.output.strip())), None
-        )
-        answers = {"expected": record.output, "empty": "", "other": other}
-        questions += [
-            Question(number, target, record.instruction, record.input, record.output, answer)
-            for target, answer in answers.items()
-            if answer is not None
-        ]
+        answers = {"expected": record.output, "empty": ""}
+
+        # The wrong answer is the next one that differs, from the record on and around the end.
+        for other in [*records[number:], *records[: number - 1]]:
+            if other.output.strip() not in ("", record.output.strip()):
+                answers["other"] = other.output
+                break
+
+        for target, answer in answers.items():
+            questions.append(
+                Question(number, target, record.instruction, record.input, record.output, answer)
+            )
     return questions

@@ -8,32 +8,38 @@ from sft.errors import InputError
 from sft.judge.client import NoReplyError
 from sft.judge.judge import Judge, Messages, Reply, Request, count_of, text_of
 
+# The model stays in memory for so long after a request.
+KEEP_ALIVE = "10m"
+
+# Tokens of context: Ollama's default, and Llama 3's for a model whose context is not known.
+USUAL = 4096
+UNKNOWN = 8192
+
+# Tokens left for what the model's chat template adds.
+TEMPLATE = 64
+
 
 class Ollama(Judge):
+    """A model on an Ollama server. `context` is the number of tokens that it may use."""
+
     path = "/api/chat"
     remedies: ClassVar = {404: "bring the model (back) by `ollama pull`, or add judge.pull=true"}
 
-    SERVE = "start one with `ollama serve`, or give its address, such as judge.url=http://localhost:11434"
-    KEEP_ALIVE = "10m"  # the model stays in memory for so long after a request
-    USUAL, UNTOLD = (
-        4096,
-        8192,
-    )  # tokens of context: Ollama's default; of a model of which it does not say: Llama 3's
-    TEMPLATE = 64  # tokens kept for what the model's chat template adds
-
-    def look(self) -> dict[str, Any]:
+    def inspect(self) -> dict[str, Any]:
         if ":" not in self.model.rpartition("/")[2]:
             self.model += ":latest"
         version = self._get("/api/version", lambda body: str(body["version"]))
+
         if self.model not in self._models() and self.config.pull:
             self._pull()
         models = self._models()
         if self.model not in models:
-            there, name = ", ".join(sorted(models)) or "none", self.model.removesuffix(":latest")
+            found = ", ".join(sorted(models)) or "none"
             raise InputError(
-                f"judge.model: {self.model} is not on {self.client.url} (there: {there}); get it by `ollama pull "
-                f"{name}`, or add judge.pull=true"
+                f"judge.model: {self.model} is not on {self.client.url} (there: {found}); get it "
+                f"by `ollama pull {self.model.removesuffix(':latest')}`, or add judge.pull=true"
             )
+
         context = self._context()
         self.context = min(context, self.config.context or context)
         return {
@@ -48,112 +54,115 @@ class Ollama(Judge):
             return self.client.call("GET", path, None, read, retries=0)
         except NoReplyError as error:
             raise InputError(
-                f"judge.url: no Ollama server at {self.client.url} ({error}); {self.SERVE}"
+                f"judge.url: no Ollama server at {self.client.url} ({error}); start one with "
+                "`ollama serve`, or give its address, such as judge.url=http://localhost:11434"
             ) from error
 
     def _models(self) -> dict[str, str]:
-        """The digests of the models that are there, by name."""
-        digests: dict[str, str] = self._get(
-            "/api/tags",
-            lambda body: {model["name"]: str(model["digest"]) for model in body["models"] or []},
-        )
+        """Return the digests of the server's models, by name."""
+
+        def read(body: Any) -> dict[str, str]:
+            return {model["name"]: str(model["digest"]) for model in body["models"] or []}
+
+        digests: dict[str, str] = self._get("/api/tags", read)
         return digests
 
     def _pull(self) -> None:
-        parts: dict[
-            str, tuple[int, int]
-        ] = {}  # of each layer, the bytes that are here and those there will be
+        """Have the server download the model, with a progress bar."""
+        # Bytes of each layer, by its digest: those that have come, and all.
+        layers: dict[str, tuple[int, int]] = {}
         try:
             with tqdm(desc=f"pulling {self.model}", unit="B", unit_scale=True) as bar:
                 for line in self.client.lines("/api/pull", {"model": self.model, "stream": True}):
                     if line.get("digest"):
-                        parts[line["digest"]] = (
-                            count_of(line.get("completed")) or 0,
-                            count_of(line.get("total")) or 0,
-                        )
-                        bar.n, bar.total = (
-                            sum(numbers) for numbers in zip(*parts.values(), strict=True)
-                        )
+                        completed = count_of(line.get("completed")) or 0
+                        total = count_of(line.get("total")) or 0
+                        layers[line["digest"]] = (completed, total)
+                        bar.n = sum(completed for completed, _ in layers.values())
+                        bar.total = sum(total for _, total in layers.values())
                         bar.refresh()
         except NoReplyError as error:
             raise InputError(
-                f"judge.pull: {self.client.url} cannot pull {self.model} ({error}); is this its name on ollama.com?"
+                f"judge.pull: {self.client.url} cannot pull {self.model} ({error}); is this its "
+                "name on ollama.com?"
             ) from error
 
     def _context(self) -> int:
-        """The tokens that the model can hold."""
+        """Return how many tokens the model can hold."""
 
         def read(body: Any) -> int:
-            lengths = [
-                value
-                for key, value in body["model_info"].items()
-                if key.endswith(".context_length")
-            ]
-            return int(lengths[0])
+            for key, value in body["model_info"].items():
+                if key.endswith(".context_length"):
+                    return int(value)
+            raise LookupError("context_length")
 
         try:
             return self.client.call("POST", "/api/show", {"model": self.model}, read, retries=0)
         except NoReplyError:  # an old server, which does not say
-            return self.UNTOLD
+            return UNKNOWN
 
     def request(self, messages: Messages, schema: dict[str, Any] | None) -> Request:
-        num_ctx = self.USUAL
-        while num_ctx < self._tokens(
-            messages
-        ):  # in few steps, since Ollama loads the model anew at each
+        # The context grows in few steps, because Ollama loads the model again at each.
+        num_ctx = USUAL
+        while num_ctx < self._tokens(messages):
             num_ctx *= 2
-        return {
+
+        request: Request = {
             "model": self.model,
             "messages": messages,
             "stream": False,
             "think": False,
-            "keep_alive": self.KEEP_ALIVE,
+            "keep_alive": KEEP_ALIVE,
             "options": self.options() | {"num_ctx": min(num_ctx, self.context)},
-        } | ({"format": schema} if schema and self.config.schema else {})
+        }
+        if schema and self.config.schema:
+            request["format"] = schema
+        return request
 
     def has_schema(self, request: Request) -> bool:
         return "format" in request
 
     def body(self, request: Request, form: str) -> Request:
         body = request | {"options": request["options"] | {"num_predict": self.config.max_tokens}}
-        if form == "json_object":  # versions before 0.5 know only this one
+        if form == "json_object":  # the only form that versions before 0.5 know
             body["format"] = "json"
         elif form == "none":
             body.pop("format", None)
         return body
 
     def _tokens(self, messages: Messages) -> int:
-        """No less than prompt and reply take with any tokenizer: no token is shorter than a byte."""
-        return (
-            sum(len(message["content"].encode()) for message in messages)
-            + self.TEMPLATE
-            + self.config.max_tokens
-        )
+        """Return no less than prompt and reply take with any tokenizer.
+
+        No token is shorter than a byte.
+        """
+        prompt = sum(len(message["content"].encode()) for message in messages)
+        return prompt + TEMPLATE + self.config.max_tokens
 
     def size(self, request: Request) -> int:
         return int(request["options"]["num_ctx"])
 
     def ask(self, request: Request) -> Reply:
-        """Ollama itself would cut the beginning of a prompt that is too long, and not say so."""
-        need, num_ctx = self._tokens(request["messages"]), self.size(request)
+        """Return the judge's reply; a prompt that may be too long is refused.
+
+        Ollama itself cuts the beginning of such a prompt, without a word.
+        """
+        need = self._tokens(request["messages"])
+        num_ctx = self.size(request)
         if need > num_ctx:
-            raise NoReplyError(
-                f"not asked: {need} tokens may be needed, and the judge can hold {num_ctx}",
-                "refused",
-            )
+            reason = f"not asked: {need} tokens may be needed, and the judge can hold {num_ctx}"
+            raise NoReplyError(reason, "refused")
+
         reply = super().ask(request)
         if (reply.prompt_tokens or 0) > num_ctx - self.config.max_tokens:
-            raise NoReplyError(
-                f"the prompt may have been cut: {reply.prompt_tokens} tokens of {num_ctx}",
-                "refused",
-            )
+            reason = f"the prompt may have been cut: {reply.prompt_tokens} tokens of {num_ctx}"
+            raise NoReplyError(reason, "refused")
         return reply
 
     def read(self, body: Any) -> Reply:
         return Reply(
-            text_of(body["message"]["content"]),
-            False,
-            text_of(body.get("done_reason")) or None,
-            count_of(body.get("prompt_eval_count")),
-            count_of(body.get("eval_count")),
+            text=text_of(body["message"]["content"]),
+            refused=False,
+            done_reason=text_of(body.get("done_reason")) or None,
+            prompt_tokens=count_of(body.get("prompt_eval_count")),
+            reply_tokens=count_of(body.get("eval_count")),
         )

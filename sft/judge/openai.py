@@ -1,4 +1,4 @@
-"""The judge on any server with OpenAI's chat completions: vLLM, llama.cpp, LM Studio, OpenAI itself.
+"""The judge on a server with OpenAI's chat completions: vLLM, llama.cpp, LM Studio, OpenAI itself.
 
 The key, where one is needed, comes from the environment.
 """
@@ -14,6 +14,11 @@ from sft.judge.judge import Judge, Messages, Reply, Request, count_of, text_of
 
 
 class OpenAI(Judge):
+    """A model on a server of OpenAI's kind. `limit` is its name for the limit on a reply's tokens.
+
+    OpenAI's reasoning models take `max_completion_tokens` alone, other servers `max_tokens`.
+    """
+
     path = "/chat/completions"
     remedies: ClassVar = {
         401: "put the right key into OPENAI_API_KEY",
@@ -23,21 +28,28 @@ class OpenAI(Judge):
 
     def __init__(self, config: JudgeConfig) -> None:
         key = os.environ.get("OPENAI_API_KEY", "").strip()
-        if not re.fullmatch("[!-~]*", key):  # requests' own error would show it
-            raise InputError("OPENAI_API_KEY: holds characters that no key has; set it anew")
-        self.limit = "max_tokens"  # or max_completion_tokens, the one name that OpenAI's reasoning models take
-        super().__init__(config, key)
-        self.who["url"] = self.client.url  # there is no digest to know the model by
 
-    def look(self) -> dict[str, Any]:
-        """Not whether the model is there: some servers do not list theirs, and some take any name."""
+        # The error that requests would raise shows the key.
+        if not re.fullmatch("[!-~]*", key):
+            raise InputError("OPENAI_API_KEY: holds characters that no key has; set it again")
+        self.limit = "max_tokens"
+        super().__init__(config, key)
+
+        # There is no digest by which to know the model.
+        self.fingerprint["url"] = self.client.url
+
+    def inspect(self) -> dict[str, Any]:
+        """Check that the server answers.
+
+        The model is not checked: some servers do not list theirs, and some take any name.
+        """
         try:
             self.client.call("GET", "/models", None, lambda body: None, retries=0)
         except NoReplyError as error:
             if error.code is None:
-                remedy = "start it, or give the address of another, up to /v1, as judge.url"
                 raise InputError(
-                    f"judge.url: no server at {self.client.url} ({error}); {remedy}"
+                    f"judge.url: no server at {self.client.url} ({error}); start it, or give the "
+                    "address of another, up to /v1, as judge.url"
                 ) from error
             if error.code != 404:
                 self.stop_if_hopeless(error)
@@ -46,6 +58,7 @@ class OpenAI(Judge):
     def request(self, messages: Messages, schema: dict[str, Any] | None) -> Request:
         body = {"model": self.model, "messages": messages, "stream": False} | self.options()
         if schema and self.config.schema:
+            # The name is part of the key of kept judgements, so it must not change.
             named = {"name": "verdict", "strict": True, "schema": schema}
             body["response_format"] = {"type": "json_schema", "json_schema": named}
         return body
@@ -56,10 +69,8 @@ class OpenAI(Judge):
     def body(self, request: Request, form: str) -> Request:
         body = request | {self.limit: self.config.max_tokens}
         if form == "json_object":
-            body["response_format"] = {
-                "type": form,
-                "schema": request["response_format"]["json_schema"]["schema"],
-            }
+            schema = request["response_format"]["json_schema"]["schema"]
+            body["response_format"] = {"type": form, "schema": schema}
         elif form == "none":
             body.pop("response_format", None)
         return body
@@ -71,13 +82,15 @@ class OpenAI(Judge):
         return super().adapts(error, body, form)
 
     def read(self, body: Any) -> Reply:
-        choice, usage = body["choices"][0], body.get("usage") or {}
-        message, ended = choice["message"], text_of(choice.get("finish_reason")) or None
+        choice = body["choices"][0]
+        message = choice["message"]
+        usage = body.get("usage") or {}
         refusal = text_of(message.get("refusal"))
+        done_reason = text_of(choice.get("finish_reason")) or None
         return Reply(
-            text_of(message.get("content")) or refusal,
-            bool(refusal) or ended == "content_filter",
-            ended,
-            count_of(usage.get("prompt_tokens")),
-            count_of(usage.get("completion_tokens")),
+            text=text_of(message.get("content")) or refusal,
+            refused=bool(refusal) or done_reason == "content_filter",
+            done_reason=done_reason,
+            prompt_tokens=count_of(usage.get("prompt_tokens")),
+            reply_tokens=count_of(usage.get("completion_tokens")),
         )

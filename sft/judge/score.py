@@ -1,4 +1,4 @@
-"""The judge's part of an evaluation: which answers it is asked about, and what comes of it for rows and summary."""
+"""The judge's part of an evaluation: which answers it is asked about, and what the numbers say."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -8,78 +8,52 @@ from typing import Any
 
 from sft.data.records import Record
 from sft.errors import InputError
-from sft.judge.ask import audit_questions, judge_all, judge_pairs
+from sft.judge.ask import audit_questions, compare_answers, score_answers
 from sft.judge.judge import Judge
+from sft.judge.keep import Comparison
 from sft.judge.prompts import Pair, Question
-from sft.judge.verdicts import PairVerdict, Verdict
 from sft.scoring.aggregate import Row, is_asked
 from sft.scoring.statistics import RELIABLE, auc, difference, verdict
+
+# From this AUC of its audit on, a judge is said to tell right from wrong.
+GOOD = 0.95
 
 
 def judge_answers(
     judge: Judge, rows: list[Row], records: Sequence[Record], folder: Path
 ) -> dict[str, Any]:
-    """Have the answers judged, one by one or in pairs as the config says; the rows take what came of it.
+    """Have the answers judged, one by one or in pairs as the config says, and note it in the rows.
 
     Returns:
-        What the summary says of the judge.
+        The judge's part of the summary.
     """
-    unasked = {row["record"] for row in rows if not is_asked(row["tuned"])}
-    questions = audit_questions(records, judge.config.audit, judge.config.seed, unasked)
-    verdicts = (
-        judge_all(judge, questions, folder / "scores.jsonl", "audit of the judge")
-        if questions
-        else []
-    )
-    audit = _audit(list(zip(questions, verdicts, strict=True))) if questions else None
-    found = (
-        _pairs(judge, rows, folder)
-        if judge.config.mode == "pairwise"
-        else _scores(judge, rows, folder)
-    )
+    audit = _audit(judge, rows, records, folder)
+    if judge.config.mode == "pairwise":
+        found = _compare(judge, rows, folder)
+    else:
+        found = _score(judge, rows, folder)
     return judge.identity | {"forms": dict(judge.forms), "audit": audit, "pairwise": None} | found
 
 
-def _scores(judge: Judge, rows: list[Row], folder: Path) -> dict[str, Any]:
-    models = [name for name in ("tuned", "base") if rows[0][name]]
-    questions = [_question(row, name) for row in rows for name in models if is_asked(row[name])]
-    verdicts = judge_all(judge, questions, folder / "scores.jsonl")
-    for question, found in zip(questions, verdicts, strict=True):
-        row = rows[question.record - 1]
-        row[question.target] |= {key: asdict(found)[key] for key in ("status", "score", "reason")}
-    asked = {name: [row[name] for row in rows if is_asked(row[name])] for name in models}
-    return _coverage(
-        judge,
-        {name: [part["score"] is not None for part in parts] for name, parts in asked.items()},
-    )
+def _audit(
+    judge: Judge, rows: list[Row], records: Sequence[Record], folder: Path
+) -> dict[str, Any] | None:
+    """Test whether the judge can tell the expected answer from an empty and from a wrong one.
 
+    Returns:
+        None for judge.audit=0, or if no record could be drawn.
+    """
+    unasked = {row["record"] for row in rows if not is_asked(row["tuned"])}
+    questions = audit_questions(records, judge.config.audit, judge.config.seed, unasked)
+    if not questions:
+        return None
 
-def _question(row: Row, model: str) -> Question:
-    return Question(
-        row["record"], model, row["instruction"], row["input"], row["output"], row[model]["text"]
-    )
+    found = score_answers(judge, questions, folder / "scores.jsonl", "audit of the judge")
+    scores: dict[str, list[int]] = {"expected": [], "empty": [], "other": []}
+    for question, judgement in zip(questions, found, strict=True):
+        if judgement.score is not None:
+            scores[question.target].append(judgement.score)
 
-
-def _coverage(judge: Judge, judged: dict[str, list[bool]]) -> dict[str, Any]:
-    """The share of the answers that were judged, of each model, and a warning if one is too low."""
-    shares, needed = (
-        {name: mean(found) for name, found in judged.items()},
-        judge.config.min_coverage,
-    )
-    name, share = min(shares.items(), key=lambda item: item[1])
-    warning = f"Only {share:.0%} of the {name} answers could be judged, less than judge.min_coverage={needed:g}"
-    return {"coverage": shares, "warning": warning if share < needed else None}
-
-
-def _audit(found: list[tuple[Question, Verdict]]) -> dict[str, Any]:
-    """Can this judge tell the expected answer from none and from another record's?"""
-    scored = [
-        (question.target, given.score) for question, given in found if given.score is not None
-    ]
-    scores = {
-        name: [score for target, score in scored if target == name]
-        for name in ("expected", "empty", "other")
-    }
     area = auc(scores["expected"], scores["empty"] + scores["other"])
     return {
         "records": len(scores["expected"]),
@@ -90,56 +64,98 @@ def _audit(found: list[tuple[Question, Verdict]]) -> dict[str, Any]:
 
 
 def _trust(area: float | None) -> str:
+    """Return the audit's AUC in words."""
     if area is None:
         return (
             "The judge could not be tested: it scored too few of the answers whose worth is known."
         )
-    told = f"an expected answer gets more than a wrong or an empty one in {area:.0%} of the cases, ties counting half."
-    if area >= 0.95:
-        return f"This judge can tell right from wrong: {told}"
+    if area >= GOOD:
+        lead = "This judge can tell right from wrong"
+    elif area >= RELIABLE:
+        lead = "This judge makes mistakes"
+    else:
+        lead = "Do not rely on this judge"
     return (
-        f"Do not rely on this judge: {told}"
-        if area < RELIABLE
-        else f"This judge makes mistakes: {told}"
+        f"{lead}: an expected answer gets more than a wrong or an empty one in {area:.0%} of the "
+        "cases, ties counting half."
     )
 
 
-def _pairs(judge: Judge, rows: list[Row], folder: Path) -> dict[str, Any]:
+def _score(judge: Judge, rows: list[Row], folder: Path) -> dict[str, Any]:
+    """Have each answer scored, and note the scores in the rows."""
+    models = [name for name in ("tuned", "base") if rows[0][name]]
+    questions: list[Question] = []
+    for row in rows:
+        task = (row["instruction"], row["input"], row["output"])
+        for name in models:
+            if is_asked(row[name]):
+                questions.append(Question(row["record"], name, *task, row[name]["text"]))
+
+    found = score_answers(judge, questions, folder / "scores.jsonl")
+    judged: dict[str, list[bool]] = {name: [] for name in models}
+    for question, judgement in zip(questions, found, strict=True):
+        part = rows[question.record - 1][question.target]
+        part["status"] = judgement.status
+        part["score"] = judgement.score
+        part["reason"] = judgement.reason
+        judged[question.target].append(judgement.score is not None)
+    return _coverage(judge, judged)
+
+
+def _coverage(judge: Judge, judged: dict[str, list[bool]]) -> dict[str, Any]:
+    """Return the share of judged answers of each model, and a warning if one is too low."""
+    shares = {name: mean(found) for name, found in judged.items()}
+    name, share = min(shares.items(), key=lambda item: item[1])
+    needed = judge.config.min_coverage
+    warning = None
+    if share < needed:
+        warning = (
+            f"Only {share:.0%} of the {name} answers could be judged, less than "
+            f"judge.min_coverage={needed:g}"
+        )
+    return {"coverage": shares, "warning": warning}
+
+
+def _compare(judge: Judge, rows: list[Row], folder: Path) -> dict[str, Any]:
+    """Have the answers of both models compared, and note the reasons in the rows."""
     rows = [row for row in rows if is_asked(row["tuned"]) and is_asked(row["base"])]
     if not rows:
         raise InputError(
             "judge.mode: pairwise has no record that both models can be asked; leave it out"
         )
-    pairs = [
-        Pair(
-            row["record"],
-            row["instruction"],
-            row["input"],
-            row["output"],
-            row["tuned"]["text"],
-            row["base"]["text"],
-        )
-        for row in rows
-    ]
-    verdicts = judge_pairs(judge, pairs, folder / "pairs.jsonl")
-    for row, one in zip(rows, verdicts, strict=True):
+    pairs: list[Pair] = []
+    for row in rows:
+        task = (row["instruction"], row["input"], row["output"])
+        pairs.append(Pair(row["record"], *task, row["tuned"]["text"], row["base"]["text"]))
+
+    found = compare_answers(judge, pairs, folder / "pairs.jsonl")
+    for row, one in zip(rows, found, strict=True):
         row["tuned"]["reason"] = f"{one.winner or 'not judged'}: {one.reason}"
-    judged = [one for one in verdicts if one.winner is not None]
-    found = _pairwise(judged) if judged else {}
-    coverage = _coverage(judge, {"tuned": [one.winner is not None for one in verdicts]})
-    return coverage | {"pairwise": {"unjudged": len(verdicts) - len(judged)} | found}
+
+    coverage = _coverage(judge, {"tuned": [one.winner is not None for one in found]})
+    judged = [one for one in found if one.winner is not None]
+    pairwise = {"unjudged": len(found) - len(judged)}
+    return coverage | {"pairwise": pairwise | (_pairwise(judged) if judged else {})}
 
 
-def _pairwise(judged: Sequence[PairVerdict]) -> dict[str, Any]:
-    """Wins of the tuned model, and how often the place in the prompt decided: the winner stood first, or second, both
-    times."""
+def _pairwise(judged: Sequence[Comparison]) -> dict[str, Any]:
+    """Return the wins of the tuned model, and the judge's position bias.
+
+    The bias is the share of pairs in which the same place won in both orders, so that the place
+    decided and not the answer.
+    """
     points = [{"tuned": 1.0, "base": -1.0, "tie": 0.0}[str(one.winner)] for one in judged]
     apart = difference(points, [0.0] * len(points))
     assert apart is not None
+
     orders = [(one.tuned_first, one.base_first) for one in judged]
-    first, second = orders.count(("tuned", "base")), orders.count(("base", "tuned"))
+    first = orders.count(("tuned", "base"))
+    second = orders.count(("base", "tuned"))
     bias = (first + second) / len(judged)
-    counts = f"{apart.wins} won, {apart.ties} tied, {apart.losses} lost; in {bias:.0%} the place in the prompt decided"
+    counts = (
+        f"{apart.wins} won, {apart.ties} tied, {apart.losses} lost; in {bias:.0%} the place in the "
+        "prompt decided"
+    )
     return asdict(apart) | {
         "position_bias": bias,
         "first_preferred": first,
@@ -149,17 +165,16 @@ def _pairwise(judged: Sequence[PairVerdict]) -> dict[str, Any]:
 
 
 def check_judged(summary: dict[str, Any], folder: Path) -> None:
-    """Raises InputError if a judge was asked and judged no answer of the tuned model."""
-    judge, tuned = summary["judge"], summary["tuned"]["judge"]
+    """Raise InputError if a judge was asked and judged no answer of the tuned model."""
+    judge = summary["judge"]
     if judge is None or judge["coverage"]["tuned"] > 0:
         return
-    status = (
-        f" ({', '.join(f'{name} {count}' for name, count in tuned['status'].items())})"
-        if tuned
-        else ""
-    )
+    counts = ""
+    if tuned := summary["tuned"]["judge"]:
+        status = ", ".join(f"{name} {count}" for name, count in tuned["status"].items())
+        counts = f" ({status})"
     raise InputError(
-        f"judge: none of the tuned model's answers has been judged{status}; why stands in {folder}, in scores.jsonl or "
-        "pairs.jsonl; those that ended in timeout, error or cut (raise judge.max_tokens) are asked again by the same "
-        "command"
+        f"judge: none of the tuned model's answers has been judged{counts}; the reasons are in "
+        f"{folder}, in scores.jsonl or pairs.jsonl. Give the same command again to repeat those "
+        "with timeout, error or cut (for cut, raise judge.max_tokens)"
     )

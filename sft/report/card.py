@@ -1,4 +1,4 @@
-"""The model card: what a model was made from, how, and how well it does, as the `README.md` of its folder."""
+"""The model card, `README.md` of a model's folder: its origin, its recipe and its scores."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from sft.summaries import RunSummary, read_run_summary
 Json = dict[str, Any]
 
 LOSSES = {"train/eval_loss": "training", "val/loss": "validation"}
-SCORES = {  # what an evaluation's summary holds of a model, in the words of its report
+
+# Keys of a model's part of an evaluation's summary, and their labels.
+SCORES = {
     "exact_match": "exact match",
     "token_f1": "token F1",
     "rouge_l": "ROUGE-L",
@@ -31,25 +33,23 @@ SCORES = {  # what an evaluation's summary holds of a model, in the words of its
 }
 RELEASED = re.compile(r"openai-community/gpt2(-medium|-large|-xl)?")
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-DATA = {  # name and licence of the data sets there are, by their name in conf/data
-    "nano": ("The embedded records of the miniature", "Apache-2.0"),
-    "instructions": (
-        "The instructions of rasbt/LLMs-from-scratch, chapter 7",
-        "as its repository says",
-    ),
-    "alpaca": ("The instructions of tatsu-lab/stanford_alpaca", "CC BY-NC 4.0, for research alone"),
-}
+
+# The record of which the card shows the prompt.
 EXAMPLE = Record("Rewrite the sentence in the past tense.", "She sings.", "")
 
 
 def write_card(run: Path) -> None:
-    """Write the card of a run's model, from its `summary.json` and, if they are of the same weights, the scores of
-    `evaluation/summary.json`.
+    """Write the card of a run's model.
+
+    It is made from the run's `summary.json`, and from `evaluation/summary.json` if that is of the
+    same weights.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: a summary cannot be read, or the card cannot be written.
     """
-    summary, model = read_run_summary(run), run / "model"
+    summary = read_run_summary(run)
+    model = run / "model"
+
     evaluated = run / "evaluation" / "summary.json"
     evaluation = _read(evaluated) if evaluated.exists() else {}
     if evaluation and evaluation["tuned"]["sha256"] != weights.sha256(weights.files(model)):
@@ -59,38 +59,48 @@ def write_card(run: Path) -> None:
 
 
 def card_text(name: str, summary: RunSummary, evaluation: Json, context: int) -> str:
-    """The card; `evaluation` is empty where there was none."""
-    config, base = summary.config, summary.checkpoint
-    template = PROMPTS[config["data"]["prompt"]]
-    source = config["data"]["source"]
-    data_name, data_licence = DATA.get(
-        source, (Path(summary.data.path).name, "as their owner says")
-    )
+    """Return the card's text.
+
+    Args:
+        name: of the model.
+        evaluation: the summary of its evaluation; empty if there was none.
+        context: the most tokens that the model reads.
+    """
+    data = summary.config["data"]
+    base = summary.checkpoint
+    template = PROMPTS[data["prompt"]]
+    with_input = _with_input(template)
+    losses = [
+        (label, summary.losses[key]) for key, label in LOSSES.items() if key in summary.losses
+    ]
+
     models = [model for model in ("base", "tuned") if evaluation.get(model)]
+    scores = []
+    for key, label in SCORES.items():
+        cells = [_score(evaluation[model], key) for model in models]
+        if any(value is not None for value, _ in cells):
+            scores.append((label, cells))
+
     values = asdict(summary) | {
         "name": name,
         "base": base,
         "hub_base": base.source if _of_the_hub(base.source) else None,
-        "data": asdict(summary.data) | {"name": data_name},
+        "data": asdict(summary.data)
+        | {
+            "name": Path(summary.data.path).name,
+            "url": data.get("url"),
+        },
         "template": template,
         "chats": bool(template),
-        "message": json.dumps(_with_input(template) or EXAMPLE.instruction),
-        "with_input": _with_input(template),
-        "losses": [
-            (label, summary.losses[key]) for key, label in LOSSES.items() if key in summary.losses
-        ],
+        "message": json.dumps(with_input or EXAMPLE.instruction),
+        "with_input": with_input,
+        "losses": losses,
         "evaluation": evaluation,
         "models": models,
-        "scores": [
-            (label, [_score(evaluation[model], key) for model in models])
-            for key, label in SCORES.items()
-        ],
+        "scores": scores,
         "context": context,
-        "licence": _licence(base.source, source, data_licence),
+        "licence": _licence(base.source, _data_licence(data)),
     }
-    values["scores"] = [
-        line for line in values["scores"] if any(value is not None for value, _ in line[1])
-    ]
     return _environment().get_template("card.md.jinja").render(values)
 
 
@@ -99,33 +109,47 @@ def _of_the_hub(source: str) -> bool:
 
 
 def _with_input(template: str) -> str | None:
+    """Return the chat message that stands for an instruction with an input; None if none does."""
     try:
         return user_message(template, EXAMPLE) if template else None
-    except InputError:  # which says that there is no such message
+    except InputError:
         return None
 
 
 def _score(model: Json, key: str) -> tuple[float | None, list[float] | None]:
+    """Return a model's mean and its interval, as far as they were taken."""
     return model.get(key), model["intervals"].get(key)
 
 
-def _licence(base: str, source: str, data: str) -> dict[str, str | None]:
-    """The licence of the weights, as far as it is known, and that of the data."""
+def _data_licence(data: Json) -> str | None:
+    """Return the licence of a run's data, if it is known."""
+    # The embedded records come with this project.
+    if data["source"] == "nano":
+        return "apache-2.0"
+
+    # Runs of earlier versions did not note the licence. Only Alpaca's changes that of the weights.
+    earlier = "cc-by-nc-4.0" if data["source"] == "alpaca" else None
+    found: str | None = data.get("licence", earlier)
+    return found
+
+
+def _licence(base: str, data: str | None) -> Json:
+    """Return the licence of the weights, as a tag for the hub and as text.
+
+    Data that forbid commercial use forbid it for the weights, too.
+    """
     if RELEASED.fullmatch(base):
-        tag, text = (
-            "mit",
-            "The weights are made from OpenAI's GPT-2, which is under a modified MIT licence.",
-        )
+        tag = "mit"
+        text = "The weights are made from OpenAI's GPT-2, which is under a modified MIT licence."
     elif base == "gpt2-nano":
-        tag, text = (
-            "apache-2.0",
-            "The weights are made from the miniature gpt2-nano, which is under Apache-2.0.",
-        )
+        tag = "apache-2.0"
+        text = "The weights are made from the miniature gpt2-nano, which is under Apache-2.0."
     else:
-        tag, text = None, f"The weights are made from {base}, whose licence holds for them too."
-    if source == "alpaca":
-        tag = "cc-by-nc-4.0"
-    return {"tag": tag, "text": f"{text} The data: {data}."}
+        tag = None
+        text = f"The weights are made from {base}, whose licence holds for them too."
+    if data and re.search(r"\bnc\b", data.lower()):
+        tag = data
+    return {"tag": tag, "text": f"{text} The data: {data or 'as their owner says'}."}
 
 
 def _read(path: Path) -> Json:

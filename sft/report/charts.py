@@ -1,4 +1,4 @@
-"""The report's pictures: SVG that takes its colours from the page around it, and so follows it into the dark."""
+"""The report's charts: SVG in the colours of the page around it, so that they follow dark mode."""
 
 import io
 import re
@@ -11,9 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-INK, LINE, TUNED, BASE, VALIDATION, BEST = (
-    f"#00000{n}" for n in range(1, 7)
-)  # to be told apart, not to be seen
+# Placeholders, which matplotlib draws with and `_svg` replaces. They only have to differ.
+INK = "#000001"
+LINE = "#000002"
+TUNED = "#000003"
+BASE = "#000004"
+VALIDATION = "#000005"
+BEST = "#000006"
+
 ON_THE_PAGE = {
     INK: "var(--quiet)",
     LINE: "var(--line)",
@@ -22,9 +27,12 @@ ON_THE_PAGE = {
     VALIDATION: "var(--validation)",
     BEST: "var(--best)",
 }
-STYLE = {
-    "svg.fonttype": "none",  # text stays text, in the page's font
-    "svg.hashsalt": "report",  # the same picture is the same text
+
+# Text stays text (`fonttype`), in the page's font. With a fixed salt, the same chart is the same
+# SVG.
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
     "font.size": 10,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -42,6 +50,8 @@ STYLE = {
     "ytick.labelcolor": INK,
     "legend.frameon": False,
 }
+
+# The column of metrics.csv, the label, and the style of each curve.
 CURVES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("train/loss", "each step", {"color": TUNED, "alpha": 0.35, "linewidth": 1}),
     ("train/eval_loss", "train", {"color": TUNED}),
@@ -55,45 +65,48 @@ CURVES: tuple[tuple[str, str, dict[str, Any]], ...] = (
 
 
 def loss_curves(metrics: Sequence[dict[str, float | None]]) -> Markup | None:
-    """Train and validation loss against epochs; None if none was taken."""
-    points = {
-        key: [
-            (row["epoch"], row[key])
-            for row in metrics
-            if row.get(key) is not None and row.get("epoch") is not None
-        ]
-        for key, *_ in CURVES
-    }
-    if not any(points.values()):
+    """Draw training and validation loss against epochs; None if no loss was taken."""
+    points: dict[str, list[tuple[Any, Any]]] = {}
+    for key, *_ in CURVES:
+        taken = [(row.get("epoch"), row.get(key)) for row in metrics]
+        if found := [point for point in taken if None not in point]:
+            points[key] = found
+    if not points:
         return None
-    with rc_context(STYLE):  # type: ignore[arg-type]  # its keys are a Literal
+
+    with rc_context(STYLE):
         figure, axes = _figure("epochs", "loss (nats per token)")
+        ends: list[str] = []
         for key, label, style in CURVES:
-            if points[key]:
-                axes.plot(*zip(*points[key], strict=True), label=label, **style)
+            if key in points:
+                epochs, losses = zip(*points[key], strict=True)
+                axes.plot(epochs, losses, label=label, **style)
+                ends.append(f"{label} {losses[-1]:.3f}")
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_locator(NullLocator())
         axes.legend()
-        last = [f"{label} {points[key][-1][1]:.3f}" for key, label, _ in CURVES if points[key]]
-        return _svg(
-            figure, "losses", f"Loss curves over the training; they end at: {', '.join(last)}"
-        )
+        description = f"Loss curves over the training; they end at: {', '.join(ends)}"
+        return _svg(figure, "losses", description)
 
 
 def histogram(values: dict[str, list[float]], top: float, label: str) -> Markup | None:
-    """How many records lie in each twentieth of 0 to `top`, for each model by its name; None without a value."""
+    """Draw how many records lie in each twentieth of 0 to `top`; None without a value.
+
+    Args:
+        values: those of each model, `base` and `tuned`.
+    """
     colours = {"base": BASE, "tuned": TUNED}
     names = [name for name in colours if values.get(name)]
     if not names:
         return None
-    with rc_context(STYLE):  # type: ignore[arg-type]
+
+    with rc_context(STYLE):
         figure, axes = _figure(label, "records")
-        bins = [top * n / 20 for n in range(21)]
         axes.hist(
             [values[name] for name in names],
-            bins,
+            [top * n / 20 for n in range(21)],
             color=[colours[name] for name in names],
             label=names,
         )
@@ -104,9 +117,8 @@ def histogram(values: dict[str, list[float]], top: float, label: str) -> Markup 
 
 
 def _figure(x: str, y: str) -> tuple[Figure, Axes]:
-    figure = Figure(
-        figsize=(5.2, 3), layout="constrained"
-    )  # 10-point text can still be read at a phone's width
+    # At this size, 10-point text can still be read on a phone.
+    figure = Figure(figsize=(5.2, 3), layout="constrained")
     axes = figure.add_subplot()
     axes.set(xlabel=x, ylabel=y)
     axes.tick_params(length=0)
@@ -114,12 +126,13 @@ def _figure(x: str, y: str) -> tuple[Figure, Axes]:
 
 
 def _svg(figure: Figure, name: str, description: str) -> Markup:
-    """The figure as an element of a page, whose ids begin with `name`."""
+    """Return the figure as an element of a page. Its ids begin with `name`, so they are unique."""
     file = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(file, format="svg", transparent=True, metadata=nothing)
-    figure_only = file.getvalue()[file.getvalue().index("<svg ") + len("<svg ") :]
-    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{name}-", figure_only)
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(file, format="svg", transparent=True, metadata=no_metadata)
+    text = file.getvalue().partition("<svg ")[2]
+
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{name}-", text)
     for placeholder, colour in ON_THE_PAGE.items():
         text = text.replace(placeholder, colour)
     return Markup('<svg role="img" aria-label="{}" ').format(description) + Markup(text)

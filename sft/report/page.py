@@ -1,4 +1,7 @@
-"""What the report shows, taken from the summaries and the records; of all these, any part may be absent."""
+"""The variables of the report's templates, from the summaries and the records.
+
+Any part of a summary may be absent. What depends on it is then empty.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,13 +18,16 @@ MODELS = ("base", "tuned")
 
 @dataclass(frozen=True)
 class Measure:
-    """A number that each record has, and its mean over the records."""
+    """A number that each record has, and its mean over the records.
+
+    `short` is the label of a narrow column. `top` is the largest possible value; None: no limit.
+    """
 
     key: str
     label: str
     short: str
     hint: str
-    top: float | None = 1  # the largest value there can be
+    top: float | None = 1
     digits: int = 3
 
 
@@ -36,7 +42,9 @@ MEASURES = {
         Measure("loss", "loss", "Loss", "nats per token; lower is better", None),
     )
 }
-FURTHER = (  # label, where it stands in a model's part of the summary, digits
+
+# Numbers without an interval: the label, the keys in a model's part of the summary, the digits.
+FURTHER = (
     ("perplexity of the expected answers", ("perplexity",), 3),
     ("answers that never came to an end", ("never_stopped",), 0),
     ("tokens per answer", ("tokens_per_answer",), 1),
@@ -44,22 +52,36 @@ FURTHER = (  # label, where it stands in a model's part of the summary, digits
     ("correlation of score with length", ("length", "score_correlation"), 2),
 )
 
+# Keys of the summary's part on the judge that have a place of their own on the page. The others say
+# which judge it was.
+JUDGED = ("coverage", "warning", "audit", "pairwise", "forms")
+
 
 def contents(summary: Json, rows: list[Json], run: Json | None, metrics: list[Json]) -> Json:
-    """The variables of the templates."""
+    """Return the variables of the templates."""
     lines = headline(summary)
     judged = any(line["measure"].key == "score" for line in lines)
     shown = MEASURES["score" if judged else "chrf"]
+
+    verdict = None
+    for line in lines:
+        if _may_lead(line, summary):
+            verdict = f"By {line['measure'].label}, {line['against']['verdict']}."
+            break
+
+    no_interval = any(
+        "interval" in line["against"] and not line["against"]["interval"] for line in lines
+    )
+    noisiest = summary.get("noisiest_training_records") or []
+    judge = _dict(summary, "judge")
     return {
         "summary": summary,
         "run": run,
         "name": _name(summary),
         "models": [name for name in MODELS if summary.get(name)],
         "headline": lines,
-        "verdict": next(map(_lead, (line for line in lines if _may_lead(line, summary))), None),
-        "too_few": TOO_FEW
-        if any("interval" in line["against"] and not line["against"]["interval"] for line in lines)
-        else None,
+        "verdict": verdict,
+        "too_few": TOO_FEW if no_interval else None,
         "not_asked": list(not_asked_remarks(summary)),
         "further": list(_further(summary)),
         "losses": loss_curves(metrics),
@@ -70,38 +92,29 @@ def contents(summary: Json, rows: list[Json], run: Json | None, metrics: list[Js
         "categories": _categories(summary),
         "without": list(_without_duplicates(summary)),
         "statuses": _statuses(summary),
-        "identity": {
-            key: value for key, value in _dict(summary, "judge").items() if key not in JUDGED
-        },
+        "identity": {key: value for key, value in judge.items() if key not in JUDGED},
         "worst": list(_worst(summary, {row["record"]: row for row in rows})),
-        "noisiest": [
-            row | {"value": row.get("loss")}
-            for row in summary.get("noisiest_training_records") or []
-        ],
+        "noisiest": [row | {"value": row.get("loss")} for row in noisiest],
     }
 
 
-JUDGED = (
-    "coverage",
-    "warning",
-    "audit",
-    "pairwise",
-)  # what the judge did; the rest says which one it was
-
-
 def _dict(values: Json | None, *keys: str) -> Json:
-    """A dict within dicts; empty where it, or one on the way, is absent."""
+    """Return a dict within dicts; an empty one if it, or one on the way, is absent."""
     for key in keys:
         values = (values or {}).get(key)
     return values or {}
 
 
 def headline(summary: Json) -> list[Json]:
-    """A line for each measure that was taken: means and intervals of both models, and their paired difference."""
+    """Return a line for each measure that was taken.
+
+    A line holds the means and intervals of both models, and their paired difference.
+    """
     lines = []
     for measure in MEASURES.values():
         models = {name: _mean(_dict(summary, name), measure.key) for name in MODELS}
-        if found := [value for value in models.values() if value]:
+        found = [value for value in models.values() if value]
+        if found:
             top = measure.top or max(value["high"] for value in found) or 1
             against = _dict(summary, "tuned_against_base", measure.key)
             lines.append({"measure": measure, **models, "top": top, "against": against})
@@ -109,41 +122,48 @@ def headline(summary: Json) -> list[Json]:
 
 
 def _may_lead(line: Json, summary: Json) -> bool:
-    """Whether a difference was taken; and, of scores, by a judge who can be relied on."""
-    judge, audit = _dict(summary, "judge"), _dict(summary, "judge", "audit")
-    doubtful = bool(judge.get("warning")) or (bool(audit) and (audit.get("auc") or 0) < RELIABLE)
-    return bool(line["against"].get("verdict")) and not (
-        line["measure"].key == "score" and doubtful
-    )
+    """Return whether the page may begin with this line's difference.
 
-
-def _lead(line: Json) -> str:
-    """The most telling difference in a sentence."""
-    return f"By {line['measure'].label}, {line['against']['verdict']}."
+    One of scores may, if the judge can be relied on.
+    """
+    if not line["against"].get("verdict"):
+        return False
+    if line["measure"].key != "score":
+        return True
+    audit = _dict(summary, "judge", "audit")
+    failed = bool(audit) and (audit.get("auc") or 0) < RELIABLE
+    return not failed and not _dict(summary, "judge").get("warning")
 
 
 def _mean(model: Json, key: str) -> Json | None:
-    """A model's mean, and how far it may be off: from `low` to `high`, both the mean where no interval was taken."""
+    """Return a model's mean with its interval; None if it was not taken.
+
+    Without an interval, `low` and `high` are the mean.
+    """
     if key == "score":
-        mean, interval = _dict(model, "judge").get("mean"), _dict(model, "judge").get("interval")
+        judged = _dict(model, "judge")
+        mean = judged.get("mean")
+        interval = judged.get("interval")
     else:
-        mean, interval = model.get(key), _dict(model, "intervals").get(key)
+        mean = model.get(key)
+        interval = _dict(model, "intervals").get(key)
     if mean is None:
         return None
-    interval = None if interval is None or None in interval else interval
+
+    if interval is not None and None in interval:
+        interval = None
     low, high = interval or (mean, mean)
     return {"mean": mean, "interval": interval, "low": low, "high": high}
 
 
 def _name(summary: Json) -> str:
-    """The base's short name, as gpt2-medium for openai-community/gpt2-medium; of a model alone, its own."""
-    return Path(
-        (_dict(summary, "base") or _dict(summary, "tuned")).get("source") or "the model"
-    ).name
+    """Return the base's short name, such as gpt2-medium; without a base, the model's own."""
+    model = _dict(summary, "base") or _dict(summary, "tuned")
+    return Path(model.get("source") or "the model").name
 
 
 def _further(summary: Json) -> Iterator[Json]:
-    """Numbers without an interval, for each model that there is."""
+    """Yield the numbers without an interval, for each model that there is."""
     models = [summary[name] for name in MODELS if summary.get(name)]
     for label, (*way, key), digits in FURTHER:
         values = [_dict(model, *way).get(key) for model in models]
@@ -157,19 +177,26 @@ def _values(rows: list[Json], model: str, key: str) -> list[float]:
 
 
 def _categories(summary: Json) -> Json | None:
-    """Each category's number of records and means, by the judge where there is one, the weakest first."""
+    """Return the number of records and the means of each category, the weakest first.
+
+    The means are scores where there was a judge, and shares of exact matches otherwise.
+    """
     key = "score" if summary.get("score_by_category") else "exact_match"
     means = _dict(summary, f"{key}_by_category")
     if not means:
         return None
-    weakest_first = sorted(
-        means.items(), key=lambda item: (item[1].get("tuned") is None, item[1].get("tuned") or 0)
-    )
-    return {"measure": MEASURES[key], "means": dict(weakest_first)}
+
+    # A category without a value comes last.
+    def weakness(name: str) -> tuple[bool, float]:
+        value = means[name].get("tuned")
+        return value is None, value or 0
+
+    weakest_first = {name: means[name] for name in sorted(means, key=weakness)}
+    return {"measure": MEASURES[key], "means": weakest_first}
 
 
 def _without_duplicates(summary: Json) -> Iterator[Json]:
-    """The means over the records that are in the training split too, left out."""
+    """Yield the means without the records that are in the training split, too."""
     without = _dict(summary, "duplicates", "without")
     for measure in MEASURES.values():
         values = [_dict(without, name).get(measure.key) for name in MODELS if summary.get(name)]
@@ -178,17 +205,18 @@ def _without_duplicates(summary: Json) -> Iterator[Json]:
 
 
 def _statuses(summary: Json) -> list[str]:
-    """What became of judgements, other than a score."""
+    """Return the statuses of judgements without a score."""
     found = {status for name in MODELS for status in _dict(summary, name, "judge", "status")}
     return sorted(found - {"scored"})
 
 
 def _worst(summary: Json, by_record: dict[int, Json]) -> Iterator[tuple[Measure, list[Json]]]:
+    """Yield each measure with the records that are worst by it."""
     for key, measure in MEASURES.items():
-        rows = [
-            by_record[record]
-            for record in _dict(summary, "worst").get(key) or []
-            if record in by_record
-        ]
+        rows = []
+        for record in _dict(summary, "worst").get(key) or []:
+            if record in by_record:
+                row = by_record[record]
+                rows.append(row | {"value": _dict(row, "tuned").get(key)})
         if rows:
-            yield measure, [row | {"value": _dict(row, "tuned").get(key)} for row in rows]
+            yield measure, rows

@@ -1,5 +1,8 @@
-"""The evaluation to look at: `report.html`, a page that opens from the disk and asks no network for anything, and
-`report.md`, its headline for a terminal or a pull request."""
+"""The report of an evaluation, in two files.
+
+`report.html` is a page that opens from the disk and loads nothing over a network. `report.md` holds
+its main numbers, for a terminal or a pull request.
+"""
 
 import base64
 import hashlib
@@ -24,7 +27,8 @@ def write_report(
     """Write `report.html` and `report.md`.
 
     Args:
-        summary: the evaluation's, as in its summary.json; all of its parts but the tuned model's may be absent.
+        summary: of the evaluation, as in its summary.json. All but its part on the tuned model may
+            be absent.
         rows: one for each record: the record, and each model's answer with its numbers.
         run: the summary of the run that made the model; None if there is none.
         metrics: the rows of the run's metrics.csv.
@@ -34,7 +38,10 @@ def write_report(
     """
     summary, rows, run, metrics = (finite(part) for part in (summary, rows, run, metrics or []))
     shown = contents(summary, rows, run, metrics)
+
+    # The page's policy lets this script run and no other, by its hash.
     script = _read("report.js")
+    script_sha256 = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = (
         _environment(_empty_if_none)
         .get_template("report.html.jinja")
@@ -42,7 +49,7 @@ def write_report(
             shown,
             style=Markup(_read("report.css")),
             script=Markup(script),
-            script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            script_sha256=script_sha256,
             rows=_in_script(rows),
         )
     )
@@ -56,15 +63,18 @@ def _read(name: str) -> str:
 
 
 def _in_script(rows: list[Json]) -> Markup:
-    """JSON that can stand in a page's <script>: nothing in it can end the element or open another."""
+    """Return JSON for a <script> element: nothing in it can end the element or open another."""
     text = json.dumps(rows, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Markup(
-        text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-    )
+    for character in "<\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
 
 
 def _environment(finalize: Callable[[Any], Any]) -> Environment:
-    """Templates in which every value goes through `finalize` and is then escaped; what is absent is empty."""
+    """Return templates in which each value goes through `finalize` and is then escaped.
+
+    An absent value is empty.
+    """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -83,7 +93,7 @@ def _empty_if_none(value: Any) -> Any:
 
 
 def _plain_in_markdown(value: Any) -> Markup:
-    """The value as text that Markdown shows as it is, on one line."""
+    """Return the value as text that Markdown shows as it is, on one line."""
     if isinstance(value, Markup):
         return value
     text = " ".join(str(_empty_if_none(value)).split())
@@ -91,47 +101,49 @@ def _plain_in_markdown(value: Any) -> Markup:
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """A number to read; a dash where there is none."""
+    """Return a number as readers expect it; a dash for any other value."""
     if not isinstance(value, int | float):
         return "–"
-    text = (
-        f"{value:,}" if isinstance(value, int) else f"{round(value, digits) + 0.0:,.{digits}f}"
-    )  # -0.0 + 0.0 = 0.0
-    return (text if abs(value) < 1e9 else f"{value:.2e}").replace("-", "−")
+    if abs(value) >= 1e9:
+        text = f"{value:.2e}"
+    elif isinstance(value, int):
+        text = f"{value:,}"
+    else:
+        # Adding 0.0 makes -0.0 a 0.0.
+        text = f"{round(value, digits) + 0.0:,.{digits}f}"
+    return text.replace("-", "−")
 
 
 def signed(value: Any, digits: int = 3) -> str:
-    return ("+" if isinstance(value, int | float) and round(value, digits) > 0 else "") + number(
-        value, digits
-    )
+    """Return a number with its sign, also where it is above 0."""
+    above = isinstance(value, int | float) and round(value, digits) > 0
+    return ("+" if above else "") + number(value, digits)
 
 
 def interval(value: Any, digits: int = 3) -> str:
-    """As in "0.750 to 0.861"; empty where there is none."""
+    """Return an interval as in "0.750 to 0.861"; an empty text if there is none."""
     return " to ".join(number(end, digits) for end in value) if value and None not in value else ""
 
 
 def p_value(value: Any) -> str:
+    """Return a p-value as in "p = 0.250"; an empty text if there is none."""
     if not isinstance(value, int | float):
         return ""
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
 def duration(seconds: Any) -> str:
+    """Return a time in seconds, minutes or hours; a dash if there is none."""
     if not isinstance(seconds, int | float):
         return "–"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
     minutes = seconds / 60
-    return (
-        f"{seconds:.0f} s"
-        if minutes < 2
-        else f"{minutes:.0f} min"
-        if minutes < 120
-        else f"{minutes / 60:.1f} h"
-    )
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
 def flat(values: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """The values of nested dicts by their dotted keys, as they are given on the command line."""
+    """Yield the values of nested dicts by their dotted keys, as on the command line."""
     for key, value in (values or {}).items():
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{key}.")

@@ -1,4 +1,4 @@
-"""The report as a browser shows it; outside the ordinary tests, because it wants one: `make test-browser`."""
+"""The report as a browser shows it. It needs a browser, so it runs apart: `make test-browser`."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -20,7 +20,10 @@ HOSTILE = (
 
 @pytest.fixture
 def show(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Page]]:
-    """Writes a report and opens it from the disk; fails if the page complains or asks for anything but itself."""
+    """Write a report and open it from the disk.
+
+    The test fails if the page logs an error, or asks for anything but itself.
+    """
     complaints: list[str] = []
     asked: list[str] = []
     contexts = []

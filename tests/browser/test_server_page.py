@@ -12,7 +12,10 @@ from sft.prompts import PROMPTS
 from sft.serving.engine import Engine
 from tests.serving.running import Brake, running
 
-HOSTILE = "<img src=x onerror=\"document.title='taken'\"></textarea><script>document.title='taken'</script>"
+HOSTILE = (
+    "<img src=x onerror=\"document.title='taken'\"></textarea>"
+    "<script>document.title='taken'</script>"
+)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
-"""A judge's server on this machine, over real HTTP: Ollama's API as its docs/api.md describes it, and OpenAI's.
+"""A judge's server on this machine, over real HTTP: Ollama's API (docs/api.md) and OpenAI's.
 
-`python tests/judge/judge_server.py 11434` runs one by hand: a judge that gives 100 for the expected answer, 0 for
-none, and else a number by how many letters the two share.
+`python tests/judge/judge_server.py 11434` runs one by hand. It gives 100 for the expected answer, 0
+for none, and otherwise a number by how many letters the two share.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ MODELS = {"ollama": "llama3", "openai": "mine"}
 
 
 def met(site: "Site", **choices: Any) -> Any:
-    """The judge on a server, after the look at it."""
+    """Connect to the judge on a server."""
     choices = {
         "model": MODELS[site.kind],
         "url": site.url,
@@ -42,7 +42,7 @@ def met(site: "Site", **choices: Any) -> Any:
 
 
 def refused(site: "Site", **choices: Any) -> str:
-    """What is said, in one line, when there is none."""
+    """Return the line that refuses to connect to the judge on a server."""
     with pytest.raises(InputError) as error:
         met(site, **choices)
     assert "\n" not in str(error.value)
@@ -50,7 +50,7 @@ def refused(site: "Site", **choices: Any) -> str:
 
 
 def shown(messages: list[dict[str, str]]) -> tuple[str, str]:
-    """The expected answer, and the text between the marks that the system message names."""
+    """Return the expected answer, and the text between the marks that the system message names."""
     system, user = messages[0]["content"], messages[-1]["content"]
     mark = re.findall(r"\[answer ([0-9a-f]{16})\]", system)[0]
     [answer] = re.findall(rf"\n\[answer {mark}\]\n(.*)\n\[end of answer {mark}\]\n", user, re.S)
@@ -59,7 +59,7 @@ def shown(messages: list[dict[str, str]]) -> tuple[str, str]:
 
 
 def grade(messages: list[dict[str, str]]) -> str:
-    """What a judge replies who looks at the text between the marks alone."""
+    """Return the reply of a judge that reads the text between the marks alone."""
     if len(messages) == 1:
         return "50"
     if "compare" in messages[0]["content"]:
@@ -70,7 +70,7 @@ def grade(messages: list[dict[str, str]]) -> str:
 
 
 def form_of(body: dict[str, Any]) -> str:
-    """In which form a request asks for JSON."""
+    """Return the form in which a request asks for JSON."""
     asked = body.get("format", body.get("response_format"))
     kinds = {
         "json": "json_object",
@@ -85,29 +85,33 @@ def form_of(body: dict[str, Any]) -> str:
 class Site:
     """The server, how it answers, and what it was asked."""
 
+    # How it answers. `context` is that of its models; None: an old server, which does not say.
+    # `key` must be brought by a request.
     kind: str = "ollama"
     judge: Callable[[list[dict[str, str]]], Any] = grade
     models: dict[str, str] = field(default_factory=lambda: {"llama3:latest": "365c0bd3c000"})
-    context: int | None = 8192  # that the models can hold; None: an old server, which does not say
+    context: int | None = 8192
     tokens: Callable[[str], int] = lambda text: len(re.findall(r"\w+|[^\w\s]", text))
-    key: str = ""  # that a request must bring
-    forms: tuple[str, ...] = (
-        "json_schema",
-        "json_object",
-        "none",
-    )  # of asking for JSON that it takes
-    refusal: tuple[int, str] = (400, "Unknown parameter: 'response_format'.")  # of the others
-    limit: str = "max_tokens"  # openai: the name that the limit on a reply's tokens has here
+    key: str = ""
+    layers: list[dict[str, Any]] = field(default_factory=list)
+
+    # The forms of JSON that it takes, and its refusal of the others. `limit` is the name that an
+    # OpenAI server has for the limit on a reply's tokens.
+    forms: tuple[str, ...] = ("json_schema", "json_object", "none")
+    refusal: tuple[int, str] = (400, "Unknown parameter: 'response_format'.")
+    limit: str = "max_tokens"
+
+    # The first `times` chats whose last message holds `about` meet the fault. Each chat takes
+    # `delay` seconds.
     fault: str | None = None
-    about: str = ""  # which chats meet the fault: those whose last message holds this
-    times: int = 10**9  # how many of them meet it
-    delay: float = 0.0  # seconds that a chat takes
-    layers: list[dict[str, Any]] = field(default_factory=list)  # lines that a pull sends
+    about: str = ""
+    times: int = 10**9
+    delay: float = 0.0
+
+    # What it was asked: the bodies of chats; method, path and headers of all requests.
     url: str = ""
-    chats: list[dict[str, Any]] = field(default_factory=list)  # bodies
-    requests: list[tuple[str, str, dict[str, str]]] = field(
-        default_factory=list
-    )  # method, path, headers
+    chats: list[dict[str, Any]] = field(default_factory=list)
+    requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     under_way: int = 0
     most_under_way: int = 0
     lock: Any = field(default_factory=threading.Lock)
@@ -197,7 +201,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send(200, {"details": {}, "model_info": info})
 
     def pull(self, body: dict[str, Any]) -> None:
-        """Line by line, as they become true; what is pulled is there when the last line says success."""
+        """Send the layers line by line. The model is there when the last line says success."""
         self.send_response(200)
         self.end_headers()
         for line in self.site.layers:
@@ -265,14 +269,13 @@ class Handler(BaseHTTPRequestHandler):
             "done": True,
             "done_reason": ended,
             "total_duration": 2254970291,
-            "prompt_eval_count": min(
-                prompt, body["options"]["num_ctx"]
-            ),  # a longer one has lost its beginning
+            # A longer prompt has lost its beginning.
+            "prompt_eval_count": min(prompt, body["options"]["num_ctx"]),
             "eval_count": length,
         }
 
     def broken(self, body: dict[str, Any]) -> None:
-        """What happens in place of a reply. A fault of no name here is the text that the judge says."""
+        """Do the fault instead of replying. A fault without a name here is the judge's text."""
         whole = json.dumps(self.reply(body, '{"reason": "", "score": 50}')).encode()
         fault = self.site.fault or ""
         if fault.isdigit() and len(fault) == 3:
@@ -322,7 +325,7 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, *arguments: object) -> None:
-        """Clients that were killed are part of the tests."""
+        """Stay silent: clients that are killed are part of the tests."""
 
 
 @contextlib.contextmanager

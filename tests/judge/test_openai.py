@@ -1,4 +1,4 @@
-"""The judge of OpenAI's kind: its key, which is nowhere to be seen, servers without one, and what a request holds."""
+"""The judge on a server of OpenAI's kind: its requests, its forms of JSON, and its hidden key."""
 
 import json
 import logging
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sft.errors import InputError
-from sft.judge.ask import judge_all
+from sft.judge.ask import score_answers
 from sft.judge.prompts import SCORE, Question
 from tests.judge.judge_server import Site, form_of, met, refused, serving
 
@@ -24,7 +24,7 @@ def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
-def test_who_judges(openai: Site) -> None:
+def test_the_summary_names_the_judge(openai: Site) -> None:
     assert met(openai).identity == {
         "kind": "openai",
         "model": "mine",
@@ -36,8 +36,8 @@ def test_who_judges(openai: Site) -> None:
     }
 
 
-def test_what_is_sent_and_without_a_key(openai: Site, tmp_path: Path) -> None:
-    [verdict] = judge_all(met(openai), QUESTIONS[:1], tmp_path / "scores.jsonl")
+def test_the_body_of_a_request_without_a_key(openai: Site, tmp_path: Path) -> None:
+    [one] = score_answers(met(openai), QUESTIONS[:1], tmp_path / "scores.jsonl")
     [body] = openai.chats
     assert [message["role"] for message in body.pop("messages")] == ["system", "user"]
     schema = {"name": "verdict", "strict": True, "schema": SCORE}
@@ -49,9 +49,9 @@ def test_what_is_sent_and_without_a_key(openai: Site, tmp_path: Path) -> None:
         ("POST", "/v1/chat/completions"),
     ]
     assert not any("Authorization" in headers for _, _, headers in openai.requests)
-    assert verdict.status == "scored"
-    assert verdict.prompt_tokens is not None
-    assert verdict.prompt_tokens > 100
+    assert one.status == "scored"
+    assert one.prompt_tokens is not None
+    assert one.prompt_tokens > 100
 
 
 def test_a_password_in_netrc_is_not_sent(
@@ -76,7 +76,9 @@ def test_no_proxy_is_asked_for_this_machine(openai: Site, monkeypatch: pytest.Mo
     met(openai, url=openai.url.replace("127.0.0.1", "localhost"))
 
 
-def test_with_a_key(openai: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_is_sent_as_a_bearer_token(
+    openai: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     openai.key = KEY
     assert refused(openai).endswith("; put the right key into OPENAI_API_KEY")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-another-one")
@@ -84,8 +86,8 @@ def test_with_a_key(openai: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         openai
     )
     monkeypatch.setenv("OPENAI_API_KEY", f" {KEY}\n")
-    verdicts = judge_all(met(openai), QUESTIONS, tmp_path / "scores.jsonl")
-    assert {verdict.status for verdict in verdicts} == {"scored"}
+    judged = score_answers(met(openai), QUESTIONS, tmp_path / "scores.jsonl")
+    assert {one.status for one in judged} == {"scored"}
 
 
 def test_the_key_is_nowhere_to_be_seen(
@@ -101,34 +103,40 @@ def test_the_key_is_nowhere_to_be_seen(
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     judge = met(openai)
     openai.judge = lambda messages: json.dumps({"reason": f"your key is {KEY}", "score": 5})
-    verdicts = judge_all(judge, QUESTIONS[:1], tmp_path / "scores.jsonl")
+    judged = score_answers(judge, QUESTIONS[:1], tmp_path / "scores.jsonl")
     openai.judge = lambda messages: f"Bearer {KEY}"
-    verdicts += judge_all(judge, QUESTIONS[1:2], tmp_path / "scores.jsonl")
+    judged += score_answers(judge, QUESTIONS[1:2], tmp_path / "scores.jsonl")
     openai.key = "another"
     with pytest.raises(InputError) as error:
-        judge_all(judge, QUESTIONS, tmp_path / "scores.jsonl")
+        score_answers(judge, QUESTIONS, tmp_path / "scores.jsonl")
 
     seen = [
         str(error.value),
         caplog.text,
         *capfd.readouterr(),
         json.dumps(judge.identity),
-        repr(verdicts),
+        repr(judged),
         repr(judge),
     ]
     seen += [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
     assert not any(KEY in text for text in seen)
-    assert [verdict.reason for verdict in verdicts] == ["your key is (key)", "Bearer (key)"]
+    assert [one.reason for one in judged] == ["your key is (key)", "Bearer (key)"]
     assert all(headers["Authorization"] == f"Bearer {KEY}" for _, _, headers in openai.requests)
 
 
 @pytest.mark.parametrize("key", ["sk-1\n23456789", "sk 123456789", "schlüssel", "sk-\x00123456"])
-def test_a_key_that_is_none(key: str, openai: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_with_characters_of_no_key_is_refused_unseen(
+    key: str, openai: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("os.environ", {"OPENAI_API_KEY": key})
-    assert refused(openai) == "OPENAI_API_KEY: holds characters that no key has; set it anew"
+    line = refused(openai)
+    assert line.startswith("OPENAI_API_KEY: ")
+    assert key not in line
 
 
-def test_no_server(openai: Site, ollama: Site, pauses: list[float]) -> None:
+def test_a_missing_server_is_named_without_a_pause(
+    openai: Site, ollama: Site, pauses: list[float]
+) -> None:
     line = refused(openai, url="http://127.0.0.1:9/v1")
     assert line.startswith(
         "judge.url: no server at http://127.0.0.1:9/v1 (cannot reach 127.0.0.1:9: refused)"
@@ -148,13 +156,13 @@ def test_a_server_that_does_not_list_its_models(
         assert met(openai).identity["model"] == "mine"
 
 
-def test_an_address_without_v1(openai: Site, tmp_path: Path) -> None:
+def test_an_address_without_v1_is_asked_about(openai: Site, tmp_path: Path) -> None:
     judge = met(openai, url=openai.url.removesuffix("/v1"))
     with pytest.raises(
         InputError,
         match=r"HTTP 404: .*; is this the model's name, and does judge.url go up to /v1\?",
     ):
-        judge_all(judge, QUESTIONS, tmp_path / "scores.jsonl")
+        score_answers(judge, QUESTIONS, tmp_path / "scores.jsonl")
 
 
 @pytest.mark.parametrize("code", [400, 422, 500, 501])
@@ -164,8 +172,8 @@ def test_a_server_is_asked_in_the_next_form_that_it_takes(
 ) -> None:
     openai.forms, openai.refusal = (form, "none"), (code, "Unknown parameter: 'response_format'.")
     judge = met(openai, concurrency=1)
-    verdicts = judge_all(judge, QUESTIONS, tmp_path / "scores.jsonl")
-    assert [(verdict.status, verdict.form) for verdict in verdicts] == [("scored", form)] * 3
+    judged = score_answers(judge, QUESTIONS, tmp_path / "scores.jsonl")
+    assert [(one.status, one.form) for one in judged] == [("scored", form)] * 3
     assert judge.forms == {form: 3}
     assert pauses == []  # no fault that would pass
     asked = [form_of(body) for body in openai.chats]
@@ -174,7 +182,7 @@ def test_a_server_is_asked_in_the_next_form_that_it_takes(
         assert openai.chats[-1]["response_format"] == {"type": "json_object", "schema": SCORE}
 
     again = met(openai)  # what is kept is found by the next command, which asks nothing
-    assert judge_all(again, QUESTIONS, tmp_path / "scores.jsonl") == verdicts
+    assert score_answers(again, QUESTIONS, tmp_path / "scores.jsonl") == judged
     assert again.forms == {form: 3}
     assert len(openai.chats) == len(asked)
 
@@ -188,28 +196,28 @@ def test_a_router_that_finds_nobody_who_takes_the_form(openai: Site, tmp_path: P
 
 def test_threads_that_are_refused_at_once_take_one_step(openai: Site, tmp_path: Path) -> None:
     openai.forms, openai.delay = ("json_object", "none"), 0.05
-    verdicts = judge_all(met(openai, concurrency=3), QUESTIONS, tmp_path / "scores.jsonl")
-    assert {verdict.form for verdict in verdicts} == {"json_object"}
+    judged = score_answers(met(openai, concurrency=3), QUESTIONS, tmp_path / "scores.jsonl")
+    assert {one.form for one in judged} == {"json_object"}
 
 
-def test_no_schema_is_asked_in_no_form(openai: Site, tmp_path: Path) -> None:
+def test_without_a_schema_no_form_is_asked_for(openai: Site, tmp_path: Path) -> None:
     openai.forms = ("none",)
-    verdicts = judge_all(met(openai, schema=False), QUESTIONS, tmp_path / "scores.jsonl")
-    assert [(verdict.status, verdict.form) for verdict in verdicts] == [("scored", "none")] * 3
+    judged = score_answers(met(openai, schema=False), QUESTIONS, tmp_path / "scores.jsonl")
+    assert [(one.status, one.form) for one in judged] == [("scored", "none")] * 3
     assert len(openai.chats) == 3
 
 
 def test_a_server_that_refuses_every_form_is_told_so(openai: Site, tmp_path: Path) -> None:
     openai.forms = ()
-    [verdict] = judge_all(met(openai), QUESTIONS[:1], tmp_path / "scores.jsonl")
-    assert (verdict.status, len(openai.chats)) == ("error", 3)
-    assert "response_format" in verdict.reason
+    [one] = score_answers(met(openai), QUESTIONS[:1], tmp_path / "scores.jsonl")
+    assert (one.status, len(openai.chats)) == ("error", 3)
+    assert "response_format" in one.reason
 
 
 def test_a_model_that_knows_the_limit_by_its_newer_name(openai: Site, tmp_path: Path) -> None:
     openai.limit, openai.forms = "max_completion_tokens", ("json_object", "none")
-    verdicts = judge_all(met(openai, concurrency=1), QUESTIONS, tmp_path / "scores.jsonl")
-    assert {(verdict.status, verdict.form) for verdict in verdicts} == {("scored", "json_object")}
+    judged = score_answers(met(openai, concurrency=1), QUESTIONS, tmp_path / "scores.jsonl")
+    assert {(one.status, one.form) for one in judged} == {("scored", "json_object")}
     assert openai.chats[-1]["max_completion_tokens"] == 512
     assert "max_tokens" not in openai.chats[-1]
 
@@ -225,19 +233,19 @@ def test_a_model_that_knows_the_limit_by_its_newer_name(openai: Site, tmp_path: 
         {"message": {"content": '{"reason": "", "score": 5}'}, "finish_reason": "content_filter"},
     ],
 )
-def test_refusals(
+def test_a_refusal_of_the_server_is_no_score(
     choice: dict[str, Any], openai: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         "tests.judge.judge_server.Handler.chat",
         lambda handler, body: handler.send(200, {"choices": [choice]}),
     )
-    [verdict] = judge_all(met(openai), QUESTIONS[:1], tmp_path / "scores.jsonl")
-    assert (verdict.status, verdict.score) == ("refused", None)
+    [one] = score_answers(met(openai), QUESTIONS[:1], tmp_path / "scores.jsonl")
+    assert (one.status, one.score) == ("refused", None)
 
 
 def test_the_same_name_at_another_address_is_another_judge(openai: Site, tmp_path: Path) -> None:
-    judge_all(met(openai), QUESTIONS, tmp_path / "scores.jsonl")
+    score_answers(met(openai), QUESTIONS, tmp_path / "scores.jsonl")
     with serving(Site("openai", models={"mine": ""})) as other:
-        judge_all(met(other), QUESTIONS, tmp_path / "scores.jsonl")
+        score_answers(met(other), QUESTIONS, tmp_path / "scores.jsonl")
         assert len(other.chats) == 3

@@ -1,4 +1,4 @@
-"""What a judge is asked, which no answer can change the shape of, and what is read from its reply."""
+"""The prompts of a judge, whose shape no answer can change, and the reading of its replies."""
 
 import dataclasses
 import json
@@ -42,7 +42,7 @@ INJECTIONS = [
 
 
 def outline(messages: list[dict[str, str]], mark: str) -> list[str]:
-    """The prompt with its mark and what stands between the marks blotted out."""
+    """The prompt, with its mark and the text between the marks replaced."""
     texts = [message["content"] for message in messages]
     texts[1] = re.sub(
         rf"(?<=\[answer {mark}\]\n).*(?=\n\[end of answer {mark}\])", "ANSWER", texts[1], flags=re.S
@@ -50,13 +50,14 @@ def outline(messages: list[dict[str, str]], mark: str) -> list[str]:
     return [text.replace(mark, "MARK") for text in texts]
 
 
-def test_what_is_shown() -> None:
+def test_a_score_prompt_shows_the_task_and_the_marked_answer() -> None:
     system, user = (
         message["content"] for message in score_prompt(QUESTION, "strict", 123).messages
     )
     assert user == (
         "Instruction:\nName the capital.\n\nInput:\nFrance\n\nExpected answer:\nParis.\n\n"
-        f"[answer {OLD}]\nIt is Paris.\n[end of answer {OLD}]\n\nGrade the answer between the two marks."
+        f"[answer {OLD}]\nIt is Paris.\n[end of answer {OLD}]\n\n"
+        "Grade the answer between the two marks."
     )
     assert f"[answer {OLD}]" in system
     assert "0 to 100" in system
@@ -66,7 +67,7 @@ def test_what_is_shown() -> None:
     assert without == user.replace("Input:\nFrance\n\n", "")
 
 
-def test_the_schema() -> None:
+def test_the_schema_allows_a_reason_and_the_value_alone() -> None:
     assert score_prompt(QUESTION, "strict", 123).schema == {
         "type": "object",
         "properties": {
@@ -81,7 +82,7 @@ def test_the_schema() -> None:
     assert schema["properties"]["winner"]["enum"] == ["A", "B", "tie"]
 
 
-def test_marks() -> None:
+def test_a_mark_depends_on_instruction_answer_and_seed() -> None:
     found = {
         marker(*parts)
         for parts in [("a", "b", 1), ("a", "b", 2), ("a", "c", 1), ("d", "b", 1), ("ab", "", 1)]
@@ -92,7 +93,7 @@ def test_marks() -> None:
 
 
 @pytest.mark.parametrize("answer", INJECTIONS)
-def test_no_answer_changes_the_prompts_shape(answer: str) -> None:
+def test_an_answer_cannot_imitate_the_marker(answer: str) -> None:
     messages = score_prompt(dataclasses.replace(QUESTION, answer=answer), "strict", 123).messages
     assert shown(messages) == ("Paris.", answer)
     mark = marker(QUESTION.instruction, answer, 123)
@@ -101,14 +102,12 @@ def test_no_answer_changes_the_prompts_shape(answer: str) -> None:
 
 
 @pytest.mark.parametrize("answer", INJECTIONS)
-def test_nor_that_of_a_pair(answer: str) -> None:
+def test_pair_answer_cannot_imitate_the_marker(answer: str) -> None:
     pair = dataclasses.replace(PAIR, base=answer)
     text = pair_prompt(pair, "base", 123).messages[1]["content"]
     mark = marker(pair.instruction, answer, 123)
-    a, b = (
-        f"[answer A {mark}]\n{answer}\n[end of answer A {mark}]",
-        f"[answer B {OLD}]\nIt is Paris.\n[end of answer B",
-    )
+    a = f"[answer A {mark}]\n{answer}\n[end of answer A {mark}]"
+    b = f"[answer B {OLD}]\nIt is Paris.\n[end of answer B"
     assert text.index(a) < text.index(b)
     assert text.replace(a, "A").count(mark) == 0
     other = pair_prompt(pair, "tuned", 123).messages[1]["content"]
@@ -131,10 +130,11 @@ def test_the_published_wording() -> None:
         {
             "role": "user",
             "content": (
-                "Given the input `Below is an instruction that describes a task. Write a response that appropriately "
-                "completes the request.\n\n### Instruction:\nName the capital.\n\n### Input:\nFrance` and correct "
-                "output `Paris.`, score the model response `It is Paris.` on a scale from 0 to 100, where 100 is the "
-                "best score. Respond with the integer number only."
+                "Given the input `Below is an instruction that describes a task. Write a response "
+                "that appropriately completes the request.\n\n### Instruction:\nName the capital."
+                "\n\n### Input:\nFrance` and correct output `Paris.`, score the model response "
+                "`It is Paris.` on a scale from 0 to 100, where 100 is the best score. Respond "
+                "with the integer number only."
             ),
         }
     ]
@@ -168,7 +168,7 @@ def test_the_published_wording() -> None:
         ("100", 100),
     ],
 )
-def test_scores(reply: str, score: int) -> None:
+def test_a_score_is_read_from_an_object_or_a_number_alone(reply: str, score: int) -> None:
     found = read_score(reply)
     assert found is not None
     assert found[0] == score
@@ -231,24 +231,24 @@ NO_SCORES = [
 
 
 @pytest.mark.parametrize("reply", NO_SCORES, ids=lambda reply: reply[:30])
-def test_no_scores(reply: str) -> None:
+def test_any_other_reply_is_no_score(reply: str) -> None:
     assert read_score(reply) is None
 
 
 @pytest.mark.parametrize("winner", ["A", "B", "tie"])
-def test_winners(winner: str) -> None:
+def test_a_winner_is_read_from_an_object(winner: str) -> None:
     assert read_winner(f'{{"reason": "why", "winner": "{winner}"}}') == (winner, "why")
 
 
 @pytest.mark.parametrize(
     "reply", ["A", '{"winner": "a"}', '{"winner": "C"}', '{"winner": ["A"]}', '{"score": 5}', ""]
 )
-def test_no_winners(reply: str) -> None:
+def test_any_other_reply_is_no_winner(reply: str) -> None:
     assert read_winner(reply) is None
 
 
 @pytest.mark.parametrize("reason", [5, None, ["a"], {"a": 1}])
-def test_a_reason_that_is_no_text(reason: Any) -> None:
+def test_a_reason_that_is_not_text_is_left_out(reason: Any) -> None:
     assert read_score(json.dumps({"reason": reason, "score": 5})) == (5, "")
 
 
@@ -275,5 +275,5 @@ def test_half_a_surrogate_pair_in_a_reason_can_be_written_down() -> None:
         ('{"reason": "I cannot say", "score": 900}', False),
     ],
 )
-def test_refusals(reply: str, refused: bool) -> None:
+def test_a_refusal_is_known_by_its_beginning(reply: str, refused: bool) -> None:
     assert is_refusal(reply) is refused

@@ -1,14 +1,19 @@
-"""The model card says what the run and its evaluation found, and is none of other weights."""
+"""The model card holds what the run and its evaluation found, and no scores of other weights."""
 
 import copy
+import dataclasses
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
 
 from sft.atomic import sha256_of
+from sft.config.loading import from_hydra
+from sft.config.schema import DataConfig
 from sft.prompts import PROMPTS
 from sft.report.card import card_text, write_card
 from sft.summaries import parse_run_summary
@@ -40,11 +45,19 @@ def changed(**config) -> dict:
     return summary
 
 
+@pytest.fixture
+def composed_alpaca() -> DataConfig:
+    """data=alpaca, as a command would compose it."""
+    conf = Path(__file__).parents[2] / "conf"
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        return from_hydra(DataConfig, compose("data/alpaca").data)
+
+
 def header(text: str) -> dict:
     return yaml.safe_load(text.split("---\n")[1])
 
 
-def test_the_header_is_the_hubs() -> None:
+def test_the_header_has_the_keys_of_the_hub() -> None:
     assert header(card_text("mine", SUMMARY, {}, 1024)) == {
         "base_model": "openai-community/gpt2",
         "language": "en",
@@ -56,22 +69,38 @@ def test_the_header_is_the_hubs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("base", "source", "licence", "named"),
+    ("base", "data", "licence", "named"),
     [
-        ("gpt2-nano", "nano", "apache-2.0", None),
-        ("openai-community/gpt2-xl", "alpaca", "cc-by-nc-4.0", "openai-community/gpt2-xl"),
-        ("/home/me/base", "json", None, None),
-        ("someone/else", "json", None, "someone/else"),
+        ("gpt2-nano", {"source": "nano"}, "apache-2.0", None),
+        ("openai-community/gpt2-xl", {"licence": None}, "mit", "openai-community/gpt2-xl"),
+        ("openai-community/gpt2", {"licence": "cc-by-4.0"}, "mit", "openai-community/gpt2"),
+        ("openai-community/gpt2", {"licence": "cc-by-nc-4.0"}, "cc-by-nc-4.0", ANY),
+        ("gpt2-nano", {"licence": "CC BY-NC 4.0"}, "CC BY-NC 4.0", None),
+        # A run of an earlier version.
+        ("openai-community/gpt2", {"source": "alpaca"}, "cc-by-nc-4.0", ANY),
+        ("/home/me/base", {}, None, None),
+        ("someone/else", {}, None, "someone/else"),
     ],
 )
-def test_licence_and_base(base: str, source: str, licence: str | None, named: str | None) -> None:
-    summary = changed(source=source)
+def test_the_header_names_the_licence_and_the_base(
+    base: str, data: dict, licence: str | None, named: str | None
+) -> None:
+    summary = changed(**data)
     summary["checkpoint"]["source"] = base
     found = header(card_text("mine", parse_run_summary(summary), {}, 1024))
     assert (found.get("license"), found.get("base_model")) == (licence, named)
 
 
-def test_data_recipe_and_losses() -> None:
+def test_the_licence_of_the_data_stands_beside_their_address(composed_alpaca: DataConfig) -> None:
+    summary = changed(**dataclasses.asdict(composed_alpaca))
+    text = card_text("mine", parse_run_summary(summary), {}, 1024)
+    assert f"mine.json, from {composed_alpaca.url} (sha256" in text
+    assert header(text)["license"] == composed_alpaca.licence == "cc-by-nc-4.0"
+    assert "The data: cc-by-nc-4.0." in text
+    assert "The data: as their owner says." in card_text("mine", SUMMARY, {}, 1024)
+
+
+def test_the_card_holds_data_recipe_and_losses() -> None:
     text = card_text("mine", SUMMARY, {}, 1024)
     for part in (
         "# mine\n",
@@ -106,7 +135,7 @@ def test_plain_text_has_no_chat() -> None:
     assert '"role"' not in text
 
 
-def test_scores() -> None:
+def test_scores_stand_with_their_intervals() -> None:
     text = card_text("mine", SUMMARY, EVALUATION, 1024)
     assert "110 records of the test split, answered with temperature 0.0. In brackets" in text
     assert (

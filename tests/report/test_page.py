@@ -1,4 +1,4 @@
-"""What the report shows, and what it leaves out where it is not there."""
+"""The report shows what a summary holds, and leaves out what is absent."""
 
 import math
 import re
@@ -11,11 +11,11 @@ from tests.evaluation import made_up
 from tests.evaluation.reading import Seen, assert_table
 
 
-def test_all_that_there_is_to_see(write: Callable[..., tuple[Seen, str]]) -> None:
+def test_the_page_shows_each_part_of_the_summary(write: Callable[..., tuple[Seen, str]]) -> None:
     seen, _ = write(metrics=made_up.metrics())
     for words in (
-        "gpt2-medium, before and after tuning By exact match, the tuned model's exact_match differs from its base's by "
-        "0.80.",
+        "gpt2-medium, before and after tuning By exact match, the tuned model's exact_match "
+        "differs from its base's by 0.80.",
         "60 records of the test split, judged by llama3:latest, after 346 training steps.",
         "Take care. only 87% of the answers were scored",
         "judge's score from 0 to 100 18.7 17.4 to 19.8 81.0 75.3 to 85.9 +62.3 56.1 to 68.5",
@@ -25,7 +25,8 @@ def test_all_that_there_is_to_see(write: Callable[..., tuple[Seen, str]]) -> Non
         "1 of these records word for word, 1 more but for case, punctuation and spaces",
         "Mean over 58 records Base Tuned",
         "scored 55 of 60 58 of 60 unparsed 5 2",
-        "This judge tells expected answers from others. the expected answer 98.2 another record's answer 12.3",
+        "This judge tells expected answers from others. the expected answer 98.2 "
+        "another record's answer 12.3",
         "AUC 0.99",
         "The judge prefers the tuned model's answers.",
         "48 won, 9 tied, 2 lost, 1 not judged; p = 0.001",
@@ -96,6 +97,18 @@ def test_what_is_absent_is_left_out(what: str, write: Callable[..., tuple[Seen, 
     ] == []
 
 
+def test_the_forms_of_the_judges_replies_are_shown(write: Callable[..., tuple[Seen, str]]) -> None:
+    forms = {"json_schema": 1100, "none": 10}
+    seen, _ = write(judge=made_up.JUDGE | {"forms": forms})
+    assert "json_schema 1,100, plain text 10." in seen.text
+    assert "forms." not in seen.text
+
+    # An evaluation of an earlier version noted none, and pairs may all be unasked.
+    for judge in (made_up.JUDGE, made_up.JUDGE | {"forms": {}}):
+        seen, _ = write(judge=judge)
+        assert "form that was asked for" not in seen.text
+
+
 def test_a_model_alone(write: Callable[..., tuple[Seen, str]]) -> None:
     rows = [row | {"base": None} for row in made_up.rows()]
     seen, markdown = write(rows, **ABSENT["base"])
@@ -125,7 +138,7 @@ def test_without_a_run(write: Callable[..., tuple[Seen, str]]) -> None:
     assert "The whole config of the training" not in seen.text
 
 
-def test_no_number_is_finite(write: Callable[..., tuple[Seen, str]]) -> None:
+def test_numbers_that_are_not_finite_are_left_out(write: Callable[..., tuple[Seen, str]]) -> None:
     def nothing(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: nothing(item) for key, item in value.items()}
