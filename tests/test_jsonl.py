@@ -43,7 +43,7 @@ def test_a_line_that_is_no_judgement_is_named(values: dict[str, object], tmp_pat
     more = {"reason": "", "done_reason": None, "prompt_tokens": None, "reply_tokens": None}
     (tmp_path / "scores.jsonl").write_text(json.dumps({"key": "k"} | values | more) + "\n")
     with pytest.raises(
-        InputError, match=r"scores\.jsonl: line 1 is no judgement; delete the line, or the file"
+        InputError, match=r"scores\.jsonl: line 1 is not a valid judgement; delete"
     ):
         ScoreFile(tmp_path / "scores.jsonl")
 

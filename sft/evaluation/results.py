@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import Any
 
 from sft.data.records import Record
-from sft.evaluation.exam import Result
+from sft.evaluation.measure import ModelResult
 from sft.scoring.aggregate import Row
 from sft.scoring.metrics import METRICS
 
@@ -23,23 +23,23 @@ UNJUDGED = {"status": None, "score": None, "reason": None}
 
 
 def rows_of(
-    records: Sequence[Record], results: dict[str, Result], seen: Sequence[str | None]
+    records: Sequence[Record], results: dict[str, ModelResult], duplicates: Sequence[str | None]
 ) -> list[Row]:
     """The rows, before a judge was asked.
 
     Args:
-        seen: for each record its `duplicate`.
+        duplicates: for each record its `duplicate`.
     """
     parts = {name: _of_model(result) for name, result in results.items()}
     absent: list[Any] = [None] * len(records)
-    rows = zip(records, seen, parts["tuned"], parts.get("base", absent), strict=True)
+    rows = zip(records, duplicates, parts["tuned"], parts.get("base", absent), strict=True)
     return [
         {"record": number, "duplicate": duplicate, **asdict(record), "tuned": tuned, "base": base}
         for number, (record, duplicate, tuned, base) in enumerate(rows, 1)
     ]
 
 
-def _of_model(result: Result) -> list[Row]:
+def _of_model(result: ModelResult) -> list[Row]:
     found = []
     parts = zip(result.statuses, result.answers, result.scores, result.answer_losses(), strict=True)
     for status, answer, scores, (loss, tokens) in parts:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from sft.evaluation.exam import Result
+from sft.evaluation.measure import ModelResult
 from sft.scoring.aggregate import (
     Row,
     by_category,
@@ -23,11 +23,13 @@ LOSS_IS = (
 )
 
 
-def summarise(rows: Sequence[Row], results: dict[str, Result], seen_known: bool) -> dict[str, Any]:
+def summarise(
+    rows: Sequence[Row], results: dict[str, ModelResult], duplicates_known: bool
+) -> dict[str, Any]:
     """The numbers of the models, `tuned` and `base` (null if there is none), and of the difference between them.
 
     Args:
-        seen_known: it is known which records had a part in making the model.
+        duplicates_known: it is known which records had a part in making the model.
     """
     models = list(results)
     means = {name: _of_model(result) | numbers(rows, name) for name, result in results.items()}
@@ -39,12 +41,12 @@ def summarise(rows: Sequence[Row], results: dict[str, Result], seen_known: bool)
         "tuned_against_base": _against_base(rows) if "base" in results else None,
         "exact_match_by_category": by_category(rows, models, "exact_match"),
         "score_by_category": by_category(rows, models, "score"),
-        "duplicates": without_duplicates(rows, models) if seen_known else None,
+        "duplicates": without_duplicates(rows, models) if duplicates_known else None,
         "worst": worst(rows, "tuned"),
     }
 
 
-def _of_model(result: Result) -> dict[str, Any]:
+def _of_model(result: ModelResult) -> dict[str, Any]:
     """Which model it was, and what is not a mean over records."""
     checkpoint = result.checkpoint
     return {
