@@ -26,7 +26,7 @@ from sft.device import pick_device, pick_precision
 from sft.errors import InputError
 from sft.evaluation.answers import Answer
 from sft.evaluation.measure import EncodedRecords, encode_records, measure
-from sft.evaluation.results import rows_of
+from sft.evaluation.results import answer_results
 from sft.gpt2.fast import row_multiple
 from sft.gpt2.generate import complete, row_seeds
 from sft.gpt2.sampling import Sampling
@@ -168,7 +168,10 @@ def evaluate(
         batch_size,
         lambda: _answers(gpt2, encoded.prompts, max_new_tokens, greedy, 0, device),
     )
-    return numbers(rows_of(rows, {"tuned": result}, [None] * len(rows)), "tuned")
+    found: dict[str, Any] = {}
+    for name, value in numbers(answer_results(result)).items():
+        found |= value if name == "metrics" else {name: value}
+    return found
 
 
 def _template(gpt2: Pretrained) -> str:

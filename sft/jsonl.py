@@ -52,7 +52,8 @@ class LineFile(Generic[Entry]):
             return values["key"], self.kind(**{name: values[name] for name in names})
         except (ValueError, TypeError, LookupError) as error:
             raise InputError(
-                f"{self.path}: line {number} is not a valid {self.noun}; delete the line, or the file"
+                f"{self.path}: line {number} is not a valid {self.noun}; delete the "
+                "line, or the file"
             ) from error
 
     def add(self, key: str, entry: Entry, **labels: Any) -> None:

@@ -1,4 +1,4 @@
-"""Files of results: what a file may hold, and which of its lines count. The rest is shown with answers.jsonl."""
+"""Files of results: what a file may hold, and which of its lines count."""
 
 import errno
 import json

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from sft.atomic import locked, make_folder, read_numbers, write_json, write_json_lines
+from sft.atomic import locked, make_folder, read_numbers, write_json
 from sft.config.schema import EvaluateConfig
 from sft.data.overview import unused_text
 from sft.data.records import Record
@@ -35,13 +35,13 @@ from sft.evaluation.measure import (
 )
 from sft.evaluation.results import examples_text, responses, rows_of
 from sft.evaluation.setup import Setup, load_setup
-from sft.evaluation.summary import summarise, table
+from sft.evaluation.summary import means_of, table
 from sft.judge.ask import connect
 from sft.judge.score import check_judged, judge_answers
 from sft.prompts import PROMPTS
 from sft.report.card import write_card
 from sft.report.report import write_report
-from sft.scoring.aggregate import Row
+from sft.scoring.results import EvaluationSummary, RecordResult, as_json, write_results
 from sft.summaries import read_run_summary, versions
 
 log = logging.getLogger("sft")
@@ -105,12 +105,15 @@ def evaluate(
         judged = judge_answers(judge, rows, records, setup.folder) if judge else None
 
         # Summarise, write, show.
-        summary: dict[str, Any] = {"split": config.split, "judge": judged}
-        summary |= summarise(rows, results, duplicates_known=known is not None)
-        summary |= origin(config, setup, encoded, results, device, precision, decoding, began)
-        write_results(setup, rows, summary)
+        summary = EvaluationSummary(
+            split=config.split,
+            judge=judged,
+            **means_of(rows, results, duplicates_known=known is not None),
+            **origin(config, setup, encoded, results, device, precision, decoding, began),
+        )
+        write_files(setup, rows, summary)
         show(setup.folder, rows, summary)
-        check_judged(summary, setup.folder)
+        check_judged(as_json(summary), setup.folder)
 
 
 # The parts, in the order in which `evaluate` asks for them
@@ -225,7 +228,7 @@ def origin(
     }
 
 
-def write_results(setup: Setup, rows: list[Row], summary: dict[str, Any]) -> None:
+def write_files(setup: Setup, rows: list[RecordResult], summary: EvaluationSummary) -> None:
     """Write the evaluation's files. The report and the model card of a run show the run too.
 
     Raises:
@@ -233,8 +236,7 @@ def write_results(setup: Setup, rows: list[Row], summary: dict[str, Any]) -> Non
     """
     folder = setup.folder
     write_json(folder / "responses.json", responses(rows))
-    write_json_lines(folder / "records.jsonl", rows)
-    write_json(folder / "summary.json", summary)
+    write_results(folder, rows, summary)
 
     run = setup.run
     past = None
@@ -243,12 +245,12 @@ def write_results(setup: Setup, rows: list[Row], summary: dict[str, Any]) -> Non
         past = dataclasses.asdict(read_run_summary(run))
         if (run / "metrics.csv").exists():
             metrics = read_numbers(run / "metrics.csv")
-    write_report(folder, summary, rows, past, metrics)
+    write_report(folder, as_json(summary), [as_json(row) for row in rows], past, metrics)
     if run is not None:
         write_card(run)
 
 
-def show(folder: Path, rows: list[Row], summary: dict[str, Any]) -> None:
+def show(folder: Path, rows: list[RecordResult], summary: EvaluationSummary) -> None:
     """Show a few answers, the main numbers, and where the rest is."""
     log.info(
         f"\n{examples_text(rows)}\n\n{table(summary)}\n\nto look at: {folder / 'report.html'}\n"

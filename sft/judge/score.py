@@ -12,19 +12,19 @@ from sft.judge.ask import audit_questions, judge_all, judge_pairs
 from sft.judge.judge import Judge
 from sft.judge.prompts import Pair, Question
 from sft.judge.verdicts import PairVerdict, Verdict
-from sft.scoring.aggregate import Row, is_asked
+from sft.scoring.results import RecordResult
 from sft.scoring.statistics import RELIABLE, auc, difference, verdict
 
 
 def judge_answers(
-    judge: Judge, rows: list[Row], records: Sequence[Record], folder: Path
+    judge: Judge, rows: list[RecordResult], records: Sequence[Record], folder: Path
 ) -> dict[str, Any]:
     """Have the answers judged, one by one or in pairs as the config says; the rows take what came of it.
 
     Returns:
         What the summary says of the judge.
     """
-    unasked = {row["record"] for row in rows if not is_asked(row["tuned"])}
+    unasked = {row.record for row in rows if not row.tuned.asked}
     questions = audit_questions(records, judge.config.audit, judge.config.seed, unasked)
     verdicts = (
         judge_all(judge, questions, folder / "scores.jsonl", "audit of the judge")
@@ -40,23 +40,25 @@ def judge_answers(
     return judge.identity | {"forms": dict(judge.forms), "audit": audit, "pairwise": None} | found
 
 
-def _scores(judge: Judge, rows: list[Row], folder: Path) -> dict[str, Any]:
-    models = [name for name in ("tuned", "base") if rows[0][name]]
-    questions = [_question(row, name) for row in rows for name in models if is_asked(row[name])]
+def _scores(judge: Judge, rows: list[RecordResult], folder: Path) -> dict[str, Any]:
+    models = ["tuned", "base"] if rows[0].base else ["tuned"]
+    questions = [_question(row, name) for row in rows for name in models if row.of(name).asked]
     verdicts = judge_all(judge, questions, folder / "scores.jsonl")
     for question, found in zip(questions, verdicts, strict=True):
-        row = rows[question.record - 1]
-        row[question.target] |= {key: asdict(found)[key] for key in ("status", "score", "reason")}
-    asked = {name: [row[name] for row in rows if is_asked(row[name])] for name in models}
+        answer = rows[question.record - 1].of(question.target)
+        answer.status = found.status
+        answer.score = found.score
+        answer.reason = found.reason
+    asked = {name: [row.of(name) for row in rows if row.of(name).asked] for name in models}
     return _coverage(
         judge,
-        {name: [part["score"] is not None for part in parts] for name, parts in asked.items()},
+        {name: [part.score is not None for part in parts] for name, parts in asked.items()},
     )
 
 
-def _question(row: Row, model: str) -> Question:
+def _question(row: RecordResult, model: str) -> Question:
     return Question(
-        row["record"], model, row["instruction"], row["input"], row["output"], row[model]["text"]
+        row.record, model, row.instruction, row.input, row.output, str(row.of(model).text)
     )
 
 
@@ -104,26 +106,26 @@ def _trust(area: float | None) -> str:
     )
 
 
-def _pairs(judge: Judge, rows: list[Row], folder: Path) -> dict[str, Any]:
-    rows = [row for row in rows if is_asked(row["tuned"]) and is_asked(row["base"])]
+def _pairs(judge: Judge, rows: list[RecordResult], folder: Path) -> dict[str, Any]:
+    rows = [row for row in rows if row.tuned.asked and row.of("base").asked]
     if not rows:
         raise InputError(
             "judge.mode: pairwise has no record that both models can be asked; leave it out"
         )
     pairs = [
         Pair(
-            row["record"],
-            row["instruction"],
-            row["input"],
-            row["output"],
-            row["tuned"]["text"],
-            row["base"]["text"],
+            row.record,
+            row.instruction,
+            row.input,
+            row.output,
+            str(row.tuned.text),
+            str(row.of("base").text),
         )
         for row in rows
     ]
     verdicts = judge_pairs(judge, pairs, folder / "pairs.jsonl")
     for row, one in zip(rows, verdicts, strict=True):
-        row["tuned"]["reason"] = f"{one.winner or 'not judged'}: {one.reason}"
+        row.tuned.reason = f"{one.winner or 'not judged'}: {one.reason}"
     judged = [one for one in verdicts if one.winner is not None]
     found = _pairwise(judged) if judged else {}
     coverage = _coverage(judge, {"tuned": [one.winner is not None for one in verdicts]})

@@ -6,6 +6,7 @@ import pytest
 
 from sft.errors import InputError
 from sft.evaluation.compare import compare, comparison_text, read_evaluation
+from tests.fixtures.record import MADE
 
 JUDGE = {"kind": "ollama", "model": "llama3:latest", "coverage": 1.0}
 
@@ -15,16 +16,21 @@ def write(
 ) -> str:
     evaluation = folder / "evaluation"
     evaluation.mkdir(parents=True)
-    summary = {"split": "test", "judge": judge, "decoding": {"seed": 1}, "template": "t"} | settings
+    made = json.loads((MADE / "run" / "evaluation" / "summary.json").read_text())
+    summary = made | {"judge": judge, "decoding": {"seed": 1}, "template": "t"} | settings
     (evaluation / "summary.json").write_text(json.dumps(summary))
     rows = []
     for number, value in enumerate(exact, 1):
-        part = dict.fromkeys(("exact_match", "token_f1", "rouge_l", "chrf"), value)
-        part |= {"text": "x", "status": "scored" if judge else None}
+        part: dict[str, Any] = dict.fromkeys(("exact_match", "token_f1", "rouge_l", "chrf"), value)
+        part |= {"text": "x", "tokens": 1, "finish_reason": "stop", "reason": None}
+        part |= {"status": "scored" if judge else None}
         part |= {"loss": 2 - value, "loss_tokens": 3, "score": round(50 * value) if judge else None}
         rows.append(
             {
                 "record": number,
+                "duplicate": None,
+                "category": None,
+                "base": None,
                 "instruction": f"{asked} {number}",
                 "input": "",
                 "output": "x",

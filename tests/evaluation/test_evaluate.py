@@ -1,4 +1,4 @@
-"""evaluate.py as it is used: on a run, on a checkpoint, killed and called again, with what it must refuse."""
+"""evaluate.py as it is used: on a run, on a checkpoint, killed and called again, refused."""
 
 import hashlib
 import importlib.util
@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from sft.atomic import locked
-from sft.scoring.metrics import METRICS, score
+from sft.scoring.metrics import TEXT_METRICS, score
 from tests.judge.judge_server import Site
 
 DOOR = Path(__file__).parents[2] / "evaluate.py"
@@ -91,7 +91,7 @@ def test_a_run(run_folder: Path, data: Path, tmp_path: Path) -> None:
     )
     for name, key in (("tuned", "model_response"), ("base", "base_response")):
         scores = [score(row[key], row["output"]) for row in rows]
-        for metric in METRICS:
+        for metric in TEXT_METRICS:
             assert summary[name][metric] == pytest.approx(
                 sum(row[metric] for row in scores) / 10, abs=1e-6
             )
@@ -109,7 +109,7 @@ def test_a_run(run_folder: Path, data: Path, tmp_path: Path) -> None:
         "expected  11",
         "base",
         "tuned",
-        "token f1",
+        "token F1",
         "perplexity",
         "evaluation/summary.json",
     ):

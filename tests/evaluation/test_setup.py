@@ -211,7 +211,7 @@ def test_max_length_above_the_context(run_folder: Path) -> None:
 
 
 def test_what_had_a_part_in_making_a_model(run_folder: Path) -> None:
-    """Of 20 records, 8 are for training, 10 for the test and 2 for validation, by which the best weights are chosen."""
+    """Of 20 records, 8 are for training, 10 for the test, and 2 choose the best weights."""
     setup = setup_of_run(str(run_folder))
     seen = {
         split: [record.output for record in setup.used_for_tuning(split) or []]
