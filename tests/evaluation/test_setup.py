@@ -58,7 +58,7 @@ def test_latest_is_followed_once(run_folder: Path, tmp_path: Path) -> None:
         ("../base/merges.txt", None, r"base: no merges\.txt"),
     ],
 )
-def test_what_a_run_may_lack(
+def test_a_missing_or_changed_file_of_a_run_is_named(
     run_folder: Path, file: str, content: str | None, message: str
 ) -> None:
     (run_folder / file).unlink() if content is None else (run_folder / file).write_text(content)
@@ -66,7 +66,7 @@ def test_what_a_run_may_lack(
         setup_of_run(str(run_folder))
 
 
-def test_no_run_and_an_unfinished_run(run_folder: Path, tmp_path: Path) -> None:
+def test_a_missing_and_an_unfinished_run_are_refused(run_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"run: .*nowhere is not there; train first \(python train.py\)"
     ):
@@ -82,7 +82,7 @@ def test_no_run_and_an_unfinished_run(run_folder: Path, tmp_path: Path) -> None:
         setup_of_run(str(run_folder))
 
 
-def test_a_base_with_other_weights(
+def test_a_base_with_other_weights_is_refused(
     run_folder: Path, tmp_path: Path, make_checkpoint: Callable[..., Path]
 ) -> None:
     make_checkpoint(tmp_path / "base", seed=9)
@@ -90,7 +90,7 @@ def test_a_base_with_other_weights(
         setup_of_run(str(run_folder))
 
 
-def test_an_empty_split(run_folder: Path) -> None:
+def test_an_empty_split_is_refused(run_folder: Path) -> None:
     summary = json.loads((run_folder / "summary.json").read_text())
     summary["config"]["data"]["split"] = [0.9, 0.0, 0.1]
     change(run_folder / "summary.json", **summary)
@@ -117,7 +117,7 @@ def test_a_checkpoint_brings_its_base_and_template(
     assert setup.folder == run_folder / "out"
 
 
-def test_a_checkpoint_without_a_base_stands_alone(
+def test_a_checkpoint_without_a_base_says_why(
     tmp_path: Path, data: Path, make_checkpoint: Callable
 ) -> None:
     first = make_checkpoint(tmp_path / "first", seed=4)
@@ -135,7 +135,9 @@ def test_a_checkpoint_without_a_base_stands_alone(
         assert setup.template == PROMPTS["phi3"]
 
 
-def test_plain_text_cannot_be_asked(tmp_path: Path, data: Path, make_checkpoint: Callable) -> None:
+def test_a_model_of_plain_text_is_refused(
+    tmp_path: Path, data: Path, make_checkpoint: Callable
+) -> None:
     with pytest.raises(InputError, match=r"data.prompt: .* was trained on plain text"):
         setup_of_checkpoint(
             of_checkpoint(make_checkpoint(tmp_path / "plain", seed=4), data, prompt="none")
@@ -165,7 +167,7 @@ def test_results_do_not_go_into_the_folder_of_a_run(run_folder: Path, data: Path
         (Record("a", "", "x"), "{{ question }}", "prompt template: .*question"),
     ],
 )
-def test_records_none_of_which_can_be_asked(
+def test_records_that_cannot_be_asked_at_all_are_refused(
     run_folder: Path, record: Record, template: str, message: str
 ) -> None:
     model = check_model(os.path.relpath(run_folder / "model"))
@@ -202,7 +204,7 @@ def test_a_limit_of_training_does_not_stop_an_evaluation(run_folder: Path) -> No
     assert (encoded.statuses, len(encoded.prompts), len(encoded.examples)) == ([None], 1, 0)
 
 
-def test_max_length_above_the_context(run_folder: Path) -> None:
+def test_max_length_above_the_context_is_refused(run_folder: Path) -> None:
     model, data = check_model(run_folder / "model"), DataConfig(max_length=65)
     with pytest.raises(
         InputError, match=r"data\.max_length: 65 is more than the model's context of 64"
@@ -210,7 +212,7 @@ def test_max_length_above_the_context(run_folder: Path) -> None:
         encode_records("tuned", model, [Record("a", "", "b")], "{{ instruction }}", data, "test")
 
 
-def test_what_had_a_part_in_making_a_model(run_folder: Path) -> None:
+def test_records_used_for_tuning_are_those_of_train_and_validation(run_folder: Path) -> None:
     """Of 20 records, 8 are for training, 10 for the test, and 2 choose the best weights."""
     setup = setup_of_run(str(run_folder))
     seen = {

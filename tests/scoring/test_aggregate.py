@@ -78,7 +78,7 @@ def test_means_are_over_records_and_the_loss_over_tokens() -> None:
     assert 20 <= judge["interval"][0] < 57.5 < judge["interval"][1] <= 90
 
 
-def test_what_was_not_asked_is_counted_and_has_no_part_in_any_number() -> None:
+def test_records_that_were_not_asked_are_counted_and_left_out_of_all_numbers() -> None:
     rows = [*ROWS, row(5, UNASKED, UNASKED, category="sum")]
     found = numbers(tuned(rows))
     assert found.pop("not_asked") == {"too long": 1}
@@ -98,7 +98,7 @@ def test_an_answer_without_spaces_has_a_length_in_letters() -> None:
     assert found["length"]["mean_words"] == 5
 
 
-def test_what_has_no_score_is_counted_and_has_no_part_in_the_mean() -> None:
+def test_answers_without_a_score_are_counted_and_left_out_of_the_mean() -> None:
     lost = [row(5, replace(answer(0, 1.0, 1), status="timeout")), row(6, answer(0, 1.0, 1, 80))]
     judge = numbers(tuned(lost))["judge"]
     assert (judge["mean"], judge["scored"], judge["of"]) == (80, 1, 2)
@@ -125,7 +125,7 @@ def test_losses_of_different_tokens_are_not_compared() -> None:
     assert found["chrf"]["ties"] == 1
 
 
-def test_categories() -> None:
+def test_categories_have_their_own_means() -> None:
     assert by_category(ROWS, ["tuned", "base"], "score") == {
         "sum": {"records": 2, "tuned": 70, "base": 15},
         "word": {"records": 1, "tuned": 70, "base": 70},
@@ -133,7 +133,7 @@ def test_categories() -> None:
     assert by_category([row(1, answer(1, 1.0, 1))], ["tuned"], "exact_match") is None
 
 
-def test_without_the_records_that_training_has_seen() -> None:
+def test_means_without_duplicates_leave_out_exact_and_near_ones() -> None:
     found = without_duplicates(ROWS, ["tuned"])
     assert (found["exact"], found["near"], found["without"]["records"]) == (1, 1, 2)
     assert found["without"]["tuned"]["score"] == 55
