@@ -83,7 +83,7 @@ def check_length(config: TrainConfig, folder: Path) -> None:
             )
 
 
-def fit(config: TrainConfig, folder: Path, changed: str) -> None:
+def fit(config: TrainConfig, folder: Path, changed: str = "") -> None:
     """Train, as one process of the run; rank 0 claims the folder if its launcher has not.
 
     The import takes seconds. So it waits until the config is checked, and a process that only
@@ -101,7 +101,7 @@ def fit(config: TrainConfig, folder: Path, changed: str) -> None:
 
 def evaluate_run(config: TrainConfig, folder: Path) -> None:
     """Evaluate the run, as evaluate.py does."""
-    from evaluate import evaluate
+    from sft.evaluation.run import evaluate
 
     # Of torchrun's processes, only this one is left.
     alone = "LOCAL_RANK" in os.environ
@@ -116,7 +116,7 @@ def evaluate_run(config: TrainConfig, folder: Path) -> None:
         precision=config.precision,
         judge=config.judge,
     )
-    evaluate(settings, [])
+    evaluate(settings, [], log_to, on_devices)
 
 
 if __name__ == "__main__":

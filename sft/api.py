@@ -25,8 +25,8 @@ from sft.data.records import Record, checked_record, count_unused
 from sft.device import pick_device, pick_precision
 from sft.errors import InputError
 from sft.evaluation.answers import Answer
-from sft.evaluation.exam import Exam, examine, prepare
-from sft.evaluation.results import rows_of
+from sft.evaluation.measure import EncodedRecords, encode_records, measure
+from sft.evaluation.results import answer_results
 from sft.gpt2.fast import row_multiple
 from sft.gpt2.generate import complete, row_seeds
 from sft.gpt2.sampling import Sampling
@@ -133,12 +133,12 @@ def answer(
     )
     if not records:
         return []
-    exam = prepare("tuned", gpt2, records, _template(gpt2), DataConfig(), "questions")
-    _warn_of_unasked(exam)
+    encoded = encode_records("tuned", gpt2, records, _template(gpt2), DataConfig(), "questions")
+    _warn_of_unasked(encoded)
     given = iter(
-        _answers(gpt2, exam.prompts, max_new_tokens, Sampling(temperature, top_k), seed, device)
+        _answers(gpt2, encoded.prompts, max_new_tokens, Sampling(temperature, top_k), seed, device)
     )
-    return [None if status else next(given).text for status in exam.statuses]
+    return [None if status else next(given).text for status in encoded.statuses]
 
 
 def evaluate(
@@ -158,17 +158,20 @@ def evaluate(
     _check_loaded(gpt2)
     _check_settings(max_new_tokens, device, batch_size)
     rows, greedy = _training(records), Sampling()
-    exam = prepare("tuned", gpt2, rows, _template(gpt2), DataConfig(), "records")
-    _warn_of_unasked(exam)
+    encoded = encode_records("tuned", gpt2, rows, _template(gpt2), DataConfig(), "records")
+    _warn_of_unasked(encoded)
     gpt2.model.to(pick_device(device)).eval()
-    result = examine(
-        exam,
+    result = measure(
+        encoded,
         gpt2.model,
         "32-true",
         batch_size,
-        lambda: _answers(gpt2, exam.prompts, max_new_tokens, greedy, 0, device),
+        lambda: _answers(gpt2, encoded.prompts, max_new_tokens, greedy, 0, device),
     )
-    return numbers(rows_of(rows, {"tuned": result}, [None] * len(rows)), "tuned")
+    found: dict[str, Any] = {}
+    for name, value in numbers(answer_results(result)).items():
+        found |= value if name == "metrics" else {name: value}
+    return found
 
 
 def _template(gpt2: Pretrained) -> str:
@@ -177,8 +180,8 @@ def _template(gpt2: Pretrained) -> str:
     )
 
 
-def _warn_of_unasked(exam: Exam) -> None:
-    for line in exam.unasked():
+def _warn_of_unasked(encoded: EncodedRecords) -> None:
+    for line in encoded.unasked():
         log.warning(line)
 
 

@@ -1,7 +1,7 @@
-"""Files of JSON lines, to which results are added one by one, each on the disk from the moment it is there.
+"""Files of JSON lines, to which results are added one by one, each on disk before the next begins.
 
-Each line has a `key`, a hash of all that decides its result, so it is used again exactly where the same result would be
-found again. Of a key's lines the last counts.
+Each line has a `key`, a hash of everything that decides its result. So a line is reused exactly
+where the same result would be found again. If several lines have the same key, the last one counts.
 """
 
 import errno
@@ -21,14 +21,19 @@ Entry = TypeVar("Entry", bound="DataclassInstance")
 
 
 class LineFile(Generic[Entry]):
-    """The results there are, by key. A kind of file is a subclass that names the dataclass of its results.
+    """The results of a file, by key. A subclass names the dataclass of its results.
+
+    Attributes:
+        kind: the dataclass of a result.
+        noun: the word for a result in messages.
 
     Raises:
-        InputError: the file cannot be read or written, or a line of it, other than a torn last one, is no result.
+        InputError: the file cannot be read or written, or a line is not a result. A last line that
+            was written in part is dropped instead.
     """
 
     kind: ClassVar[type[Any]]
-    noun: ClassVar[str]  # what a result is called
+    noun: ClassVar[str]
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -41,23 +46,21 @@ class LineFile(Generic[Entry]):
 
     def _parse(self, line: bytes, number: int) -> tuple[str, Entry]:
         try:
+            # A line of an earlier version may lack fields that have defaults.
             values = json.loads(line)
-            names = [
-                item.name for item in fields(self.kind)
-            ]  # a line of an earlier version may lack the last
-            return values["key"], self.kind(
-                **{name: values[name] for name in names if name in values}
-            )
+            names = [field.name for field in fields(self.kind) if field.name in values]
+            return values["key"], self.kind(**{name: values[name] for name in names})
         except (ValueError, TypeError, LookupError) as error:
             raise InputError(
-                f"{self.path}: line {number} is no {self.noun}; delete the line, or the file"
+                f"{self.path}: line {number} is not a valid {self.noun}; delete the "
+                "line, or the file"
             ) from error
 
     def add(self, key: str, entry: Entry, **labels: Any) -> None:
-        """Keep a result: when this returns, it is on the disk. Threads may call it at once.
+        """Add a result, which is on disk when this returns. Threads may call it at the same time.
 
         Args:
-            labels: for who reads the file; the line holds them after its key.
+            labels: for people who read the file; the line holds them after its key.
         """
         line = json.dumps({"key": key} | labels | asdict(entry), ensure_ascii=False) + "\n"
         try:
@@ -65,14 +68,14 @@ class LineFile(Generic[Entry]):
                 _append(self.path, line.encode(errors="replace"))
         except OSError as error:
             raise InputError(
-                f"{self.path}: cannot be written ({error.strerror}); what stood there before is kept, so make room "
-                "and run the same command again"
+                f"{self.path}: cannot be written ({error.strerror}); the lines before are kept, so "
+                "make room and run the same command again"
             ) from error
         self.by_key[key] = entry
 
 
 def _append(path: Path, line: bytes) -> None:
-    """The whole line or, on a full disk, nothing of it, since another one may follow."""
+    """Append the whole line or, on a full disk, nothing, since another line may follow."""
     with path.open("ab", buffering=0) as file:
         end = file.tell()
         try:
@@ -85,7 +88,7 @@ def _append(path: Path, line: bytes) -> None:
 
 
 def _whole_lines(path: Path) -> list[bytes]:
-    """The lines of a file, after cutting off a last one that was not written to its end."""
+    """Return the lines of a file, after removing a last one that was written in part."""
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):

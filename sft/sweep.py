@@ -17,7 +17,6 @@ from sft.folders import is_rank_0, sweep_folder
 from sft.summaries import RUN_SUMMARY, read_run_summary
 
 NOTES = ".jobs"  # of a sweep's folder, while it goes on: what became of each job
-LOWER_IS_BETTER = ("validation_loss", "loss")
 
 
 class SweepTable(Callback):
@@ -81,15 +80,23 @@ def _rows(folder: Path, rank: str) -> list[dict[str, Any]]:
     common = set(overrides[0]).intersection(*overrides) if len(notes) > 1 else set()
     settings = [" ".join(item for item in job if item not in common) for job in overrides]
     rows = [_row(folder, note, text, rank) for note, text in zip(notes, settings, strict=True)]
-    sign = 1 if rank in LOWER_IS_BETTER else -1
+    sign = 1 if _lower_is_better(rank) else -1
     return sorted(rows, key=lambda row: (row[rank] is None, sign * (row[rank] or 0)))
+
+
+def _lower_is_better(rank: str) -> bool:
+    if rank == "validation_loss":
+        return True
+    # This import takes seconds, and most sweeps go without.
+    from sft.scoring.metrics import BY_NAME
+
+    return BY_NAME[rank].lower_is_better
 
 
 def _row(folder: Path, note: dict[str, Any], settings: str, rank: str) -> dict[str, Any]:
     """A job's row, in which only numbers that this job came to stand, not those of another run in its folder."""
     job, finished = Path(note["folder"]), note["status"] == "finished"
     summary = read_run_summary(job) if note["trained"] and (job / RUN_SUMMARY).exists() else None
-    evaluation = _read(job / "evaluation" / "summary.json") if finished else {}
     train_loss = summary.losses.get("train/eval_loss") if summary else None
     row = {
         "job": os.path.relpath(job, folder),
@@ -99,7 +106,8 @@ def _row(folder: Path, note: dict[str, Any], settings: str, rank: str) -> dict[s
         "train_loss": train_loss.last if train_loss else None,
         "seconds": summary.seconds if summary else None,
     }
-    row |= {} if rank == "validation_loss" else _measured(evaluation.get("tuned", {}), rank)
+    if rank != "validation_loss":
+        row |= _measured(job / "evaluation", rank, finished)
     return row | {
         "reason": "" if finished else note["reason"] or "it ended without a word, perhaps killed"
     }
@@ -109,14 +117,15 @@ def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def _measured(tuned: dict[str, Any], rank: str) -> dict[str, Any]:
-    """A number of the evaluation, and its 95% interval."""
-    if rank == "score":
-        judge = tuned.get("judge") or {}
-        value, interval = judge.get("mean"), judge.get("interval")
-    else:
-        value, interval = tuned.get(rank), tuned.get("intervals", {}).get(rank)
-    return {rank: value} | dict(zip(("low", "high"), interval or (None, None), strict=True))
+def _measured(folder: Path, rank: str, finished: bool) -> dict[str, Any]:
+    """Return a mean of the job's evaluation, and its 95% interval; None if it was not evaluated."""
+    from sft.scoring.results import read_summary
+
+    if not finished or not (folder / "summary.json").exists():
+        return {rank: None, "low": None, "high": None}
+    tuned = read_summary(folder).tuned
+    low, high = tuned.interval(rank) or (None, None)
+    return {rank: tuned.mean(rank), "low": low, "high": high}
 
 
 def _write(rows: list[dict[str, Any]], path: Path) -> None:

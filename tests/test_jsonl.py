@@ -1,4 +1,4 @@
-"""Files of results: what a file may hold, and which of its lines count. The rest is shown with answers.jsonl."""
+"""Files of results: what a file may hold, and which of its lines count."""
 
 import errno
 import json
@@ -11,7 +11,7 @@ from sft.errors import InputError
 from sft.judge.keep import Choice, PairFile, Score, ScoreFile
 
 
-def test_the_last_line_of_a_key_counts_and_labels_are_for_who_reads(tmp_path: Path) -> None:
+def test_the_last_line_of_a_key_counts_and_labels_are_written_after_the_key(tmp_path: Path) -> None:
     file = ScoreFile(tmp_path / "scores.jsonl")
     file.add("k", Score("timeout", None, "no reply"), record=3, target="tuned")
     file.add("other", Score("scored", 0, ""), record=3, target="base")
@@ -37,16 +37,14 @@ def test_the_last_line_of_a_key_counts_and_labels_are_for_who_reads(tmp_path: Pa
         {"status": "scored"},
     ],
 )
-def test_a_line_that_is_no_judgement_is_named(values: dict[str, object], tmp_path: Path) -> None:
+def test_a_line_that_is_not_a_judgement_is_named(values: dict[str, object], tmp_path: Path) -> None:
     more = {"reason": "", "done_reason": None, "prompt_tokens": None, "reply_tokens": None}
     (tmp_path / "scores.jsonl").write_text(json.dumps({"key": "k"} | values | more) + "\n")
-    with pytest.raises(
-        InputError, match=r"scores\.jsonl: line 1 is no judgement; delete the line, or the file"
-    ):
+    with pytest.raises(InputError, match=r"scores\.jsonl: line 1 is not a valid judgement; delete"):
         ScoreFile(tmp_path / "scores.jsonl")
 
 
-def test_of_a_line_that_was_not_written_nothing_stays(
+def test_a_full_disk_leaves_no_part_of_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(handle: int) -> None:
@@ -66,7 +64,7 @@ def test_of_a_line_that_was_not_written_nothing_stays(
     assert list(ScoreFile(file.path).by_key) == list(file.by_key) == ["k", "third"]
 
 
-def test_choices(tmp_path: Path) -> None:
+def test_a_choice_is_kept_and_one_that_does_not_fit_its_status_is_refused(tmp_path: Path) -> None:
     file = PairFile(tmp_path / "pairs.jsonl")
     file.add("k", Choice("scored", "A", "longer"))
     assert PairFile(file.path).by_key == {"k": Choice("scored", "A", "longer")}

@@ -1,7 +1,8 @@
-"""A model's answers, each kept on the disk from the moment it is finished.
+"""A model's answers, each written to disk as soon as it is finished.
 
-`answers.jsonl` has a line for each answer: `key`, `text`, `tokens` (their number), `finish_reason`. The key is a hash
-of all that decides the answer, so a line is used again exactly where the model would give it again.
+`answers.jsonl` has a line for each answer: `key`, `text`, `tokens` (their number), `finish_reason`.
+The key is a hash of everything that decides the answer. So a line is reused exactly where the model
+would give the same answer again.
 """
 
 import hashlib
@@ -26,7 +27,12 @@ from sft.jsonl import LineFile
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said, in how many tokens, and what ended it: its end token (`stop`) or a limit (`length`)."""
+    """A model's answer.
+
+    Attributes:
+        tokens: their number, without the end token.
+        finish_reason: `stop` if the model ended it, `length` if a limit did.
+    """
 
     text: str
     tokens: int
@@ -35,7 +41,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How answers are made; the meaning of each is in conf/evaluate.yaml."""
+    """The settings of decoding; conf/evaluate.yaml explains each."""
 
     max_new_tokens: int
     temperature: float
@@ -44,39 +50,43 @@ class Decoding:
     precision: str
 
     def deciding(self, row_seed: int) -> dict[str, Any]:
-        """What decides a row's answer: without sampling, neither `top_k` nor the seed do."""
-        settings = {
+        """Return the settings that decide a row's answer.
+
+        `top_k` and the seed are among them only if the answer is sampled.
+        """
+        settings: dict[str, Any] = {
             "max_new_tokens": self.max_new_tokens,
             "precision": self.precision,
             "temperature": self.temperature,
         }
-        return settings | ({"top_k": self.top_k, "seed": row_seed} if self.temperature > 0 else {})
+        if self.temperature > 0:
+            settings |= {"top_k": self.top_k, "seed": row_seed}
+        return settings
 
 
 class AnswerFile(LineFile[Answer]):
-    """`answers.jsonl`: the answers there are, by key."""
+    """`answers.jsonl`: the finished answers, by key."""
 
     kind = Answer
     noun = "answer"
 
 
 def answer_keys(prompts: Sequence[Sequence[int]], weights: str, decoding: Decoding) -> list[str]:
-    """A hash for each prompt's answer.
+    """Return a hash for each prompt's answer.
 
     Args:
-        prompts: token ids, in which record, template and tokenizer have met.
+        prompts: token ids, which depend on record, template and tokenizer.
         weights: the hash of the model's weights.
     """
-    seeds = row_seeds(decoding.seed, len(prompts))
-    parts = [
-        [list(prompt), weights, decoding.deciding(seed)]
-        for prompt, seed in zip(prompts, seeds, strict=True)
-    ]
-    return [hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest() for part in parts]
+    keys = []
+    for prompt, seed in zip(prompts, row_seeds(decoding.seed, len(prompts)), strict=True):
+        parts = [list(prompt), weights, decoding.deciding(seed)]
+        keys.append(hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest())
+    return keys
 
 
-class Asked(NamedTuple):
-    """A prompt that waits for its answer."""
+class Waiting(NamedTuple):
+    """A prompt that has no answer yet."""
 
     key: str
     prompt: Sequence[int]
@@ -85,43 +95,45 @@ class Asked(NamedTuple):
 
 def unanswered(
     prompts: Sequence[Sequence[int]], weights: str, decoding: Decoding, file: LineFile[Answer]
-) -> list[Asked]:
-    """The prompts whose answer is not in the file, equal ones once."""
-    keys, seeds = answer_keys(prompts, weights, decoding), row_seeds(decoding.seed, len(prompts))
-    asked = {one.key: one for one in map(Asked, keys, prompts, seeds)}
-    return [one for key, one in asked.items() if key not in file.by_key]
+) -> list[Waiting]:
+    """Return the prompts whose answer is not in the file. Of equal prompts, one is returned."""
+    keys = answer_keys(prompts, weights, decoding)
+    seeds = row_seeds(decoding.seed, len(prompts))
+    by_key = {one.key: one for one in map(Waiting, keys, prompts, seeds)}
+    return [one for key, one in by_key.items() if key not in file.by_key]
 
 
-def answer(
+def add_answers(
     model: GPT,
     tokenizer: tiktoken.Encoding,
-    asked: Sequence[Asked],
+    waiting: Sequence[Waiting],
     decoding: Decoding,
     file: LineFile[Answer],
     batch_size: int,
     name: str,
 ) -> None:
-    """Put the answers into the file.
+    """Answer the prompts, and add each answer to the file when it is finished.
 
-    A sampled answer is drawn from its row's own seed, so it is the same whatever stands beside it and wherever an
-    interrupted evaluation went on. In bf16 and fp16, sums are rounded differently in different company, and two nearly
-    equal choices may change places.
+    A sampled answer is drawn from its row's own seed. So it depends neither on the other rows of
+    its batch nor on where an interrupted evaluation continued. In bf16 and fp16, sums are rounded
+    differently in batches of other sizes, and two nearly equal choices may change places.
 
     Args:
         name: of the progress bar.
     """
     completions = complete(
         model,
-        [one.prompt for one in asked],
+        [one.prompt for one in waiting],
         decoding.max_new_tokens,
         Sampling(decoding.temperature, decoding.top_k),
         tokenizer.eot_token,
-        [one.seed for one in asked],
+        [one.seed for one in waiting],
         slots=batch_size,
     )
-    for found in tqdm(completions, total=len(asked), desc=name, unit="answer", disable=not asked):
+    bar = tqdm(completions, total=len(waiting), desc=name, unit="answer", disable=not waiting)
+    for found in bar:
         text = decode(tokenizer, found.tokens)
-        file.add(asked[found.index].key, Answer(text, len(found.tokens), found.finish_reason))
+        file.add(waiting[found.index].key, Answer(text, len(found.tokens), found.finish_reason))
 
 
 def answer_all(
@@ -133,48 +145,54 @@ def answer_all(
     batch_size: int = 32,
     name: str = "answers",
 ) -> list[Answer]:
-    """The answer to each prompt, from the file if it is there, else from the model and then into the file.
+    """Return the answer to each prompt. Those that are not in the file are made and added to it.
 
     Args:
         model: the checkpoint's, on its device and in its precision.
     """
-    asked = unanswered(prompts, checkpoint.sha256, decoding, file)
-    answer(model, checkpoint.tokenizer, asked, decoding, file, batch_size, name)
+    waiting = unanswered(prompts, checkpoint.sha256, decoding, file)
+    add_answers(model, checkpoint.tokenizer, waiting, decoding, file, batch_size, name)
     return [file.by_key[key] for key in answer_keys(prompts, checkpoint.sha256, decoding)]
 
 
-# Several processes: each writes a file of its own, so that none can spoil another's line
+# Several processes: each writes a file of its own, so that no two write to one file at once.
 
 
 def answer_share(
     source: str,
     revision: str | None,
     device: str,
-    asked: Sequence[Asked],
+    waiting: Sequence[Waiting],
     decoding: Decoding,
     path: Path,
     batch_size: int,
     name: str,
 ) -> None:
-    """This process's share of the answers, by the rank that its launcher gave it, into a file beside `path`."""
-    rank, processes = int(os.environ["LOCAL_RANK"]), int(os.environ["WORLD_SIZE"])
-    device = f"cuda:{rank}" if device == "cuda" else device
-    mine = asked[rank::processes]
+    """Make this process's share of the answers, in a file of its own beside `path`.
+
+    The launcher has set its rank and the number of processes.
+    """
+    rank = int(os.environ["LOCAL_RANK"])
+    processes = int(os.environ["WORLD_SIZE"])
+    if device == "cuda":
+        device = f"cuda:{rank}"
     checkpoint = load_pretrained(source, revision, dtype=DTYPES[decoding.precision], device=device)
-    file = AnswerFile(path.with_suffix(f".{rank}.jsonl"))
-    answer(
+    add_answers(
         checkpoint.model.eval(),
         checkpoint.tokenizer,
-        mine,
+        waiting[rank::processes],
         decoding,
-        file,
+        AnswerFile(path.with_suffix(f".{rank}.jsonl")),
         batch_size,
         f"{name}, process {rank}",
     )
 
 
-def gather(file: AnswerFile) -> None:
-    """Take over what processes, also those of an evaluation that was killed, have left beside the file."""
+def collect_shares(file: AnswerFile) -> None:
+    """Move the answers of each process into the file.
+
+    Processes of an evaluation that was killed may have left some too.
+    """
     for path in sorted(file.path.parent.glob(f"{file.path.stem}.*.jsonl")):
         for key, found in AnswerFile(path).by_key.items():
             if key not in file.by_key:

@@ -1,140 +1,141 @@
-"""Two evaluations of the same records, side by side: which model is better, and can one be sure?"""
+"""Two evaluations of the same records, compared: which model is better, and is that certain?"""
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from sft.errors import InputError
-from sft.scoring.aggregate import COMPARED, Row, differences, not_asked, not_asked_text
+from sft.scoring.aggregate import differences, not_asked, not_asked_text
+from sft.scoring.metrics import BY_NAME
+from sft.scoring.results import (
+    RECORDS,
+    AnswerResult,
+    EvaluationSummary,
+    RecordResult,
+    read_records,
+    read_summary,
+)
 from sft.scoring.statistics import TOO_FEW
 from sft.shell import setting
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What evaluate.py has left of a run."""
+    """The files of an evaluation, read.
+
+    Attributes:
+        name: the folder, as it was given.
+    """
 
     name: str
-    summary: dict[str, Any]
-    rows: list[Row]
+    summary: EvaluationSummary
+    rows: list[RecordResult]
 
-    def tuned(self) -> list[Row]:
-        return [row["tuned"] for row in self.rows]
+    def tuned(self) -> list[AnswerResult]:
+        return [row.tuned for row in self.rows]
 
 
 def read_evaluation(run: str) -> Evaluation:
-    """The evaluation in a run's folder, or in the `out` folder of a checkpoint's.
+    """Read the evaluation in a run's folder, or in the `out` folder of a checkpoint's.
 
     Raises:
         InputError: there is none, or its files cannot be read.
     """
     path = Path(run).expanduser()
     folder = path / "evaluation" if (path / "evaluation").is_dir() else path
-    if not (folder / "records.jsonl").is_file():
+    if not (folder / RECORDS).is_file():
         raise InputError(
-            f"compare: {run} has not been evaluated; first: python evaluate.py {setting('run', run)}"
+            f"compare: {run} has not been evaluated; first: "
+            f"python evaluate.py {setting('run', run)}"
         )
-    try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        lines = (folder / "records.jsonl").read_text(encoding="utf-8").split("\n")
-        rows = [json.loads(line) for line in lines if line]
-        for row in rows:
-            (
-                _question(row),
-                [row["tuned"][key] for key in (*COMPARED, "loss_tokens", "text", "status")],
-            )
-        return Evaluation(
-            run, {key: summary[key] for key in ("split", "judge", "decoding", "template")}, rows
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{folder}: not an evaluation as evaluate.py writes it ({error!r}); do it again"
-        ) from error
-
-
-def _question(row: Row) -> list[str]:
-    return [row[key] for key in ("instruction", "input", "output")]
+    return Evaluation(run, read_summary(folder), read_records(folder))
 
 
 def compare(first: Evaluation, second: Evaluation) -> dict[str, Any]:
-    """The differences between the two tuned models, first minus second.
+    """Return the differences between the two tuned models, first minus second.
 
     Raises:
         InputError: the records are not the same.
     """
     _check_same_records(first, second)
-    judges = [evaluation.summary["judge"] for evaluation in (first, second)]
-    parts = [first.tuned(), second.tuned()]
-    if _identity(judges[0]) != _identity(judges[1]):
-        parts = [[part | {"score": None} for part in model] for model in parts]
+    judges_differ = _identity(first.summary.judge) != _identity(second.summary.judge)
+    settings_differ = []
+    if first.summary.decoding != second.summary.decoding:
+        settings_differ.append("decoding")
+    if first.summary.template != second.summary.template:
+        settings_differ.append("template")
+
+    # Scores of different judges are not compared.
+    answers = [first.tuned(), second.tuned()]
+    if judges_differ:
+        answers = [[replace(answer, score=None) for answer in model] for model in answers]
     return {
         "first": first.name,
         "second": second.name,
         "records": len(first.rows),
-        "split": first.summary["split"],
-        "settings_apart": [
-            key for key in ("decoding", "template") if first.summary[key] != second.summary[key]
-        ],
-        "judges_apart": _identity(judges[0]) != _identity(judges[1]),
+        "split": first.summary.split,
+        "settings_apart": settings_differ,
+        "judges_apart": judges_differ,
         "not_asked": {"first": not_asked(first.tuned()), "second": not_asked(second.tuned())},
-        "differences": differences(parts[0], parts[1], ("the first", "the second")),
+        "differences": differences(answers[0], answers[1], ("the first", "the second")),
     }
 
 
 def _identity(judge: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What makes a judge the same judge."""
+    """Return what makes two judges the same judge.
+
+    Without a digest of the model, the address counts too: on another server, the same name may be
+    another model's.
+    """
     if judge is None:
         return None
-    told = ("kind", "model", "digest", "prompt", "options", "mode")
-    where = (
-        {} if judge.get("digest") else {"url": judge.get("url")}
-    )  # elsewhere, the same name may be another model's
-    return {key: judge.get(key) for key in told} | where
+    keys = ["kind", "model", "digest", "prompt", "options", "mode"]
+    if not judge.get("digest"):
+        keys.append("url")
+    return {key: judge.get(key) for key in keys}
 
 
 def _check_same_records(first: Evaluation, second: Evaluation) -> None:
-    asked = [list(map(_question, one.rows)) for one in (first, second)]
-    if asked[0] != asked[1]:
-        pairs = enumerate(zip(*asked, strict=False), 1)
-        apart = next(
-            (number for number, (one, other) in pairs if one != other), min(map(len, asked)) + 1
-        )
-        raise InputError(
-            f"compare: {first.name} and {second.name} were not asked the same records (from record {apart} on; "
-            f"{len(asked[0])} and {len(asked[1])} in all); evaluate both with the same data, split= and limit="
-        )
+    pairs = zip_longest(map(_texts, first.rows), map(_texts, second.rows))
+    for number, (one, other) in enumerate(pairs, 1):
+        if one != other:
+            raise InputError(
+                f"compare: {first.name} and {second.name} were not asked the same records (from "
+                f"record {number} on; {len(first.rows)} and {len(second.rows)} in all); evaluate "
+                "both with the same data, split= and limit="
+            )
+
+
+def _texts(row: RecordResult) -> tuple[str, str, str]:
+    return row.instruction, row.input, row.output
 
 
 def comparison_text(found: dict[str, Any]) -> str:
-    """The comparison as a table, and what it means in sentences."""
-    lines = [f"first:  {found['first']}", f"second: {found['second']}", ""]
-    lines.append(
-        f"{found['records']:>5} records   {'difference':>11}{'95% interval':>20}{'p':>8}{'win/tie/loss':>16}"
-    )
-    for metric in COMPARED:
-        if (one := found["differences"].get(metric)) is not None:
-            counts = f"{one['wins']}/{one['ties']}/{one['losses']}"
-            span = " to ".join(f"{end:+.3f}" for end in one["interval"] or ())
-            name = metric.replace("_", " ")
-            lines.append(
-                f"{name:16}{one['difference']:>+11.3f}{span:>20}{one['p_value']:>8.2g}{counts:>16}"
-            )
-    said = [
-        f"{metric.replace('_', ' ')}: {one['verdict']}"
-        for metric, one in found["differences"].items()
+    """Return the comparison as a table, and its meaning in sentences."""
+    header = f"{found['records']:>5} records   {'difference':>11}{'95% interval':>20}{'p':>8}"
+    lines = [
+        f"first:  {found['first']}",
+        f"second: {found['second']}",
+        "",
+        f"{header}{'win/tie/loss':>16}",
     ]
-    lines += ["", *said, *_remarks(found)]
-    return "\n".join(lines)
+    verdicts = []
+    for metric, one in found["differences"].items():
+        label = BY_NAME[metric].label
+        interval = " to ".join(f"{end:+.3f}" for end in one["interval"] or ())
+        counts = f"{one['wins']}/{one['ties']}/{one['losses']}"
+        difference = f"{label:16}{one['difference']:>+11.3f}{interval:>20}"
+        lines.append(f"{difference}{one['p_value']:>8.2g}{counts:>16}")
+        verdicts.append(f"{label}: {one['verdict']}")
+    return "\n".join([*lines, "", *verdicts, *_remarks(found)])
 
 
 def _remarks(found: dict[str, Any]) -> Sequence[str]:
-    remarks = (
-        [f"note: the two differ in {' and '.join(found['settings_apart'])}"]
-        if found["settings_apart"]
-        else []
-    )
+    remarks = []
+    if found["settings_apart"]:
+        remarks.append(f"note: the two differ in {' and '.join(found['settings_apart'])}")
     for name, counts in found["not_asked"].items():
         if counts:
             remarks.append(
@@ -142,6 +143,6 @@ def _remarks(found: dict[str, Any]) -> Sequence[str]:
             )
     if any(one["interval"] is None for one in found["differences"].values()):
         remarks.append(f"note: {TOO_FEW}")
-    return remarks + (
-        ["note: not the same judge, so scores are not compared"] if found["judges_apart"] else []
-    )
+    if found["judges_apart"]:
+        remarks.append("note: not the same judge, so scores are not compared")
+    return remarks

@@ -1,4 +1,4 @@
-"""Records whose question stands in another split too."""
+"""Records whose question is in another split too."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -7,14 +7,24 @@ from sft.data.records import Record
 
 
 def duplicates(records: Iterable[Record], others: Iterable[Record]) -> list[str | None]:
-    """For each record whether one of the others asks the same: `exact`, `near` (equal but for case, punctuation,
-    spaces and the form of an accent), or None."""
+    """Return for each record whether one of the others asks the same question.
+
+    `exact`: the same text. `near`: the same but for case, punctuation, spaces and the Unicode form
+    of accents. None: neither.
+    """
     others = list(others)
-    exact, near = set(map(_question, others)), set(map(_plain, others))
-    return [
-        "exact" if _question(record) in exact else "near" if _plain(record) in near else None
-        for record in records
-    ]
+    exact = set(map(_question, others))
+    near = set(map(_plain, others))
+
+    found: list[str | None] = []
+    for record in records:
+        if _question(record) in exact:
+            found.append("exact")
+        elif _plain(record) in near:
+            found.append("near")
+        else:
+            found.append(None)
+    return found
 
 
 def _question(record: Record) -> tuple[str, str]:
@@ -29,6 +39,5 @@ def _plain(record: Record) -> tuple[str, ...]:
 
 
 def _counts(character: str) -> bool:
-    return (
-        unicodedata.category(character)[0] not in "PZC"
-    )  # punctuation, separators, control characters
+    """Return whether it is not punctuation, a separator, or a control character."""
+    return unicodedata.category(character)[0] not in "PZC"

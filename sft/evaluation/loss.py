@@ -1,4 +1,4 @@
-"""The losses of records, as training measures them."""
+"""The losses of records, measured as in training."""
 
 import math
 from dataclasses import dataclass, replace
@@ -20,8 +20,11 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Losses:
-    """For each row of some examples, (rows,): the cross entropies, in nats, summed over its tokens, and their number;
-    of the answer alone, and of all that training learns."""
+    """The summed cross entropies of each row, in nats, and the numbers of tokens summed over.
+
+    Each is of shape (rows,). `answer`: of the expected answer alone. `learned`: of all tokens that
+    training learns, which may include the prompt.
+    """
 
     answer_sums: Numbers
     answer_tokens: Numbers
@@ -30,12 +33,12 @@ class Losses:
 
     @property
     def answers(self) -> float:
-        """The mean over all tokens of the answers; NaN if there are none."""
+        """Return the mean over all tokens of the answers; NaN if there are none."""
         return _ratio(self.answer_sums, self.answer_tokens)
 
     @property
     def learned(self) -> float:
-        """The mean over all tokens that training learns; NaN if there are none."""
+        """Return the mean over all tokens that training learns; NaN if there are none."""
         return _ratio(self.learned_sums, self.learned_tokens)
 
 
@@ -47,10 +50,10 @@ def _ratio(sums: Numbers, counts: Numbers) -> float:
 def losses(
     model: GPT, examples: Examples, batch_size: int, precision: Precision, name: str = "loss"
 ) -> Losses:
-    """The losses of every row.
+    """Measure the losses of every row.
 
-    The weights are fp32 and lower precisions are autocast, as in training, so that the numbers can be compared with
-    those that training reports.
+    The weights are fp32, with autocast for a lower precision, as in training. So the numbers can be
+    compared with those that training reports.
 
     Args:
         name: of the progress bar.
@@ -62,18 +65,20 @@ def losses(
     starts = range(0, len(examples), batch_size)
     for start in tqdm(starts, desc=name, unit="batch", leave=False, disable=not starts):
         rows = range(start, min(start + batch_size, len(examples)))
-        found += _of_rows(model, examples, rows, precision)
+        found += _losses_of_rows(model, examples, rows, precision)
     if not np.isfinite(found).all():
         raise InputError(
-            f"precision: with {precision} the loss is not finite; use precision=32, or the weights contain NaN"
+            f"precision: with {precision} the loss is not finite; use precision=32, or the weights "
+            "contain NaN"
         )
     columns = np.array(found, dtype=np.float64).reshape(-1, 4).T
     return Losses(*columns)
 
 
-def _of_rows(
+def _losses_of_rows(
     model: GPT, examples: Examples, rows: range, precision: Precision
 ) -> list[list[float]]:
+    """Return a list of the four numbers of `Losses` for each row, which are one batch."""
     device = model.wte.weight.device
     batch = examples.batch(rows, multiple=row_multiple(device.type))
     on_device = batch._replace(
@@ -84,7 +89,7 @@ def _of_rows(
     with torch.autocast(device.type, DTYPES[precision], enabled=precision != "32-true"):
         loss = CrossEntropy(model).loss(on_device)
 
-    # A row's answer is its end, whether training learns the prompt too or not.
+    # The answer is the end of its row, whether training learns the prompt too or not.
     answers = tokens_of_rows(examples.batch(rows, mask_prompt=True).labels)
     learned = replace(loss, each=loss.each.cpu().double(), labels=batch.labels).rows()
     return [

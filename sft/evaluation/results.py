@@ -1,99 +1,106 @@
-"""What an evaluation found: a row for each record, in plain values, and a few lines to read.
-
-A row holds `record` (its number in the split, from 1), `category`, `instruction`, `input`, `output`, `duplicate`
-(`exact` or `near` if train or validation holds the question too), and under each model's name, `tuned` and `base` (null
-if there is none): `text`, `tokens` and `finish_reason` of its answer, the metrics of that answer, `loss` (nats per
-token of the expected answer) and `loss_tokens` (their number), and the judge's `status`, `score` and `reason` (null
-without one). A record that the model could not be asked has the `status` `too long` or `empty`, after its prompt, and
-null for the answer and all that is measured of it.
-"""
+"""The results on each record before a judge is asked, and a few of them to read."""
 
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 from sft.data.records import Record
-from sft.evaluation.exam import Result
-from sft.scoring.aggregate import Row
-from sft.scoring.metrics import METRICS
-
-UNASKED = dict.fromkeys(("text", "tokens", "finish_reason", *METRICS))
-UNJUDGED = {"status": None, "score": None, "reason": None}
+from sft.evaluation.measure import ModelResult
+from sft.scoring.metrics import TEXT_METRICS
+from sft.scoring.results import AnswerResult, RecordResult
 
 
 def rows_of(
-    records: Sequence[Record], results: dict[str, Result], seen: Sequence[str | None]
-) -> list[Row]:
-    """The rows, before a judge was asked.
+    records: Sequence[Record],
+    results: dict[str, ModelResult],
+    duplicates: Sequence[str | None],
+) -> list[RecordResult]:
+    """Gather the results of all models, record by record.
 
     Args:
-        seen: for each record its `duplicate`.
+        duplicates: for each record its `RecordResult.duplicate`.
     """
-    parts = {name: _of_model(result) for name, result in results.items()}
-    absent: list[Any] = [None] * len(records)
-    rows = zip(records, seen, parts["tuned"], parts.get("base", absent), strict=True)
-    return [
-        {"record": number, "duplicate": duplicate, **asdict(record), "tuned": tuned, "base": base}
-        for number, (record, duplicate, tuned, base) in enumerate(rows, 1)
-    ]
+    tuned = answer_results(results["tuned"])
+    base: Sequence[AnswerResult | None] = [None] * len(records)
+    if "base" in results:
+        base = answer_results(results["base"])
+
+    rows = []
+    for index, record in enumerate(records):
+        rows.append(
+            RecordResult(
+                record=index + 1,
+                duplicate=duplicates[index],
+                **asdict(record),
+                tuned=tuned[index],
+                base=base[index],
+            )
+        )
+    return rows
 
 
-def _of_model(result: Result) -> list[Row]:
+def answer_results(result: ModelResult) -> list[AnswerResult]:
+    """Return a model's result on each record, as far as it is known without a judge."""
     found = []
     parts = zip(result.statuses, result.answers, result.scores, result.answer_losses(), strict=True)
-    for status, answer, scores, (loss, tokens) in parts:
-        said: Row = dict(UNASKED)
-        if answer and scores:
-            said = {
-                "text": answer.text.strip(),
-                "tokens": answer.tokens,
-                "finish_reason": answer.finish_reason,
-            }
-            said |= scores
-        found.append(said | {"loss": loss, "loss_tokens": tokens} | UNJUDGED | {"status": status})
+    for status, answer, scores, (loss, loss_tokens) in parts:
+        found.append(
+            AnswerResult(
+                text=answer.text.strip() if answer else None,
+                tokens=answer.tokens if answer else None,
+                finish_reason=answer.finish_reason if answer else None,
+                metrics=dict(scores) if scores else dict.fromkeys(TEXT_METRICS),
+                loss=loss,
+                loss_tokens=loss_tokens,
+                status=status,
+            )
+        )
     return found
 
 
-def responses(rows: Sequence[Row]) -> list[dict[str, str | None]]:
-    """The records with their answers, in the published scripts' shape; an answer that there is none of is null."""
+def responses(rows: Sequence[RecordResult]) -> list[dict[str, str | None]]:
+    """Return the records with their answers, in the shape of the published scripts.
+
+    The answer of a model that is missing or was not asked is null.
+    """
     return [
-        {key: row[key] for key in ("instruction", "input", "output")}
-        | {
-            "model_response": row["tuned"]["text"],
-            "base_response": row["base"] and row["base"]["text"],
+        {
+            "instruction": row.instruction,
+            "input": row.input,
+            "output": row.output,
+            "model_response": row.tuned.text,
+            "base_response": row.base.text if row.base else None,
         }
         for row in rows
     ]
 
 
-def examples_text(rows: Sequence[Row], count: int = 3) -> str:
-    """The first answers beside the expected ones."""
+def examples_text(rows: Sequence[RecordResult], count: int = 3) -> str:
+    """Show the first answers beside the expected ones."""
     blocks = []
     for row in rows[:count]:
-        lines = {
-            "input": row["input"],
-            "expected": row["output"],
-            "base": _said(row["base"]),
-            "tuned": _said(row["tuned"]),
-        }
-        shown = [
-            f"{name:10}{_short(text)}" for name, text in lines.items() if text or name == "tuned"
-        ]
-        blocks.append("\n".join([_short(row["instruction"]), *shown]))
+        lines = [_short(row.instruction)]
+        if row.input:
+            lines.append(_line("input", row.input))
+        if row.output:
+            lines.append(_line("expected", row.output))
+        if row.base and (base := _answer_text(row.base)):
+            lines.append(_line("base", base))
+        lines.append(_line("tuned", _answer_text(row.tuned)))
+        blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 
 
-def _said(part: Row | None) -> str | None:
-    """A model's answer, or why there is none."""
-    if part is None:
-        return None
-    return (
-        f"(not asked: its prompt is {part['status']})"
-        if part["text"] is None
-        else str(part["text"])
-    )
+def _answer_text(answer: AnswerResult) -> str:
+    """Return the answer, or why there is none."""
+    if answer.text is None:
+        return f"(not asked: its prompt is {answer.status})"
+    return answer.text
 
 
-def _short(text: str | None) -> str:
+def _line(name: str, text: str) -> str:
+    return f"{name:10}{_short(text)}"
+
+
+def _short(text: str) -> str:
     return textwrap.shorten(text or "(nothing)", 300, placeholder=" …")

@@ -1,12 +1,11 @@
-"""An evaluation's numbers, as `summary.json` and the terminal show them."""
+"""The means of an evaluation, and the table of them for the terminal."""
 
 import math
 from collections.abc import Sequence
 from typing import Any
 
-from sft.evaluation.exam import Result
+from sft.evaluation.measure import ModelResult
 from sft.scoring.aggregate import (
-    Row,
     by_category,
     differences,
     not_asked_remarks,
@@ -14,120 +13,134 @@ from sft.scoring.aggregate import (
     without_duplicates,
     worst,
 )
-from sft.scoring.metrics import METRICS
+from sft.scoring.metrics import BY_NAME, METRICS
+from sft.scoring.results import EvaluationSummary, ModelSummary, RecordResult
 from sft.scoring.statistics import NOISE, TOO_FEW
 
 LOSS_IS = (
-    "nats per token, a mean over the tokens of all expected answers with their end tokens, prompts left out; "
-    "loss_as_trained counts the prompts too if data.mask_prompt=false"
+    "nats per token, a mean over the tokens of all expected answers with their end tokens, prompts "
+    "left out; loss_as_trained counts the prompts too if data.mask_prompt=false"
 )
 
 
-def summarise(rows: Sequence[Row], results: dict[str, Result], seen_known: bool) -> dict[str, Any]:
-    """The numbers of the models, `tuned` and `base` (null if there is none), and of the difference between them.
+def means_of(
+    rows: Sequence[RecordResult], results: dict[str, ModelResult], duplicates_known: bool
+) -> dict[str, Any]:
+    """Return the part of an `EvaluationSummary` that is computed from the records.
 
     Args:
-        seen_known: it is known which records had a part in making the model.
+        duplicates_known: whether it is known which records had a part in making the model.
     """
     models = list(results)
-    means = {name: _of_model(result) | numbers(rows, name) for name, result in results.items()}
+    base = None
+    against_base = None
+    if "base" in results:
+        base = _of_model(results["base"], rows, "base")
+        against_base = differences(
+            [row.tuned for row in rows], [row.of("base") for row in rows], ("tuned", "base")
+        )
     return {
         "records": len(rows),
         "loss_is": LOSS_IS,
-        "tuned": means["tuned"],
-        "base": means.get("base"),
-        "tuned_against_base": _against_base(rows) if "base" in results else None,
+        "tuned": _of_model(results["tuned"], rows, "tuned"),
+        "base": base,
+        "tuned_against_base": against_base,
         "exact_match_by_category": by_category(rows, models, "exact_match"),
         "score_by_category": by_category(rows, models, "score"),
-        "duplicates": without_duplicates(rows, models) if seen_known else None,
-        "worst": worst(rows, "tuned"),
+        "duplicates": without_duplicates(rows, models) if duplicates_known else None,
+        "worst": worst(rows),
     }
 
 
-def _of_model(result: Result) -> dict[str, Any]:
-    """Which model it was, and what is not a mean over records."""
+def _of_model(result: ModelResult, rows: Sequence[RecordResult], name: str) -> ModelSummary:
     checkpoint = result.checkpoint
-    return {
-        "source": checkpoint.source,
-        "revision": checkpoint.revision,
-        "sha256": checkpoint.sha256,
-        "loss_as_trained": result.losses.learned,
-        "seconds": round(result.seconds, 2),
-    }
+    return ModelSummary(
+        source=checkpoint.source,
+        revision=checkpoint.revision,
+        sha256=checkpoint.sha256,
+        loss_as_trained=result.losses.learned,
+        seconds=round(result.seconds, 2),
+        **numbers([row.of(name) for row in rows]),
+    )
 
 
-def _against_base(rows: Sequence[Row]) -> dict[str, Any]:
-    tuned, base = ([row[name] for row in rows] for name in ("tuned", "base"))
-    return differences(tuned, base, ("tuned", "base"))
+def table(summary: EvaluationSummary) -> str:
+    """Return the means of base and tuned with their 95% intervals, and what to know of them."""
+    models = list(summary.models.values())
+    header = f"{summary.records:>5} records   "
+    for name in summary.models:
+        header += f"{name:>9}{'95% interval':>18}"
+    lines = [header]
+
+    if summary.tuned.judge:
+        lines.append(_line("judge", models, "score"))
+    for metric in METRICS:
+        if metric.name != "score":
+            lines.append(_line(metric.label, models, metric.name))
+    lines.append(_cells("perplexity", [(model.perplexity, None) for model in models]))
+    lines.append(_cells("never stopped", [(model.never_stopped, None) for model in models]))
+
+    remarks = _remarks(summary)
+    if remarks:
+        lines += ["", *remarks]
+    return "\n".join(lines)
 
 
-def table(summary: dict[str, Any]) -> str:
-    """The means of base and tuned, side by side, with their 95% intervals, and how many of the records are no test."""
-    models = [summary[name] for name in ("base", "tuned") if summary[name]]
-    names = [name for name in ("base", "tuned") if summary[name]]
-    lines = [
-        f"{summary['records']:>5} records   "
-        + "".join(f"{name:>9}{'95% interval':>18}" for name in names)
-    ]
-    if summary["tuned"]["judge"]:
-        judged = [model["judge"] for model in models]
-        lines.append(_line("judge", [(found["mean"], found["interval"]) for found in judged]))
-    for key in (*METRICS, "loss", "perplexity", "never_stopped"):
-        lines.append(
-            _line(
-                key.replace("_", " "),
-                [(model[key], model["intervals"].get(key)) for model in models],
-            )
-        )
-    return "\n".join([*lines, *_remarks(summary)])
+def _line(label: str, models: list[ModelSummary], metric: str) -> str:
+    return _cells(label, [(model.mean(metric), model.interval(metric)) for model in models])
 
 
-def _line(name: str, cells: list[tuple[float | None, tuple[float, float] | None]]) -> str:
-    return (
-        f"{name:16}" + "".join(f"{_number(value):>9}{_range(span):>18}" for value, span in cells)
-    ).rstrip()
+def _cells(label: str, cells: list[tuple[float | None, tuple[float, float] | None]]) -> str:
+    line = f"{label:16}"
+    for value, interval in cells:
+        shown = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+        line += f"{_number(value):>9}{shown:>18}"
+    return line.rstrip()
 
 
 def _number(value: float | None) -> str:
-    if value is None or isinstance(value, int):
-        return "-" if value is None else f"{value:,}"
-    if math.isnan(value):
+    if value is None or math.isnan(value):
         return "-"
+    if isinstance(value, int):
+        return f"{value:,}"
     return f"{value:,.3f}" if value < 1e5 else f"{value:.2e}"
 
 
-def _range(interval: tuple[float, float] | None) -> str:
-    return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+def _remarks(summary: EvaluationSummary) -> list[str]:
+    """Return what must be known beside the means, such as which differences are noise."""
+    models = summary.models
+    remarks = not_asked_remarks({name: model.not_asked for name, model in models.items()})
 
+    # The differences.
+    compared = summary.tuned_against_base or {}
+    noise = [BY_NAME[name].label for name, one in compared.items() if one["verdict"] == NOISE]
+    if noise:
+        remarks.append(f"{NOISE}: {', '.join(noise)}")
+    if any(one["interval"] is None for one in compared.values()):
+        remarks.append(TOO_FEW)
 
-def _remarks(summary: dict[str, Any]) -> list[str]:
-    """What must be known beside the means: differences that are noise, records that training has seen."""
-    compared, judge = summary["tuned_against_base"] or {}, summary["judge"] or {}
-    noise = [
-        metric.replace("_", " ") for metric, found in compared.items() if found["verdict"] == NOISE
-    ]
-    remarks = not_asked_remarks(summary)
-    remarks += [f"{NOISE}: {', '.join(noise)}"] if noise else []
-    remarks += [TOO_FEW] if any(found["interval"] is None for found in compared.values()) else []
-    remarks += [
-        part["verdict"]
-        for part in (judge.get("audit"), judge.get("pairwise"))
-        if part and "verdict" in part
-    ]
-    remarks += [judge["warning"]] if judge.get("warning") else []
-    status = [
-        (summary[name]["judge"] or {}).get("status", {})
-        for name in ("tuned", "base")
-        if summary[name]
-    ]
-    if waiting := sum(counts.get("timeout", 0) + counts.get("error", 0) for counts in status):
+    # The judge.
+    judge = summary.judge or {}
+    for part in (judge.get("audit"), judge.get("pairwise")):
+        if part and "verdict" in part:
+            remarks.append(part["verdict"])
+    if judge.get("warning"):
+        remarks.append(judge["warning"])
+    waiting = 0
+    for model in models.values():
+        status = model.judge["status"] if model.judge else {}
+        waiting += status.get("timeout", 0) + status.get("error", 0)
+    if waiting:
         remarks.append(
-            f"{waiting} answers have no score yet, as the judge gave no reply; the same command asks again"
+            f"{waiting} answers have no score yet, as the judge gave no reply; run the same "
+            "command again to ask for them"
         )
-    seen = summary["duplicates"] or {"exact": 0, "near": 0}
-    if number := seen["exact"] + seen["near"]:
+
+    # The records.
+    known = summary.duplicates or {"exact": 0, "near": 0}
+    if count := known["exact"] + known["near"]:
         remarks.append(
-            f"{number} of the records stand in train or validation too ({seen['near']} of them in nearly the same "
-            "words); summary.json gives the means without them"
+            f"{count} of the records are in train or validation too ({known['near']} of them in "
+            "nearly the same words); summary.json has the means without them"
         )
-    return ["", *remarks] if remarks else []
+    return remarks

@@ -12,7 +12,7 @@ from sft.judge.ask import audit_questions, compare_answers, score_answers
 from sft.judge.judge import Judge
 from sft.judge.keep import Comparison
 from sft.judge.prompts import Pair, Question
-from sft.scoring.aggregate import Row, is_asked
+from sft.scoring.results import RecordResult
 from sft.scoring.statistics import RELIABLE, auc, difference, verdict
 
 # From this AUC of its audit on, a judge is said to tell right from wrong.
@@ -20,7 +20,7 @@ GOOD = 0.95
 
 
 def judge_answers(
-    judge: Judge, rows: list[Row], records: Sequence[Record], folder: Path
+    judge: Judge, rows: list[RecordResult], records: Sequence[Record], folder: Path
 ) -> dict[str, Any]:
     """Have the answers judged, one by one or in pairs as the config says, and note it in the rows.
 
@@ -36,14 +36,14 @@ def judge_answers(
 
 
 def _audit(
-    judge: Judge, rows: list[Row], records: Sequence[Record], folder: Path
+    judge: Judge, rows: list[RecordResult], records: Sequence[Record], folder: Path
 ) -> dict[str, Any] | None:
     """Test whether the judge can tell the expected answer from an empty and from a wrong one.
 
     Returns:
         None for judge.audit=0, or if no record could be drawn.
     """
-    unasked = {row["record"] for row in rows if not is_asked(row["tuned"])}
+    unasked = {row.record for row in rows if not row.tuned.asked}
     questions = audit_questions(records, judge.config.audit, judge.config.seed, unasked)
     if not questions:
         return None
@@ -81,23 +81,24 @@ def _trust(area: float | None) -> str:
     )
 
 
-def _score(judge: Judge, rows: list[Row], folder: Path) -> dict[str, Any]:
+def _score(judge: Judge, rows: list[RecordResult], folder: Path) -> dict[str, Any]:
     """Have each answer scored, and note the scores in the rows."""
-    models = [name for name in ("tuned", "base") if rows[0][name]]
+    models = ["tuned", "base"] if rows[0].base else ["tuned"]
     questions: list[Question] = []
     for row in rows:
-        task = (row["instruction"], row["input"], row["output"])
         for name in models:
-            if is_asked(row[name]):
-                questions.append(Question(row["record"], name, *task, row[name]["text"]))
+            if row.of(name).asked:
+                text = str(row.of(name).text)
+                task = (row.instruction, row.input, row.output)
+                questions.append(Question(row.record, name, *task, text))
 
     found = score_answers(judge, questions, folder / "scores.jsonl")
     judged: dict[str, list[bool]] = {name: [] for name in models}
     for question, judgement in zip(questions, found, strict=True):
-        part = rows[question.record - 1][question.target]
-        part["status"] = judgement.status
-        part["score"] = judgement.score
-        part["reason"] = judgement.reason
+        answer = rows[question.record - 1].of(question.target)
+        answer.status = judgement.status
+        answer.score = judgement.score
+        answer.reason = judgement.reason
         judged[question.target].append(judgement.score is not None)
     return _coverage(judge, judged)
 
@@ -116,21 +117,22 @@ def _coverage(judge: Judge, judged: dict[str, list[bool]]) -> dict[str, Any]:
     return {"coverage": shares, "warning": warning}
 
 
-def _compare(judge: Judge, rows: list[Row], folder: Path) -> dict[str, Any]:
+def _compare(judge: Judge, rows: list[RecordResult], folder: Path) -> dict[str, Any]:
     """Have the answers of both models compared, and note the reasons in the rows."""
-    rows = [row for row in rows if is_asked(row["tuned"]) and is_asked(row["base"])]
+    rows = [row for row in rows if row.tuned.asked and row.of("base").asked]
     if not rows:
         raise InputError(
             "judge.mode: pairwise has no record that both models can be asked; leave it out"
         )
     pairs: list[Pair] = []
     for row in rows:
-        task = (row["instruction"], row["input"], row["output"])
-        pairs.append(Pair(row["record"], *task, row["tuned"]["text"], row["base"]["text"]))
+        task = (row.instruction, row.input, row.output)
+        texts = (str(row.tuned.text), str(row.of("base").text))
+        pairs.append(Pair(row.record, *task, *texts))
 
     found = compare_answers(judge, pairs, folder / "pairs.jsonl")
     for row, one in zip(rows, found, strict=True):
-        row["tuned"]["reason"] = f"{one.winner or 'not judged'}: {one.reason}"
+        row.tuned.reason = f"{one.winner or 'not judged'}: {one.reason}"
 
     coverage = _coverage(judge, {"tuned": [one.winner is not None for one in found]})
     judged = [one for one in found if one.winner is not None]

@@ -17,6 +17,7 @@ from sft.data.prompt import user_message
 from sft.data.records import Record
 from sft.errors import InputError
 from sft.prompts import PROMPTS
+from sft.scoring.metrics import METRICS
 from sft.summaries import RunSummary, read_run_summary
 
 Json = dict[str, Any]
@@ -24,13 +25,7 @@ Json = dict[str, Any]
 LOSSES = {"train/eval_loss": "training", "val/loss": "validation"}
 
 # Keys of a model's part of an evaluation's summary, and their labels.
-SCORES = {
-    "exact_match": "exact match",
-    "token_f1": "token F1",
-    "rouge_l": "ROUGE-L",
-    "chrf": "chrF",
-    "loss": "loss, nats per token of the expected answers",
-}
+SCORES = {metric.name: metric.long_label for metric in METRICS if metric.name != "score"}
 RELEASED = re.compile(r"openai-community/gpt2(-medium|-large|-xl)?")
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 

@@ -4,43 +4,21 @@ Any part of a summary may be absent. What depends on it is then empty.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sft.report.charts import histogram, loss_curves
 from sft.scoring.aggregate import not_asked_remarks
+from sft.scoring.metrics import METRICS, Metric
 from sft.scoring.statistics import RELIABLE, TOO_FEW
 
 Json = dict[str, Any]
 MODELS = ("base", "tuned")
 
 
-@dataclass(frozen=True)
-class Measure:
-    """A number that each record has, and its mean over the records.
-
-    `short` is the label of a narrow column. `top` is the largest possible value; None: no limit.
-    """
-
-    key: str
-    label: str
-    short: str
-    hint: str
-    top: float | None = 1
-    digits: int = 3
-
-
+# The metrics by name, the judge's score first.
 MEASURES = {
-    measure.key: measure
-    for measure in (
-        Measure("score", "judge's score", "Score", "from 0 to 100", 100, 1),
-        Measure("exact_match", "exact match", "Exact", "the same text, but for case and spacing"),
-        Measure("token_f1", "token F1", "F1", "words in common"),
-        Measure("rouge_l", "ROUGE-L", "ROUGE", "words in common, in the same order"),
-        Measure("chrf", "chrF", "chrF", "groups of characters in common"),
-        Measure("loss", "loss", "Loss", "nats per token; lower is better", None),
-    )
+    metric.name: metric for metric in sorted(METRICS, key=lambda metric: metric.name != "score")
 }
 
 # Numbers without an interval: the label, the keys in a model's part of the summary, the digits.
@@ -60,7 +38,7 @@ JUDGED = ("coverage", "warning", "audit", "pairwise", "forms")
 def contents(summary: Json, rows: list[Json], run: Json | None, metrics: list[Json]) -> Json:
     """Return the variables of the templates."""
     lines = headline(summary)
-    judged = any(line["measure"].key == "score" for line in lines)
+    judged = any(line["measure"].name == "score" for line in lines)
     shown = MEASURES["score" if judged else "chrf"]
 
     verdict = None
@@ -82,11 +60,13 @@ def contents(summary: Json, rows: list[Json], run: Json | None, metrics: list[Js
         "headline": lines,
         "verdict": verdict,
         "too_few": TOO_FEW if no_interval else None,
-        "not_asked": list(not_asked_remarks(summary)),
+        "not_asked": not_asked_remarks(
+            {name: _dict(summary, name, "not_asked") for name in MODELS if summary.get(name)}
+        ),
         "further": list(_further(summary)),
         "losses": loss_curves(metrics),
         "scores": histogram(
-            {name: _values(rows, name, shown.key) for name in MODELS}, shown.top or 1, shown.label
+            {name: _values(rows, name, shown.name) for name in MODELS}, shown.top or 1, shown.label
         ),
         "scored_by": shown,
         "categories": _categories(summary),
@@ -112,11 +92,11 @@ def headline(summary: Json) -> list[Json]:
     """
     lines = []
     for measure in MEASURES.values():
-        models = {name: _mean(_dict(summary, name), measure.key) for name in MODELS}
+        models = {name: _mean(_dict(summary, name), measure.name) for name in MODELS}
         found = [value for value in models.values() if value]
         if found:
             top = measure.top or max(value["high"] for value in found) or 1
-            against = _dict(summary, "tuned_against_base", measure.key)
+            against = _dict(summary, "tuned_against_base", measure.name)
             lines.append({"measure": measure, **models, "top": top, "against": against})
     return lines
 
@@ -199,7 +179,7 @@ def _without_duplicates(summary: Json) -> Iterator[Json]:
     """Yield the means without the records that are in the training split, too."""
     without = _dict(summary, "duplicates", "without")
     for measure in MEASURES.values():
-        values = [_dict(without, name).get(measure.key) for name in MODELS if summary.get(name)]
+        values = [_dict(without, name).get(measure.name) for name in MODELS if summary.get(name)]
         if any(value is not None for value in values):
             yield {"label": measure.label, "values": values, "digits": measure.digits}
 
@@ -210,7 +190,7 @@ def _statuses(summary: Json) -> list[str]:
     return sorted(found - {"scored"})
 
 
-def _worst(summary: Json, by_record: dict[int, Json]) -> Iterator[tuple[Measure, list[Json]]]:
+def _worst(summary: Json, by_record: dict[int, Json]) -> Iterator[tuple[Metric, list[Json]]]:
     """Yield each measure with the records that are worst by it."""
     for key, measure in MEASURES.items():
         rows = []

@@ -1,7 +1,4 @@
-"""From rows, one for each record, to the numbers of a model and of the difference between two.
-
-A row is what `sft/evaluation/results.py` describes; `model` is the name of one of its models, "tuned" or "base".
-"""
+"""From the results on each record to the numbers of a model, and of the difference between two."""
 
 import math
 from collections import Counter, defaultdict
@@ -11,170 +8,183 @@ from statistics import fmean as mean
 from statistics import median
 from typing import Any
 
-from sft.scoring.metrics import METRICS, spaced
+from sft.scoring.metrics import METRICS, TEXT_METRICS, Metric, spaced
+from sft.scoring.results import AnswerResult, RecordResult
 from sft.scoring.statistics import difference, interval, rank_correlation, verdict
 
-Row = dict[str, Any]
-COMPARED = (*METRICS, "loss", "score")
-LOWER_IS_BETTER = {"loss"}
 
+def numbers(answers: Sequence[AnswerResult]) -> dict[str, Any]:
+    """Return a model's means over the records, with their 95% intervals.
 
-def numbers(rows: Sequence[Row], model: str) -> dict[str, Any]:
-    """A model's means over the records, with their 95% intervals; the loss is a mean over tokens."""
-    loss = _loss(rows, model)
+    The loss is a mean over tokens. The keys are those of `ModelSummary`.
+    """
+    loss = mean_loss(answers)
+    asked = [answer for answer in answers if answer.asked]
     return {
         "loss": loss,
-        "perplexity": math.exp(min(loss, 700)),  # e^710 is no double
-        **{metric: mean(_values(rows, model, metric)) for metric in METRICS},
-        "intervals": {metric: _interval(rows, model, metric) for metric in (*METRICS, "loss")},
-        "not_asked": not_asked([row[model] for row in rows]),
-        "never_stopped": sum(row[model]["finish_reason"] == "length" for row in rows),
-        "tokens_per_answer": mean(_values(rows, model, "tokens")),
-        "judge": judged(rows, model),
-        "length": _length(rows, model),
+        # e^710 is too large for a double.
+        "perplexity": math.exp(min(loss, 700)),
+        "metrics": {metric: mean(_values(answers, metric)) for metric in TEXT_METRICS},
+        "intervals": {metric: _interval(answers, metric) for metric in (*TEXT_METRICS, "loss")},
+        "not_asked": not_asked(answers),
+        "never_stopped": sum(answer.finish_reason == "length" for answer in asked),
+        "tokens_per_answer": mean(answer.tokens for answer in asked if answer.tokens is not None),
+        "judge": judged(asked),
+        "length": _length(asked),
     }
 
 
-def is_asked(part: Row) -> bool:
-    """Whether the model was asked the record; `part` is what the record's row holds of it."""
-    return part["text"] is not None
+def not_asked(answers: Sequence[AnswerResult]) -> dict[str, int]:
+    """Return how many records the model was not asked, by reason."""
+    reasons = Counter(str(answer.status) for answer in answers if not answer.asked)
+    return dict(sorted(reasons.items()))
 
 
-def not_asked(parts: Sequence[Row]) -> dict[str, int]:
-    """How many records the model was not asked, by their status."""
-    return dict(sorted(Counter(part["status"] for part in parts if not is_asked(part)).items()))
-
-
-def judged(rows: Sequence[Row], model: str) -> dict[str, Any] | None:
-    """The judge's scores of a model's answers, and how many have none and why; None if no judge was asked."""
-    rows = [row for row in rows if is_asked(row[model])]
-    status = Counter(row[model]["status"] for row in rows)
+def judged(asked: Sequence[AnswerResult]) -> dict[str, Any] | None:
+    """Summarise the judge's scores, and count the answers without one; None without a judge."""
+    status = Counter(answer.status for answer in asked)
     if set(status) == {None}:
         return None
-    scores = _values(rows, model, "score")
+    scores = _values(asked, "score")
     measures: dict[str, Callable[[list[float]], Any]]
     measures = {"mean": mean, "median": median, "max": max, "min": min, "interval": interval}
     found = {name: measure(scores) if scores else None for name, measure in measures.items()}
-    return found | {"scored": len(scores), "of": len(rows), "status": dict(sorted(status.items()))}
+    by_name = sorted((str(name), count) for name, count in status.items())
+    return found | {"scored": len(scores), "of": len(asked), "status": dict(by_name)}
 
 
-def _length(rows: Sequence[Row], model: str) -> dict[str, Any]:
-    """Words of an answer, and Spearman's correlation of the judge's score with them."""
-    rows = [row for row in rows if is_asked(row[model])]
-    scored = [row for row in rows if row[model]["score"] is not None]
-    words = [len(spaced(row[model]["text"]).split()) for row in scored]
+def _length(asked: Sequence[AnswerResult]) -> dict[str, Any]:
+    """Return the mean words of an answer, and their Spearman correlation with the judge's score."""
+    words = [len(spaced(answer.text or "").split()) for answer in asked]
+    scored = [count for answer, count in zip(asked, words, strict=True) if answer.score is not None]
     return {
-        "mean_words": mean(len(spaced(row[model]["text"]).split()) for row in rows),
-        "score_correlation": rank_correlation(_values(scored, model, "score"), words),
+        "mean_words": mean(words),
+        "score_correlation": rank_correlation(_values(asked, "score"), scored),
     }
 
 
-def _values(rows: Sequence[Row], model: str, metric: str) -> list[float]:
-    return [row[model][metric] for row in rows if row[model][metric] is not None]
+def _values(answers: Sequence[AnswerResult], metric: str) -> list[float]:
+    """Return the values of a metric where it has one."""
+    values = (answer.value(metric) for answer in answers)
+    return [value for value in values if value is not None]
 
 
-def _loss(rows: Sequence[Row], model: str) -> float:
-    tokens = sum(row[model]["loss_tokens"] for row in rows)
+def mean_loss(answers: Sequence[AnswerResult]) -> float:
+    """Return the mean loss over all tokens of the expected answers; NaN if there are none."""
+    tokens = sum(answer.loss_tokens for answer in answers)
     total = math.fsum(
-        row[model]["loss"] * row[model]["loss_tokens"] for row in rows if row[model]["loss_tokens"]
+        answer.loss * answer.loss_tokens for answer in answers if answer.loss is not None
     )
     return total / tokens if tokens else math.nan
 
 
-def _interval(rows: Sequence[Row], model: str, metric: str) -> tuple[float, float] | None:
+def _interval(answers: Sequence[AnswerResult], metric: str) -> tuple[float, float] | None:
     weights = None
     if metric == "loss":
-        rows = [row for row in rows if row[model]["loss_tokens"]]
-        weights = _values(rows, model, "loss_tokens")
-    return interval(_values(rows, model, metric), weights, shares=metric in METRICS)
+        answers = [answer for answer in answers if answer.loss_tokens]
+        weights = [float(answer.loss_tokens) for answer in answers]
+    return interval(_values(answers, metric), weights, shares=metric in TEXT_METRICS)
 
 
 def differences(
-    first: Sequence[Row], second: Sequence[Row], names: tuple[str, str]
+    first: Sequence[AnswerResult], second: Sequence[AnswerResult], names: tuple[str, str]
 ) -> dict[str, dict[str, Any]]:
-    """How two models differ on the same records, metric by metric, with what it means in words.
+    """Compare two models on the same records, metric by metric.
+
+    A metric is left out if the two have no record with it in common. The loss is left out too if
+    the models' tokenizers encode the expected answers differently.
 
     Args:
-        first, second: what each model did on each record, record by record: the parts of rows under a model's name.
-        names: what the words call the models.
-
-    Losses are left out if the models' tokenizers cut the expected answers differently, scores if there are none.
+        first, second: the results of each model, record by record.
+        names: the models' names in the verdict.
     """
     found = {}
-    for metric in COMPARED:
-        pairs = [
-            pair
-            for pair in zip(first, second, strict=True)
-            if None not in (pair[0][metric], pair[1][metric])
-        ]
-        weights = [one["loss_tokens"] for one, _ in pairs] if metric == "loss" else None
-        if metric == "loss" and weights != [other["loss_tokens"] for _, other in pairs]:
-            continue
-        lower = metric in LOWER_IS_BETTER
-        apart = difference(
-            [one[metric] for one, _ in pairs], [other[metric] for _, other in pairs], weights, lower
-        )
+    for metric in METRICS:
+        one: list[float] = []
+        other: list[float] = []
+        tokens: list[tuple[int, int]] = []
+        for left, right in zip(first, second, strict=True):
+            values = left.value(metric.name), right.value(metric.name)
+            if values[0] is not None and values[1] is not None:
+                one.append(values[0])
+                other.append(values[1])
+                tokens.append((left.loss_tokens, right.loss_tokens))
+
+        weights = None
+        if metric.name == "loss":
+            if any(left != right for left, right in tokens):
+                continue
+            weights = [float(count) for count, _ in tokens]
+        apart = difference(one, other, weights, metric.lower_is_better)
         if apart is not None:
-            found[metric] = (
-                {"records": len(pairs)} | asdict(apart) | {"verdict": verdict(apart, *names, lower)}
-            )
+            words = verdict(apart, *names, metric.lower_is_better)
+            found[metric.name] = {"records": len(one)} | asdict(apart) | {"verdict": words}
     return found
 
 
 def by_category(
-    rows: Sequence[Row], models: Sequence[str], metric: str
+    rows: Sequence[RecordResult], models: Sequence[str], metric: str
 ) -> dict[str, dict[str, float]] | None:
-    """For each category its records and each model's mean; None if no record has a category and a number."""
+    """Return each category's number of records and each model's mean.
+
+    Only records that have the metric for every model count. None if no category has such a record.
+    """
     groups = defaultdict(list)
     for row in rows:
-        if row["category"] is not None and all(row[model][metric] is not None for model in models):
-            groups[row["category"]].append(row)
-    found = {
-        category: {"records": len(group)}
-        | {model: mean(_values(group, model, metric)) for model in models}
-        for category, group in sorted(groups.items())
-    }
+        measured = all(row.of(model).value(metric) is not None for model in models)
+        if row.category is not None and measured:
+            groups[row.category].append(row)
+
+    found = {}
+    for category, group in sorted(groups.items()):
+        means: dict[str, float] = {"records": len(group)}
+        for model in models:
+            means[model] = mean(_values([row.of(model) for row in group], metric))
+        found[category] = means
     return found or None
 
 
-def without_duplicates(rows: Sequence[Row], models: Sequence[str]) -> dict[str, Any]:
-    """How many records another split holds too, and the models' means over the others."""
-    kinds = Counter(row["duplicate"] for row in rows)
-    others = [row for row in rows if row["duplicate"] is None]
-    means = {
-        model: {metric: _mean(others, model, metric) for metric in COMPARED} if others else None
-        for model in models
-    }
-    return {
-        "exact": kinds["exact"],
-        "near": kinds["near"],
-        "without": {"records": len(others)} | means,
-    }
+def without_duplicates(rows: Sequence[RecordResult], models: Sequence[str]) -> dict[str, Any]:
+    """Count the records that another split holds too, and return the means over the others."""
+    kinds = Counter(row.duplicate for row in rows)
+    others = [row for row in rows if row.duplicate is None]
+    without: dict[str, Any] = {"records": len(others)}
+    for model in models:
+        answers = [row.of(model) for row in others]
+        without[model] = {m.name: _mean(answers, m) for m in METRICS} if others else None
+    return {"exact": kinds["exact"], "near": kinds["near"], "without": without}
 
 
-def _mean(rows: Sequence[Row], model: str, metric: str) -> float | None:
-    if metric == "loss":
-        return _loss(rows, model)
-    values = _values(rows, model, metric)
+def _mean(answers: Sequence[AnswerResult], metric: Metric) -> float | None:
+    if metric.name == "loss":
+        return mean_loss(answers)
+    values = _values(answers, metric.name)
     return mean(values) if values else None
 
 
-def worst(rows: Sequence[Row], model: str, count: int = 20) -> dict[str, list[int]]:
-    """For each metric the numbers of the records on which the model is worst, the worst first."""
+def worst(rows: Sequence[RecordResult], count: int = 20) -> dict[str, list[int]]:
+    """Return for each metric the records on which the tuned model is worst, the worst first."""
     found = {}
-    for metric in COMPARED:
-        measured = [row for row in rows if row[model][metric] is not None]
-        measured.sort(key=lambda row: row[model][metric], reverse=metric in LOWER_IS_BETTER)
+    for metric in METRICS:
+        measured = []
+        for row in rows:
+            value = row.tuned.value(metric.name)
+            if value is not None:
+                measured.append((value, row.record))
+        measured.sort(key=lambda pair: pair[0], reverse=metric.lower_is_better)
         if measured:
-            found[metric] = [row["record"] for row in measured[:count]]
+            found[metric.name] = [record for _, record in measured[:count]]
     return found
 
 
-def not_asked_remarks(summary: dict[str, Any]) -> list[str]:
-    """A remark for each model that was not asked every record; one for both where it is the same."""
-    counts = {
-        name: summary[name].get("not_asked") for name in ("tuned", "base") if summary.get(name)
-    }
+def not_asked_remarks(not_asked: dict[str, dict[str, int]]) -> list[str]:
+    """Return a remark for each model that was not asked every record.
+
+    Args:
+        not_asked: the counts of each model, by reason. If they are equal, one remark is for both.
+    """
+    counts: dict[str, dict[str, int]]
+    counts = {name: not_asked[name] for name in ("tuned", "base") if name in not_asked}
     if len(counts) == 2 and counts["tuned"] == counts["base"]:
         counts = {"either model": counts["tuned"]}
     return [
@@ -185,9 +195,9 @@ def not_asked_remarks(summary: dict[str, Any]) -> list[str]:
 
 
 def not_asked_text(counts: dict[str, int]) -> str:
-    """As in "2 records, whose prompt is too long"."""
-    texts = (
-        f"{count} record{'s' * (count > 1)}, whose prompt is {status}"
-        for status, count in counts.items()
-    )
+    """Return the counts in words: "2 records, whose prompt is too long"."""
+    texts = []
+    for status, count in counts.items():
+        plural = "s" if count > 1 else ""
+        texts.append(f"{count} record{plural}, whose prompt is {status}")
     return "; ".join(texts)

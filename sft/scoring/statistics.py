@@ -1,9 +1,12 @@
-"""How sure one can be of a mean over records, and of a difference between two models on the same records.
+"""How certain a mean over records is, and a difference between two models on the same records.
 
-Means of 0s and 1s get Wilson's interval (Wilson, 1927), which is honest about none or all of few records too; all other
-means a bootstrap interval (Efron and Tibshirani, 1993), as scipy implements them. A difference between two models gets
-a sign-flip permutation test (Good, 2005), and as its interval all differences that this test does not reject: interval
-and test always agree. A record is the unit that is drawn: two models' numbers on it stay together.
+A mean of 0s and 1s gets Wilson's interval (Wilson, 1927), which is honest even if none or all of a
+few records are 1. Any other mean gets a bootstrap interval (Efron and Tibshirani, 1993). Both are
+scipy's.
+
+A difference between two models gets a sign-flip permutation test (Good, 2005). Its interval holds
+all differences that this test does not reject. So interval and test always agree. The unit that is
+drawn is a record: two models' numbers on it stay together.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,10 +19,17 @@ from scipy import stats
 Numbers = NDArray[np.float64]
 Interval = tuple[float, float]
 
-LEVEL = 0.95  # of every interval
+# The level of every interval.
+LEVEL = 0.95
+
 RESAMPLES = 9_999
-CELLS = 4_000_000  # drawn at a time, which bounds the memory
-RELIABLE = 0.8  # the AUC that a judge's scores of right and wrong answers must reach
+
+# How many numbers are drawn at a time, which limits the memory.
+CELLS = 4_000_000
+
+# The AUC that a judge's scores of right and wrong answers must reach.
+RELIABLE = 0.8
+
 TOO_FEW = (
     "fewer than 6 records can differ like this by chance, so their difference has no 95% interval"
 )
@@ -28,21 +38,26 @@ NOISE = "the difference is within noise"
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two models on the same records: the mean of first minus second, what it might be, and who won how often.
+    """The difference between two models on the same records.
 
-    `p_value`: how often chance alone, swapping the two models' names at random on each record, makes as large a
-    difference.
+    Attributes:
+        difference: the mean of first minus second.
+        interval: its 95% interval; None: there are too few records for one.
+        p_value: how often chance makes as large a difference, if the two models' names are swapped
+            at random on each record.
+        wins: the number of records on which the first model is better.
     """
 
     difference: float
-    interval: Interval | None  # None: there are too few records for one
+    interval: Interval | None
     p_value: float
-    wins: int  # records on which the first model is better
+    wins: int
     ties: int
     losses: int
 
     @property
     def within_noise(self) -> bool:
+        """Whether chance alone may explain the difference."""
         return self.p_value >= 1 - LEVEL
 
 
@@ -51,25 +66,32 @@ def interval(
     weights: Sequence[float] | Numbers | None = None,
     shares: bool = False,
 ) -> Interval | None:
-    """The 95% interval of a mean over records; None for fewer than two.
+    """Return the 95% interval of a mean over records; None for fewer than two.
 
     Args:
         weights: of the records in the mean, such as their numbers of tokens.
-        shares: the values lie between 0 and 1, so that a mean of 0 or of 1 is not certain even if all are alike.
+        shares: whether the values lie between 0 and 1. Then a mean of 0 or of 1 is not certain,
+            even if all values are equal.
     """
     numbers = np.asarray(values, dtype=np.float64)
     if len(numbers) < 2:
         return None
+
+    # Shares that are all 0 or 1.
     if shares and np.isin(numbers, (0, 1)).all():
         found = stats.binomtest(int(numbers.sum()), len(numbers)).proportion_ci(
             LEVEL, method="wilson"
         )
         return float(found.low), float(found.high)
+
+    # Other values, equal or not.
     if (numbers == numbers[0]).all():
         return float(numbers[0]), float(numbers[0])
-    return _bootstrap(
-        numbers, np.ones_like(numbers) if weights is None else np.asarray(weights, dtype=np.float64)
-    )
+    return _bootstrap(numbers, _weights(weights, numbers))
+
+
+def _weights(weights: Sequence[float] | Numbers | None, values: Numbers) -> Numbers:
+    return np.ones_like(values) if weights is None else np.asarray(weights, dtype=np.float64)
 
 
 def _bootstrap(values: Numbers, weights: Numbers) -> Interval:
@@ -96,16 +118,16 @@ def difference(
     weights: Sequence[float] | None = None,
     lower: bool = False,
 ) -> Difference | None:
-    """First minus second, record by record; None for no records.
+    """Compare first minus second, record by record; None for no records.
 
     Args:
         weights: of the records in the mean, such as their numbers of tokens.
-        lower: the lower number is the better one.
+        lower: whether the lower number is the better one.
     """
     if not len(first):
         return None
     apart = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
-    weighing = np.ones_like(apart) if weights is None else np.asarray(weights, dtype=np.float64)
+    weighing = _weights(weights, apart)
     better = -apart if lower else apart
     span, p_value = _sign_flip_test(apart, weighing)
     return Difference(
@@ -119,18 +141,24 @@ def difference(
 
 
 def _sign_flip_test(apart: Numbers, weights: Numbers) -> tuple[Interval | None, float]:
-    """The differences that a two-sided test at 1 - `LEVEL` does not reject, and the p-value of a difference of 0.
+    """Test the differences by flipping signs.
 
-    Suppose the true difference were d. A flip then makes as large a difference from d as was found exactly if d lies
-    between the mean of the records kept and the mean of those flipped, because |kept - flipped| >= |kept + flipped|
-    says that the two sums have different signs. So d's p-value is the share of flips whose two means have d between
-    them. It grows up to the difference found and falls from there, and the interval ends where it reaches 1 - `LEVEL`.
+    Suppose the true difference is d, and take all differences from d. A flip counts against d if it
+    gives as large a sum as was found: |kept - flipped| >= |kept + flipped|. That holds exactly if
+    the two sums have different signs, so if d lies between the mean of the kept records and that of
+    the flipped ones. The p-value of d is therefore the share of flips whose two means have d
+    between them. It rises up to the difference found and falls from there. The interval ends where
+    the p-value reaches 1 - `LEVEL`.
+
+    Returns:
+        The interval of the differences that a two-sided test at 1 - `LEVEL` does not reject, and
+        the p-value of a difference of 0.
     """
     low, high = _means_of_flips(apart, weights)
     least = int(np.searchsorted(np.arange(1, len(low) + 1) / len(low), 1 - LEVEL))
     ends = np.array([np.sort(low)[least], np.sort(high)[-1 - least]])
 
-    # What is 0 but for rounding is taken for 0, here and there alike.
+    # What differs from 0 by rounding alone counts as 0, in the interval and in the p-value.
     rounding = 1e-12 * np.abs(apart).max()
     ends[np.abs(ends) <= rounding] = 0
     p_value = float(np.mean((low <= rounding) & (high >= -rounding)))
@@ -138,13 +166,17 @@ def _sign_flip_test(apart: Numbers, weights: Numbers) -> tuple[Interval | None, 
 
 
 def _means_of_flips(apart: Numbers, weights: Numbers) -> tuple[Numbers, Numbers]:
-    """For each flip of some records' signs the lower and the higher of two means: that of the records kept and that of
-    those flipped. A flip of all or none has one mean, and nothing bounds it.
+    """Return the lower and the higher of two means for each flip of some records' signs.
 
-    All flips are taken where they are no more than `RESAMPLES`, else so many random ones and the flip of none.
+    They are the mean of the kept records and that of the flipped ones. A flip of all or none has
+    one mean, and is unbounded.
+
+    If there are at most `RESAMPLES` flips, all are taken. Else so many are drawn at random, and the
+    flip of none is added.
     """
-    values = np.stack([apart * weights, weights, np.ones_like(apart)], axis=1)  # (records, 3)
-    flipped = np.concatenate([flips @ values for flips in _flips(len(values))])  # (flips, 3)
+    # (records, 3) and (flips, 3)
+    values = np.stack([apart * weights, weights, np.ones_like(apart)], axis=1)
+    flipped = np.concatenate([flips @ values for flips in _flips(len(values))])
     kept = values.sum(axis=0) - flipped
     bounded = (flipped[:, 2] > 0) & (kept[:, 2] > 0)
 
@@ -157,19 +189,20 @@ def _means_of_flips(apart: Numbers, weights: Numbers) -> tuple[Numbers, Numbers]
 
 
 def _flips(records: int) -> Iterator[Numbers]:
-    """Which records' signs are flipped, 1 or 0, a part of the flips at a time, which bounds the memory."""
+    """Yield flips, a part at a time to limit the memory: 1 for a flipped record, else 0."""
     if 2**records <= RESAMPLES:
         yield (np.arange(2**records)[:, None] >> np.arange(records) & 1).astype(np.float64)
         return
     yield np.zeros((1, records))
-    rng, batch = np.random.default_rng(0), max(1, CELLS // records)
+    rng = np.random.default_rng(0)
+    batch = max(1, CELLS // records)
     for start in range(0, RESAMPLES, batch):
         size = min(batch, RESAMPLES - start)
         yield rng.integers(0, 2, (size, records), np.uint8).astype(np.float64)
 
 
 def verdict(found: Difference, first: str, second: str, lower: bool = False) -> str:
-    """What a difference, of the model called `first` minus the one called `second`, comes to in words."""
+    """Say in words what the difference means between the models called `first` and `second`."""
     if found.within_noise:
         return NOISE
     better, worse = (first, second) if (found.difference < 0) == lower else (second, first)
@@ -177,14 +210,17 @@ def verdict(found: Difference, first: str, second: str, lower: bool = False) -> 
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Spearman's; None where there is none: fewer than three records, or all alike."""
+    """Return Spearman's correlation; None for fewer than three records, or if all are equal."""
     if len(first) < 3 or len(set(first)) == 1 or len(set(second)) == 1:
         return None
     return float(stats.spearmanr(first, second).statistic)
 
 
 def auc(higher: Sequence[float], lower: Sequence[float]) -> float | None:
-    """The chance that one of `higher` exceeds one of `lower`, ties counted half (the area under the ROC curve)."""
+    """Return the area under the ROC curve.
+
+    It is the chance that one of `higher` exceeds one of `lower`, with ties counted half.
+    """
     if not len(higher) or not len(lower):
         return None
     return float(stats.mannwhitneyu(higher, lower).statistic) / (len(higher) * len(lower))

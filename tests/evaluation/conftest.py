@@ -1,4 +1,4 @@
-"""Tiny checkpoints, a data file, a folder that looks like what train.py leaves, and a made-up evaluation's report."""
+"""Tiny checkpoints, a data file, a run folder as train.py leaves it, and a made-up report."""
 
 import dataclasses
 import hashlib
@@ -25,7 +25,7 @@ TEMPLATE = "Q: {{ instruction }} {{ input }}\nA: "
 
 @pytest.fixture
 def make_checkpoint(tokenizer: tiktoken.Encoding) -> Callable[..., Path]:
-    """Writes a random model, whose weights are large, so that its answers differ from each other."""
+    """Write a random model. Its weights are large, so that its answers differ from each other."""
 
     def make(folder: Path, seed: int, vocab_size: int = tokenizer.n_vocab, **texts: Any) -> Path:
         torch.manual_seed(seed)
@@ -91,7 +91,7 @@ def run_folder(tmp_path: Path, data: Path, make_checkpoint: Callable[..., Path])
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., tuple[Seen, str]]:
-    """Writes the report of the made-up evaluation, with changes to its summary, and reads both files."""
+    """Write the report of the made-up evaluation, with changes to its summary, and read it."""
 
     def with_changes(
         rows: list[Any] | None = None, run: Any = made_up.RUN, metrics: Any = None, **changes: Any

@@ -6,6 +6,7 @@ import pytest
 
 from sft.errors import InputError
 from sft.evaluation.compare import compare, comparison_text, read_evaluation
+from tests.fixtures.record import MADE
 
 JUDGE = {"kind": "ollama", "model": "llama3:latest", "coverage": 1.0}
 
@@ -15,16 +16,21 @@ def write(
 ) -> str:
     evaluation = folder / "evaluation"
     evaluation.mkdir(parents=True)
-    summary = {"split": "test", "judge": judge, "decoding": {"seed": 1}, "template": "t"} | settings
+    made = json.loads((MADE / "run" / "evaluation" / "summary.json").read_text())
+    summary = made | {"judge": judge, "decoding": {"seed": 1}, "template": "t"} | settings
     (evaluation / "summary.json").write_text(json.dumps(summary))
     rows = []
     for number, value in enumerate(exact, 1):
-        part = dict.fromkeys(("exact_match", "token_f1", "rouge_l", "chrf"), value)
-        part |= {"text": "x", "status": "scored" if judge else None}
+        part: dict[str, Any] = dict.fromkeys(("exact_match", "token_f1", "rouge_l", "chrf"), value)
+        part |= {"text": "x", "tokens": 1, "finish_reason": "stop", "reason": None}
+        part |= {"status": "scored" if judge else None}
         part |= {"loss": 2 - value, "loss_tokens": 3, "score": round(50 * value) if judge else None}
         rows.append(
             {
                 "record": number,
+                "duplicate": None,
+                "category": None,
+                "base": None,
                 "instruction": f"{asked} {number}",
                 "input": "",
                 "output": "x",
@@ -35,7 +41,7 @@ def write(
     return str(folder)
 
 
-def test_two_runs(tmp_path: Path) -> None:
+def test_the_better_run_is_named_with_its_wins_and_its_difference(tmp_path: Path) -> None:
     first = write(tmp_path / "a", [1.0] * 18 + [0.0] * 2, JUDGE)
     second = write(tmp_path / "b", [0.0] * 17 + [1.0] * 3, JUDGE)
     found = compare(read_evaluation(first), read_evaluation(second))
@@ -52,7 +58,7 @@ def test_two_runs(tmp_path: Path) -> None:
     assert "note" not in text
 
 
-def test_noise_is_called_noise_and_other_settings_are_named(tmp_path: Path) -> None:
+def test_noise_and_settings_that_differ_are_named(tmp_path: Path) -> None:
     first, second = (
         write(tmp_path / "a", [1, 0, 1, 0, 1]),
         write(tmp_path / "b", [0, 1, 1, 0, 1], template="other"),
@@ -73,7 +79,7 @@ def test_scores_of_two_judges_are_not_compared(tmp_path: Path) -> None:
     assert "not the same judge" in comparison_text(found)
 
 
-def test_other_records_are_refused(tmp_path: Path) -> None:
+def test_runs_of_other_records_are_refused_by_the_first_that_differs(tmp_path: Path) -> None:
     first, second = write(tmp_path / "a", [1.0] * 5), write(tmp_path / "b", [1.0] * 3)
     with pytest.raises(
         InputError, match=r"not asked the same records \(from record 4 on; 5 and 3 in all\)"
@@ -84,7 +90,7 @@ def test_other_records_are_refused(tmp_path: Path) -> None:
         compare(read_evaluation(first), read_evaluation(third))
 
 
-def test_what_is_no_evaluation_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_readable_evaluation_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"has not been evaluated; first: python evaluate\.py run="
     ):
@@ -96,7 +102,7 @@ def test_what_is_no_evaluation_is_refused(tmp_path: Path) -> None:
             read_evaluation(str(broken))
 
 
-def test_one_record_proves_nothing(tmp_path: Path) -> None:
+def test_one_record_gives_no_interval(tmp_path: Path) -> None:
     first, second = write(tmp_path / "a", [1.0]), write(tmp_path / "b", [0.0])
     found = compare(read_evaluation(first), read_evaluation(second))
     assert found["differences"]["exact_match"]["interval"] is None

@@ -1,4 +1,4 @@
-"""evaluate.py as it is used: on a run, on a checkpoint, killed and called again, with what it must refuse."""
+"""evaluate.py as it is used: on a run, on a checkpoint, killed and called again, refused."""
 
 import hashlib
 import importlib.util
@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from sft.atomic import locked
-from sft.scoring.metrics import METRICS, score
+from sft.scoring.metrics import TEXT_METRICS, score
 from tests.judge.judge_server import Site
 
 DOOR = Path(__file__).parents[2] / "evaluate.py"
@@ -67,7 +67,9 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text(), parse_constant=refuse)
 
 
-def test_a_run(run_folder: Path, data: Path, tmp_path: Path) -> None:
+def test_a_run_is_evaluated_into_its_own_folder(
+    run_folder: Path, data: Path, tmp_path: Path
+) -> None:
     latest = tmp_path / "outputs" / "latest"
     latest.parent.mkdir()
     latest.symlink_to("../run")
@@ -91,7 +93,7 @@ def test_a_run(run_folder: Path, data: Path, tmp_path: Path) -> None:
     )
     for name, key in (("tuned", "model_response"), ("base", "base_response")):
         scores = [score(row[key], row["output"]) for row in rows]
-        for metric in METRICS:
+        for metric in TEXT_METRICS:
             assert summary[name][metric] == pytest.approx(
                 sum(row[metric] for row in scores) / 10, abs=1e-6
             )
@@ -109,7 +111,7 @@ def test_a_run(run_folder: Path, data: Path, tmp_path: Path) -> None:
         "expected  11",
         "base",
         "tuned",
-        "token f1",
+        "token F1",
         "perplexity",
         "evaluation/summary.json",
     ):
@@ -139,7 +141,7 @@ def test_a_run(run_folder: Path, data: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_killed_and_called_again(
+def test_a_killed_evaluation_continues_to_the_same_answers(
     run_folder: Path, tmp_path: Path, call: Callable[..., None]
 ) -> None:
     answers = run_folder / "evaluation" / "answers.jsonl"
@@ -205,7 +207,7 @@ def judged(run: Path, ollama: Site, *more: str) -> list[str]:
     ]
 
 
-def test_a_judge(
+def test_a_judge_scores_each_answer_once(
     run_folder: Path, call: Callable[..., None], ollama: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
     call(*judged(run_folder, ollama, "judge.audit=4"))
@@ -237,7 +239,9 @@ def test_a_judge(
     )
 
 
-def test_a_judge_of_pairs(run_folder: Path, call: Callable[..., None], ollama: Site) -> None:
+def test_a_judge_compares_pairs_instead_of_scoring(
+    run_folder: Path, call: Callable[..., None], ollama: Site
+) -> None:
     call(*judged(run_folder, ollama, "judge.mode=pairwise"))
     summary = read(run_folder / "evaluation" / "summary.json")
     pairwise = summary["judge"]["pairwise"]
@@ -251,7 +255,7 @@ def test_a_judge_of_pairs(run_folder: Path, call: Callable[..., None], ollama: S
     assert summary["tuned"]["judge"] is None
 
 
-def test_nothing_judged_is_no_success(
+def test_an_evaluation_without_one_judged_answer_fails(
     run_folder: Path, call: Callable[..., None], ollama: Site
 ) -> None:
     ollama.judge = lambda messages: "no number here"
@@ -264,7 +268,7 @@ def test_nothing_judged_is_no_success(
     assert summary["judge"]["warning"].startswith("Only 0% of the tuned answers could be judged")
 
 
-def test_a_judge_that_is_not_there_is_told_before_any_answer(
+def test_a_missing_judge_is_refused_before_any_answer(
     run_folder: Path, call: Callable[..., None]
 ) -> None:
     with pytest.raises(
@@ -274,7 +278,7 @@ def test_a_judge_that_is_not_there_is_told_before_any_answer(
     assert not (run_folder / "evaluation").exists()
 
 
-def test_two_evaluations_of_one_run_do_not_meet(
+def test_a_second_evaluation_of_one_run_is_refused(
     run_folder: Path, call: Callable[..., None]
 ) -> None:
     (run_folder / "evaluation").mkdir()
@@ -286,15 +290,13 @@ def test_two_evaluations_of_one_run_do_not_meet(
     assert {path.name for path in (run_folder / "evaluation").iterdir()} == {".lock"}
 
 
-def test_torchrun_is_not_for_evaluation(
-    call: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_torchrun_is_refused(call: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(SystemExit, match=r"torchrun: evaluate\.py starts its processes itself"):
         call("run=somewhere")
 
 
-def test_what_a_foreign_model_has_seen_is_not_known(
+def test_duplicates_are_counted_only_if_the_training_records_are_known(
     run_folder: Path, data: Path, call: Callable[..., None]
 ) -> None:
     call(
@@ -314,7 +316,9 @@ def test_what_a_foreign_model_has_seen_is_not_known(
     assert summary["training_records"] == {"looked_at": 4, "of": 8}
 
 
-def test_a_limit_leaves_just_these_records(run_folder: Path, call: Callable[..., None]) -> None:
+def test_a_limit_takes_the_first_records_and_their_kept_answers(
+    run_folder: Path, call: Callable[..., None]
+) -> None:
     call(f"run={run_folder}", "limit=4", "split=train")
     whole = (run_folder / "evaluation" / "answers.jsonl").read_bytes()
     rows = read(run_folder / "evaluation" / "responses.json")
@@ -324,7 +328,7 @@ def test_a_limit_leaves_just_these_records(run_folder: Path, call: Callable[...,
     assert (run_folder / "evaluation" / "answers.jsonl").read_bytes() == whole
 
 
-def test_a_checkpoint_on_other_data(
+def test_a_checkpoint_without_a_base_is_evaluated_on_other_data(
     data: Path,
     tmp_path: Path,
     call: Callable[..., None],
@@ -352,7 +356,7 @@ def test_a_checkpoint_on_other_data(
     assert "no base beside it: " in capsys.readouterr().out
 
 
-def test_two_runs_side_by_side(
+def test_compare_writes_the_differences_of_two_runs(
     run_folder: Path, tmp_path: Path, call: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     call(f"run={run_folder}")
@@ -372,14 +376,16 @@ def test_two_runs_side_by_side(
     assert kept["differences"]["loss"]["verdict"] in shown
 
 
-def test_another_template_than_the_checkpoints_own(
+def test_another_template_than_the_checkpoints_own_is_refused(
     run_folder: Path, call: Callable[..., None]
 ) -> None:
     with pytest.raises(SystemExit, match=r"data\.prompt: .*model was tuned with another template"):
         call(f"checkpoint={run_folder / 'model'}", "data.prompt=phi3", "out=theirs")
 
 
-def test_bf16_and_sampling(run_folder: Path, call: Callable[..., None]) -> None:
+def test_answers_of_other_seeds_differ_and_are_kept_apart(
+    run_folder: Path, call: Callable[..., None]
+) -> None:
     sampling = [
         "generate.temperature=0.8",
         "generate.top_k=20",
@@ -441,7 +447,7 @@ def test_bf16_and_sampling(run_folder: Path, call: Callable[..., None]) -> None:
         (["device=cuda", "run=nowhere"], "device: cuda is not available"),
     ],
 )
-def test_what_is_refused_is_refused_in_one_line_and_leaves_nothing(
+def test_bad_input_gets_one_line_and_leaves_no_file(
     overrides: list[str],
     message: str,
     call: Callable[..., None],
@@ -457,7 +463,7 @@ def test_what_is_refused_is_refused_in_one_line_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_prompts_none_of_which_fits_are_refused_before_any_answer(
+def test_prompts_that_are_all_too_long_are_refused_before_any_answer(
     run_folder: Path, call: Callable[..., None]
 ) -> None:
     (run_folder / "model" / "tokenizer_config.json").write_text(
@@ -510,7 +516,7 @@ def test_one_prompt_that_does_not_fit_leaves_the_rest_evaluated(
 
 
 @pytest.mark.parametrize("named", [[], ["data=json"]])
-def test_data_and_run_that_moved(
+def test_a_run_and_its_data_can_move(
     run_folder: Path, data: Path, tmp_path: Path, call: Callable[..., None], named: list[str]
 ) -> None:
     moved, run = tmp_path / "moved.json", tmp_path / "elsewhere"
@@ -546,7 +552,7 @@ def test_a_full_disk_leaves_what_was_there(run_folder: Path, call: Callable[...,
     assert (folder / "responses.json").read_bytes() == before
 
 
-def test_a_mistake_in_a_process_of_its_own_and_a_sweep(tmp_path: Path) -> None:
+def test_the_command_itself_exits_with_one_line_for_a_mistake_and_a_sweep(tmp_path: Path) -> None:
     processes = [start(tmp_path, "run=nowhere"), start(tmp_path, "-m", "limit=1,2")]
     for process, message in zip(
         processes, ["error: run: nowhere is not there", "error: --multirun: "], strict=True

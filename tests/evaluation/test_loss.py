@@ -18,7 +18,7 @@ RECORDS = [
 TEMPLATE = "{{ instruction }} {{ input }}: "
 
 
-def test_the_losses_are_those_of_each_token(pretrained: Pretrained) -> None:
+def test_losses_are_the_sums_of_the_cross_entropies_of_each_token(pretrained: Pretrained) -> None:
     tokenizer, model = pretrained.tokenizer, pretrained.model.eval()
     every = []
     for record in RECORDS:
@@ -45,7 +45,7 @@ def test_the_losses_are_those_of_each_token(pretrained: Pretrained) -> None:
             )
 
 
-def test_bf16_is_near_and_leaves_the_weights(pretrained: Pretrained) -> None:
+def test_bf16_is_near_fp32_and_leaves_the_weights_in_fp32(pretrained: Pretrained) -> None:
     examples = encode(RECORDS, TEMPLATE, pretrained.tokenizer, 64, mask_prompt=True)
     exact = losses(pretrained.model.eval(), examples, 2, "32-true").answers
     assert losses(pretrained.model, examples, 2, "bf16-mixed").answers == pytest.approx(
@@ -54,13 +54,13 @@ def test_bf16_is_near_and_leaves_the_weights(pretrained: Pretrained) -> None:
     assert pretrained.model.wte.weight.dtype == torch.float32
 
 
-def test_nothing_to_measure_is_not_a_number(pretrained: Pretrained) -> None:
+def test_the_loss_of_no_record_is_nan(pretrained: Pretrained) -> None:
     found = losses(pretrained.model, encode([], "", pretrained.tokenizer, 64, True), 2, "32-true")
     assert len(found.answer_sums) == 0
     assert math.isnan(found.answers)
 
 
-def test_weights_that_are_no_numbers_are_refused(pretrained: Pretrained) -> None:
+def test_weights_with_nan_are_refused(pretrained: Pretrained) -> None:
     with torch.no_grad():
         pretrained.model.ln_f.bias[0] = math.nan
     examples = encode(RECORDS, TEMPLATE, pretrained.tokenizer, 64, mask_prompt=True)

@@ -190,8 +190,8 @@ def test_a_server_is_asked_in_the_next_form_that_it_takes(
 def test_a_router_that_finds_nobody_who_takes_the_form(openai: Site, tmp_path: Path) -> None:
     openai.forms = ("none",)
     openai.refusal = (404, "No endpoints found that can handle the requested parameters.")
-    [verdict] = judge_all(met(openai), QUESTIONS[:1], tmp_path / "scores.jsonl")
-    assert (verdict.status, verdict.form) == ("scored", "none")
+    [one] = score_answers(met(openai), QUESTIONS[:1], tmp_path / "scores.jsonl")
+    assert (one.status, one.form) == ("scored", "none")
 
 
 def test_threads_that_are_refused_at_once_take_one_step(openai: Site, tmp_path: Path) -> None:

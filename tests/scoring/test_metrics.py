@@ -1,15 +1,18 @@
+"""Metrics by hand, on texts of many scripts, and the table that lists them."""
+
 import itertools
 import math
 import random
 import socket
 import sys
 import unicodedata
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from torchmetrics.functional.text import rouge_score
 
-from sft.scoring.metrics import METRICS, chrf, exact_match, score, spaced
+from sft.config.schema import Rank
+from sft.scoring.metrics import BY_NAME, METRICS, TEXT_METRICS, chrf, exact_match, score, spaced
 
 
 @pytest.mark.parametrize(
@@ -32,7 +35,7 @@ from sft.scoring.metrics import METRICS, chrf, exact_match, score, spaced
 def test_exact_match_ignores_case_spacing_and_a_final_full_stop(
     answer: str, expected: str, same: bool
 ) -> None:
-    assert exact_match(answer, expected) is same
+    assert exact_match(answer, expected) == float(same)
     assert score(answer, expected)["exact_match"] == float(same)
 
 
@@ -61,14 +64,15 @@ def test_rouge_l_by_hand() -> None:
 
 
 def test_chrf_by_hand() -> None:
-    # n = 1: precision 1, recall 2/3, F2 = 5 * 2/3 / (4 + 2/3); n = 2: precision 1, recall 1/2, F2 = 2.5 / 4.5
+    # n = 1: precision 1, recall 2/3, F2 = 5 * 2/3 / (4 + 2/3)
+    # n = 2: precision 1, recall 1/2, F2 = 2.5 / 4.5
     assert chrf("ab", "a bc") == pytest.approx((10 / 14 + 2.5 / 4.5) / 2)
     assert chrf("ab", "xy") == 0
 
 
 def test_the_same_short_answer_is_a_full_match_in_all_metrics() -> None:
     for text in ("4", "ox", "Paris", "A", "+", "東京", "Москва", "nanana"):
-        assert score(text, text) == dict.fromkeys(METRICS, 1.0), text
+        assert score(text, text) == dict.fromkeys(TEXT_METRICS, 1.0), text
 
 
 def test_rouge_is_that_of_torchmetrics() -> None:
@@ -96,7 +100,7 @@ ACCENTS = [
 def test_the_form_of_an_accent_changes_no_metric(text: str) -> None:
     forms = [unicodedata.normalize(form, text) for form in ("NFC", "NFD")]
     for answer, expected in itertools.product([text, *forms], repeat=2):
-        assert score(answer, expected) == dict.fromkeys(METRICS, 1.0)
+        assert score(answer, expected) == dict.fromkeys(TEXT_METRICS, 1.0)
         assert chrf(answer, expected) == 1
 
 
@@ -183,3 +187,26 @@ def test_nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     score("The cat sat. It slept.", "The cat sat. It ate.")
     assert "nltk" not in sys.modules
+
+
+def test_a_sweep_can_be_ordered_by_each_metric() -> None:
+    assert sorted(get_args(Rank)) == sorted(["validation_loss", *BY_NAME])
+
+
+def test_the_names_of_metrics_are_unique() -> None:
+    assert len(BY_NAME) == len(METRICS)
+    assert len({metric.label for metric in METRICS}) == len(METRICS)
+
+
+def test_the_metrics_of_an_answer_are_those_of_the_table() -> None:
+    for answer in ("one two", ""):
+        assert list(score(answer, "one two three")) == list(TEXT_METRICS)
+    for metric in METRICS:
+        if metric.compare:
+            assert score("one", "one two")[metric.name] == pytest.approx(
+                metric.compare("one", "one two"), abs=1e-6
+            )
+
+
+def test_only_the_loss_is_better_when_lower() -> None:
+    assert [metric.name for metric in METRICS if metric.lower_is_better] == ["loss"]

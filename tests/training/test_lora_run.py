@@ -16,7 +16,7 @@ from sft.atomic import read_numbers
 from sft.checkpoint.folder import load_pretrained
 from sft.config.schema import LoraConfig, TrainConfig
 from sft.errors import InputError
-from sft.evaluation.subject import subject_of_run
+from sft.evaluation.setup import setup_of_run
 from sft.gpt2.lora import add_lora, is_adapter
 from sft.gpt2.model import GPT
 from sft.prompts import PROMPTS
@@ -75,8 +75,8 @@ def test_a_lora_run_trains_its_adapter_alone_and_keeps_it_twice(
     assert (merged.prompt, merged.base) == (PROMPTS["phi3"], str(checkpoint))
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["losses"]["val/full_loss"]["last"] < summary["losses"]["val/loss"]["first"]
-    subject = subject_of_run(str(folder))
-    assert {name: model.source for name, model in subject.models.items()} == {
+    setup = setup_of_run(str(folder))
+    assert {name: model.source for name, model in setup.models.items()} == {
         "tuned": str(folder / "model"),
         "base": str(checkpoint),
     }

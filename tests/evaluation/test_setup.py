@@ -10,8 +10,8 @@ import pytest
 from sft.config.schema import DataConfig, EvaluateConfig, GenerateConfig
 from sft.data.records import Record
 from sft.errors import InputError
-from sft.evaluation.exam import prepare
-from sft.evaluation.subject import look_at, subject_of_checkpoint, subject_of_run
+from sft.evaluation.measure import encode_records
+from sft.evaluation.setup import check_model, setup_of_checkpoint, setup_of_run
 from sft.prompts import PROMPTS
 
 
@@ -20,31 +20,31 @@ def change(path: Path, **values: Any) -> None:
 
 
 def test_a_run_brings_model_base_template_and_records(run_folder: Path, tmp_path: Path) -> None:
-    subject = subject_of_run(str(run_folder))
-    assert {name: model.source for name, model in subject.models.items()} == {
+    setup = setup_of_run(str(run_folder))
+    assert {name: model.source for name, model in setup.models.items()} == {
         "tuned": str(run_folder / "model"),
         "base": str(tmp_path / "base"),
     }
-    assert subject.models["tuned"].model.wte.weight.is_meta
-    assert subject.template == "Q: {{ instruction }} {{ input }}\nA: "
-    assert subject.folder == run_folder / "evaluation"
-    assert [record.output for record in subject.records("test", None)] == [
+    assert setup.models["tuned"].model.wte.weight.is_meta
+    assert setup.template == "Q: {{ instruction }} {{ input }}\nA: "
+    assert setup.folder == run_folder / "evaluation"
+    assert [record.output for record in setup.records("test", None)] == [
         str(n + 1) for n in range(8, 18)
     ]
-    assert [record.output for record in subject.records("test", 2)] == ["9", "10"]
-    assert len(subject.records("validation", 99)) == 2
+    assert [record.output for record in setup.records("test", 2)] == ["9", "10"]
+    assert len(setup.records("validation", 99)) == 2
 
 
 def test_latest_is_followed_once(run_folder: Path, tmp_path: Path) -> None:
     link = tmp_path / "latest"
     link.symlink_to("run")
-    assert subject_of_run(str(link)).folder == run_folder / "evaluation"
+    assert setup_of_run(str(link)).folder == run_folder / "evaluation"
 
 
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("summary.json", None, r"run: .*run is no finished run \(it has no summary.json\)"),
+        ("summary.json", None, r"run: .*run is not a finished run \(it has no summary.json\)"),
         ("summary.json", "{", "summary.json: not the summary of a run of train.py"),
         ("summary.json", "[]", "summary.json: not the summary of a run of train.py"),
         ("summary.json", '{"config": {}}', r"summary.json: not the summary.*\(status: missing\)"),
@@ -59,36 +59,36 @@ def test_latest_is_followed_once(run_folder: Path, tmp_path: Path) -> None:
         ("../base/merges.txt", None, r"base: no merges\.txt"),
     ],
 )
-def test_what_a_run_may_lack(
+def test_a_missing_or_changed_file_of_a_run_is_named(
     run_folder: Path, file: str, content: str | None, message: str
 ) -> None:
     (run_folder / file).unlink() if content is None else (run_folder / file).write_text(content)
     with pytest.raises(InputError, match=message):
-        subject_of_run(str(run_folder))
+        setup_of_run(str(run_folder))
 
 
-def test_no_run_and_an_unfinished_run(run_folder: Path, tmp_path: Path) -> None:
+def test_a_missing_and_an_unfinished_run_are_refused(run_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"run: .*nowhere is not there; train first \(python train.py\)"
     ):
-        subject_of_run(str(tmp_path / "nowhere"))
+        setup_of_run(str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match="run: missing"):
-        subject_of_run(None)
+        setup_of_run(None)
     (run_folder / "summary.json").unlink()
     (run_folder / "checkpoints").mkdir()
     (run_folder / "checkpoints" / "last.ckpt").touch()
     with pytest.raises(
-        InputError, match=r"is no finished run .*; python train.py resume=.*run goes on"
+        InputError, match=r"is not a finished run .*; python train.py resume=.*run continues"
     ):
-        subject_of_run(str(run_folder))
+        setup_of_run(str(run_folder))
 
 
-def test_a_base_with_other_weights(
+def test_a_base_with_other_weights_is_refused(
     run_folder: Path, tmp_path: Path, make_checkpoint: Callable[..., Path]
 ) -> None:
     make_checkpoint(tmp_path / "base", seed=9)
     with pytest.raises(InputError, match=r"base: other weights than those that .*run began with"):
-        subject_of_run(str(run_folder))
+        setup_of_run(str(run_folder))
 
 
 def test_a_run_on_records_with_a_key_like_one_that_is_absent(run_folder: Path, data: Path) -> None:
@@ -99,18 +99,18 @@ def test_a_run_on_records_with_a_key_like_one_that_is_absent(run_folder: Path, d
     summary = json.loads((run_folder / "summary.json").read_text())
     sha256 = hashlib.sha256(data.read_bytes()).hexdigest()
     change(run_folder / "summary.json", data=summary["data"] | {"sha256": sha256})
-    subject = subject_of_run(str(run_folder))
-    assert subject.source.unused["Category"] == len(records)
+    setup = setup_of_run(str(run_folder))
+    assert setup.source.unused["Category"] == len(records)
     with pytest.raises(InputError, match=r"'Category' is not read; rename it to 'category'"):
-        subject_of_checkpoint(of_checkpoint(run_folder / "model", data))
+        setup_of_checkpoint(of_checkpoint(run_folder / "model", data))
 
 
-def test_an_empty_split(run_folder: Path) -> None:
+def test_an_empty_split_is_refused(run_folder: Path) -> None:
     summary = json.loads((run_folder / "summary.json").read_text())
     summary["config"]["data"]["split"] = [0.9, 0.0, 0.1]
     change(run_folder / "summary.json", **summary)
     with pytest.raises(InputError, match=r"split: .*\[0.9, 0.0, 0.1\] leaves no record for test"):
-        subject_of_run(str(run_folder)).records("test", None)
+        setup_of_run(str(run_folder)).records("test", None)
 
 
 def of_checkpoint(
@@ -125,14 +125,14 @@ def of_checkpoint(
 def test_a_checkpoint_brings_its_base_and_template(
     run_folder: Path, data: Path, tmp_path: Path
 ) -> None:
-    subject = subject_of_checkpoint(of_checkpoint(run_folder / "model", data))
-    assert subject.models["base"].source == str(tmp_path / "base")
-    assert subject.alone is None
-    assert subject.template.startswith("Q: ")
-    assert subject.folder == run_folder / "out"
+    setup = setup_of_checkpoint(of_checkpoint(run_folder / "model", data))
+    assert setup.models["base"].source == str(tmp_path / "base")
+    assert setup.no_base is None
+    assert setup.template.startswith("Q: ")
+    assert setup.folder == run_folder / "out"
 
 
-def test_a_checkpoint_without_a_base_stands_alone(
+def test_a_checkpoint_without_a_base_says_why(
     tmp_path: Path, data: Path, make_checkpoint: Callable
 ) -> None:
     first = make_checkpoint(tmp_path / "first", seed=4)
@@ -144,15 +144,17 @@ def test_a_checkpoint_without_a_base_stands_alone(
         (lost, "cannot be loaded: /lost/base: no such"),
     ]
     for folder, reason in reasons:
-        subject = subject_of_checkpoint(of_checkpoint(folder, data, prompt="phi3"))
-        assert list(subject.models) == ["tuned"]
-        assert reason in (subject.alone or "")
-        assert subject.template == PROMPTS["phi3"]
+        setup = setup_of_checkpoint(of_checkpoint(folder, data, prompt="phi3"))
+        assert list(setup.models) == ["tuned"]
+        assert reason in (setup.no_base or "")
+        assert setup.template == PROMPTS["phi3"]
 
 
-def test_plain_text_cannot_be_asked(tmp_path: Path, data: Path, make_checkpoint: Callable) -> None:
+def test_a_model_of_plain_text_is_refused(
+    tmp_path: Path, data: Path, make_checkpoint: Callable
+) -> None:
     with pytest.raises(InputError, match=r"data.prompt: .* was trained on plain text"):
-        subject_of_checkpoint(
+        setup_of_checkpoint(
             of_checkpoint(make_checkpoint(tmp_path / "plain", seed=4), data, prompt="none")
         )
 
@@ -161,7 +163,7 @@ def test_results_do_not_go_into_the_folder_of_a_run(run_folder: Path, data: Path
     with pytest.raises(
         InputError, match=r"out: .*run holds a summary.json that is not of an evaluation"
     ):
-        subject_of_checkpoint(of_checkpoint(run_folder / "model", data, out=run_folder))
+        setup_of_checkpoint(of_checkpoint(run_folder / "model", data, out=run_folder))
 
 
 @pytest.mark.parametrize(
@@ -180,23 +182,25 @@ def test_results_do_not_go_into_the_folder_of_a_run(run_folder: Path, data: Path
         (Record("a", "", "x"), "{{ question }}", "prompt template: .*question"),
     ],
 )
-def test_records_none_of_which_can_be_asked(
+def test_records_that_cannot_be_asked_at_all_are_refused(
     run_folder: Path, record: Record, template: str, message: str
 ) -> None:
-    model = look_at(os.path.relpath(run_folder / "model"))
+    model = check_model(os.path.relpath(run_folder / "model"))
     with pytest.raises(InputError, match=message):
-        prepare("tuned", model, [record, record], template, DataConfig(), "test")
+        encode_records("tuned", model, [record, record], template, DataConfig(), "test")
 
 
 def test_a_record_that_cannot_be_asked_stays_out_and_keeps_its_status(run_folder: Path) -> None:
-    model = look_at(run_folder / "model")
+    model = check_model(run_folder / "model")
     records = [Record(text, "", "x") for text in ("~" * 65, "~" * 64, "", "a")]  # a token for each
-    exam = prepare("tuned", model, records, "{{ instruction }}", DataConfig(), "test", [records[0]])
-    assert exam.statuses == ["too long", None, "empty", None]
-    assert [len(prompt) for prompt in exam.prompts] == [64, 1]
-    assert 0 not in exam.examples.records
-    assert len(exam.training_examples) == 0
-    assert [line.partition("prompt is ")[2] for line in exam.unasked()] == [
+    encoded = encode_records(
+        "tuned", model, records, "{{ instruction }}", DataConfig(), "test", [records[0]]
+    )
+    assert encoded.statuses == ["too long", None, "empty", None]
+    assert [len(prompt) for prompt in encoded.prompts] == [64, 1]
+    assert 0 not in encoded.examples.records
+    assert len(encoded.training_examples) == 0
+    assert [line.partition("prompt is ")[2] for line in encoded.unasked()] == [
         "too long: record 1",
         "empty: record 3",
     ]
@@ -204,35 +208,35 @@ def test_a_record_that_cannot_be_asked_stays_out_and_keeps_its_status(run_folder
 
 def test_a_limit_of_training_does_not_stop_an_evaluation(run_folder: Path) -> None:
     """data.max_length leaves the record no answer to learn; it can be asked all the same."""
-    exam = prepare(
+    encoded = encode_records(
         "tuned",
-        look_at(run_folder / "model"),
+        check_model(run_folder / "model"),
         [Record("many words", "", "b")],
         "{{ instruction }}",
         DataConfig(max_length=2),
         "test",
     )
-    assert (exam.statuses, len(exam.prompts), len(exam.examples)) == ([None], 1, 0)
+    assert (encoded.statuses, len(encoded.prompts), len(encoded.examples)) == ([None], 1, 0)
 
 
-def test_max_length_above_the_context(run_folder: Path) -> None:
-    model, data = look_at(run_folder / "model"), DataConfig(max_length=65)
+def test_max_length_above_the_context_is_refused(run_folder: Path) -> None:
+    model, data = check_model(run_folder / "model"), DataConfig(max_length=65)
     with pytest.raises(
         InputError, match=r"data\.max_length: 65 is more than the model's context of 64"
     ):
-        prepare("tuned", model, [Record("a", "", "b")], "{{ instruction }}", data, "test")
+        encode_records("tuned", model, [Record("a", "", "b")], "{{ instruction }}", data, "test")
 
 
-def test_what_had_a_part_in_making_a_model(run_folder: Path) -> None:
-    """Of 20 records, 8 are for training, 10 for the test and 2 for validation, by which the best weights are chosen."""
-    subject = subject_of_run(str(run_folder))
+def test_records_used_for_tuning_are_those_of_train_and_validation(run_folder: Path) -> None:
+    """Of 20 records, 8 are for training, 10 for the test, and 2 choose the best weights."""
+    setup = setup_of_run(str(run_folder))
     seen = {
-        split: [record.output for record in subject.seen(split) or []]
+        split: [record.output for record in setup.used_for_tuning(split) or []]
         for split in ("train", "test", "validation")
     }
     train, validation = [str(n + 1) for n in range(8)], ["19", "20"]
     assert seen == {"train": validation, "test": train + validation, "validation": train}
-    assert [record.output for record in subject.training()] == train
+    assert [record.output for record in setup.training_records()] == train
 
 
 def test_a_checkpoint_with_a_chat_template_alone_is_asked_in_it(
@@ -246,14 +250,14 @@ def test_a_checkpoint_with_a_chat_template_alone_is_asked_in_it(
     asked = EvaluateConfig(
         data, GenerateConfig(), checkpoint=str(run_folder / "model"), out=str(tmp_path / "out")
     )
-    subject = subject_of_checkpoint(asked)
-    exam = prepare(
-        "tuned", subject.models["tuned"], [Record("Say", "it", "!")], subject.template, data, "test"
+    setup = setup_of_checkpoint(asked)
+    encoded = encode_records(
+        "tuned", setup.models["tuned"], [Record("Say", "it", "!")], setup.template, data, "test"
     )
-    tokenizer = subject.models["tuned"].tokenizer
-    assert exam.prompts == [tokenizer.encode_ordinary("user: Say\n\nit\nbot:")]
-    assert exam.examples.text(0).tolist() == [
-        *exam.prompts[0],
+    tokenizer = setup.models["tuned"].tokenizer
+    assert encoded.prompts == [tokenizer.encode_ordinary("user: Say\n\nit\nbot:")]
+    assert encoded.examples.text(0).tolist() == [
+        *encoded.prompts[0],
         *tokenizer.encode_ordinary("!"),
         tokenizer.eot_token,
     ]

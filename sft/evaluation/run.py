@@ -1,0 +1,274 @@
+"""One evaluation, from a model's folder to the files that hold its numbers.
+
+Read `evaluate` first: it lists what an evaluation is. evaluate.py imports this file only when the
+config has been checked, since torch takes seconds to import.
+"""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from sft.atomic import locked, make_folder, read_numbers, write_json
+from sft.config.schema import EvaluateConfig
+from sft.data.overview import unused_text
+from sft.data.records import Record
+from sft.device import Precision, keep_freed_memory, pick_device, pick_precision
+from sft.errors import InputError
+from sft.evaluation.answers import (
+    AnswerFile,
+    Decoding,
+    answer_share,
+    collect_shares,
+    unanswered,
+)
+from sft.evaluation.compare import compare, comparison_text, read_evaluation
+from sft.evaluation.duplicates import duplicates
+from sft.evaluation.measure import (
+    EncodedRecords,
+    ModelResult,
+    encode_records,
+    load_and_measure,
+    noisiest,
+)
+from sft.evaluation.results import examples_text, responses, rows_of
+from sft.evaluation.setup import Setup, load_setup
+from sft.evaluation.summary import means_of, table
+from sft.judge.ask import connect
+from sft.judge.score import check_judged, judge_answers
+from sft.prompts import PROMPTS
+from sft.report.card import write_card
+from sft.report.report import write_report
+from sft.scoring.results import EvaluationSummary, RecordResult, as_json, write_results
+from sft.summaries import read_run_summary, versions
+
+log = logging.getLogger("sft")
+
+
+class Launch(Protocol):
+    """Calls a function in one process for each device."""
+
+    def __call__(self, devices: int, function: Callable[..., None], *arguments: Any) -> None: ...
+
+
+def evaluate(
+    config: EvaluateConfig, given: list[str], log_to: Callable[[Path], None], launch: Launch
+) -> None:
+    """Evaluate a model.
+
+    Args:
+        given: the keys that were given on the command line.
+        log_to: makes the log go to a file too.
+        launch: starts the processes, if there are several devices.
+
+    Raises:
+        InputError: what the user gave does not fit, or another evaluation uses the folder, or a
+            judge judged nothing.
+    """
+    device = pick_device(config.device, config.devices)
+    precision = pick_precision(config.precision, device)
+    keep_freed_memory()
+
+    # Load what is evaluated. Whatever can be refused is refused here, before any answer is made.
+    setup = load_setup(config)
+    check_template(config, given, setup)
+    records = setup.records(config.split, config.limit)
+    encoded = encode_for_models(config, setup, records)
+    check_pairs(config, setup)
+    judge = connect(config.judge)
+
+    make_folder(setup.folder)
+    busy = f"{setup.folder}: another evaluation is at work there; wait for it, or end it"
+    with locked(setup.folder / ".lock", refuse=busy):
+        log_to(setup.folder / "evaluate.log")
+        log_start(config, setup, encoded)
+        began = time.perf_counter()
+
+        # Answer the records and measure the answers, one model at a time.
+        decoding = Decoding(
+            **dataclasses.asdict(config.generate), seed=config.seed, precision=precision
+        )
+        file = AnswerFile(setup.folder / "answers.jsonl")
+        collect_shares(file)
+        if config.devices > 1:
+            answer_in_processes(config, encoded, device, decoding, file, launch)
+        results = {
+            name: load_and_measure(one, device, precision, decoding, file, config.batch_size)
+            for name, one in encoded.items()
+        }
+
+        # Gather what is known of each record, and ask the judge.
+        known = setup.used_for_tuning(config.split)
+        rows = rows_of(records, results, duplicates(records, known or []))
+        judged = judge_answers(judge, rows, records, setup.folder) if judge else None
+
+        # Summarise, write, show.
+        summary = EvaluationSummary(
+            split=config.split,
+            judge=judged,
+            **means_of(rows, results, duplicates_known=known is not None),
+            **origin(config, setup, encoded, results, device, precision, decoding, began),
+        )
+        write_files(setup, rows, summary)
+        show(setup.folder, rows, summary)
+        check_judged(as_json(summary), setup.folder)
+
+
+# The parts, in the order in which `evaluate` asks for them
+
+
+def check_template(config: EvaluateConfig, given: list[str], setup: Setup) -> None:
+    """Raise InputError if another template was asked for than the one the model was tuned with."""
+    if "data.prompt" in given and setup.template != PROMPTS[config.data.prompt]:
+        raise InputError(
+            f"data.prompt: {config.checkpoint} was tuned with another template, which it keeps; "
+            "leave it out"
+        )
+
+
+def encode_for_models(
+    config: EvaluateConfig, setup: Setup, records: list[Record]
+) -> dict[str, EncodedRecords]:
+    """Encode the records for each model, and for the tuned one some that it was trained on."""
+    encoded = {}
+    for name, checkpoint in setup.models.items():
+        training = setup.training_records() if name == "tuned" else []
+        encoded[name] = encode_records(
+            name,
+            checkpoint,
+            records,
+            setup.template,
+            setup.data,
+            config.split,
+            training[: config.train_records],
+        )
+    return encoded
+
+
+def check_pairs(config: EvaluateConfig, setup: Setup) -> None:
+    """Raise InputError if the judge is to compare with a base that is missing."""
+    if config.judge.mode == "pairwise" and setup.no_base:
+        raise InputError(f"judge.mode: pairwise compares with the base, but {setup.no_base}")
+
+
+def log_start(config: EvaluateConfig, setup: Setup, encoded: dict[str, EncodedRecords]) -> None:
+    """Show what is evaluated, and what cannot be."""
+    tuned = encoded["tuned"]
+    log.info(
+        f"{len(tuned.records)} records of the {config.split} split (data.split={setup.data.split} "
+        f"of {len(setup.source.records)} in all), for {tuned.checkpoint.source}"
+    )
+    if unused := unused_text(setup.source.path, setup.source.unused):
+        log.info(unused)
+    for name, one in encoded.items():
+        for line in one.unasked():
+            log.warning(f"{name}: {line}")
+    if setup.no_base:
+        log.info(f"no base beside it: {setup.no_base}")
+
+
+def answer_in_processes(
+    config: EvaluateConfig,
+    encoded: dict[str, EncodedRecords],
+    device: str,
+    decoding: Decoding,
+    file: AnswerFile,
+    launch: Launch,
+) -> None:
+    """Divide the missing answers among one process for each device, one model at a time."""
+    for name, one in encoded.items():
+        checkpoint = one.checkpoint
+        launch(
+            config.devices,
+            answer_share,
+            checkpoint.source,
+            checkpoint.revision,
+            device,
+            unanswered(one.prompts, checkpoint.sha256, decoding, file),
+            decoding,
+            file.path,
+            config.batch_size,
+            name,
+        )
+        collect_shares(file)
+
+
+def origin(
+    config: EvaluateConfig,
+    setup: Setup,
+    encoded: dict[str, EncodedRecords],
+    results: dict[str, ModelResult],
+    device: str,
+    precision: Precision,
+    decoding: Decoding,
+    began: float,
+) -> dict[str, Any]:
+    """Return the part of the summary that says what the numbers were made of, and how."""
+    return {
+        "no_base": setup.no_base,
+        "noisiest_training_records": noisiest(encoded["tuned"], results["tuned"]),
+        "training_records": {
+            "looked_at": len(encoded["tuned"].training),
+            "of": len(setup.training_records()),
+        },
+        "seconds": round(time.perf_counter() - began, 2),
+        "template": setup.template,
+        "decoding": dataclasses.asdict(decoding),
+        "device": device,
+        "precision": precision,
+        "data": {
+            "path": str(setup.source.path),
+            "sha256": setup.source.sha256,
+            "splits": setup.split_sizes(),
+        },
+        "versions": versions(),
+        "config": dataclasses.asdict(dataclasses.replace(config, data=setup.data)),
+    }
+
+
+def write_files(setup: Setup, rows: list[RecordResult], summary: EvaluationSummary) -> None:
+    """Write the evaluation's files. The report and the model card of a run show the run too.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    folder = setup.folder
+    write_json(folder / "responses.json", responses(rows))
+    write_results(folder, rows, summary)
+
+    run = setup.run
+    past = None
+    metrics = None
+    if run is not None:
+        past = dataclasses.asdict(read_run_summary(run))
+        if (run / "metrics.csv").exists():
+            metrics = read_numbers(run / "metrics.csv")
+    write_report(folder, as_json(summary), [as_json(row) for row in rows], past, metrics)
+    if run is not None:
+        write_card(run)
+
+
+def show(folder: Path, rows: list[RecordResult], summary: EvaluationSummary) -> None:
+    """Show a few answers, the main numbers, and where the rest is."""
+    log.info(
+        f"\n{examples_text(rows)}\n\n{table(summary)}\n\nto look at: {folder / 'report.html'}\n"
+        f"all answers: {folder / 'responses.json'}\nall numbers: {folder / 'summary.json'}"
+    )
+
+
+def compare_runs(runs: list[str], out: str | None) -> None:
+    """Compare two evaluations that were made before, and keep the numbers in `out` if it is given.
+
+    Raises:
+        InputError: there are no such evaluations, or they are not of the same records.
+    """
+    first, second = runs
+    found = compare(read_evaluation(first), read_evaluation(second))
+    print(comparison_text(found))
+    if out is not None:
+        folder = Path(out).expanduser()
+        make_folder(folder)
+        write_json(folder / "comparison.json", found)
+        print(f"\nall numbers: {folder / 'comparison.json'}")

@@ -1,0 +1,98 @@
+"""The files of an evaluation are read as they were written, with the keys they always had."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sft.errors import InputError
+from sft.scoring.metrics import TEXT_METRICS
+from sft.scoring.results import (
+    AnswerResult,
+    RecordResult,
+    as_json,
+    parse_record,
+    parse_summary,
+    read_records,
+    read_summary,
+    write_results,
+)
+from tests.fixtures.record import MADE
+
+FOLDER = MADE / "run" / "evaluation"
+ANSWER = AnswerResult("a", 1, "stop", dict.fromkeys(TEXT_METRICS, 0.5), 1.25, 2, "scored", 80, "x")
+RECORD = RecordResult(1, None, "Say", "", "a\u2028b", None, ANSWER, None)
+
+
+def made_summary() -> Any:
+    return json.loads((FOLDER / "summary.json").read_text(encoding="utf-8"))
+
+
+def test_results_of_an_earlier_version_are_read_and_written_alike(tmp_path: Path) -> None:
+    write_results(tmp_path, read_records(FOLDER), read_summary(FOLDER))
+    for name in ("records.jsonl", "summary.json"):
+        before = (FOLDER / name).read_text(encoding="utf-8")
+        after = (tmp_path / name).read_text(encoding="utf-8")
+        # The earlier version did not count the records that were not asked.
+        assert after.replace('    "not_asked": {},\n', "") == before
+
+
+def test_metrics_are_keys_of_an_answer() -> None:
+    found = as_json(RECORD)
+    assert list(found["tuned"]) == [
+        "text",
+        "tokens",
+        "finish_reason",
+        *TEXT_METRICS,
+        "loss",
+        "loss_tokens",
+        "status",
+        "score",
+        "reason",
+    ]
+    assert found["base"] is None
+    assert parse_record(found) == RECORD
+
+
+def test_an_unknown_key_is_ignored_and_a_missing_metric_is_none() -> None:
+    content = as_json(RECORD) | {"new": 1}
+    del content["tuned"]["chrf"]
+    found = parse_record(content)
+    assert found.tuned.value("chrf") is None
+    assert found.tuned.value("loss") == 1.25
+    assert found.tuned.value("score") == 80
+
+
+def test_the_mean_of_each_metric_is_found() -> None:
+    found = read_summary(FOLDER)
+    assert list(found.models) == ["base", "tuned"]
+    assert found.tuned.mean("exact_match") == 1
+    assert found.tuned.mean("loss") == found.tuned.loss
+    assert found.tuned.mean("score") is found.tuned.interval("score") is None
+    judged = made_summary()
+    judged["tuned"]["judge"] = {"mean": 50.0, "interval": [40.0, 60.0]}
+    tuned = parse_summary(judged).tuned
+    assert (tuned.mean("score"), tuned.interval("score")) == (50, [40, 60])
+
+
+@pytest.mark.parametrize("key", ["record", "instruction", "tuned", "base"])
+def test_a_missing_key_of_a_record_is_named(key: str, tmp_path: Path) -> None:
+    content = as_json(RECORD)
+    del content[key]
+    (tmp_path / "records.jsonl").write_text(json.dumps(content) + "\n")
+    with pytest.raises(InputError, match=rf"records\.jsonl: .*{key}: missing"):
+        read_records(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", "null", '{"tuned": 1}'])
+def test_a_summary_of_something_else_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text(text)
+    with pytest.raises(InputError, match=r"summary\.json: not an evaluation"):
+        read_summary(tmp_path)
+
+
+def test_a_model_that_is_not_an_object_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text(json.dumps(made_summary() | {"tuned": 3}))
+    with pytest.raises(InputError, match=r"expected an object, found 3"):
+        read_summary(tmp_path)
