@@ -108,7 +108,7 @@ def _may_lead(line: Json, summary: Json) -> bool:
     """
     if not line["against"].get("verdict"):
         return False
-    if line["measure"].key != "score":
+    if line["measure"].name != "score":
         return True
     audit = _dict(summary, "judge", "audit")
     failed = bool(audit) and (audit.get("auc") or 0) < RELIABLE
