@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sft.data.dataset import IGNORE_INDEX, Batch
+from sft.data.batches import IGNORE_INDEX, Batch
 from sft.gpt2.model import GPT
 
 

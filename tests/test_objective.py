@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from sft.checkpoint.folder import load_pretrained
-from sft.data.dataset import IGNORE_INDEX, Batch
+from sft.data.batches import IGNORE_INDEX, Batch
 from sft.objective import CrossEntropy
 
 X = IGNORE_INDEX

@@ -7,9 +7,10 @@ import numpy as np
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from sft.data.dataset import Batch, Examples, Split
+from sft.data.batches import Batch, Examples
 from sft.data.loop_state import place_in_plan
 from sft.data.plan import MicroBatch, Plan
+from sft.data.splits import Split
 
 
 class PlannedBatches(Dataset[Batch]):

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import tiktoken
 
-from sft.data.dataset import IGNORE_INDEX, Split
+from sft.data.batches import IGNORE_INDEX
 from sft.data.records import KEYS
+from sft.data.splits import Split
 
 
 def overview(splits: dict[str, Split]) -> dict[str, dict[str, int]]:

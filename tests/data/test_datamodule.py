@@ -8,9 +8,10 @@ import pytest
 import tiktoken
 import torch
 
+from sft.data.batches import Batch
 from sft.data.datamodule import InstructionData
-from sft.data.dataset import Batch, Split, encode_splits
 from sft.data.records import Record
+from sft.data.splits import Split, encode_splits
 
 TEMPLATE = "{{ instruction }}:"
 

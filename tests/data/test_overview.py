@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import tiktoken
 
-from sft.data.dataset import Split, encode_splits
 from sft.data.overview import example_text, overview, overview_text, unused_text
 from sft.data.records import Record
+from sft.data.splits import Split, encode_splits
 
 TEMPLATE = "{{ instruction }}{% if input %}/{{ input }}{% endif %}:"
 

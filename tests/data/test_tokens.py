@@ -12,11 +12,11 @@ import tiktoken
 
 from sft.config.schema import DataConfig
 from sft.data import sources, tokens
-from sft.data.dataset import Split, encode_splits, load_splits, split_records, split_rows
 from sft.data.overview import overview
 from sft.data.prompt import prompt_tokens, render, template_of
 from sft.data.records import Record
 from sft.data.sources import load_source
+from sft.data.splits import Split, encode_splits, load_splits, split_records, split_rows
 from sft.data.tokens import Texts, tokenise
 from sft.errors import InputError
 

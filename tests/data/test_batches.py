@@ -13,10 +13,11 @@ import tiktoken
 import torch
 from torch.utils.data import DataLoader
 
-from sft.data.dataset import Batch, Examples, Split, encode, encode_splits, split_records
+from sft.data.batches import Batch, Examples, encode
 from sft.data.overview import overview
 from sft.data.prompt import render
 from sft.data.records import Record, parse_records
+from sft.data.splits import Split, encode_splits, split_records
 from sft.errors import InputError
 from sft.gpt2.tokenizer import load_tokenizer
 from sft.prompts import PROMPTS
