@@ -5,18 +5,20 @@ import random
 from collections import Counter
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sft.data import records
-from sft.data.records import Record, parse_records, stream_records
+from sft.data import formats, records
+from sft.data.formats import parse_json
+from sft.data.records import SHAPES, Record, Shape, checked_record, parse_records, stream_records
 from sft.errors import InputError
 
 
 @pytest.fixture(autouse=True, params=[4, 5, 11, 1 << 20])
 def window(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """How many letters of a file are read at a time."""
-    monkeypatch.setattr(records, "WINDOW", request.param)
+    monkeypatch.setattr(formats, "WINDOW", request.param)
     return request.param
 
 
@@ -32,25 +34,23 @@ def streamed(content: str | bytes) -> list[Record]:
 
 
 def refused(content: str | bytes) -> str:
-    """What is said of this content, in one line, after the name of its file; read as a whole or piece by piece."""
+    """Return the message about a content, which is one line, without the name of its file."""
     with pytest.raises(InputError) as error:
-        parse_records(encoded(content), Path("mine.json"))
-    with pytest.raises(InputError) as again:
         streamed(content)
     line = str(error.value)
-    assert str(again.value) == line
     assert "\n" not in line
     assert line.startswith("mine.json: ")
     return line.removeprefix("mine.json: ")
 
 
 def parsed(content: str | bytes) -> list[Record]:
-    """The records, read as a whole; and piece by piece, which needs no help."""
-    whole = parse_records(encoded(content), Path("mine.json"))
+    """Return the records, read in pieces, without `parse_json`; as a whole they are the same."""
+    items = parse_json(encoded(content), "mine.json")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "parse_records", None)
-        assert streamed(content) == whole
-    return whole
+        patch.setattr(formats, "parse_json", None)
+        found = streamed(content)
+    assert found == [checked_record(item, "mine.json", 1) for item in items]
+    return found
 
 
 A = '{"instruction": "a", "output": "b"}'
@@ -267,12 +267,9 @@ def test_a_key_like_one_that_is_there_too_is_not_read() -> None:
 
 
 def unused(content: str) -> dict[str, int]:
-    """The keys that are counted as not read; the same where the file is read as a whole."""
+    """Return the keys that are counted as not read."""
     counted: Counter[str] = Counter()
-    list(stream_records(BytesIO(content.encode()), "mine.json", counted))
-    again: Counter[str] = Counter()
-    parse_records(content.encode(), "mine.json", again)
-    assert counted == again
+    parse_records(content.encode(), "mine.json", counted)
     return dict(counted)
 
 
@@ -287,16 +284,6 @@ def test_keys_that_are_not_read_are_counted(monkeypatch: pytest.MonkeyPatch) -> 
     ]
     monkeypatch.setattr(records, "MOST_KEYS", 4)
     assert unused(json.dumps(many)) == {"key 0": 1, "same": 9, "key 1": 1, "key 2": 1}
-
-
-def test_keys_are_counted_once_where_reading_in_pieces_stops() -> None:
-    """One record over several lines is no JSON Lines; what was counted before the whole is read does not stay."""
-    some = WITH.replace("KEY", '"context"')
-    assert unused(f"{some}\n\n{some}\n") == {"context": 2}
-    counted: Counter[str] = Counter()
-    with pytest.raises(InputError):
-        list(stream_records(BytesIO(f"[{some}, {some}, ".encode()), "mine.json", counted))
-    assert counted == {}
 
 
 def test_random_records_in_both_forms() -> None:
@@ -319,10 +306,59 @@ def test_random_records_in_both_forms() -> None:
 def test_the_file_is_not_read_ahead(form: str) -> None:
     file = BytesIO(form.format(("," if "[" in form else "\n").join([A] * 300_000)).encode())
     assert next(stream_records(file, "mine.json")) == RECORD
-    assert file.tell() <= 2 * max(records.WINDOW, 8192)
+    assert file.tell() <= 2 * max(formats.WINDOW, 8192)
 
 
-def test_what_only_the_whole_reading_knows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The records before the place where the reading in pieces stops do not come twice."""
-    monkeypatch.setattr(records, "parse_records", lambda content, *rest: [*"1234"])
-    assert streamed(f"[{A}, {A}, ?") == [RECORD, RECORD, "3", "4"]
+def test_records_before_a_second_reading_do_not_come_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    again = [{"instruction": letter, "output": "b"} for letter in "wxyz"]
+    monkeypatch.setattr(formats, "parse_json", lambda content, name: again)
+    found = streamed(f"[{A}, {A}, ?")
+    assert [record.instruction for record in found] == ["a", "a", "y", "z"]
+
+
+@pytest.mark.parametrize("form", ["[{}]", "{}"])
+def test_a_syntax_error_further_down_is_reported_before_a_bad_record(form: str) -> None:
+    lines = ['{"instruction": 5, "output": "b"}', A, A[:-1]]
+    content = form.format((",\n" if "[" in form else "\n").join(lines))
+    assert refused(content).startswith("not JSON at line 3")
+
+
+# The table of shapes
+
+
+def _pair(item: dict[str, Any], where: str) -> Record:
+    return Record(item["question"], "", item["reply"])
+
+
+PAIR = Shape(keys=("question", "reply", "source"), required=("question", "reply"), record=_pair)
+
+
+@pytest.fixture
+def pair_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SHAPES, "pair", PAIR)
+
+
+@pytest.mark.usefixtures("pair_shape")
+def test_a_shape_added_to_the_table_is_read_beside_the_others() -> None:
+    pair = '{"question": "q", "reply": "r"}'
+    assert parsed(f"[{pair}, {A}]") == [Record("q", "", "r"), RECORD]
+    assert parsed(pair) == [Record("q", "", "r")]
+
+
+@pytest.mark.usefixtures("pair_shape")
+def test_unused_and_misspelt_keys_are_those_of_the_records_own_shape() -> None:
+    pair = '{"question": "q", "reply": "r", "source": "s", "input": "i"}'
+    other = '{"instruction": "a", "output": "b", "source": "s"}'
+    assert unused(f"[{pair}, {other}]") == {"input": 1, "source": 1}
+    misspelt = '{"question": "q", "reply": "r", "Source": "s"}'
+    assert refused(f"[{A}, {misspelt}]").startswith("record 2: 'Source' is not read; rename it")
+    assert parsed(f"[{misspelt.replace('Source', 'Output')}]") == [Record("q", "", "r")]
+
+
+@pytest.mark.usefixtures("pair_shape")
+def test_a_record_of_no_shape_is_refused_by_the_keys_of_an_instruction() -> None:
+    line = refused(f'[{A}, {{"question": "q"}}]')
+    assert line.startswith("record 2: no 'instruction'")
+    assert "found 'question'" in line
