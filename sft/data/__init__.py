@@ -1,4 +1,4 @@
-"""How does text become batches? Files -> records -> prompts -> token ids -> an epoch's plan -> batches.
+"""How does text become batches? Files -> records -> prompts -> token ids -> plan -> batches.
 
 Read first, in this order:
 

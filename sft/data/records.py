@@ -164,7 +164,7 @@ def count_unused(item: dict[Any, Any], unused: Counter[str]) -> None:
 
 @lru_cache(1000)
 def _meant(key: str, known: tuple[str, ...]) -> str | None:
-    """Return the known key that another resembles, by case, by blanks around it or by one letter."""
+    """Return the known key that another is but for case, blanks around it, or one letter."""
     if len(key) >= 40:
         return None
     plain = key.strip(" \t\n\r\ufeff").casefold()

@@ -127,7 +127,7 @@ def _locate(config: DataConfig) -> Path:
 
 
 def _regular(path: Path) -> Path:
-    """Return the path, unless it is a pipe or a device: it is read twice, so it must have an end."""
+    """Return the path, unless it is a pipe or a device, which cannot be read twice."""
     kinds = {
         stat.S_ISFIFO: "a pipe",
         stat.S_ISCHR: "a device",

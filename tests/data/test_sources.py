@@ -443,7 +443,9 @@ def test_a_pinned_file_that_changed_in_the_cache(
     monkeypatch.setattr(ALPACA, "sha256", hashlib.sha256(DATA).hexdigest())
     path = load_source(ALPACA).path
     path.write_bytes(path.read_bytes() + b" ")
-    assert failed().endswith(f"expected {ALPACA.sha256}; delete the file, and it is downloaded again")
+    assert failed().endswith(
+        f"expected {ALPACA.sha256}; delete the file, and it is downloaded again"
+    )
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
