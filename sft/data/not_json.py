@@ -1,17 +1,19 @@
-"""What a file that is not JSON looks like, and what to do with it."""
+"""Messages about a file that is not JSON: what it looks like, and what to do with it."""
 
 import re
 
-# First bytes of files that are no text, by format (from each format's own specification), and the way to JSON.
+# The first bytes of binary formats, from each format's specification, and the way to JSON.
 BINARY = {
     b"\x1f\x8b": "gzip-compressed; unpack it first (gunzip)",
-    b"PAR1": "a Parquet file; write it as JSON Lines (pandas: read_parquet, to_json(orient='records', lines=True))",
-    b"PK\x03\x04": "a zip archive, or an Excel file, which is one; unpack it, or save the sheet's rows as JSON",
+    b"PAR1": "a Parquet file; write it as JSON Lines "
+    "(pandas: read_parquet, to_json(orient='records', lines=True))",
+    b"PK\x03\x04": "a zip archive or an Excel file; unpack it, or save the sheet's rows as JSON",
     b"\x28\xb5\x2f\xfd": "zstd-compressed; unpack it first (unzstd)",
     b"BZh": "bzip2-compressed; unpack it first (bunzip2)",
     b"\xfd7zXZ\x00": "xz-compressed; unpack it first (unxz)",
     b"ARROW1": "an Arrow file; write it as JSON Lines (datasets: load_from_disk, to_json)",
-    b"\xff\xff\xff\xff": "an Arrow stream; write it as JSON Lines (datasets: load_from_disk, to_json)",
+    b"\xff\xff\xff\xff": "an Arrow stream; write it as JSON Lines "
+    "(datasets: load_from_disk, to_json)",
     b"SQLite format 3\x00": "an SQLite database; write the table's rows as JSON",
     b"%PDF-": "a PDF file; a JSON array of records is expected",
     b"\x80\x04": "a Python pickle; write the records as JSON",
@@ -27,32 +29,35 @@ KEY = re.compile(r"[\w\"' -]{1,40}:(\s|$)")
 
 
 def binary_format(content: bytes) -> str | None:
-    """The format of a file that is no text, and what to do; None if it is not known."""
-    return next((told for start, told in BINARY.items() if content.startswith(start)), None)
+    """Name the format of a binary file, and say what to do; None if it is not known."""
+    for start, described in BINARY.items():
+        if content.startswith(start):
+            return described
+    return None
 
 
 def looks_like(text: str, at: int) -> str:
-    """What a text looks like that stops being JSON at its letter `at`, and what to do.
+    """Say what a text looks like that stops being JSON at character `at`, and what to do.
 
     Args:
-        text: the whole of it, or the line of JSON Lines that is broken.
+        text: the whole text, or the broken line of JSON Lines.
     """
-    return (
-        _whole(text.lstrip("\ufeff").lstrip())
-        or _place(text, at)
-        or "correct it there, and try again"
-    )
+    other_format = _other_format(text.lstrip("\ufeff").lstrip())
+    return other_format or _fault(text, at) or "correct it there, and try again"
 
 
-def _whole(text: str) -> str | None:
-    """The format of a text in which JSON does not even begin."""
+def _other_format(text: str) -> str | None:
+    """Name the format of a text that does not even begin as JSON; None if it does."""
     first = text.partition("\n")[0].rstrip()
     if "\0" in text[:200]:
         return "it looks like UTF-16 text or a binary file; save it as UTF-8"
     if text.startswith(LFS):
         return "it is a Git LFS pointer, not the file itself; get that with `git lfs pull`"
     if re.match(r"<(!doctype html|html|head|body)\b", text, re.IGNORECASE):
-        return "it looks like a web page (HTML), such as a log-in or an error page; download the file itself"
+        return (
+            "it looks like a web page (HTML), such as a log-in or an error page; "
+            "download the file itself"
+        )
     if text.startswith("<"):
         return "it looks like XML; write its records as a JSON array"
     if text.startswith(("[", "{")):
@@ -68,26 +73,32 @@ def _whole(text: str) -> str | None:
     return "it looks like plain text; a JSON array of records, or JSON Lines, is expected"
 
 
-def _place(text: str, at: int) -> str | None:
-    """The fault at a place in JSON."""
-    before, after = text[:at].rstrip(), text[at:].lstrip()
+def _fault(text: str, at: int) -> str | None:
+    """Name the fault at a place in JSON; None if it is none of the usual ones."""
+    before = text[:at].rstrip()
+    after = text[at:].lstrip()
     if after.startswith(("//", "/*", "#")):
         return "there is a comment, which JSON does not have; remove it"
     if before.endswith(",") and after.startswith(("]", "}", ",")):
         return "there is a comma too many before it; remove that"
-    # Python's own parser names the comma itself, where a key should follow it.
+
+    # Where a key should follow the comma, Python's parser gives the place of the comma itself.
     if after.startswith(",") and after[1:].lstrip().startswith(("]", "}", ",")):
         return "there is a comma too many; remove it"
+
     if after.startswith("'") or CONSTANT.match(after):
         return "it looks like Python, not JSON; write the records with json.dump"
     if after.startswith(("“", "”", "„", "‘", "’")):
         return 'there is a curly quotation mark; JSON has only the straight one, "'
-    if re.search(r"\\(u[0-9a-fA-F]{0,4})?$", text[-8:]) and at > len(text) - 8:  # within an escape
+
+    # The text ends in an escape, or in a string.
+    if re.search(r"\\(u[0-9a-fA-F]{0,4})?$", text[-8:]) and at > len(text) - 8:
         return CUT
     if not after or (
         after.startswith('"') and '"' not in re.sub(r"\\.", "", after[1:], flags=re.DOTALL)
     ):
         return CUT
+
     if after.startswith(",") and before.endswith("}"):
         return "JSON Lines has no commas at the ends of lines; remove them"
     if text[at] < " ":
@@ -95,7 +106,10 @@ def _place(text: str, at: int) -> str | None:
     if after.startswith("\\"):
         return "a backslash within a text is written as two"
     if before.endswith(("]", "}")) and after.startswith(("[", "{")):
-        return "there is no comma between the two; or, if each is a JSON document, write one object a line (JSON Lines)"
+        return (
+            "there is no comma between the two; "
+            "or, if each is a JSON document, write one object a line (JSON Lines)"
+        )
     if re.match(r"[A-Za-z_]\w*\s*:", after):
         return "the key has no quotation marks; JSON needs them"
     return None
