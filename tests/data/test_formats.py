@@ -1,4 +1,4 @@
-"""The table of file formats: each file gets its reader, and a new entry is all that a format needs."""
+"""The table of file formats: each file gets its reader, and one entry adds a format."""
 
 import csv
 from collections.abc import Iterator

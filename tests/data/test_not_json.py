@@ -1,4 +1,4 @@
-"""Files that are not JSON: each is called what it is, and only a file that ends too soon is cut short."""
+"""Files that are not JSON: each is named as what it is, and only a truncated one as cut short."""
 
 import bz2
 import gzip
@@ -54,7 +54,7 @@ def test_a_file_that_is_no_text_is_called_by_its_format(name: str) -> None:
     assert CUT not in line
 
 
-def test_a_database(tmp_path: Path) -> None:
+def test_a_database_is_called_by_its_format(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "a.db") as database:
         database.execute("create table a (b)")
     assert "SQLite" in refused((tmp_path / "a.db").read_bytes())
@@ -120,7 +120,7 @@ def test_a_file_that_ends_too_soon_is_cut_short() -> None:
     assert refused(f"{A}\n{A[:25]}".encode()).endswith(CUT)
 
 
-def test_a_megabyte_of_each_takes_no_time() -> None:
+def test_messages_about_a_megabyte_come_at_once() -> None:
     for text in (
         "[" + " " * 1_000_000,
         "#" + "\n" * 1_000_000,

@@ -30,7 +30,7 @@ def splits(letters: tiktoken.Encoding) -> dict[str, Split]:
     return encode_splits(parts, TEMPLATE, letters, max_length=7, context=16, mask_prompt=True)
 
 
-def test_the_numbers(splits: dict[str, Split]) -> None:
+def test_the_overview_counted_by_hand(splits: dict[str, Split]) -> None:
     names = ("records", "tokens", "targets", "longest", "cut", "dropped", "duplicates")
     expected = {
         "train": (4, 6 + 7 + 4, 4 + 3 + 2, 7, 1, 1, 1),
@@ -42,7 +42,7 @@ def test_the_numbers(splits: dict[str, Split]) -> None:
     }
 
 
-def test_the_table(splits: dict[str, Split]) -> None:
+def test_the_table_explains_cut_rows_and_duplicates(splits: dict[str, Split]) -> None:
     lines = overview_text(overview(splits)).splitlines()
     assert lines[0].split() == [
         "data",
@@ -60,7 +60,7 @@ def test_the_table(splits: dict[str, Split]) -> None:
     assert len(lines) == 6
 
 
-def test_a_table_without_remarks(letters: tiktoken.Encoding) -> None:
+def test_a_table_without_cut_rows_has_no_notes(letters: tiktoken.Encoding) -> None:
     parts = {
         "train": [Record(str(i), "", "x" * i) for i in range(1000)],
         "test": [],
@@ -86,7 +86,7 @@ def test_an_example_with_its_learned_part_marked(
     assert example_text(plain, letters) == "�⟦�<|endoftext|>⟧"  # nor the first byte of plain text
 
 
-def test_keys_that_are_not_read() -> None:
+def test_unused_keys_are_named_with_their_counts() -> None:
     assert unused_text("mine.json", {}) is None
     line = unused_text(Path("mine.json"), {"context": 4000, "\ud800" * 99: 2})
     assert line is not None
@@ -95,7 +95,7 @@ def test_keys_that_are_not_read() -> None:
     assert len(line) < 500
 
 
-def test_many_keys_that_are_not_read() -> None:
+def test_of_many_unused_keys_the_rest_are_counted() -> None:
     line = unused_text("mine.json", {str(key): 1 for key in range(500)})
     assert line is not None
     assert "'7' in 1 of its records and 492 other keys;" in line

@@ -1,4 +1,4 @@
-"""Records from JSON: what is read, and what is refused in which words."""
+"""Records from JSON: what is read, and what is refused, with the place of the fault."""
 
 import json
 import random
@@ -67,22 +67,28 @@ RECORD = Record("a", "", "b")
         f"\n\n  {A}  \r\n\r\n{A}\r\n",
         f"\ufeff[{A},{A}]",
         f"\ufeff{A}\n{A}",
-        '[{"instruction": "a", "output": "b", "input": null}, {"output": "b", "id": NUMBER, "instruction": "a"}]',
+        '[{"instruction": "a", "output": "b", "input": null},'
+        ' {"output": "b", "id": NUMBER, "instruction": "a"}]',
     ],
 )
-def test_forms_that_are_read(content: str) -> None:
+def test_an_array_and_json_lines_are_read_in_every_layout(content: str) -> None:
     assert parsed(content.replace("NUMBER", "7" * 5000)) == [RECORD, RECORD]
 
 
-def test_what_a_record_holds() -> None:
-    text = '[{"instruction": "", "input": " x\\n", "output": "<|endoftext|> \\ud83d\\ude00é", "category": "c"}]'
+def test_a_records_texts_are_read_as_they_are() -> None:
+    text = (
+        '[{"instruction": "", "input": " x\\n",'
+        ' "output": "<|endoftext|> \\ud83d\\ude00é", "category": "c"}]'
+    )
     assert parsed(text) == [Record("", " x\n", "<|endoftext|> 😀é", "c")]
     assert parsed('[{"instruction": "a", "output": "b", "category": 3}]') == [RECORD]
     assert (
         parsed('{"instruction": "a\\u2028b\\u0085c", "output": "b"}\n' + A)[0].instruction
         == "a\u2028b\u0085c"
     )
-    line = '{"instruction": "a\u2028b\u0085c", "output": "b"}'  # line ends for str.splitlines, not for JSON
+
+    # These two are line ends for str.splitlines, but not for JSON.
+    line = '{"instruction": "a\u2028b\u0085c", "output": "b"}'
     assert parsed(f"{line}\n{line}")[1].instruction == "a\u2028b\u0085c"
 
 
@@ -169,7 +175,7 @@ def test_one_line_is_json_lines_of_one_record() -> None:
         ),
         (
             json.dumps([{str(i): A for i in range(9)}]),
-            "record 1: no 'instruction', expected instruction and output; found '0', '1', '2', '3', '4'",
+            "record 1: no 'instruction', expected instruction and output; found '0', '1', '2', '3'",
         ),
         (
             A + '\n{"instruction": "a", "output": 5}',
@@ -211,7 +217,7 @@ def test_one_line_is_json_lines_of_one_record() -> None:
         ),
     ],
 )
-def test_what_is_refused(content: str | bytes, message: str) -> None:
+def test_a_fault_is_named_with_its_place(content: str | bytes, message: str) -> None:
     assert refused(content).startswith(message)
 
 
@@ -235,7 +241,7 @@ WITH = '{"instruction": "a", "output": "b", KEY: "c"}'
         ("categroy", "category"),
     ],
 )
-def test_a_key_like_one_that_is_absent(key: str, meant: str) -> None:
+def test_a_misspelt_optional_key_is_refused(key: str, meant: str) -> None:
     with_key = WITH.replace("KEY", json.dumps(key))
     message = f"record 2: {key!r} is not read; rename it to '{meant}'"
     assert refused(f"[{A}, {with_key}]").startswith(message)
@@ -245,7 +251,7 @@ def test_a_key_like_one_that_is_absent(key: str, meant: str) -> None:
 @pytest.mark.parametrize(
     "key", ["Instruction", "instructions", "intruction", "instruct1on", "\ufeffinstruction"]
 )
-def test_a_key_like_one_that_must_be_there(key: str) -> None:
+def test_a_misspelt_required_key_is_refused(key: str) -> None:
     text = json.dumps([{key: "a", "output": "b"}])
     assert refused(text).startswith(f"record 1: {key!r} is not read; rename it to 'instruction'")
     text = json.dumps([{"instruction": "a", key.replace("instru", "outp"): "b"}])
@@ -256,13 +262,14 @@ def test_a_key_like_one_that_must_be_there(key: str) -> None:
     "key",
     ["put", "out", "in", "context", "history", "text", "data_input", "", "categories", "i" * 99],
 )
-def test_a_key_unlike_any_is_not_read(key: str) -> None:
+def test_an_unknown_key_is_ignored(key: str) -> None:
     assert parsed(f"[{WITH.replace('KEY', json.dumps(key))}]") == [RECORD]
 
 
-def test_a_key_like_one_that_is_there_too_is_not_read() -> None:
+def test_a_key_is_not_misspelt_if_the_right_one_is_there_too() -> None:
     assert parsed(
-        '[{"instruction": "a", "output": "b", "input": "", "Input": "c", "outputs": [], "INPUT": 1}]'
+        '[{"instruction": "a", "output": "b", "input": "",'
+        ' "Input": "c", "outputs": [], "INPUT": 1}]'
     ) == [RECORD]
 
 
@@ -273,9 +280,12 @@ def unused(content: str) -> dict[str, int]:
     return dict(counted)
 
 
-def test_keys_that_are_not_read_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unused_keys_are_counted_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     some = WITH.replace("KEY", '"context"')
-    both = '{"instruction": "a", "input": "", "output": "b", "category": "c", "context": 1, "history": []}'
+    both = (
+        '{"instruction": "a", "input": "", "output": "b", "category": "c",'
+        ' "context": 1, "history": []}'
+    )
     for text in (f"[{some}, {A}, {both}]", f"{some}\n{A}\n{both}"):
         assert unused(text) == {"context": 2, "history": 1}
     assert unused(f"[{A}]") == {}
