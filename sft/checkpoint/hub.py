@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from sft.atomic import sha256_of
 from sft.errors import InputError
 from sft.gpt2.tokenizer import MERGES, TOKENIZER, VOCAB
 from sft.network import unreachable
@@ -199,9 +200,9 @@ def check(path: Path, sha256: str | None = None) -> None:
 
 def digest(path: Path, kind: str = "sha256") -> str:
     """Hex hash of a file's content: `sha256`, or `git`, which hashes a header before it (Pro Git, 10.2)."""
+    if kind == "sha256":
+        return sha256_of(path)
     with path.open("rb") as file:
-        if kind == "sha256":
-            return hashlib.file_digest(file, "sha256").hexdigest()
         header = b"blob %d\0" % path.stat().st_size
         return hashlib.file_digest(file, lambda: hashlib.sha1(header)).hexdigest()
 
