@@ -84,8 +84,8 @@ def _stream(
 ) -> Iterator[Any]:
     """Yield what `read` yields. Where it fails, `parse_json` reads the whole file.
 
-    A file of a million records never is in memory that way. A broken one is: `parse_json` also
-    accepts what `read` cannot cut into pieces, and explains every fault.
+    So a file of a million records is never in memory as a whole. A broken one is: `parse_json`
+    explains every fault, and accepts the few layouts that `read` cannot divide.
     """
     text = TextIOWrapper(file, "utf-8-sig", newline="\n")
     done = 0

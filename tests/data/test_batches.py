@@ -136,7 +136,7 @@ def test_plain_text_is_learned_but_for_its_first_token(
     letters: tiktoken.Encoding, mask: bool
 ) -> None:
     found = batch(letters, [Record("", "", "xyz"), Record("?", "?", "")], mask, template="")
-    assert found == ([[120, 121, 122]], [[121, 122, END]], [3])  # nothing predicts the first token
+    assert found == ([[120, 121, 122]], [[121, 122, END]], [3])
 
 
 def test_an_empty_answer_is_an_end_token(letters: tiktoken.Encoding) -> None:
@@ -169,7 +169,7 @@ def test_lengths_and_targets_agree_with_the_batches(letters: tiktoken.Encoding) 
             ):
                 whole = [*f"{records[record].instruction}:{records[record].output}".encode(), END]
                 assert found.input_ids[row, :length].tolist() == whole[:length]
-                assert found.labels[row, length - 1] == whole[length]  # END, if it was not cut
+                assert found.labels[row, length - 1] == whole[length]
                 assert (found.labels[row, length:] == NO).all()
                 cut += len(whole) > length + 1
             assert (examples.cut, examples.dropped) == (cut, len(records) - len(examples))
@@ -298,7 +298,9 @@ def test_the_published_data_has_the_published_numbers(published: dict[str, Split
         56,
         56.4,
     )
-    header = 6  # tokens of "\n\n### Response:\n", which belongs to the prompt
+
+    # The tokens of "\n\n### Response:\n", which belongs to the prompt.
+    header = 6
     assert round(100 * examples.prompts.sum() / lengths.sum()) == 79
     assert round(100 * (examples.prompts - header).sum() / lengths.sum()) == 68
     numbers = overview(published)

@@ -140,7 +140,9 @@ def test_without_a_cache_folder_arrays_stay_in_memory(
     folder.parent.write_text("a file")
     assert str(folder) in stays_in_memory(make, caplog)
     assert same(cached("b", make))
-    assert len(caplog.records) == 1  # it is told once
+
+    # It is logged once.
+    assert len(caplog.records) == 1
 
 
 def test_arrays_are_cached_without_locks_too(

@@ -119,7 +119,9 @@ def test_a_resumed_epoch_continues_where_it_stopped(splits: dict[str, Split], wo
     whole = list(trained_by(data, epoch=1).train_dataloader())
     loader = trained_by(data, epoch=1, done=4).train_dataloader()
     assert same(list(loader), whole[4:])
-    assert len(loader) == len(whole) == 6  # as if it had begun at the beginning
+
+    # Lightning counts the batches from the epoch's beginning.
+    assert len(loader) == len(whole) == 6
     assert same(list(trained_by(data, epoch=1, done=6).train_dataloader()), [])
 
 
@@ -191,7 +193,8 @@ def test_first_batches_are_in_file_order_and_can_override_the_mask(
 
 
 def test_rows_are_padded_to_the_multiple(splits: dict[str, Split]) -> None:
-    for multiple, width in ((16, 16), (64, 16)):  # 16 is all that the model reads
+    # The model reads 16 tokens.
+    for multiple, width in ((16, 16), (64, 16)):
         data = trained_by(InstructionData(splits, 5, multiple=multiple))
         batches = [
             *data.train_dataloader(),

@@ -14,17 +14,23 @@ TEMPLATE = "{{ instruction }}{% if input %}/{{ input }}{% endif %}:"
 
 @pytest.fixture
 def splits(letters: tiktoken.Encoding) -> dict[str, Split]:
+    """Three splits with few tokens.
+
+    - train: ab:xyz has 6 tokens. ab/c:xyz has 8, and is cut to 7 and a target. ab:q has 4, and
+      the prompt of the first. The prompt of 9 is dropped.
+    - test: ab/c:no has 7 tokens, and its prompt is in train. ba:n has 4.
+    """
     parts = {
         "train": [
-            Record("ab", "", "xyz"),  # ab:xyz, 6 tokens
-            Record("ab", "c", "xyz"),  # ab/c:xyz, 8: cut to 7 and a target
-            Record("ab", "", "q"),  # ab:q, 4: the prompt of the first again
-            Record("abcdefgh", "", "x"),  # a prompt of 9: dropped
+            Record("ab", "", "xyz"),
+            Record("ab", "c", "xyz"),
+            Record("ab", "", "q"),
+            Record("abcdefgh", "", "x"),
         ],
         "test": [
             Record("ab", "c", "no"),
             Record("ba", "", "n"),
-        ],  # ab/c:no, 7; ba:n, 4; the first prompt is in train
+        ],
         "validation": [],
     }
     return encode_splits(parts, TEMPLATE, letters, max_length=7, context=16, mask_prompt=True)
@@ -79,11 +85,11 @@ def test_an_example_with_its_learned_part_marked(
     assert example_text(splits["train"], letters) == "ab:⟦xyz<|endoftext|>⟧"
     parts = {"train": [Record("añb", "", "é")]}
     [unmasked] = encode_splits(parts, TEMPLATE, letters, None, 16, mask_prompt=False).values()
-    assert (
-        example_text(unmasked, letters) == "a⟦ñb:é<|endoftext|>⟧"
-    )  # nothing predicts the first token
+
+    # Nothing predicts the first token. Here that is the first byte of the plain text.
+    assert example_text(unmasked, letters) == "a⟦ñb:é<|endoftext|>⟧"
     [plain] = encode_splits(parts, "", letters, None, 16, mask_prompt=True).values()
-    assert example_text(plain, letters) == "�⟦�<|endoftext|>⟧"  # nor the first byte of plain text
+    assert example_text(plain, letters) == "�⟦�<|endoftext|>⟧"
 
 
 def test_unused_keys_are_named_with_their_counts() -> None:
@@ -91,7 +97,9 @@ def test_unused_keys_are_named_with_their_counts() -> None:
     line = unused_text(Path("mine.json"), {"context": 4000, "\ud800" * 99: 2})
     assert line is not None
     assert line.startswith("mine.json: not read: 'context' in 4,000, ")
-    assert line.encode()  # the half of a pair is written as an escape
+
+    # Half of a surrogate pair is written as an escape, or this would raise.
+    assert line.encode()
     assert len(line) < 500
 
 

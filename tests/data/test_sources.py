@@ -109,7 +109,8 @@ def test_unused_keys_come_from_the_cache_too(
         for i in range(9)
     ]
     path.write_text(json.dumps(items))
-    for _ in range(2):  # counted, and found in the cache
+    # The keys are counted, then found in the cache.
+    for _ in range(2):
         source = load_source(mine(path, sample=2))
         assert source.unused == {"\ud800": 9, "context": 4}
         assert list(source.unused) == ["\ud800", "context"]
@@ -144,7 +145,9 @@ def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
     for name in ("pipe", "link"):
         with pytest.raises(InputError, match=rf"/{name}: a pipe, .* data.path=FILE$"):
             load_source(mine(tmp_path / name))
-    read, write = os.pipe()  # as a shell's <(...)
+
+    # This is what a shell makes of <(...).
+    read, write = os.pipe()
     with pytest.raises(InputError, match=rf"/dev/fd/{read}: a pipe, "):
         load_source(mine(f"/dev/fd/{read}"))
     os.close(read)
@@ -158,7 +161,8 @@ def test_a_device_is_refused(name: str) -> None:
 
 
 def test_a_socket_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # the path of a socket may not be long
+    # The path of a socket may not be long.
+    monkeypatch.chdir(tmp_path)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("s")
         with pytest.raises(InputError, match=r"/s: a socket, "):
@@ -181,7 +185,9 @@ def test_a_path_in_a_home_folder_that_does_not_exist_is_named() -> None:
 
 def test_the_embedded_records_are_whole() -> None:
     records = load_source(DataConfig(source="nano")).records
-    assert len(records) >= 1294  # the fewest of which 85% are 1,100
+
+    # 85% of them are at least 1,100.
+    assert len(records) >= 1294
     assert all(record.instruction and record.output and record.category for record in records)
 
 
@@ -190,11 +196,11 @@ def test_the_embedded_records_are_whole() -> None:
 
 @dataclass
 class Site:
-    """A server on this machine, and how it answers."""
+    """A server on this machine, and how it answers. A header without a value is not sent."""
 
     content: bytes = DATA
     status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)  # None as a value: without that header
+    headers: dict[str, str] = field(default_factory=dict)
     asked: int = 0
     url: str = ""
 

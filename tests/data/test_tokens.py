@@ -172,7 +172,8 @@ def test_splits_from_a_file_are_those_from_memory(
     parts = split_records(source.records, (0.8, 0.2, 0.0))
     expected = encode_splits(parts, TEMPLATE, tokenizer, 6, 16, mask_prompt=True)
     assert overview(expected)["train"]["cut"] > 0
-    for _ in range(2):  # made, and found
+    # The tokens are made, then found in the cache.
+    for _ in range(2):
         assert same(load(sample=sample), expected)
 
 
@@ -241,4 +242,6 @@ def test_an_error_leaves_nothing_in_the_cache(
     path.write_text('[{"instruction": "a", "output": "b"}, 5]')
     with pytest.raises(InputError, match="record 2: a number instead of an object"):
         load()
-    assert len(list(cache.rglob("*.safetensors"))) == 1  # the count of the first file
+
+    # The number of records in the first file is cached, and nothing else.
+    assert len(list(cache.rglob("*.safetensors"))) == 1
