@@ -13,9 +13,10 @@ import argparse
 
 from sft.checkpoint.folder import load_pretrained
 from sft.config.schema import DataConfig, OptimConfig
-from sft.data.dataset import encode, split_records
+from sft.data.batches import encode
 from sft.data.plan import Plan
 from sft.data.sources import load_source
+from sft.data.splits import split_records
 from sft.objective import CrossEntropy
 from sft.prompts import PROMPTS
 from sft.training.optim import adamw

@@ -17,11 +17,12 @@ from lightning.pytorch import Trainer
 from sft.checkpoint.folder import Pretrained, save_pretrained
 from sft.config.loading import from_dict
 from sft.config.schema import DataConfig, EvaluateConfig, TrainConfig
+from sft.data.batches import Batch
 from sft.data.datamodule import InstructionData
-from sft.data.dataset import Batch, encode_splits
 from sft.data.overview import unused_text
 from sft.data.prompt import chat_template, template_of
 from sft.data.records import Record, checked_record, count_unused
+from sft.data.splits import encode_splits
 from sft.device import pick_device, pick_precision
 from sft.errors import InputError
 from sft.evaluation.answers import Answer

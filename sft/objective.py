@@ -10,34 +10,39 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sft.data.dataset import IGNORE_INDEX, Batch
+from sft.data.batches import IGNORE_INDEX, Batch
 from sft.gpt2.model import GPT
 
 
 @dataclass(frozen=True)
 class BatchLoss:
-    """The losses of a batch, one for each supervised token, with the borders of its rows kept."""
+    """The losses of a batch, one for each supervised token, with the borders of its rows kept.
 
-    each: Tensor  # (N,), in nats and fp32, row after row
-    labels: Tensor  # (B, T)
+    Attributes:
+        each: (N,), in nats and fp32, row after row.
+        labels: (B, T)
+    """
+
+    each: Tensor
+    labels: Tensor
 
     @property
     def sum(self) -> Tensor:
-        """The number to minimise, once it is divided by the count of the whole optimizer step."""
+        """The sum of the losses. Training divides it by the count of the whole optimizer step."""
         return self.each.sum()
 
     @property
     def count(self) -> int:
-        """The number of supervised tokens; over a step's batches, it adds up to `step_targets`."""
+        """The number of supervised tokens; over the batches of a step it is `step_targets`."""
         return len(self.each)
 
     def rows(self) -> tuple[Tensor, ...]:
-        """The losses of each row apart, B tensors of (supervised tokens of the row,)."""
+        """Return the losses of each row apart: B tensors of (supervised tokens of the row,)."""
         return torch.split(self.each, tokens_of_rows(self.labels))
 
 
 def tokens_of_rows(labels: Tensor) -> list[int]:
-    """The supervised tokens of each row, for labels (B, T)."""
+    """Return how many tokens of each row are supervised, for labels (B, T)."""
     counts: list[int] = (labels != IGNORE_INDEX).sum(1).tolist()
     return counts
 
@@ -47,11 +52,12 @@ class Objective(Protocol):
 
     model: GPT
 
-    def loss(self, batch: Batch) -> BatchLoss: ...
+    def loss(self, batch: Batch) -> BatchLoss:
+        """Return the losses of a batch; their sum has a gradient unless autograd is off."""
 
 
 class CrossEntropy:
-    """The cross entropy of the next token, wherever the batch has a label."""
+    """The cross entropy of the next token, at each position with a label."""
 
     def __init__(self, model: GPT) -> None:
         self.model = model

@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sft.checkpoint.folder import load_pretrained
-from sft.data.records import Record, parse_records, stream_records
+from sft.data.formats import FORMATS, format_of, parse_json
+from sft.data.records import Record, parse_records
 from sft.errors import InputError
 from sft.gpt2.tokenizer import load_tokenizer
 from sft.training.checkpoints import NEEDED, CheckpointFiles, last, read_newest
@@ -79,11 +80,10 @@ def damaged(draw: st.DrawFn, content: bytes) -> bytes:
 
 
 def records_of(content: bytes) -> list[Record] | str:
-    """Return the records, or the refusal, which must be the same for a stream."""
-    whole = tried(lambda: parse_records(content, "f"))
-    streamed = tried(lambda: list(stream_records(io.BytesIO(content), "f")))
-    assert whole == streamed
-    return whole
+    file = io.BytesIO(content)
+    in_pieces = tried(lambda: list(FORMATS[format_of(file)].read(file, "f")))
+    assert in_pieces == tried(lambda: parse_json(content, "f"))
+    return tried(lambda: parse_records(content, "f"))
 
 
 @fuzz

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from sft.checkpoint.folder import load_pretrained
-from sft.data.dataset import IGNORE_INDEX, Batch
+from sft.data.batches import IGNORE_INDEX, Batch
 from sft.objective import CrossEntropy
 
 X = IGNORE_INDEX
@@ -28,7 +28,7 @@ def test_a_loss_keeps_the_borders_of_its_rows(checkpoint: Path) -> None:
     assert float(loss.sum) == pytest.approx(float(each.sum()), abs=1e-4)
 
 
-def test_a_batch_without_labels_has_no_loss(checkpoint: Path) -> None:
+def test_a_batch_without_labels_has_a_loss_of_zero(checkpoint: Path) -> None:
     nothing = BATCH._replace(labels=torch.full_like(LABELS, X))
     loss = CrossEntropy(load_pretrained(checkpoint).model).loss(nothing)
     assert loss.count == 0

@@ -1,4 +1,11 @@
-"""How does text become batches? records -> prompts -> token ids -> the plan of an epoch -> batches.
+"""How does text become batches? Files -> records -> prompts -> token ids -> plan -> batches.
 
-Read `records.py` first, then `dataset.py`: the next-token shift and the mask are there.
+Read first, in this order:
+
+    records.py     Record, and SHAPES: the forms of a record in a file
+    formats.py     FORMATS: the file formats, and how they are read
+    tokens.py      records -> token ids, kept in the cache
+    batches.py     the next-token shift, the prompt mask and the padding
+    plan.py        which rows form which micro-batch of which step, on which rank
+    datamodule.py  all of it, as Lightning asks for it
 """

@@ -1,4 +1,4 @@
-"""What took time to make, kept on disk for the next start: downloads, and arrays that are mapped into memory."""
+"""The cache on disk: downloads, and arrays that are slow to make, which are mapped into memory."""
 
 import logging
 import os
@@ -18,58 +18,66 @@ from sft.atomic import locked
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # to be raised when the same name comes to mean something else
+# Raise it when the same name comes to mean other content.
+VERSION = 1
 
 Arrays = dict[str, NDArray[Any]]
 
 
 def cache_folder() -> Path:
-    """Where downloads and tokens are kept: $SFT_CACHE, or `sft` in the user's cache folder."""
+    """Return the folder of downloads and tokens: $SFT_CACHE, or `sft` in the user's cache."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sft"
     return Path(os.environ.get("SFT_CACHE") or default)
 
 
 def cached(name: str, make: Callable[[], Arrays]) -> Arrays:
-    """What `make` gives; it is called only if the cache holds nothing of that name.
+    """Return the arrays of that name from the cache, or those that `make` returns.
 
-    The arrays are then pages of a file, which the processes of this machine share and which take no memory of their
-    own. Of several processes that want the same at once, one makes it and the others wait. Where nothing can be
-    kept, the arrays stay in memory.
+    Cached arrays are mapped from a file, whose pages all processes of a machine share. If several
+    processes ask at once, one calls `make` and the others wait. If nothing can be written, the
+    arrays stay in memory.
     """
     path = cache_folder() / f"tokens-{VERSION}" / f"{name}.safetensors"
-    with locked(
-        path.with_name(f"{path.name}.lock")
-    ):  # without locks each makes it, and whole files take turns
-        found = _mapped(path)
-        return _kept(make(), path) if found is None else found
+
+    # On a file system without locks, each process makes the arrays. That is safe too, since a file
+    # is replaced as a whole.
+    with locked(path.with_name(f"{path.name}.lock")):
+        found = _read(path)
+        return _write(make(), path) if found is None else found
 
 
-def _mapped(path: Path) -> Arrays | None:
-    """The arrays in a file; None if there is none, or if its header and its size do not fit each other."""
+def _read(path: Path) -> Arrays | None:
+    """Map the arrays of a file; None if there is no file, or its size contradicts its header."""
     try:
         if not path.exists():
             return None
-        with safe_open(path, framework="pt") as file:  # as torch tensors they are mapped, not read
+
+        # With framework="np" safetensors would read the arrays. Torch tensors are mapped.
+        with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         log.info(f"{path}: cannot be used ({error}); it is made again")
         return None
 
 
-def _kept(arrays: Arrays, path: Path) -> Arrays:
+def _write(arrays: Arrays, path: Path) -> Arrays:
+    """Write arrays to a file, and return them mapped from it, or as they are if that fails."""
     partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+
+        # safetensors lets only the owner read its files. Give it the mode of any new file.
         partial.touch()
         mode = partial.stat().st_mode
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial)
-        partial.chmod(mode)  # safetensors lets only the owner read it
+        partial.chmod(mode)
+
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
-        return _mapped(path) or arrays
+        return _read(path) or arrays
     except (OSError, SafetensorError) as error:
-        _tell_once(f"{path.parent}: tokens cannot be kept there ({error}); they stay in memory")
+        _log_once(f"{path.parent}: tokens cannot be cached there ({error}); they stay in memory")
         return arrays
     finally:
         with suppress(OSError):
@@ -77,5 +85,5 @@ def _kept(arrays: Arrays, path: Path) -> Arrays:
 
 
 @lru_cache
-def _tell_once(message: str) -> None:
+def _log_once(message: str) -> None:
     log.info(message)

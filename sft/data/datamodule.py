@@ -1,39 +1,48 @@
-"""The LightningDataModule: the plan's micro-batches, in order, from wherever the trainer stands."""
+"""The LightningDataModule: the plan's micro-batches, from the place where the trainer stands."""
 
 import signal
 from collections.abc import Iterable, Iterator
 
-import numpy as np
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from sft.data.dataset import Batch, Examples, Split
+from sft.data.batches import Batch, Examples
 from sft.data.loop_state import place_in_plan
 from sft.data.plan import MicroBatch, Plan
+from sft.data.splits import Split
 
 
 class PlannedBatches(Dataset[Batch]):
-    """The micro-batches of one rank; item i is the i-th of the plan, collated."""
+    """The micro-batches of one rank; item i is the i-th micro-batch of the plan, collated."""
 
     def __init__(self, examples: Examples, plan: list[MicroBatch], multiple: int = 1) -> None:
-        self.examples, self.plan, self.multiple = examples, plan, multiple
-        self.targets, self.lengths = examples.targets(), examples.lengths()
+        self.examples = examples
+        self.plan = plan
+        self.multiple = multiple
+        self.targets = examples.targets()
+        self.lengths = examples.lengths()
 
     def __len__(self) -> int:
         return len(self.plan)
 
     def __getitem__(self, index: int) -> Batch:
         micro = self.plan[index]
-        totals = int(self.targets[micro.step].sum()), int(self.lengths[micro.step].sum())
+        targets = int(self.targets[micro.step].sum())
+        tokens = int(self.lengths[micro.step].sum())
+        totals = (targets, tokens)
         return self.examples.batch(micro.rows.tolist(), multiple=self.multiple, totals=totals)
 
 
-class From(Sampler[int]):
-    """The indices from `start` on. Its length counts those before `start` too, as Lightning counts an epoch's batches
-    from the epoch's beginning, also when it resumes in the middle."""
+class ResumedSampler(Sampler[int]):
+    """The indices from `start` on.
+
+    Its length counts those before `start` too: Lightning counts the batches of an epoch from its
+    beginning, also when a run resumes in the middle.
+    """
 
     def __init__(self, start: int, length: int) -> None:
-        self.start, self.length = start, length
+        self.start = start
+        self.length = length
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(self.start, self.length))
@@ -42,21 +51,27 @@ class From(Sampler[int]):
         return self.length
 
 
-def _leave_signals(worker: int) -> None:
-    """A signal to all processes is for the training process alone, which still wants batches up to the step's end; a
-    worker ends with it."""
+def _ignore_signals(worker: int) -> None:
+    """Ignore SIGINT and SIGTERM in a worker.
+
+    The training process acts on them, and still needs batches until its step ends. Its workers end
+    with it.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class InstructionData(LightningDataModule):
-    """Batches for training, in the plan's order, and for validation, in file order; each record once per epoch.
+    """Batches for training, in the plan's order, and for validation, in file order.
+
+    Each record comes once per epoch.
 
     Args:
-        splits: train, test, validation; an absent or empty validation split gives no validation.
-        bucket: with `shuffle`, put records of like length together, so that little is padded.
-        multiple: pad rows to a multiple of this many tokens (64 keeps the number of different shapes low on MPS).
-        workers: processes that collate; 0: the training process itself.
+        splits: train, test and validation. If validation is empty, there is none.
+        bucket: with `shuffle`, put records of similar length together, so that little is padded.
+        multiple: pad rows to a multiple of so many tokens. On MPS, 64 keeps the number of different
+            shapes low.
+        workers: processes that collate; 0: the training process itself does.
     """
 
     def __init__(
@@ -71,21 +86,26 @@ class InstructionData(LightningDataModule):
         bucket: bool = False,
     ) -> None:
         super().__init__()
-        self.splits, self.batch_size, self.accumulate = splits, batch_size, accumulate
-        self.shuffle, self.seed, self.workers, self.multiple = shuffle, seed, workers, multiple
+        self.splits = splits
+        self.batch_size = batch_size
+        self.accumulate = accumulate
+        self.shuffle = shuffle
+        self.seed = seed
+        self.workers = workers
+        self.multiple = multiple
         self.bucket = bucket
 
     def plan(self, world_size: int) -> Plan:
+        """Return the plan of training for so many ranks."""
         examples = self.splits["train"].examples
-        lengths = examples.lengths() if self.bucket else None
         return Plan(
-            len(examples),
-            self.batch_size,
-            self.accumulate,
-            world_size,
-            self.shuffle,
-            self.seed,
-            lengths,
+            rows=len(examples),
+            batch_size=self.batch_size,
+            accumulate=self.accumulate,
+            world_size=world_size,
+            shuffle=self.shuffle,
+            seed=self.seed,
+            lengths=examples.lengths() if self.bucket else None,
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -104,6 +124,7 @@ class InstructionData(LightningDataModule):
 
     @property
     def has_validation(self) -> bool:
+        """Whether there are records to validate on."""
         return len(self.splits["validation"].examples) > 0
 
     def _loader(self, split: str, plan: list[MicroBatch], done: int) -> DataLoader[Batch]:
@@ -111,17 +132,21 @@ class InstructionData(LightningDataModule):
         return DataLoader(
             batches,
             batch_size=None,
-            sampler=From(done, len(batches)),
+            sampler=ResumedSampler(done, len(batches)),
             num_workers=self.workers,
-            worker_init_fn=_leave_signals,
+            worker_init_fn=_ignore_signals,
         )
 
     def first_batches(self, split: str, count: int, mask_prompt: bool | None = None) -> list[Batch]:
-        """The first `count` batches of a split in file order, the same on every rank."""
+        """Return the first `count` batches of a split in file order, the same on every rank.
+
+        Args:
+            mask_prompt: as in `Examples.batch`.
+        """
         examples = self.splits[split].examples
-        starts = range(0, min(len(examples), count * self.batch_size), self.batch_size)
-        rows = [
-            np.arange(start, min(start + self.batch_size, len(examples))).tolist()
-            for start in starts
-        ]
-        return [examples.batch(part, mask_prompt, self.multiple) for part in rows]
+        end = min(len(examples), count * self.batch_size)
+        batches: list[Batch] = []
+        for start in range(0, end, self.batch_size):
+            rows = range(start, min(start + self.batch_size, end))
+            batches.append(examples.batch(rows, mask_prompt, self.multiple))
+        return batches

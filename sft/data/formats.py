@@ -1,101 +1,226 @@
-"""What a file that is not JSON looks like, and what to do with it."""
+"""File formats: `FORMATS` says how the values in a file are read, one by one.
 
+A format is one entry of the table. Its reader takes a file and yields what the file holds, dicts in
+a well-formed file. `records.py` then makes a record of each.
+"""
+
+import codecs
+import json
 import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import TextIOWrapper
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
 
-# First bytes of files that are no text, by format (from each format's own specification), and the way to JSON.
-BINARY = {
-    b"\x1f\x8b": "gzip-compressed; unpack it first (gunzip)",
-    b"PAR1": "a Parquet file; write it as JSON Lines (pandas: read_parquet, to_json(orient='records', lines=True))",
-    b"PK\x03\x04": "a zip archive, or an Excel file, which is one; unpack it, or save the sheet's rows as JSON",
-    b"\x28\xb5\x2f\xfd": "zstd-compressed; unpack it first (unzstd)",
-    b"BZh": "bzip2-compressed; unpack it first (bunzip2)",
-    b"\xfd7zXZ\x00": "xz-compressed; unpack it first (unxz)",
-    b"ARROW1": "an Arrow file; write it as JSON Lines (datasets: load_from_disk, to_json)",
-    b"\xff\xff\xff\xff": "an Arrow stream; write it as JSON Lines (datasets: load_from_disk, to_json)",
-    b"SQLite format 3\x00": "an SQLite database; write the table's rows as JSON",
-    b"%PDF-": "a PDF file; a JSON array of records is expected",
-    b"\x80\x04": "a Python pickle; write the records as JSON",
-    b"\x80\x05": "a Python pickle; write the records as JSON",
-    b"\xff\xfe": "UTF-16 text; save it as UTF-8",
-    b"\xfe\xff": "UTF-16 text; save it as UTF-8",
+from sft.data.not_json import binary_format, looks_like
+from sft.errors import InputError
+
+# How much of a file is in memory at once, in characters.
+WINDOW = 1 << 20
+
+# How many bytes are read to tell the format.
+HEAD = 1024
+
+BLANK = b" \t\n\r"
+SPACE = re.compile(r"[ \t\n\r]*")
+
+
+def read_json(file: BinaryIO, name: Path | str) -> Iterator[Any]:
+    """Yield the items of a JSON array; errors are those of `parse_json`."""
+    return _stream(_array_items, file, name)
+
+
+def read_json_lines(file: BinaryIO, name: Path | str) -> Iterator[Any]:
+    """Yield the values of JSON Lines, one a line; errors are those of `parse_json`."""
+    return _stream(_line_items, file, name)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format.
+
+    Attributes:
+        fits: whether a file that begins with these bytes has this format; a byte order mark and
+            blanks before them are left out.
+        read: yield the values in the file, one by one. Messages call the file by the name given.
+    """
+
+    fits: Callable[[bytes], bool]
+    read: Callable[[BinaryIO, Path | str], Iterator[Any]]
+
+
+# To add a format, add it here.
+FORMATS: dict[str, Format] = {
+    "JSON": Format(lambda head: head.startswith(b"["), read_json),
+    "JSON Lines": Format(lambda head: head.startswith(b"{"), read_json_lines),
 }
 
-CUT = "is the file cut short?"
-LFS = "version https://git-lfs.github.com/spec/"
-CONSTANT = re.compile(r"(None|True|False)\b")
-KEY = re.compile(r"[\w\"' -]{1,40}:(\s|$)")
 
+def format_of(file: BinaryIO) -> str:
+    """Return the name of a file's format by its first bytes; the file is then at its start again.
 
-def binary_format(content: bytes) -> str | None:
-    """The format of a file that is no text, and what to do; None if it is not known."""
-    return next((told for start, told in BINARY.items() if content.startswith(start)), None)
-
-
-def looks_like(text: str, at: int) -> str:
-    """What a text looks like that stops being JSON at its letter `at`, and what to do.
-
-    Args:
-        text: the whole of it, or the line of JSON Lines that is broken.
+    A file of no format counts as JSON, whose reader says what the file looks like.
     """
-    return (
-        _whole(text.lstrip("\ufeff").lstrip())
-        or _place(text, at)
-        or "correct it there, and try again"
-    )
+    head = file.read(HEAD).removeprefix(codecs.BOM_UTF8).lstrip(BLANK)
+    while not head:
+        more = file.read(HEAD)
+        if not more:
+            break
+        head = more.lstrip(BLANK)
+    file.seek(0)
+    for name, form in FORMATS.items():
+        if form.fits(head):
+            return name
+    return "JSON"
 
 
-def _whole(text: str) -> str | None:
-    """The format of a text in which JSON does not even begin."""
-    first = text.partition("\n")[0].rstrip()
-    if "\0" in text[:200]:
-        return "it looks like UTF-16 text or a binary file; save it as UTF-8"
-    if text.startswith(LFS):
-        return "it is a Git LFS pointer, not the file itself; get that with `git lfs pull`"
-    if re.match(r"<(!doctype html|html|head|body)\b", text, re.IGNORECASE):
-        return "it looks like a web page (HTML), such as a log-in or an error page; download the file itself"
-    if text.startswith("<"):
-        return "it looks like XML; write its records as a JSON array"
-    if text.startswith(("[", "{")):
-        return None
-    if text.startswith(("//", "/*", "#")):
-        return "it looks like a comment, which JSON does not have; remove it"
-    if re.match(r"(---|%YAML|- )", text) or KEY.match(first):
-        return "it looks like YAML; write its records as a JSON array"
-    for separator, name in (("\t", "TSV"), (",", "CSV"), (";", "CSV")):
-        if separator in first:
-            way = "pandas: read_csv, to_json(orient='records')"
-            return f"it looks like a table ({name}); write its rows as a JSON array ({way})"
-    return "it looks like plain text; a JSON array of records, or JSON Lines, is expected"
+# JSON in pieces
 
 
-def _place(text: str, at: int) -> str | None:
-    """The fault at a place in JSON."""
-    before, after = text[:at].rstrip(), text[at:].lstrip()
-    if after.startswith(("//", "/*", "#")):
-        return "there is a comment, which JSON does not have; remove it"
-    if before.endswith(",") and after.startswith(("]", "}", ",")):
-        return "there is a comma too many before it; remove that"
-    # Python's own parser names the comma itself, where a key should follow it.
-    if after.startswith(",") and after[1:].lstrip().startswith(("]", "}", ",")):
-        return "there is a comma too many; remove it"
-    if after.startswith("'") or CONSTANT.match(after):
-        return "it looks like Python, not JSON; write the records with json.dump"
-    if after.startswith(("“", "”", "„", "‘", "’")):
-        return 'there is a curly quotation mark; JSON has only the straight one, "'
-    if re.search(r"\\(u[0-9a-fA-F]{0,4})?$", text[-8:]) and at > len(text) - 8:  # within an escape
-        return CUT
-    if not after or (
-        after.startswith('"') and '"' not in re.sub(r"\\.", "", after[1:], flags=re.DOTALL)
-    ):
-        return CUT
-    if after.startswith(",") and before.endswith("}"):
-        return "JSON Lines has no commas at the ends of lines; remove them"
-    if text[at] < " ":
-        return "a line end or a tab within a text is written as \\n or \\t"
-    if after.startswith("\\"):
-        return "a backslash within a text is written as two"
-    if before.endswith(("]", "}")) and after.startswith(("[", "{")):
-        return "there is no comma between the two; or, if each is a JSON document, write one object a line (JSON Lines)"
-    if re.match(r"[A-Za-z_]\w*\s*:", after):
-        return "the key has no quotation marks; JSON needs them"
-    return None
+def _stream(
+    read: Callable[[TextIOWrapper], Iterator[Any]], file: BinaryIO, name: Path | str
+) -> Iterator[Any]:
+    """Yield what `read` yields. Where it fails, `parse_json` reads the whole file.
+
+    So a file of a million records is never in memory as a whole. A broken one is: `parse_json`
+    explains every fault, and accepts the few layouts that `read` cannot divide.
+    """
+    text = TextIOWrapper(file, "utf-8-sig", newline="\n")
+    done = 0
+    try:
+        for item in read(text):
+            yield item
+            done += 1
+    except (ValueError, RecursionError):
+        file.seek(0)
+        yield from islice(parse_json(file.read(), name), done, None)
+    finally:
+        # A wrapper that is collected closes its file, which belongs to the caller.
+        text.detach()
+
+
+def _line_items(text: TextIOWrapper) -> Iterator[Any]:
+    for line in text:
+        if line.strip():
+            yield json.loads(line, parse_constant=_refuse, parse_int=float)
+
+
+def _array_items(text: TextIOWrapper) -> Iterator[Any]:
+    """Yield the items of an array, with one window of the file in memory at a time.
+
+    Raises:
+        ValueError: the file is no array, or broken.
+    """
+    window = ""
+    while not window:
+        more = text.read(WINDOW)
+        if not more:
+            raise ValueError("empty")
+        window = more[_skip(more, 0) :]
+    if window[0] != "[":
+        raise ValueError("not an array")
+
+    # `at` is where the next item begins, and `mark` the character after the item before.
+    decoder = json.JSONDecoder(parse_constant=_refuse, parse_int=float)
+    at = 1
+    mark = ","
+    while mark == ",":
+        try:
+            item, end = decoder.raw_decode(window, _skip(window, at))
+            end = _skip(window, end)
+            mark = window[end]
+        except (ValueError, IndexError):
+            # The window ends before the item and its mark do, or there is no item. At twice its
+            # size each time, an item of any length is read in linear time.
+            more = text.read(max(WINDOW, len(window)))
+            if not more:
+                raise ValueError("no item") from None
+            window = window[at:] + more
+            at = 0
+        else:
+            yield item
+            at = end + 1
+
+    rest = window[at:] + text.read()
+    if mark != "]" or _skip(rest, 0) < len(rest):
+        raise ValueError("no end")
+
+
+def _skip(text: str, at: int) -> int:
+    """Return the place of the first character from `at` on that is not blank."""
+    space = SPACE.match(text, at)
+    assert space
+    return space.end()
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(constant)
+
+
+# JSON as a whole
+
+
+def parse_json(content: bytes, name: Path | str) -> list[Any]:
+    """Return the values in a JSON array or in JSON Lines, in UTF-8. Of equal keys the last counts.
+
+    Raises:
+        InputError: the content is neither. The message names line and column, and what the content
+            looks like.
+    """
+    if described := binary_format(content):
+        raise InputError(f"{name}: {described}")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    if not text.strip():
+        raise InputError(f"{name}: empty, expected a JSON array of records")
+
+    try:
+        items = _parse_lines(text, name) if text.lstrip()[0] == "{" else _parse(text, name)
+    except RecursionError:
+        raise InputError(f"{name}: nested too deeply, expected a JSON array of records") from None
+    if not isinstance(items, list):
+        raise InputError(f"{name}: {kind_of(items)} instead of an array of records")
+    if not items:
+        raise InputError(f"{name}: an empty array, expected at least one record")
+    return items
+
+
+def _parse(text: str, name: Path | str, line: int = 0) -> Any:
+    """Parse a JSON document, or a line of JSON Lines, whose number messages then give."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise InputError(f"{name}: {constant}{f' in line {line}' if line else ''} is not JSON")
+
+    # No number is used. `float` reads thousands of digits, at which `int` raises.
+    try:
+        return json.loads(text, parse_constant=refuse, parse_int=float)
+    except json.JSONDecodeError as error:
+        place = f"line {line or error.lineno}, column {error.colno}"
+        raise InputError(
+            f"{name}: not JSON at {place} ({error.msg}); {looks_like(text, error.pos)}"
+        ) from None
+
+
+def _parse_lines(text: str, name: Path | str) -> Any:
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+
+    # An object over several lines is one JSON document.
+    if len(lines) > 1 and lines[0][1].rstrip()[-1] != "}":
+        return _parse(text, name)
+    return [_parse(line, name, number) for number, line in lines]
+
+
+def kind_of(value: Any) -> str:
+    """Return a value's type in the words of JSON."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a truth value"
+    kinds = {int: "a number", float: "a number", str: "text", list: "an array", dict: "an object"}
+
+    # A notebook may give any object as a record.
+    return kinds.get(type(value), f"a Python {type(value).__name__}")

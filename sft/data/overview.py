@@ -6,21 +6,25 @@ from pathlib import Path
 import numpy as np
 import tiktoken
 
-from sft.data.dataset import IGNORE_INDEX, Split
+from sft.data.batches import IGNORE_INDEX
 from sft.data.records import KEYS, resembled
+from sft.data.splits import Split
 
 
 def overview(splits: dict[str, Split]) -> dict[str, dict[str, int]]:
-    """For each split: records, tokens, targets, the longest row, rows cut and dropped, prompts that train has too."""
+    """Count, for each split, records, tokens, targets, rows cut and dropped, and duplicates.
+
+    In train, a duplicate is a question that came before; in the other splits, one of train's.
+    """
     train = splits["train"].questions
     numbers: dict[str, dict[str, int]] = {}
     for name, split in splits.items():
-        lengths, examples, questions = split.examples.lengths(), split.examples, split.questions
-        again = (
-            len(train) - len(np.unique(train))
-            if name == "train"
-            else np.isin(questions, train).sum()
-        )
+        examples = split.examples
+        lengths = examples.lengths()
+        questions = split.questions
+        duplicates = len(train) - len(np.unique(train))
+        if name != "train":
+            duplicates = int(np.isin(questions, train).sum())
         numbers[name] = {
             "records": len(questions),
             "tokens": int(lengths.sum()),
@@ -28,52 +32,58 @@ def overview(splits: dict[str, Split]) -> dict[str, dict[str, int]]:
             "longest": int(lengths.max(initial=0)),
             "cut": examples.cut,
             "dropped": examples.dropped,
-            "duplicates": int(again),
+            "duplicates": duplicates,
         }
     return numbers
 
 
 def overview_text(numbers: dict[str, dict[str, int]]) -> str:
-    """The overview as a table."""
+    """Return the overview as a table, with notes on what needs explaining."""
     columns = list(numbers["train"])
     lines = [f"{'data':12}" + "".join(f"{column:>12}" for column in columns)]
-    lines += [
-        f"{name:12}" + "".join(f"{row[column]:>12,}" for column in columns)
-        for name, row in numbers.items()
-    ]
+    for name, row in numbers.items():
+        lines.append(f"{name:12}" + "".join(f"{row[column]:>12,}" for column in columns))
+
     if any(row["cut"] or row["dropped"] for row in numbers.values()):
         lines.append(
-            "cut: longer than data.max_length, so the end is missing; dropped: no answer left, so not used"
+            "cut: longer than data.max_length, so the end is missing; "
+            "dropped: no answer left, so not used"
         )
     if any(row["duplicates"] for row in numbers.values()):
-        lines.append("duplicates: prompts that stand in train word for word")
+        lines.append("duplicates: prompts that are also in train, word for word")
     return "\n".join(lines)
 
 
 def unused_text(name: Path | str, unused: Mapping[str, int]) -> str | None:
-    """Say which keys are not read, and in how many records of that name they are; None if all are read."""
+    """Say which keys are not read, and in how many records each is; None if all are read.
+
+    Args:
+        name: the records, in the message.
+    """
     if not unused:
         return None
     # A key like one that is read may be a slip, so these come first.
-    ordered = sorted(unused.items(), key=lambda item: resembled(item[0]) is None)
+    ordered = sorted(unused.items(), key=lambda item: resembled(item[0], KEYS) is None)
     shown = []
     for key, count in ordered[:8]:
-        like = f" (like {resembled(key)!r})" if resembled(key) else ""
+        meant = resembled(key, KEYS)
+        like = f" (like {meant!r})" if meant else ""
         shown.append(f"{key[:40]!r}{like} in {count:,}")
     more = len(unused) - len(shown)
     rest = f" and {more:,} other keys" if more else ""
-    return f"{name}: not read: {', '.join(shown)} of its records{rest}; a record is its {', '.join(KEYS)}"
+    return (
+        f"{name}: not read: {', '.join(shown)} of its records{rest}; "
+        f"the keys read are {', '.join(KEYS)}"
+    )
 
 
 def example_text(split: Split, tokenizer: tiktoken.Encoding) -> str:
-    """The first example, decoded, with the part that is learned between ⟦ and ⟧."""
+    """Return the first example, decoded, with the part that is learned between ⟦ and ⟧."""
     batch = split.examples.batch([0])
     text = np.append(batch.input_ids[0].numpy(), batch.labels[0, -1])
-    learned = np.append(False, batch.labels[0].numpy() != IGNORE_INDEX)
-    first = int(learned.argmax())
-    return (
-        tokenizer.decode(text[:first].tolist())
-        + "⟦"
-        + tokenizer.decode(text[first:].tolist())
-        + "⟧"
-    )
+
+    # Labels are shifted by one: the label of position j is token j + 1.
+    first = int((batch.labels[0].numpy() != IGNORE_INDEX).argmax()) + 1
+    prompt = tokenizer.decode(text[:first].tolist())
+    learned = tokenizer.decode(text[first:].tolist())
+    return f"{prompt}⟦{learned}⟧"

@@ -1,10 +1,10 @@
 """An epoch as a plan: which records form each micro-batch of each optimizer step on each rank.
 
-The plan is a pure function of its arguments, so shuffling, equal work on all ranks, the number of labels that a step's
-loss is divided by, and the place at which to resume are all known before the epoch begins.
+The plan is a pure function of its arguments. So four things are known before an epoch begins: its
+order, an equal share for each rank, the number of labels by which each step's loss is divided, and
+the place at which to resume.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -13,12 +13,18 @@ from numpy.typing import NDArray
 
 Indices = NDArray[np.int64]
 
-WINDOW = 50  # steps that are sorted together; as transformers' LengthGroupedSampler has it
+# How many steps are sorted together by length, as in transformers' LengthGroupedSampler.
+WINDOW = 50
 
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """What one rank works on between two synchronisations, and the whole optimizer step that it is a part of."""
+    """One rank's rows in one forward and backward pass.
+
+    Attributes:
+        rows: the rows of this rank.
+        step: the rows of the whole optimizer step, of all ranks and micro-batches.
+    """
 
     rows: Indices
     step: Indices
@@ -26,14 +32,13 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Plan:
-    """How `rows` examples are taken, epoch by epoch.
+    """The order in which `rows` examples are taken, epoch by epoch.
 
-    Args:
-        batch_size: the most examples of a micro-batch on one rank.
+    Attributes:
+        batch_size: the most rows of a micro-batch on one rank.
         accumulate: micro-batches per rank in an optimizer step.
-        shuffle: a new order for each epoch; False: file order, whatever the lengths.
-        lengths: of the examples, to have those of like length in one step and micro-batch, so that little is padded;
-            None: no matter which.
+        shuffle: draw a new order for each epoch; False: file order, whatever the lengths.
+        lengths: (rows,), to bucket rows of similar length, so that little is padded; None: do not.
     """
 
     rows: int
@@ -46,6 +51,7 @@ class Plan:
 
     @property
     def rows_per_step(self) -> int:
+        """Rows of a full optimizer step, on all ranks."""
         return self.batch_size * self.accumulate * self.world_size
 
     @property
@@ -55,9 +61,11 @@ class Plan:
 
     @property
     def buckets(self) -> bool:
+        """Whether rows of similar length are put together."""
         return self.shuffle and self.lengths is not None
 
     def order(self, epoch: int) -> Indices:
+        """Return the order of all rows in an epoch, (rows,)."""
         if not self.shuffle:
             return np.arange(self.rows)
         random = np.random.default_rng((self.seed, epoch))
@@ -65,44 +73,56 @@ class Plan:
         return order if self.lengths is None else self._bucketed(order, self.lengths, random)
 
     def _bucketed(self, order: Indices, lengths: Indices, random: np.random.Generator) -> Indices:
-        """Sort by length within windows of some steps, and shuffle the steps. The short step at the end stays there,
-        made of any lengths; what a step holds depends on its size alone, not on how it is divided."""
+        """Sort by length within windows of some steps, then shuffle the steps.
+
+        The rows of a step depend on its size alone, not on how it is divided among ranks and
+        micro-batches. A short last step stays last, with rows of any length.
+        """
         full = self.rows // self.rows_per_step
         whole, rest = np.split(order, [full * self.rows_per_step])
-        window = max(1, min(WINDOW, full // 4)) * self.rows_per_step  # at least four windows
+
+        # A small data set still gets four windows. With one, every epoch would have equal steps.
+        window = max(1, min(WINDOW, full // 4)) * self.rows_per_step
         whole = whole[np.lexsort((lengths[whole], np.arange(len(whole)) // window))]
         steps = random.permutation(whole.reshape(full, self.rows_per_step))
         return np.concatenate([steps.ravel(), rest[np.argsort(lengths[rest], kind="stable")]])
 
     def micro_batches(self, epoch: int, rank: int) -> list[MicroBatch]:
-        """All that a rank does in an epoch, in order. Every rank gets the same number of micro-batches; in the last
-        step, which may have fewer rows than ranks, some can be empty."""
-        return list(self._micro_batches(self.order(epoch), rank))
+        """Return the micro-batches of a rank in an epoch, in order.
 
-    def _micro_batches(self, order: Indices, rank: int) -> Iterator[MicroBatch]:
+        Every rank gets the same number of them. In the last step, which may have fewer rows than
+        there are ranks, some can be empty.
+        """
+        order = self.order(epoch)
+
+        # Two sizes of step occur: the full one, and that of the last.
         shares = {
             rows: self._shares(rows, rank)
             for rows in (self.rows_per_step, self.rows % self.rows_per_step)
         }
+
+        found: list[MicroBatch] = []
         for start in range(0, self.rows, self.rows_per_step):
             step = order[start : start + self.rows_per_step]
             for share in shares[len(step)]:
-                yield MicroBatch(step[share], step)
+                found.append(MicroBatch(step[share], step))
+        return found
 
     def _shares(self, rows: int, rank: int) -> list[slice]:
-        """A rank's part of each round of a step, equal in rows to one at most; with buckets also in tokens, to
-        the difference of the step's longest and shortest row, as the sorted rows are dealt out in turn."""
+        """Return one rank's slice of each round of micro-batches of a step with so many rows.
+
+        Ranks differ by at most one row. With buckets, the sorted rows are dealt out in turn, so
+        ranks also differ by at most (longest - shortest) tokens.
+        """
         rounds = -(-rows // (self.batch_size * self.world_size))
         if self.buckets:
-            return [
-                slice(part.start + rank, part.stop, self.world_size)
-                for part in _divide(rows, rounds)
-            ]
+            parts = _divide(rows, rounds)
+            return [slice(part.start + rank, part.stop, self.world_size) for part in parts]
         return _divide(rows, rounds * self.world_size)[rank :: self.world_size]
 
 
 def _divide(rows: int, parts: int) -> list[slice]:
-    """Parts whose sizes differ by one at most, the larger first."""
+    """Divide rows into parts whose sizes differ by at most one, the larger parts first."""
     size, larger = divmod(rows, parts) if parts else (0, 0)
     bounds = [part * size + min(part, larger) for part in range(parts + 1)]
     return [slice(*pair) for pair in pairwise(bounds)]

@@ -1,11 +1,10 @@
-"""Prompt templates: how a record is put to the model.
+"""Prompt templates: the text with which the model is asked for a record's answer.
 
-A template is Jinja text with the variables `instruction` and `input`, as chat templates on the hub are; what it
-renders ends where the answer begins. The text, not its name, travels with a checkpoint. Those with a name
-are in `sft.config.PROMPTS`.
+A template is Jinja with the variables `instruction` and `input`. Its text ends where the answer
+begins. A checkpoint carries the template itself, not its name; `sft/prompts.py` has the named ones.
 
-A checkpoint of another program may have a chat template instead. `template_of` makes a template of it, which renders a
-record as one message of the user.
+A checkpoint of another program may have a chat template instead. `template_of` makes a template of
+it, which renders a record as a single user message.
 """
 
 import json
@@ -30,10 +29,8 @@ log = logging.getLogger(__name__)
 SANDBOX = ImmutableSandboxedEnvironment(keep_trailing_newline=True, undefined=StrictUndefined)
 
 
-# Chat templates are written for transformers' environment (utils/chat_template_utils.py), in which a line break behind
-# a tag, spaces before it and the last line break do not count.
 class _Generation(Extension):
-    """The block {% generation %}, which marks what a model learns and renders as what it holds."""
+    """The block {% generation %}, which marks the answers to learn. It renders as its content."""
 
     tags = {"generation"}  # noqa: RUF012
 
@@ -46,6 +43,8 @@ def _raise(message: str) -> NoReturn:
     raise TemplateError(message)
 
 
+# Chat templates are written for transformers' environment (utils/chat_template_utils.py). There, a
+# line break after a tag, blanks before it, and the last line break are left out.
 CHATS = ImmutableSandboxedEnvironment(
     trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
 )
@@ -54,7 +53,10 @@ CHATS.filters["tojson"] = lambda value, indent=None: json.dumps(
 )
 CHATS.globals["raise_exception"] = _raise
 CHATS.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+
+# The beginning of a template that was made of a chat template.
 CHAT = "{# a chat template #}"
+
 END = "<|endoftext|>"
 
 
@@ -71,20 +73,22 @@ def is_chat(template: str) -> bool:
 def template_of(
     source: str, prompt: str | None, chat: str | None = None, names: Mapping[str, str] | None = None
 ) -> str | None:
-    """Return the template that a checkpoint is asked in; None if it has none that can be used, which is logged.
+    """Return the prompt template of a checkpoint; None if it has none.
+
+    A chat template that cannot be used is logged, and counts as none.
 
     Args:
         source: the checkpoint, for the log.
-        prompt: the template it was tuned with here, which comes first.
+        prompt: the template with which this program tuned it. It is preferred.
         chat: its chat template.
-        names: what the chat template calls special tokens (`bos_token`), and their texts.
+        names: the special tokens by their names in the chat template, such as `bos_token`.
     """
     if prompt is not None or chat is None:
         return prompt
-    # Line breaks behind these tags do not count, so the chat template still begins at the beginning of a line.
-    named = "".join(
-        f"{{% set {name} = {json.dumps(text)} %}}\n" for name, text in (names or {}).items()
-    )
+
+    # A line break after a tag is left out, so the chat template still begins a line.
+    names = names or {}
+    named = "".join(f"{{% set {name} = {json.dumps(text)} %}}\n" for name, text in names.items())
     template = f"{CHAT}\n{named}{chat}"
     try:
         around(template)
@@ -93,51 +97,58 @@ def template_of(
             f"warning: {source}: its chat template cannot be used for a single question ({error})"
         )
         return None
-    # TODO: stop at the token that the checkpoint names; today decoding and training know one end token alone.
-    end = (names or {}).get("eos_token", END)
+
+    # TODO: stop at the end token that the checkpoint names. Decoding and training know only one.
+    end = names.get("eos_token", END)
     if end != END:
         log.warning(
-            f"warning: {source}: its turns end with {end!r}, but answers end at {END!r} or at their limit alone"
+            f"warning: {source}: its turns end with {end!r}, "
+            f"but answers end only at {END!r} or at their limit"
         )
     return template
 
 
 def render(template: str, record: Record) -> str:
-    """The prompt of a record: all that comes before its answer.
+    """Return the prompt of a record: the text before its answer.
 
     Raises:
-        InputError: the template is no Jinja, asks for something that a record does not have, or fails otherwise.
+        InputError: the template is not Jinja, uses an unknown variable, or fails otherwise.
     """
     if is_chat(template):
         return render_chat(template, [("user", message_of(record))])
+
+    # A template is code, and a checkpoint's was written by others, so it may raise anything.
     try:
         return _compiled(template).render(instruction=record.instruction, input=record.input)
-    except Exception as error:  # a template is code, and that of a checkpoint was written elsewhere
+    except Exception as error:
         raise InputError(
             f"prompt template: {error}; it may use the variables `instruction` and `input`"
         ) from error
 
 
 def message_of(record: Record) -> str:
-    """Return the one message that a model with a chat template of its own is asked: the instruction, then the input."""
+    """Return a record as the user message of a chat template: the instruction, then the input."""
     return f"{record.instruction}\n\n{record.input}" if record.input else record.instruction
 
 
 def render_chat(template: str, turns: Sequence[tuple[str, str]]) -> str:
-    """Return the prompt of a conversation, by a template that was made of a chat template.
+    """Return the prompt of a conversation.
 
     Args:
+        template: made of a chat template.
         turns: roles and texts.
 
     Raises:
-        InputError: the template is no Jinja, refuses the conversation, or fails otherwise.
+        InputError: the template is not Jinja, refuses the conversation, or fails otherwise.
     """
     messages = [{"role": role, "content": text} for role, text in turns]
+
+    # As in `render`, the template may raise anything.
     try:
         return _compiled(template).render(
             messages=messages, add_generation_prompt=True, tools=None, documents=None
         )
-    except Exception as error:  # a template is code, and that of a checkpoint was written elsewhere
+    except Exception as error:
         raise InputError(f"chat template: {error}") from error
 
 
@@ -153,11 +164,13 @@ def chat_tokens(
 ) -> list[int]:
     """Return the token ids of a conversation.
 
-    A special token that the template writes gets its id. In a message the same letters are text, as in all data: else
-    a message could end the turn that it stands in.
+    A special token that the template writes gets its id. The same letters in a message are text, as
+    in all data. Otherwise a message could end its own turn.
     """
     special = sorted(tokenizer.special_tokens_set, key=len, reverse=True)
     known = re.compile(f"({'|'.join(map(re.escape, special))})")
+
+    # In messages, hide the letters of special tokens behind a character that occurs nowhere.
     texts = "".join([template, *(text for _, text in turns)])
     mark = next(letter for letter in map(chr, range(0xE000, 0xF900)) if letter not in texts)
 
@@ -165,6 +178,8 @@ def chat_tokens(
         return known.sub(lambda found: f"{mark}{special.index(found[0])}{mark}", text)
 
     rendered = render_chat(template, [(role, hidden(text)) for role, text in turns])
+
+    # The special tokens that are left are the template's. In the other parts, show the hidden ones.
     ids: list[int] = []
     for part in known.split(rendered):
         if part in tokenizer.special_tokens_set:
@@ -177,47 +192,56 @@ def chat_tokens(
 
 # As a chat
 
-_MARK = "\ue000"  # of the private use area, where no template has text
-_MESSAGE = "{% set instruction = (messages | selectattr('role', 'equalto', 'user') | list | last)['content'] %}"
+# A character of the private use area, which no template contains.
+_MARK = "\ue000"
+
+_MESSAGE = (
+    "{% set instruction = "
+    "(messages | selectattr('role', 'equalto', 'user') | list | last)['content'] %}"
+)
 
 
 def around(template: str) -> tuple[str, str]:
-    """What stands before and after the instruction of a record without an input.
+    """Return the texts before and after the instruction, for a record without an input.
 
     Raises:
-        InputError: the instruction does not stand in one place, as it is.
+        InputError: the prompt does not hold the instruction unchanged in exactly one place.
     """
     before, *after = render(template, Record(_MARK, "", "")).split(_MARK)
     if len(after) != 1:
         raise InputError(
-            f"prompt template: holds the instruction {len(after)} times, expected once and as it is"
+            f"prompt template: holds the instruction {len(after)} times, "
+            "expected once and unchanged"
         )
     return before, after[0]
 
 
 def user_message(template: str, record: Record) -> str:
-    """The chat message that gives the record's prompt: its instruction, and its input as the template appends it.
+    """Return the chat message whose prompt is the record's: its instruction, then its input.
 
     Raises:
-        InputError: there is none, since with an input the template has another text before the instruction too.
+        InputError: there is none, since the template begins otherwise for a record with an input.
     """
-    (before, after), prompt = around(template), render(template, record)
+    before, after = around(template)
+    prompt = render(template, record)
     message = prompt.removeprefix(before).removesuffix(after)
     if render(template, Record(message, "", "")) != prompt:
         raise InputError(
-            "prompt template: no chat message gives the prompt of a record with an input; send plain text"
+            "prompt template: no chat message gives the prompt of a record with an input; "
+            "send plain text"
         )
     return message
 
 
 def chat_template(template: str) -> str:
-    """The template as chat templates on the hub are: the user's last message stands where the instruction does.
+    """Return a template as a chat template, with the last user message for the instruction.
 
-    Those who render it may leave out line ends behind and spaces before a tag (Jinja's `trim_blocks` and
-    `lstrip_blocks`) and the last line end of all. Text in such a place is written as an expression, so nobody does.
+    Programs that render it may leave out line breaks after a tag and blanks before it (Jinja's
+    `trim_blocks` and `lstrip_blocks`), and the last line break. Such text is written as an
+    expression, which they keep.
 
     Raises:
-        InputError: the template is no Jinja.
+        InputError: the template is not Jinja.
     """
     tokens = list(_tokens(template))
     kinds = ["block_end", *(kind for kind, _ in tokens), "block_begin"]
@@ -233,7 +257,7 @@ def chat_template(template: str) -> str:
 
 
 def _tokens(template: str) -> Iterator[tuple[str, str]]:
-    """Jinja's tokens without its comments; white space that a template itself strips (`{%-`) is gone already."""
+    """Yield Jinja's tokens without comments and without the blanks that tags like `{%-` strip."""
     raw = False
     try:
         for _, kind, text in SANDBOX.lex(template):
@@ -246,7 +270,7 @@ def _tokens(template: str) -> Iterator[tuple[str, str]]:
 
 
 def _kept(text: str, behind_tag: bool, before_tag: bool) -> Iterator[str]:
-    """A piece of text, with the white space at its ends as expressions where a tag is next to it."""
+    """Yield a piece of text, with the blanks at its ends as expressions where a tag is near."""
     inner = text.lstrip() if behind_tag and text.startswith("\n") else text
     if inner != text:
         yield _expression(text[: len(text) - len(inner)])

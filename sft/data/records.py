@@ -1,22 +1,24 @@
-"""Records, and the JSON that they are read from."""
+"""Records: `SHAPES` says how a dict from a file becomes a `Record`.
 
-import json
+A shape is one entry of the table. `formats.py` reads the dicts.
+"""
+
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from io import TextIOWrapper
-from itertools import islice
+from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
-from sft.data.formats import binary_format, looks_like
+from sft.data.formats import FORMATS, format_of, kind_of
 from sft.errors import InputError
 
 SURROGATE = re.compile("[\ud800-\udfff]")
-SPACE = re.compile(r"[ \t\n\r]*")
-WINDOW = 1 << 20  # characters of a file that are in memory at once
+
+# How many unused keys are counted. A file may have as many as it has records.
+MOST_KEYS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,213 +32,163 @@ class Record:
 
 
 KEYS = tuple(field.name for field in fields(Record))
-MOST_KEYS = 1000  # that are not read and are counted; a file may have as many as it has records
 
 
-def stream_records(
-    file: BinaryIO, path: Path | str, unused: Counter[str] | None = None, known: bool = False
-) -> Iterator[Record]:
-    """The records that `parse_records` gives, one by one: a million of them, and their text, need not be in memory.
-
-    Where this reading does not get on, `parse_records` takes over: it knows all forms, and what to say of the others.
-
-    Args:
-        unused: takes the keys that are not read, and in how many records they are; whole once all records are taken.
-        known: the file was used before, so a key like one that is absent is not refused.
-    """
-    unused = Counter() if unused is None else unused
-    text, number = TextIOWrapper(file, "utf-8-sig", newline="\n"), 0
-    try:
-        for item in _items(text):
-            record = checked_record(item, path, number + 1, known)
-            count_unused(item, unused)
-            yield record
-            number += 1
-        if not number:
-            raise ValueError
-    except (ValueError, RecursionError, InputError):
-        file.seek(0)
-        unused.clear()  # all records are read again
-        yield from islice(parse_records(file.read(), path, unused, known), number, None)
-    finally:
-        text.detach()  # or it would close the file
-
-
-def _items(text: TextIOWrapper) -> Iterator[Any]:
-    """What an array, or JSON Lines, holds.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    window = text.read(WINDOW)
-    at = _skip(window, 0)
-    if window[at : at + 1] == "[":
-        yield from _array_items(window[at + 1 :], text)
-    else:
-        text.seek(0)
-        yield from (
-            json.loads(line, parse_constant=_refuse, parse_int=float)
-            for line in text
-            if line.strip()
-        )
-
-
-def _array_items(window: str, text: TextIOWrapper) -> Iterator[Any]:
-    decoder, at, mark = json.JSONDecoder(parse_constant=_refuse, parse_int=float), 0, ","
-    while mark == ",":
-        try:
-            item, end = decoder.raw_decode(window, _skip(window, at))
-            end = _skip(window, end)
-            mark = window[end]
-        except (
-            ValueError,
-            IndexError,
-        ):  # the window ends before the item and its mark; or there is no item
-            more = text.read(max(WINDOW, len(window)))
-            if not more:
-                raise ValueError from None
-            window, at = window[at:] + more, 0
-        else:
-            yield item
-            at = end + 1
-    rest = window[at:] + text.read()
-    if mark != "]" or _skip(rest, 0) < len(rest):
-        raise ValueError
-
-
-def _skip(text: str, at: int) -> int:
-    space = SPACE.match(text, at)
-    assert space
-    return space.end()
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(constant)
-
-
-def parse_records(
-    content: bytes, path: Path | str, unused: Counter[str] | None = None, known: bool = False
-) -> list[Record]:
-    """Records from a JSON array or from JSON Lines (one object a line), in UTF-8. Of a key given twice the last counts.
-
-    Args:
-        unused: as in `stream_records`, and so is `known`.
-
-    Raises:
-        InputError: by line and column for the syntax, by record number (from 1) for what a record holds.
-    """
-    if told := binary_format(content):
-        raise InputError(f"{path}: {told}")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    if not text.strip():
-        raise InputError(f"{path}: empty, expected a JSON array of records")
-    try:
-        items = _parse_lines(text, path) if text.lstrip()[0] == "{" else _parse(text, path)
-    except RecursionError:
-        raise InputError(f"{path}: nested too deeply, expected a JSON array of records") from None
-    if not isinstance(items, list):
-        raise InputError(f"{path}: {_kind(items)} instead of an array of records")
-    if not items:
-        raise InputError(f"{path}: an empty array, expected at least one record")
-    records = [checked_record(item, path, number, known) for number, item in enumerate(items, 1)]
-    if unused is not None:
-        for item in items:
-            count_unused(item, unused)
-    return records
-
-
-def count_unused(item: dict[Any, Any], unused: Counter[str]) -> None:
-    """Count the keys of a record that are not read."""
-    for key in map(str, item):
-        if key not in KEYS and (key in unused or len(unused) < MOST_KEYS):
-            unused[key] += 1
-
-
-def _parse(text: str, path: Path | str, line: int = 0) -> Any:
-    def refuse(constant: str) -> NoReturn:
-        raise InputError(f"{path}: {constant}{f' in line {line}' if line else ''} is not JSON")
-
-    try:  # no number is used, and float() reads also thousands of digits
-        return json.loads(text, parse_constant=refuse, parse_int=float)
-    except json.JSONDecodeError as error:
-        place = f"line {line or error.lineno}, column {error.colno}"
-        raise InputError(
-            f"{path}: not JSON at {place} ({error.msg}); {looks_like(text, error.pos)}"
-        ) from None
-
-
-def _parse_lines(text: str, path: Path | str) -> Any:
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if (
-        len(lines) > 1 and lines[0][1].rstrip()[-1] != "}"
-    ):  # an object over several lines is one JSON document
-        return _parse(text, path)
-    items = [_parse(line, path, number) for number, line in lines]
-    return (
-        items[0] if len(items) == 1 and not {"instruction", "output"} & items[0].keys() else items
+def _instruction_record(item: dict[str, Any], where: str) -> Record:
+    """Read `{"instruction": ..., "input": ..., "output": ..., "category": ...}`."""
+    category = item.get("category")
+    return Record(
+        instruction=_text(item, "instruction", where),
+        input="" if item.get("input") is None else _text(item, "input", where),
+        output=_text(item, "output", where),
+        category=category if isinstance(category, str) else None,
     )
 
 
-def checked_record(item: Any, path: Path | str, number: int, known: bool = False) -> Record:
-    """A parsed object as a record; raises InputError, which names it by `path` and its number from 1."""
-    where = f"{path}: record {number}"
+@dataclass(frozen=True)
+class Shape:
+    """One form that a record has in a file.
+
+    Attributes:
+        keys: the keys that are read. The others are counted, and reported as unused.
+        required: the keys without which a dict does not have this shape.
+        record: make the record of a dict with all required keys. Messages begin with the text
+            given, the file and the record's number.
+    """
+
+    keys: tuple[str, ...]
+    required: tuple[str, ...]
+    record: Callable[[dict[str, Any], str], Record]
+
+
+# To add a shape, add it here. A dict has the first shape whose required keys are all there.
+SHAPES: dict[str, Shape] = {
+    "instruction": Shape(KEYS, ("instruction", "output"), _instruction_record),
+}
+
+
+def shape_of(item: dict[str, Any]) -> Shape:
+    """Return a dict's shape; of a dict without one, the instruction shape, whose keys it lacks."""
+    for shape in SHAPES.values():
+        if all(key in item for key in shape.required):
+            return shape
+    return SHAPES["instruction"]
+
+
+def stream_records(
+    file: BinaryIO, name: Path | str, unused: Counter[str] | None = None, known: bool = False
+) -> Iterator[Record]:
+    """Yield the records of a file, one by one: a million of them need not be in memory.
+
+    Args:
+        name: what messages call the file.
+        unused: takes the unused keys, and in how many records each is. It is complete once all
+            records are taken.
+        known: a run used the file already, so a misspelt key is counted and not refused.
+
+    Raises:
+        InputError: the file has no known format, or a record no known shape. The message names
+            line and column, or the record's number from 1.
+    """
+    form = format_of(file)
+    items = FORMATS[form].read(file, name)
+    for number, item in enumerate(items, 1):
+        try:
+            record = checked_record(item, name, number, known)
+        except InputError:
+            # A fault in the rest of the file explains more than this record's, so it comes first.
+            more = sum(1 for _ in items)
+
+            # A single object may also be a document that holds the records, as {"data": [...]}.
+            single = form == "JSON Lines" and number == 1 and not more
+            if single and not any(key in item for key in shape_of(item).required):
+                raise InputError(f"{name}: an object instead of an array of records") from None
+            raise
+        if unused is not None:
+            count_unused(item, unused)
+        yield record
+
+
+def parse_records(
+    content: bytes, name: Path | str, unused: Counter[str] | None = None
+) -> list[Record]:
+    """Return the records of a file that is in memory; otherwise as `stream_records`."""
+    return list(stream_records(BytesIO(content), name, unused))
+
+
+def checked_record(item: Any, name: Path | str, number: int, known: bool = False) -> Record:
+    """Return the record of a parsed value.
+
+    Args:
+        known: as in `stream_records`.
+
+    Raises:
+        InputError: the value is none. The message begins with `name` and the record's number.
+    """
+    where = f"{name}: record {number}"
     if not isinstance(item, dict):
         raise InputError(
-            f"{where}: {_kind(item)} instead of an object with instruction, input and output"
+            f"{where}: {kind_of(item)} instead of an object with instruction, input and output"
         )
+
+    # A misspelt key would be lost in silence if the key it stands for is optional.
+    shape = shape_of(item)
     for key in item:
-        meant = resembled(str(key))
+        meant = resembled(str(key), shape.keys)
         if meant and meant not in item and not known:
             raise InputError(
                 f"{where}: {key!r} is not read; rename it to '{meant}', or leave it out"
             )
-    for key in ("instruction", "output"):
+
+    for key in shape.required:
         if key not in item:
+            expected = " and ".join(shape.required)
             found = ", ".join(map(repr, list(item)[:5])) or "nothing"
-            raise InputError(f"{where}: no '{key}', expected instruction and output; found {found}")
-    texts = {key: item.get(key, "") for key in ("instruction", "input", "output")}
-    if texts["input"] is None:
-        texts["input"] = ""
-    for key, value in texts.items():
-        if not isinstance(value, str):
-            raise InputError(f"{where}: '{key}' is {_kind(value)}, expected text")
-        if SURROGATE.search(value):
-            raise InputError(
-                f"{where}: '{key}' holds half of a surrogate pair, which is no character"
-            )
-    category = item.get("category")
-    return Record(**texts, category=category if isinstance(category, str) else None)
+            raise InputError(f"{where}: no '{key}', expected {expected}; found {found}")
+    return shape.record(item, where)
+
+
+def _text(item: dict[str, Any], key: str, where: str) -> str:
+    """Return the text of a key, or raise InputError."""
+    value = item[key]
+    if not isinstance(value, str):
+        raise InputError(f"{where}: '{key}' is {kind_of(value)}, expected text")
+    if SURROGATE.search(value):
+        raise InputError(f"{where}: '{key}' holds half of a surrogate pair, which is no character")
+    return value
+
+
+def count_unused(item: dict[Any, Any], unused: Counter[str]) -> None:
+    """Count the keys of a record that are not read."""
+    read = shape_of(item).keys
+    for key in map(str, item):
+        if key not in read and (key in unused or len(unused) < MOST_KEYS):
+            unused[key] += 1
 
 
 @lru_cache(1000)
-def resembled(key: str) -> str | None:
-    """The key of a record that another one resembles, by case, by blanks around it or by one letter."""
-    if key in KEYS:
+def resembled(key: str, keys: tuple[str, ...]) -> str | None:
+    """Return the one of `keys` that a key is but for case, blanks around it, or one letter.
+
+    A key that is one of them resembles none.
+    """
+    if key in keys or len(key) >= 40:
         return None
-    plain = key.strip(" \t\n\r\ufeff").casefold() if len(key) < 40 else ""
-    return next((known for known in KEYS if _one_letter_apart(plain, known)), None)
+    plain = key.strip(" \t\n\r\ufeff").casefold()
+    for other in keys:
+        if _one_letter_apart(plain, other):
+            return other
+    return None
 
 
 def _one_letter_apart(first: str, second: str) -> bool:
-    """Whether two words are the same after one letter is put in, taken out or changed, or two neighbours swapped."""
-    shared = zip(first, second, strict=False)
-    same = next(
-        (at for at, (one, other) in enumerate(shared) if one != other), min(len(first), len(second))
-    )
-    a, b = first[same:], second[same:]
+    """Whether one letter added, removed or changed, or two neighbours swapped, makes them equal."""
+    same = 0
+    for one, other in zip(first, second, strict=False):
+        if one != other:
+            break
+        same += 1
+    a = first[same:]
+    b = second[same:]
     swapped = a[:2] == b[1::-1] and a[2:] == b[2:]
     return swapped or a[1:] == b[1:] or a[1:] == b or a == b[1:]
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "a truth value"
-    names = {int: "a number", float: "a number", str: "text", list: "an array", dict: "an object"}
-    return names.get(
-        type(value), f"a Python {type(value).__name__}"
-    )  # the latter in notebooks alone

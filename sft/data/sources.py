@@ -1,4 +1,7 @@
-"""Where records come from: the embedded file, the user's own, or a download. To add one, add a file to `conf/data/`."""
+"""Where records come from: the embedded file, the user's own, or a download.
+
+To add a data set on the web, add a file to `conf/data/`.
+"""
 
 import hashlib
 import json
@@ -17,22 +20,28 @@ import numpy as np
 import requests
 from tqdm import tqdm
 
+from sft.atomic import sha256_of
 from sft.config.schema import DataConfig
 from sft.data.cache import Arrays, cache_folder, cached
 from sft.data.records import Record, stream_records
 from sft.errors import InputError
 from sft.network import unreachable
 
-SMALL = 4 << 20  # bytes; read and tokenised in about half a second
+# Smaller files, in bytes, are not cached: they are read and tokenised in about half a second.
+SMALL = 4 << 20
+
 EMBEDDED = {"nano": Path(__file__).parents[1] / "miniature" / "nano.json"}
 
 
 @dataclass(frozen=True)
 class Source:
-    """The file of a data set, its hash, and which of its records are used, in which order.
+    """The file of a data set, and which of its records are used, in which order.
 
     Attributes:
-        unused: keys in the file that are not read, and in how many of its records they are; the commonest first.
+        sha256: the hash of the file.
+        chosen: the places of the records used.
+        unused: keys in the file that are not read, and in how many of its records each is; the
+            most frequent first.
     """
 
     path: Path
@@ -41,13 +50,15 @@ class Source:
     unused: dict[str, int] = field(default_factory=dict)
 
     def stream(self) -> Iterator[Record]:
-        """The records one by one; in memory are those of a sample, else none.
+        """Yield the records one by one. Only a sample is held in memory.
 
         Raises:
-            InputError: the file is not the one that was hashed.
+            InputError: the file changed since it was hashed.
         """
         records = _stream(self.path, self.sha256, known=True)
-        if isinstance(self.chosen, range):  # all, in file order
+
+        # A range is all records in file order; a sample has an order of its own.
+        if isinstance(self.chosen, range):
             return records
         wanted = set(self.chosen)
         found = {index: record for index, record in enumerate(records) if index in wanted}
@@ -55,28 +66,32 @@ class Source:
 
     @cached_property
     def records(self) -> list[Record]:
+        """The records, all in memory."""
         return list(self.stream())
 
 
 def load_source(config: DataConfig, known: str | None = None) -> Source:
-    """Find the records that `config` asks for, sampled if it says so, and read them through once.
+    """Find the file that `config` names, read it through once, and draw the sample.
 
-    Of a large file that was read before, which its hash tells, the number of records and the keys are in the cache.
+    The cache keeps the number of records and the unused keys of a large file, under its hash.
 
     Args:
         known: the hash of a file that a run exists of; its keys are not refused.
 
     Raises:
-        InputError: no such file, a broken download, not JSON, a record that is none; by file and record.
+        InputError: there is no such file, its download failed, or it holds something other than
+            records. The message names the file and the record.
     """
     path = _locate(config)
     sha256 = _hash(path)
-    if config.path is None and config.url is not None and config.sha256 not in (None, sha256):
+    downloaded = config.path is None and config.url is not None
+    if downloaded and config.sha256 not in (None, sha256):
         raise InputError(
-            f"{path}: sha256 {sha256}, expected {config.sha256}; delete the file, it is downloaded anew"
+            f"{path}: sha256 {sha256}, expected {config.sha256}; "
+            "delete the file, and it is downloaded again"
         )
 
-    def look() -> Arrays:
+    def read_through() -> Arrays:
         unused: Counter[str] = Counter()
         count = sum(1 for _ in _stream(path, sha256, unused=unused, known=sha256 == known))
         keys = json.dumps(dict(unused.most_common())).encode()
@@ -84,9 +99,10 @@ def load_source(config: DataConfig, known: str | None = None) -> Source:
 
     # What was counted although a key would be refused is not for a new run.
     name = f"look-{'known-' if sha256 == known else ''}{sha256[:32]}"
-    found = look() if is_small(path) else cached(name, look)
+    found = read_through() if is_small(path) else cached(name, read_through)
     [records] = found["count"].tolist()
     unused: dict[str, int] = json.loads(found["unused"].tobytes())
+
     if config.sample is None:
         return Source(path, sha256, range(records), unused)
     if config.sample > records:
@@ -98,12 +114,13 @@ def load_source(config: DataConfig, known: str | None = None) -> Source:
 
 
 def is_small(path: Path) -> bool:
-    """Whether a file of records is read and tokenised sooner than the cache is asked."""
+    """Whether a file of records is too small to be worth caching."""
     return path.stat().st_size < SMALL
 
 
 def _locate(config: DataConfig) -> Path:
-    if config.path is not None:  # beside a URL, or a name: where a run finds the same file now
+    # A saved run may have a path as well as a URL: the file was moved there since.
+    if config.path is not None:
         return _regular(Path(config.path))
     if config.url is not None:
         return download(config.source, config.url, config.sha256)
@@ -115,7 +132,7 @@ def _locate(config: DataConfig) -> Path:
 
 
 def _regular(path: Path) -> Path:
-    """The path itself, unless it is a pipe or a device, which could be read but once, or without an end."""
+    """Return the path, unless it is a pipe or a device, which cannot be read twice."""
     kinds = {
         stat.S_ISFIFO: "a pipe",
         stat.S_ISCHR: "a device",
@@ -124,20 +141,21 @@ def _regular(path: Path) -> Path:
     }
     try:
         mode = path.stat().st_mode
-    except OSError:  # said where it is opened
+    except OSError:
+        # `_hash` opens the file, and explains what is wrong with it.
         return path
     for is_one, kind in kinds.items():
         if is_one(mode):
             raise InputError(
-                f"{path}: {kind}, which cannot be read again; write it to a file, and give data.path=FILE"
+                f"{path}: {kind}, which cannot be read twice; "
+                "write it to a file, and give data.path=FILE"
             )
     return path
 
 
 def _hash(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; give data.path= a JSON file of records") from None
     except IsADirectoryError:
@@ -153,25 +171,30 @@ def _stream(
     unused: Counter[str] | None = None,
     known: bool = False,
 ) -> Iterator[Record]:
-    """A file's records; with `sha256` given, its hash is compared at the end. Errors call the file `name`."""
+    """Yield the records of a file; messages call it `name`.
+
+    Raises:
+        InputError: after the last record, the file's hash is not `sha256`.
+    """
     with path.open("rb") as file:
         yield from stream_records(file, name or path, unused, known)
-        file.seek(0)
-        if sha256 not in (None, hashlib.file_digest(file, "sha256").hexdigest()):
-            raise InputError(f"{path}: changed while it was read; start again")
+    if sha256 is not None and sha256_of(path) != sha256:
+        raise InputError(f"{path}: changed while it was read; start again")
 
 
 def download(name: str, url: str, sha256: str | None = None) -> Path:
-    """The local copy of a data set, fetched once; each URL has a file of its own in the cache.
+    """Return the local copy of a data set, downloaded once; each URL has its own file in the cache.
 
     Raises:
-        InputError: it cannot be reached, breaks off, or is not the file that was pinned.
+        InputError: the URL cannot be reached, the download breaks off, or its hash is wrong.
     """
     target = cache_folder() / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}.json"
     if target.exists():
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+
+        # The file gets its name only when it is whole, checked and on the disk.
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{name}-") as folder:
             partial = Path(folder) / target.name
             with partial.open("wb") as file:
@@ -180,13 +203,12 @@ def download(name: str, url: str, sha256: str | None = None) -> Path:
                 os.fsync(file.fileno())
             _check(url, sha256, partial)
             os.replace(partial, target)
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # requests' errors are OSErrors too; ValueError: of a header
+    except (OSError, ValueError) as error:
+        # The errors of requests are OSErrors. A malformed header raises ValueError.
         reason = unreachable(error, url) or error
         raise InputError(
-            f"{url}: the download failed ({reason}); try again, or use a file you have: data=json data.path=FILE"
+            f"{url}: the download failed ({reason}); "
+            "try again, or use a file you have: data=json data.path=FILE"
         ) from error
     return target
 
@@ -198,6 +220,8 @@ def _fetch(name: str, url: str, file: Any) -> None:
         with tqdm(total=size, unit="B", unit_scale=True, desc=f"downloading {name}") as bar:
             for chunk in response.iter_content(1 << 16):
                 bar.update(file.write(chunk))
+
+        # The size in the header is of the encoded content, but the file holds the decoded one.
         encoded = response.headers.get("Content-Encoding", "identity") != "identity"
         if size is not None and not encoded and file.tell() != size:
             raise OSError(f"it broke off after {file.tell()} of {size} bytes")
@@ -207,7 +231,10 @@ def _check(url: str, sha256: str | None, path: Path) -> None:
     actual = _hash(path)
     if sha256 not in (None, actual):
         raise InputError(
-            f"{url}: sha256 {actual}, expected {sha256}; something on the way changed the file, try again"
+            f"{url}: sha256 {actual}, expected {sha256}; "
+            "something on the way changed the file, try again"
         )
-    for _ in _stream(path, name=url):  # a login page is not a data set
+
+    # A log-in page comes with status 200 too, so the records are read through.
+    for _ in _stream(path, name=url):
         pass

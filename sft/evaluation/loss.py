@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from sft.data.dataset import Examples
+from sft.data.batches import Examples
 from sft.device import DTYPES, Precision
 from sft.errors import InputError
 from sft.gpt2.fast import row_multiple

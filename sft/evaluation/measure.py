@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from sft.checkpoint.folder import Pretrained, load_pretrained
 from sft.config.schema import DataConfig
-from sft.data.dataset import Examples, encode, longest
+from sft.data.batches import Examples, encode, longest
 from sft.data.prompt import prompt_tokens
 from sft.data.records import Record
 from sft.device import DTYPES, Precision

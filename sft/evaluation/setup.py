@@ -11,10 +11,10 @@ from pathlib import Path
 from sft.checkpoint.folder import Pretrained, load_pretrained
 from sft.config.loading import from_dict
 from sft.config.schema import DataConfig, EvaluateConfig, TrainConfig
-from sft.data.dataset import split_records
 from sft.data.prompt import template_of
 from sft.data.records import Record
 from sft.data.sources import Source, load_source
+from sft.data.splits import split_records
 from sft.errors import InputError
 from sft.prompts import PROMPTS
 from sft.shell import setting

@@ -4,8 +4,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from sft.data.batches import Batch
 from sft.data.datamodule import InstructionData
-from sft.data.dataset import Batch
 from sft.data.loop_state import datamodule_of, took_step
 from sft.training.module import InstructionTuner
 

@@ -17,7 +17,7 @@ from typing import IO, Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from sft.atomic import make_folder, replaced, write_text
+from sft.atomic import make_folder, replaced, sha256_of, write_text
 from sft.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -78,8 +78,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _check_hash(path: Path) -> None:
     text = _hash_file(path).read_text(encoding="utf-8", errors="replace")
     expected = text.partition(" ")[0]
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256_of(path)
     if found != expected:
         raise ValueError(f"sha256 {found[:12]}…, expected {expected[:12]}…")
 

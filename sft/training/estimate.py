@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from sft.data.dataset import IGNORE_INDEX, Batch
+from sft.data.batches import IGNORE_INDEX, Batch
 from sft.gpt2.fast import LIMITS
 from sft.gpt2.model import GPT, GPTConfig
 from sft.training.optim import OPTIMIZER

@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 
+from sft.data.batches import Batch, Examples
 from sft.data.datamodule import InstructionData
-from sft.data.dataset import Batch, Examples
 from sft.data.loop_state import datamodule_of, resumed_from_checkpoint
 from sft.data.plan import MicroBatch, Plan
 from sft.device import DTYPES

@@ -7,8 +7,8 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from sft.config.schema import EvalConfig
+from sft.data.batches import Batch
 from sft.data.datamodule import InstructionData
-from sft.data.dataset import Batch
 from sft.data.loop_state import at_epoch_end, epochs_done
 from sft.training.callback import RunCallback
 from sft.training.metrics_file import MetricsFile, Row, scalars

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from sft.config.schema import OptimConfig
-from sft.data.dataset import IGNORE_INDEX, Batch
+from sft.data.batches import IGNORE_INDEX, Batch
 from sft.errors import InputError
 from sft.gpt2.model import GPT
 from sft.objective import CrossEntropy, Objective

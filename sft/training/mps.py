@@ -3,8 +3,8 @@
 import torch
 from lightning.pytorch import Trainer
 
+from sft.data.batches import Batch
 from sft.data.datamodule import InstructionData
-from sft.data.dataset import Batch
 from sft.training.callback import RunCallback
 from sft.training.module import InstructionTuner
 

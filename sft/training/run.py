@@ -16,9 +16,9 @@ from sft.checkpoint.folder import Pretrained, load_pretrained
 from sft.config.rules import steps_warning
 from sft.config.schema import LoraConfig, TrainConfig
 from sft.data.datamodule import InstructionData
-from sft.data.dataset import load_splits, split_rows
 from sft.data.overview import example_text, overview, overview_text, unused_text
 from sft.data.sources import Source, load_source
+from sft.data.splits import load_splits, split_rows
 from sft.device import (
     DTYPES,
     Precision,

@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 from lightning.pytorch import LightningModule, Trainer
 
 from sft.config.schema import TrainConfig
+from sft.data.batches import Batch
 from sft.data.datamodule import InstructionData
-from sft.data.dataset import Batch
 from sft.data.loop_state import at_epoch_end, epochs_done
 from sft.gpt2.model import GPT
 from sft.shell import setting

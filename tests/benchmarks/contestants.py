@@ -100,7 +100,7 @@ class Ours(Answerer):
         self.model = load_pretrained(folder).model
 
     def batch(self, texts: Sequence[Text], masked: bool) -> Any:
-        from sft.data.dataset import Batch
+        from sft.data.batches import Batch
         from sft.gpt2.fast import row_multiple
 
         sizes = [len(tokens) - 1 for _, tokens in texts]

@@ -27,10 +27,10 @@ from types import SimpleNamespace
 from sft.checkpoint import hub
 from sft.config.schema import DataConfig
 from sft.data.datamodule import PlannedBatches
-from sft.data.dataset import load_splits, split_rows
 from sft.data.overview import overview
 from sft.data.plan import Plan
 from sft.data.sources import load_source
+from sft.data.splits import load_splits, split_rows
 from sft.gpt2.tokenizer import load_tokenizer
 from sft.prompts import PROMPTS
 

@@ -19,7 +19,7 @@ import torch
 from sft.checkpoint import weights
 from sft.checkpoint.folder import load_pretrained, save_pretrained
 from sft.config.schema import DataConfig, LoraConfig
-from sft.data.dataset import encode
+from sft.data.batches import encode
 from sft.data.sources import load_source
 from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT, GPTConfig

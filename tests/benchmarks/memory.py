@@ -17,7 +17,7 @@ import torch
 
 from sft.checkpoint.weights import skeleton
 from sft.config.schema import OptimConfig
-from sft.data.dataset import IGNORE_INDEX
+from sft.data.batches import IGNORE_INDEX
 from sft.device import DTYPES, keep_freed_memory, pick_precision
 from sft.gpt2.model import GPT
 from sft.training.estimate import Shape, batch_bytes, weight_bytes

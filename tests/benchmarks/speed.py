@@ -18,7 +18,7 @@ from torch.nn.functional import linear
 
 from sft.checkpoint.folder import save_pretrained
 from sft.config.schema import OptimConfig
-from sft.data.dataset import Examples, encode
+from sft.data.batches import Examples, encode
 from sft.data.plan import Plan
 from sft.data.sources import Source
 from sft.device import keep_freed_memory

@@ -1,4 +1,4 @@
-"""What is kept on disk: made once, found whole or made again, and never a reason to stop."""
+"""The cache: arrays are made once, a damaged file is made again, and no fault stops a run."""
 
 import errno
 import logging
@@ -53,7 +53,7 @@ def kept(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
 
 
-def test_made_once(folder: Path, make: Maker) -> None:
+def test_arrays_are_made_once(folder: Path, make: Maker) -> None:
     assert same(cached("a", make))
     assert same(cached("a", make))
     assert make.calls == 1
@@ -62,7 +62,7 @@ def test_made_once(folder: Path, make: Maker) -> None:
     assert make.calls == 2
 
 
-def test_it_is_the_file_that_is_used(folder: Path, make: Maker) -> None:
+def test_arrays_are_mapped_from_the_file(folder: Path, make: Maker) -> None:
     """Also by who made it: its own arrays would be a second copy."""
     makers, users = cached("a", make)["ids"], cached("a", make)["ids"]
     at = (folder / "a.safetensors").read_bytes().index(VALUES["ids"].tobytes())
@@ -87,7 +87,7 @@ def test_a_damaged_file_is_made_again(
     assert kept(folder) == ["a.safetensors"]
 
 
-def test_several_at_once(folder: Path) -> None:
+def test_of_several_processes_one_makes_the_arrays(folder: Path) -> None:
     """One makes it, while the others wait."""
     begun, calls, found = threading.Event(), [], []
 
@@ -119,7 +119,7 @@ def stays_in_memory(make: Maker, caplog: pytest.LogCaptureFixture) -> str:
 
 
 @pytest.mark.parametrize("function", ["os.fsync", "os.replace", "sft.data.cache.save_file"])
-def test_a_full_disk(
+def test_on_a_full_disk_arrays_stay_in_memory(
     folder: Path,
     make: Maker,
     function: str,
@@ -134,33 +134,36 @@ def test_a_full_disk(
     assert kept(folder) == ["a.safetensors"]
 
 
-def test_a_place_where_nothing_can_be_written(
+def test_without_a_cache_folder_arrays_stay_in_memory(
     folder: Path, make: Maker, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder.parent.write_text("a file")
     assert str(folder) in stays_in_memory(make, caplog)
     assert same(cached("b", make))
-    assert len(caplog.records) == 1  # it is told once
+
+    # It is logged once.
+    assert len(caplog.records) == 1
 
 
-def test_without_locks(folder: Path, make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arrays_are_cached_without_locks_too(
+    folder: Path, make: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def none(path: Path, timeout: float) -> None:
-        raise NotImplementedError(
-            "no flock here"
-        )  # as filelock does on a file system without flock(2)
+        # filelock raises this on a file system without flock(2).
+        raise NotImplementedError("no flock here")
 
     monkeypatch.setattr("sft.atomic.FileLock", none)
     assert same(cached("a", make))
     assert kept(folder) == ["a.safetensors"]
 
 
-def test_what_goes_wrong_in_the_making_is_not_hidden(folder: Path) -> None:
+def test_an_error_in_making_the_arrays_is_raised(folder: Path) -> None:
     with pytest.raises(OSError, match="No space"):
         cached("a", full)  # type: ignore[arg-type]
     assert kept(folder) == []
 
 
-def test_others_may_read_it(folder: Path, make: Maker) -> None:
+def test_a_cached_file_has_the_mode_of_any_new_file(folder: Path, make: Maker) -> None:
     cached("a", make)
     (folder / "plain").touch()
     assert (folder / "a.safetensors").stat().st_mode == (folder / "plain").stat().st_mode

@@ -8,16 +8,17 @@ import pytest
 import tiktoken
 import torch
 
+from sft.data.batches import Batch
 from sft.data.datamodule import InstructionData
-from sft.data.dataset import Batch, Split, encode_splits
 from sft.data.records import Record
+from sft.data.splits import Split, encode_splits
 
 TEMPLATE = "{{ instruction }}:"
 
 
 @pytest.fixture
 def splits(letters: tiktoken.Encoding) -> dict[str, Split]:
-    """13 records to train on, one of them dropped, of lengths 3 to 11; none to test, 5 to validate."""
+    """13 records to train on, of lengths 3 to 11, one of them dropped; 5 to validate."""
     train = [Record("a", "", "x" * (1 + i * i % 9)) for i in range(12)]
     train.insert(4, Record("a" * 20, "", "x"))
     parts = {
@@ -54,28 +55,21 @@ def ids(batches: list[Batch]) -> list[list[int]]:
     return [batch.records.tolist() for batch in batches]
 
 
-def test_file_order_by_hand(splits: dict[str, Split]) -> None:
+def test_batches_in_file_order_written_out(splits: dict[str, Split]) -> None:
     batches = list(
         trained_by(InstructionData(splits, batch_size=5, shuffle=False)).train_dataloader()
     )
-    assert ids(batches) == [
-        [0, 1, 2, 3, 5],
-        [6, 7, 8, 9, 10],
-        [11, 12],
-    ]  # 4 was dropped; the short batch is kept
-    assert batches[0].lengths.tolist() == [
-        3,
-        4,
-        7,
-        3,
-        10,
-    ]  # a prompt of 2 and answers of 1, 2, 5, 1, 8
-    assert [batch.step_tokens for batch in batches] == [
-        3 + 4 + 7 + 3 + 10,
-        10 + 3 + 7 + 4 + 3,
-        4 + 7,
-    ]
-    assert [batch.step_targets for batch in batches] == [22, 22, 9]  # a token fewer of each row
+
+    # Record 4 was dropped. The short last batch is kept.
+    assert ids(batches) == [[0, 1, 2, 3, 5], [6, 7, 8, 9, 10], [11, 12]]
+
+    # Each prompt has 2 tokens. These answers have 1, 2, 5, 1 and 8.
+    assert batches[0].lengths.tolist() == [3, 4, 7, 3, 10]
+    tokens = [3 + 4 + 7 + 3 + 10, 10 + 3 + 7 + 4 + 3, 4 + 7]
+    assert [batch.step_tokens for batch in batches] == tokens
+
+    # Of the prompt's two tokens, only the last predicts a token of the answer.
+    assert [batch.step_targets for batch in batches] == [22, 22, 9]
     assert [batch.input_ids.shape[1] for batch in batches] == [10, 10, 7]
 
 
@@ -109,7 +103,7 @@ def test_steps_add_up_over_ranks_and_micro_batches(
     assert sorted(seen) == [0, 1, 2, 3, *range(5, 13)]
 
 
-def test_an_order_for_each_seed_and_epoch(splits: dict[str, Split]) -> None:
+def test_each_seed_and_epoch_has_its_own_order(splits: dict[str, Split]) -> None:
     def order(seed: int, epoch: int) -> list[Batch]:
         return list(
             trained_by(InstructionData(splits, 5, seed=seed), epoch=epoch).train_dataloader()
@@ -120,16 +114,18 @@ def test_an_order_for_each_seed_and_epoch(splits: dict[str, Split]) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_it_goes_on_in_the_middle_of_an_epoch(splits: dict[str, Split], workers: int) -> None:
+def test_a_resumed_epoch_continues_where_it_stopped(splits: dict[str, Split], workers: int) -> None:
     data = InstructionData(splits, 2, seed=3, workers=workers)
     whole = list(trained_by(data, epoch=1).train_dataloader())
     loader = trained_by(data, epoch=1, done=4).train_dataloader()
     assert same(list(loader), whole[4:])
-    assert len(loader) == len(whole) == 6  # as if it had begun at the beginning
+
+    # Lightning counts the batches from the epoch's beginning.
+    assert len(loader) == len(whole) == 6
     assert same(list(trained_by(data, epoch=1, done=6).train_dataloader()), [])
 
 
-def test_buckets_put_like_lengths_together_and_go_on_in_the_middle(
+def test_buckets_pad_little_and_can_be_resumed(
     letters: tiktoken.Encoding,
 ) -> None:
     records = [Record("a", "", "x" * (1 + i % 10)) for i in range(400)]
@@ -152,7 +148,7 @@ def test_buckets_put_like_lengths_together_and_go_on_in_the_middle(
     assert same(list(loader(bucket=True, shuffle=False)), list(loader(bucket=False, shuffle=False)))
 
 
-def test_a_place_counts_only_when_a_run_is_resumed(splits: dict[str, Split]) -> None:
+def test_a_fresh_epoch_ignores_the_counter_of_the_last(splits: dict[str, Split]) -> None:
     data = trained_by(InstructionData(splits, 2), done=4)
     data.trainer.fit_loop.restarting = False
     assert len(list(data.train_dataloader())) == 6
@@ -174,7 +170,9 @@ def test_validation_is_in_file_order_and_each_record_comes_once(
     assert [ids(batches) for batches in ranks] == expected[world_size]
 
 
-def test_without_validation(splits: dict[str, Split], letters: tiktoken.Encoding) -> None:
+def test_an_empty_validation_split_gives_no_batches(
+    splits: dict[str, Split], letters: tiktoken.Encoding
+) -> None:
     splits = splits | encode_splits({"validation": []}, TEMPLATE, letters, 16, 16, True)
     data = trained_by(InstructionData(splits, 2))
     assert not data.has_validation
@@ -182,7 +180,9 @@ def test_without_validation(splits: dict[str, Split], letters: tiktoken.Encoding
     assert data.first_batches("validation", 5) == []
 
 
-def test_the_first_batches(splits: dict[str, Split]) -> None:
+def test_first_batches_are_in_file_order_and_can_override_the_mask(
+    splits: dict[str, Split],
+) -> None:
     data = InstructionData(splits, 5, accumulate=3, shuffle=True)
     assert ids(data.first_batches("train", 2)) == [[0, 1, 2, 3, 5], [6, 7, 8, 9, 10]]
     assert ids(data.first_batches("train", 9)) == [[0, 1, 2, 3, 5], [6, 7, 8, 9, 10], [11, 12]]
@@ -193,7 +193,8 @@ def test_the_first_batches(splits: dict[str, Split]) -> None:
 
 
 def test_rows_are_padded_to_the_multiple(splits: dict[str, Split]) -> None:
-    for multiple, width in ((16, 16), (64, 16)):  # 16 is all that the model reads
+    # The model reads 16 tokens.
+    for multiple, width in ((16, 16), (64, 16)):
         data = trained_by(InstructionData(splits, 5, multiple=multiple))
         batches = [
             *data.train_dataloader(),

@@ -1,130 +1,64 @@
-"""Files that are not JSON: each is called what it is, and only a file that ends too soon is cut short."""
+"""The table of file formats: each file gets its reader, and one entry adds a format."""
 
-import bz2
-import gzip
-import io
-import json
-import lzma
-import pickle
-import sqlite3
-import zipfile
+import csv
+from collections.abc import Iterator
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pytest
 
-from sft.data.records import parse_records
-from sft.errors import InputError
+from sft.config.schema import DataConfig
+from sft.data.formats import FORMATS, HEAD, Format, format_of
+from sft.data.records import Record
+from sft.data.sources import load_source
 
-A = '{"instruction": "a", "output": "b"}'
-CUT = "is the file cut short?"
-
-
-def refused(content: bytes) -> str:
-    with pytest.raises(InputError) as error:
-        parse_records(content, "mine.json")
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-def zipped() -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("mine.json", f"[{A}]")
-    return file.getvalue()
-
-
-BINARIES = {
-    "gzip": gzip.compress(A.encode()),
-    "bzip2": bz2.compress(A.encode()),
-    "xz": lzma.compress(A.encode()),
-    "zip": zipped(),
-    "zstd": b"\x28\xb5\x2f\xfd\x04\x00",
-    "Parquet": b"PAR1\x15\x04",
-    "Arrow": b"ARROW1\x00\x00",
-    "Python pickle": pickle.dumps([1]),
-    "UTF-16": A.encode("utf-16"),
-    "PDF": b"%PDF-1.7\n",
-}
-
-
-@pytest.mark.parametrize("name", BINARIES)
-def test_a_file_that_is_no_text_is_called_by_its_format(name: str) -> None:
-    line = refused(BINARIES[name])
-    assert name in line
-    assert CUT not in line
-
-
-def test_a_database(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "a.db") as database:
-        database.execute("create table a (b)")
-    assert "SQLite" in refused((tmp_path / "a.db").read_bytes())
+A = b'{"instruction": "a", "output": "b"}'
 
 
 @pytest.mark.parametrize(
-    ("text", "word"),
+    ("content", "name"),
     [
-        ("instruction,output\na,b\n", "CSV"),
-        ("instruction;output\na;b\n", "CSV"),
-        ('"instruction","output"\n"a","b"\n', "CSV"),
-        ("instruction\toutput\na\tb\n", "TSV"),
-        ("<!DOCTYPE html><html>", "HTML"),
-        ("\n <HTML><body>", "HTML"),
-        ("<?xml version='1.0'?><a/>", "XML"),
-        ("- instruction: a\n  output: b\n", "YAML"),
-        ("instruction: a, b\noutput: b\n", "YAML"),
-        ("---\n- a\n", "YAML"),
-        (
-            "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
-            "git lfs pull",
-        ),
-        (f"// mine\n[{A}]", "comment"),
-        (f"# mine\n[{A}]", "comment"),
-        (f"[{A}, // the first\n{A}]", "comment"),
-        (f"[\n/* the first */ {A}]", "comment"),
-        (f"{A}\n# the second\n{A}", "comment"),
-        (f"[{A},]", "comma too many"),
-        (f"[{A},\n]\n", "comma too many"),
-        ('[{"instruction": "a", "output": "b",}]', "comma too many"),
-        (f"[{A},,{A}]", "comma too many"),
-        (f"{A},\n{A},\n", "comma"),
-        (f"[{A}{A}]", "no comma"),
-        (f"[{A}]\n[{A}]", "no comma"),
-        ("[{'instruction': 'a'}]", "json.dump"),
-        ('[{"instruction": None}]', "json.dump"),
-        ('[{"instruction": True}]', "json.dump"),
-        ("[{“instruction”: 1}]", "curly"),
-        ("[{instruction: 1}]", "quotation marks"),
-        ('[{"instruction": "a\nb"}]', "written as \\n"),
-        ('[{"instruction": "C:\\data"}]', "backslash"),
-        ("just some words\n", "plain text"),
-        ("[\x00{\x00", "UTF-16"),
-        ('[{"instruction": "a" "output": "b"}]', "correct it there"),
+        (b"[" + A + b"]", "JSON"),
+        (A + b"\n" + A, "JSON Lines"),
+        (b"\xef\xbb\xbf\r\n\t [", "JSON"),
+        (b"\xef\xbb\xbf{", "JSON Lines"),
+        (b"\n" * (HEAD - 1) + b"{", "JSON Lines"),
+        (b" " * (3 * HEAD) + b"{", "JSON Lines"),
     ],
 )
-def test_a_text_that_is_not_json_is_called_what_it_is(text: str, word: str) -> None:
-    for content in (text.encode(), text.encode("utf-8-sig")):
-        line = refused(content)
-        assert line.startswith("mine.json: not JSON at line ")
-        assert word in line
-        assert CUT not in line
+def test_a_format_is_told_by_the_first_character_that_is_not_blank(
+    content: bytes, name: str
+) -> None:
+    file = BytesIO(content)
+    assert format_of(file) == name
+    assert file.tell() == 0
 
 
-def test_a_file_that_ends_too_soon_is_cut_short() -> None:
-    """Wherever it ends."""
-    whole = json.dumps(
-        [{"instruction": 'say "a" é \\ /', "input": "", "output": "b // c, }"}] * 2, indent=1
-    )
-    for end in range(1, len(whole)):
-        line = refused(whole[:end].encode())
-        assert line.endswith(CUT), whole[:end]
-    assert refused(f"{A}\n{A[:25]}".encode()).endswith(CUT)
+@pytest.mark.parametrize("content", [b"", b"\n" * HEAD, b"PAR1", b"a,b\n", b"\xff\xfe[\x00"])
+def test_a_file_of_no_format_goes_to_the_reader_that_explains_it(content: bytes) -> None:
+    assert format_of(BytesIO(content)) == "JSON"
 
 
-def test_a_megabyte_of_each_takes_no_time() -> None:
-    for text in (
-        "[" + " " * 1_000_000,
-        "#" + "\n" * 1_000_000,
-        '["' + "\\" * 1_000_000,
-        "[" + '"a",' * 300_000 + "]",
-    ):
-        refused(text.encode())
+def test_each_entry_reads_what_it_fits() -> None:
+    contents = {"JSON": b'[{"a": 1}, 2]', "JSON Lines": b'{"a": 1}\n2'}
+    assert contents.keys() == FORMATS.keys()
+    for name, content in contents.items():
+        assert [form for form in FORMATS if FORMATS[form].fits(content)] == [name]
+        assert list(FORMATS[name].read(BytesIO(content), "mine")) == [{"a": 1}, 2]
+
+
+def read_table(file: BinaryIO, name: Path | str) -> Iterator[Any]:
+    yield from csv.DictReader(TextIOWrapper(file, "utf-8"))
+
+
+def test_a_format_added_to_the_table_is_read_from_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = Format(lambda head: head.startswith(b"instruction,"), read_table)
+    monkeypatch.setitem(FORMATS, "CSV", table)
+    path = tmp_path / "mine.csv"
+    path.write_text('instruction,output,note\n"say a, b",c,1\nd,e,2\n')
+    source = load_source(DataConfig(source="json", path=str(path)))
+    assert source.records == [Record("say a, b", "", "c"), Record("d", "", "e")]
+    assert source.unused == {"note": 2}

@@ -5,32 +5,38 @@ from pathlib import Path
 import pytest
 import tiktoken
 
-from sft.data.dataset import Split, encode_splits
 from sft.data.overview import example_text, overview, overview_text, unused_text
 from sft.data.records import Record
+from sft.data.splits import Split, encode_splits
 
 TEMPLATE = "{{ instruction }}{% if input %}/{{ input }}{% endif %}:"
 
 
 @pytest.fixture
 def splits(letters: tiktoken.Encoding) -> dict[str, Split]:
+    """Three splits with few tokens.
+
+    - train: ab:xyz has 6 tokens. ab/c:xyz has 8, and is cut to 7 and a target. ab:q has 4, and
+      the prompt of the first. The prompt of 9 is dropped.
+    - test: ab/c:no has 7 tokens, and its prompt is in train. ba:n has 4.
+    """
     parts = {
         "train": [
-            Record("ab", "", "xyz"),  # ab:xyz, 6 tokens
-            Record("ab", "c", "xyz"),  # ab/c:xyz, 8: cut to 7 and a target
-            Record("ab", "", "q"),  # ab:q, 4: the prompt of the first again
-            Record("abcdefgh", "", "x"),  # a prompt of 9: dropped
+            Record("ab", "", "xyz"),
+            Record("ab", "c", "xyz"),
+            Record("ab", "", "q"),
+            Record("abcdefgh", "", "x"),
         ],
         "test": [
             Record("ab", "c", "no"),
             Record("ba", "", "n"),
-        ],  # ab/c:no, 7; ba:n, 4; the first prompt is in train
+        ],
         "validation": [],
     }
     return encode_splits(parts, TEMPLATE, letters, max_length=7, context=16, mask_prompt=True)
 
 
-def test_the_numbers(splits: dict[str, Split]) -> None:
+def test_the_overview_counted_by_hand(splits: dict[str, Split]) -> None:
     names = ("records", "tokens", "targets", "longest", "cut", "dropped", "duplicates")
     expected = {
         "train": (4, 6 + 7 + 4, 4 + 3 + 2, 7, 1, 1, 1),
@@ -42,7 +48,7 @@ def test_the_numbers(splits: dict[str, Split]) -> None:
     }
 
 
-def test_the_table(splits: dict[str, Split]) -> None:
+def test_the_table_explains_cut_rows_and_duplicates(splits: dict[str, Split]) -> None:
     lines = overview_text(overview(splits)).splitlines()
     assert lines[0].split() == [
         "data",
@@ -60,7 +66,7 @@ def test_the_table(splits: dict[str, Split]) -> None:
     assert len(lines) == 6
 
 
-def test_a_table_without_remarks(letters: tiktoken.Encoding) -> None:
+def test_a_table_without_cut_rows_has_no_notes(letters: tiktoken.Encoding) -> None:
     parts = {
         "train": [Record(str(i), "", "x" * i) for i in range(1000)],
         "test": [],
@@ -79,23 +85,25 @@ def test_an_example_with_its_learned_part_marked(
     assert example_text(splits["train"], letters) == "ab:⟦xyz<|endoftext|>⟧"
     parts = {"train": [Record("añb", "", "é")]}
     [unmasked] = encode_splits(parts, TEMPLATE, letters, None, 16, mask_prompt=False).values()
-    assert (
-        example_text(unmasked, letters) == "a⟦ñb:é<|endoftext|>⟧"
-    )  # nothing predicts the first token
+
+    # Nothing predicts the first token. Here that is the first byte of the plain text.
+    assert example_text(unmasked, letters) == "a⟦ñb:é<|endoftext|>⟧"
     [plain] = encode_splits(parts, "", letters, None, 16, mask_prompt=True).values()
-    assert example_text(plain, letters) == "�⟦�<|endoftext|>⟧"  # nor the first byte of plain text
+    assert example_text(plain, letters) == "�⟦�<|endoftext|>⟧"
 
 
-def test_keys_that_are_not_read() -> None:
+def test_unused_keys_are_named_with_their_counts() -> None:
     assert unused_text("mine.json", {}) is None
     line = unused_text(Path("mine.json"), {"context": 4000, "\ud800" * 99: 2})
     assert line is not None
     assert line.startswith("mine.json: not read: 'context' in 4,000, ")
-    assert line.encode()  # the half of a pair is written as an escape
+
+    # Half of a surrogate pair is written as an escape, or this would raise.
+    assert line.encode()
     assert len(line) < 500
 
 
-def test_many_keys_that_are_not_read() -> None:
+def test_of_many_unused_keys_the_rest_are_counted() -> None:
     line = unused_text("mine.json", {str(key): 1 for key in range(500)} | {"Input": 1})
     assert line is not None
     assert "not read: 'Input' (like 'input') in 1, '0' in 1," in line

@@ -1,4 +1,4 @@
-"""The plan of an epoch: complete, the same however it is divided, and a function of its arguments alone."""
+"""An epoch's plan: complete, equal for every division of a step, and a pure function."""
 
 import random
 
@@ -7,7 +7,8 @@ import pytest
 
 from sft.data.plan import MicroBatch, Plan
 
-SHAPES = [  # rows, batch_size, accumulate, world_size
+# rows, batch_size, accumulate, world_size
+SHAPES = [
     (1, 1, 1, 1),
     (1, 8, 4, 3),
     (7, 2, 1, 1),
@@ -38,7 +39,7 @@ def rows(micros: list[MicroBatch]) -> list[list[int]]:
     return [micro.rows.tolist() for micro in micros]
 
 
-def test_file_order_by_hand() -> None:
+def test_file_order_written_out() -> None:
     plan = Plan(10, batch_size=2, accumulate=2, world_size=2)
     assert plan.steps == 2
     assert rows(plan.micro_batches(0, 0)) == [[0, 1], [4, 5], [8]]
@@ -50,7 +51,7 @@ def test_file_order_by_hand() -> None:
     ]
 
 
-def test_ragged_steps_by_hand() -> None:
+def test_short_steps_written_out() -> None:
     assert [rows(rank) for rank in ranks(Plan(5, batch_size=2, world_size=3))] == [
         [[0, 1]],
         [[2, 3]],
@@ -133,7 +134,7 @@ def steps_of(plan: Plan) -> list[list[MicroBatch]]:
     return steps(plan, epoch=2)
 
 
-def test_it_is_a_function_of_its_arguments() -> None:
+def test_the_plan_depends_on_nothing_but_its_arguments() -> None:
     plan = Plan(50, 4, 2, 2, shuffle=True, seed=5)
     first = [rows(rank) for rank in ranks(plan, 1)]
     np.random.seed(0)
@@ -175,14 +176,14 @@ def padded(plan: Plan, lengths: np.ndarray) -> int:
     )
 
 
-def test_buckets_by_hand() -> None:
+def test_buckets_written_out() -> None:
     lengths = np.array([1, 9, 2, 8, 3, 7, 4, 6, 5])
     plan = Plan(9, 2, shuffle=True, seed=3, lengths=lengths)
     found = [sorted(lengths[micro.rows].tolist()) for micro in plan.micro_batches(0, 0)]
     order = np.random.default_rng((3, 0)).permutation(9)
-    windows = [
-        sorted(lengths[order[start : start + 2]].tolist()) for start in range(0, 8, 2)
-    ]  # four steps: of one each
+
+    # With four full steps, each window holds one step.
+    windows = [sorted(lengths[order[start : start + 2]].tolist()) for start in range(0, 8, 2)]
     assert sorted(found[:4]) == sorted(windows)
     assert found[4] == [lengths[order[8]]]
     plan = Plan(9, 2, accumulate=2, shuffle=True, seed=3, lengths=lengths)
@@ -192,7 +193,7 @@ def test_buckets_by_hand() -> None:
         assert max(lengths[first.rows]) < min(lengths[second.rows])
 
 
-def test_with_buckets_too_each_record_comes_once_and_steps_are_what_they_say() -> None:
+def test_buckets_keep_each_record_and_the_size_of_each_step() -> None:
     for shape in SHAPES:
         for epoch in (0, 3):
             found = steps(bucketed(*shape), epoch)
@@ -209,7 +210,7 @@ def test_with_buckets_too_each_record_comes_once_and_steps_are_what_they_say() -
                 assert max(sizes) - min(sizes) <= 1, shape
 
 
-def test_ranks_work_on_as_many_tokens_to_a_row() -> None:
+def test_buckets_give_ranks_equal_tokens_up_to_one_row() -> None:
     for shape in SHAPES:
         plan = bucketed(*shape)
         assert plan.lengths is not None
@@ -225,7 +226,7 @@ def test_ranks_work_on_as_many_tokens_to_a_row() -> None:
 
 
 @pytest.mark.parametrize("division", [(8, 1, 1), (8, 4, 1), (8, 1, 4), (8, 2, 2)])
-def test_little_is_padded(division: tuple[int, int, int]) -> None:
+def test_buckets_pad_less_than_three_percent(division: tuple[int, int, int]) -> None:
     plan = bucketed(10_000, *division)
     assert plan.lengths is not None
     total = plan.lengths.sum()
@@ -259,7 +260,7 @@ def test_buckets_are_shuffled() -> None:
     assert abs(np.corrcoef(range(500), longest)[0, 1]) < 0.15
 
 
-def test_file_order_knows_no_buckets() -> None:
+def test_buckets_without_shuffling_leave_file_order() -> None:
     for shape in SHAPES[:20]:
         assert [rows(rank) for rank in ranks(bucketed(*shape, shuffle=False))] == [
             rows(rank) for rank in ranks(Plan(*shape))

@@ -22,18 +22,22 @@ from sft.prompts import PROMPTS
 WITH = Record("Name the capital.", "France", "Paris")
 WITHOUT = Record("Name a bird.", "", "Crow")
 
+# The exact prompts of both records, by template.
 TEXTS = {
     "alpaca": (
-        "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+        "Below is an instruction that describes a task. "
+        "Write a response that appropriately completes the request.\n\n"
         "### Instruction:\nName the capital.\n\n### Input:\nFrance\n\n### Response:\n",
-        "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+        "Below is an instruction that describes a task. "
+        "Write a response that appropriately completes the request.\n\n"
         "### Instruction:\nName a bird.\n\n### Response:\n",
     ),
     "alpaca-stanford": (
-        "Below is an instruction that describes a task, paired with an input that provides further context. Write a "
-        "response that appropriately completes the request.\n\n"
+        "Below is an instruction that describes a task, paired with an input that provides "
+        "further context. Write a response that appropriately completes the request.\n\n"
         "### Instruction:\nName the capital.\n\n### Input:\nFrance\n\n### Response:",
-        "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+        "Below is an instruction that describes a task. "
+        "Write a response that appropriately completes the request.\n\n"
         "### Instruction:\nName a bird.\n\n### Response:",
     ),
     "phi3": (
@@ -49,7 +53,7 @@ def test_every_template_is_written_out_here() -> None:
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_the_exact_text(name: str) -> None:
+def test_a_templates_prompt_is_exactly_this_text(name: str) -> None:
     assert (render(PROMPTS[name], WITH), render(PROMPTS[name], WITHOUT)) == TEXTS[name]
 
 
@@ -87,7 +91,7 @@ def test_what_a_record_says_is_text_and_nothing_else(text: str) -> None:
         ),
     ],
 )
-def test_a_template_that_fails(template: str, message: str) -> None:
+def test_a_failing_template_is_explained_in_one_line(template: str, message: str) -> None:
     with pytest.raises(InputError) as error:
         render(template, WITH)
     line = str(error.value)
@@ -98,12 +102,17 @@ def test_a_template_that_fails(template: str, message: str) -> None:
 
 # As a chat
 
-HARD = {  # white space that trim_blocks and lstrip_blocks would take, and what a template may hold else
-    "tags on lines of their own": "A\n  {% if input %}\n  {{ input }}\n  {% endif %}\n  {{ instruction }}\n",
+# Blanks that trim_blocks and lstrip_blocks would remove, and other things in templates.
+HARD = {
+    "tags on lines of their own": "A\n  {% if input %}\n  {{ input }}\n  {% endif %}\n"
+    "  {{ instruction }}\n",
     "white space alone": "\n {% if true %} \n\n {% endif %} \n{{ instruction }}\n\n",
-    "signs": "A \n{%- if true -%} \n B {{- instruction -}} \n C{%+ endif +%} \n{#- no -#} D {{--1}}\n",
-    "comments": "A\n{# one #}\n  {# two #}{% if true %}B{% endif %}{# three #}\n{{ instruction }}{# four #}\n",
-    "raw": "{% raw %}\n {{ instruction }} \\n '\"{% endraw %}\n{{ instruction }}{% raw %}{% if %}\n{% endraw %}",
+    "signs": "A \n{%- if true -%} \n B {{- instruction -}} \n C{%+ endif +%} \n"
+    "{#- no -#} D {{--1}}\n",
+    "comments": "A\n{# one #}\n  {# two #}{% if true %}B{% endif %}{# three #}\n"
+    "{{ instruction }}{# four #}\n",
+    "raw": "{% raw %}\n {{ instruction }} \\n '\"{% endraw %}\n"
+    "{{ instruction }}{% raw %}{% if %}\n{% endraw %}",
     "other line ends": "A\r\n{% if true %}\r\n{{ instruction }}\r\n{% endif %}\r\n",
     "a set": "{% set who = 'me' %}\n{{ who }}: {{ instruction }}\n{% set x = 1 %}\n",
 }
@@ -146,14 +155,17 @@ def test_the_chat_template_gives_the_prompt_whoever_renders_it(template: str, me
 
 
 def test_a_chat_template_written_out() -> None:
-    start = "{% set instruction = (messages | selectattr('role', 'equalto', 'user') | list | last)['content'] %}"
+    start = (
+        "{% set instruction = "
+        "(messages | selectattr('role', 'equalto', 'user') | list | last)['content'] %}"
+    )
     assert chat_template(PROMPTS["phi3"]) == (
         start + "{% set input = '' %}<|user|>\n{{ instruction }}{% if input %}"
         '{{ "\\n" }}{{ input }}{% endif %}{{ "\\n" }}<|assistant|>{{ "\\n" }}'
     )
 
 
-def test_a_chat_template_of_what_is_no_template() -> None:
+def test_a_template_that_is_not_jinja_has_no_chat_template() -> None:
     with pytest.raises(InputError, match="prompt template: unexpected"):
         chat_template("{{ instruction ! }}")
 
@@ -168,7 +180,7 @@ def test_the_message_of_a_record_gives_its_prompt(name: str, record: Record) -> 
     assert as_transformers(chat_template(PROMPTS[name]), messages) == render(PROMPTS[name], record)
 
 
-def test_the_message_itself() -> None:
+def test_the_chat_message_of_a_record_written_out() -> None:
     assert user_message(PROMPTS["alpaca"], WITH) == "Name the capital.\n\n### Input:\nFrance"
     assert user_message(PROMPTS["alpaca-stanford"], WITHOUT) == "Name a bird."
 
@@ -250,14 +262,16 @@ def test_special_tokens_are_the_templates_alone(marked: tiktoken.Encoding) -> No
         assert prompt_tokens(template, Record(text, "", ""), marked) == [258, *text.encode(), 257]
 
 
-def test_the_template_of_a_checkpoint(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_checkpoints_own_prompt_is_preferred_to_its_chat_template(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     assert template_of("x", "mine", "{{ messages }}") == "mine"
     assert template_of("x", "", "{{ messages }}") == ""
     assert template_of("x", None, None) is None
     assert caplog.text == ""
 
 
-def test_another_end_token_than_gpt2s_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_end_token_other_than_gpt2s_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     assert template_of("someone/model", None, "{{ messages[0].content }}", NAMES)
     assert "someone/model: its turns end with '<|im_end|>'" in caplog.text
 
@@ -272,7 +286,7 @@ def test_another_end_token_than_gpt2s_is_said(caplog: pytest.LogCaptureFixture) 
         ("{{ messages.append(1) }}", "unsafe"),
     ],
 )
-def test_a_chat_template_that_cannot_be_used_is_said(
+def test_an_unusable_chat_template_is_warned_of(
     chat: str, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert template_of("someone/model", None, chat) is None

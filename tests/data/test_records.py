@@ -1,22 +1,24 @@
-"""Records from JSON: what is read, and what is refused in which words."""
+"""Records from JSON: what is read, and what is refused, with the place of the fault."""
 
 import json
 import random
 from collections import Counter
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sft.data import records
-from sft.data.records import Record, parse_records, stream_records
+from sft.data import formats, records
+from sft.data.formats import parse_json
+from sft.data.records import SHAPES, Record, Shape, checked_record, parse_records, stream_records
 from sft.errors import InputError
 
 
 @pytest.fixture(autouse=True, params=[4, 5, 11, 1 << 20])
 def window(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """How many letters of a file are read at a time."""
-    monkeypatch.setattr(records, "WINDOW", request.param)
+    monkeypatch.setattr(formats, "WINDOW", request.param)
     return request.param
 
 
@@ -32,25 +34,23 @@ def streamed(content: str | bytes) -> list[Record]:
 
 
 def refused(content: str | bytes) -> str:
-    """What is said of this content, in one line, after the name of its file; read as a whole or piece by piece."""
+    """Return the message about a content, which is one line, without the name of its file."""
     with pytest.raises(InputError) as error:
-        parse_records(encoded(content), Path("mine.json"))
-    with pytest.raises(InputError) as again:
         streamed(content)
     line = str(error.value)
-    assert str(again.value) == line
     assert "\n" not in line
     assert line.startswith("mine.json: ")
     return line.removeprefix("mine.json: ")
 
 
 def parsed(content: str | bytes) -> list[Record]:
-    """The records, read as a whole; and piece by piece, which needs no help."""
-    whole = parse_records(encoded(content), Path("mine.json"))
+    """Return the records, read in pieces, without `parse_json`; as a whole they are the same."""
+    items = parse_json(encoded(content), "mine.json")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "parse_records", None)
-        assert streamed(content) == whole
-    return whole
+        patch.setattr(formats, "parse_json", None)
+        found = streamed(content)
+    assert found == [checked_record(item, "mine.json", 1) for item in items]
+    return found
 
 
 A = '{"instruction": "a", "output": "b"}'
@@ -67,22 +67,28 @@ RECORD = Record("a", "", "b")
         f"\n\n  {A}  \r\n\r\n{A}\r\n",
         f"\ufeff[{A},{A}]",
         f"\ufeff{A}\n{A}",
-        '[{"instruction": "a", "output": "b", "input": null}, {"output": "b", "id": NUMBER, "instruction": "a"}]',
+        '[{"instruction": "a", "output": "b", "input": null},'
+        ' {"output": "b", "id": NUMBER, "instruction": "a"}]',
     ],
 )
-def test_forms_that_are_read(content: str) -> None:
+def test_an_array_and_json_lines_are_read_in_every_layout(content: str) -> None:
     assert parsed(content.replace("NUMBER", "7" * 5000)) == [RECORD, RECORD]
 
 
-def test_what_a_record_holds() -> None:
-    text = '[{"instruction": "", "input": " x\\n", "output": "<|endoftext|> \\ud83d\\ude00é", "category": "c"}]'
+def test_a_records_texts_are_read_as_they_are() -> None:
+    text = (
+        '[{"instruction": "", "input": " x\\n",'
+        ' "output": "<|endoftext|> \\ud83d\\ude00é", "category": "c"}]'
+    )
     assert parsed(text) == [Record("", " x\n", "<|endoftext|> 😀é", "c")]
     assert parsed('[{"instruction": "a", "output": "b", "category": 3}]') == [RECORD]
     assert (
         parsed('{"instruction": "a\\u2028b\\u0085c", "output": "b"}\n' + A)[0].instruction
         == "a\u2028b\u0085c"
     )
-    line = '{"instruction": "a\u2028b\u0085c", "output": "b"}'  # line ends for str.splitlines, not for JSON
+
+    # These two are line ends for str.splitlines, but not for JSON.
+    line = '{"instruction": "a\u2028b\u0085c", "output": "b"}'
     assert parsed(f"{line}\n{line}")[1].instruction == "a\u2028b\u0085c"
 
 
@@ -169,7 +175,7 @@ def test_one_line_is_json_lines_of_one_record() -> None:
         ),
         (
             json.dumps([{str(i): A for i in range(9)}]),
-            "record 1: no 'instruction', expected instruction and output; found '0', '1', '2', '3', '4'",
+            "record 1: no 'instruction', expected instruction and output; found '0', '1', '2', '3'",
         ),
         (
             A + '\n{"instruction": "a", "output": 5}',
@@ -211,7 +217,7 @@ def test_one_line_is_json_lines_of_one_record() -> None:
         ),
     ],
 )
-def test_what_is_refused(content: str | bytes, message: str) -> None:
+def test_a_fault_is_named_with_its_place(content: str | bytes, message: str) -> None:
     assert refused(content).startswith(message)
 
 
@@ -235,7 +241,7 @@ WITH = '{"instruction": "a", "output": "b", KEY: "c"}'
         ("categroy", "category"),
     ],
 )
-def test_a_key_like_one_that_is_absent(key: str, meant: str) -> None:
+def test_a_misspelt_optional_key_is_refused(key: str, meant: str) -> None:
     with_key = WITH.replace("KEY", json.dumps(key))
     message = f"record 2: {key!r} is not read; rename it to '{meant}'"
     assert refused(f"[{A}, {with_key}]").startswith(message)
@@ -245,7 +251,7 @@ def test_a_key_like_one_that_is_absent(key: str, meant: str) -> None:
 @pytest.mark.parametrize(
     "key", ["Instruction", "instructions", "intruction", "instruct1on", "\ufeffinstruction"]
 )
-def test_a_key_like_one_that_must_be_there(key: str) -> None:
+def test_a_misspelt_required_key_is_refused(key: str) -> None:
     text = json.dumps([{key: "a", "output": "b"}])
     assert refused(text).startswith(f"record 1: {key!r} is not read; rename it to 'instruction'")
     text = json.dumps([{"instruction": "a", key.replace("instru", "outp"): "b"}])
@@ -265,29 +271,30 @@ def test_a_key_like_one_that_is_absent_is_counted_in_a_file_that_is_known() -> N
     "key",
     ["put", "out", "in", "context", "history", "text", "data_input", "", "categories", "i" * 99],
 )
-def test_a_key_unlike_any_is_not_read(key: str) -> None:
+def test_an_unknown_key_is_ignored(key: str) -> None:
     assert parsed(f"[{WITH.replace('KEY', json.dumps(key))}]") == [RECORD]
 
 
-def test_a_key_like_one_that_is_there_too_is_not_read() -> None:
+def test_a_key_is_not_misspelt_if_the_right_one_is_there_too() -> None:
     assert parsed(
-        '[{"instruction": "a", "output": "b", "input": "", "Input": "c", "outputs": [], "INPUT": 1}]'
+        '[{"instruction": "a", "output": "b", "input": "",'
+        ' "Input": "c", "outputs": [], "INPUT": 1}]'
     ) == [RECORD]
 
 
 def unused(content: str) -> dict[str, int]:
-    """The keys that are counted as not read; the same where the file is read as a whole."""
+    """Return the keys that are counted as not read."""
     counted: Counter[str] = Counter()
-    list(stream_records(BytesIO(content.encode()), "mine.json", counted))
-    again: Counter[str] = Counter()
-    parse_records(content.encode(), "mine.json", again)
-    assert counted == again
+    parse_records(content.encode(), "mine.json", counted)
     return dict(counted)
 
 
-def test_keys_that_are_not_read_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unused_keys_are_counted_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     some = WITH.replace("KEY", '"context"')
-    both = '{"instruction": "a", "input": "", "output": "b", "category": "c", "context": 1, "history": []}'
+    both = (
+        '{"instruction": "a", "input": "", "output": "b", "category": "c",'
+        ' "context": 1, "history": []}'
+    )
     for text in (f"[{some}, {A}, {both}]", f"{some}\n{A}\n{both}"):
         assert unused(text) == {"context": 2, "history": 1}
     assert unused(f"[{A}]") == {}
@@ -296,16 +303,6 @@ def test_keys_that_are_not_read_are_counted(monkeypatch: pytest.MonkeyPatch) -> 
     ]
     monkeypatch.setattr(records, "MOST_KEYS", 4)
     assert unused(json.dumps(many)) == {"key 0": 1, "same": 9, "key 1": 1, "key 2": 1}
-
-
-def test_keys_are_counted_once_where_reading_in_pieces_stops() -> None:
-    """One record over several lines is no JSON Lines; what was counted before the whole is read does not stay."""
-    some = WITH.replace("KEY", '"context"')
-    assert unused(f"{some}\n\n{some}\n") == {"context": 2}
-    counted: Counter[str] = Counter()
-    with pytest.raises(InputError):
-        list(stream_records(BytesIO(f"[{some}, {some}, ".encode()), "mine.json", counted))
-    assert counted == {}
 
 
 def test_random_records_in_both_forms() -> None:
@@ -328,10 +325,59 @@ def test_random_records_in_both_forms() -> None:
 def test_the_file_is_not_read_ahead(form: str) -> None:
     file = BytesIO(form.format(("," if "[" in form else "\n").join([A] * 300_000)).encode())
     assert next(stream_records(file, "mine.json")) == RECORD
-    assert file.tell() <= 2 * max(records.WINDOW, 8192)
+    assert file.tell() <= 2 * max(formats.WINDOW, 8192)
 
 
-def test_what_only_the_whole_reading_knows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The records before the place where the reading in pieces stops do not come twice."""
-    monkeypatch.setattr(records, "parse_records", lambda content, *rest: [*"1234"])
-    assert streamed(f"[{A}, {A}, ?") == [RECORD, RECORD, "3", "4"]
+def test_records_before_a_second_reading_do_not_come_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    again = [{"instruction": letter, "output": "b"} for letter in "wxyz"]
+    monkeypatch.setattr(formats, "parse_json", lambda content, name: again)
+    found = streamed(f"[{A}, {A}, ?")
+    assert [record.instruction for record in found] == ["a", "a", "y", "z"]
+
+
+@pytest.mark.parametrize("form", ["[{}]", "{}"])
+def test_a_syntax_error_further_down_is_reported_before_a_bad_record(form: str) -> None:
+    lines = ['{"instruction": 5, "output": "b"}', A, A[:-1]]
+    content = form.format((",\n" if "[" in form else "\n").join(lines))
+    assert refused(content).startswith("not JSON at line 3")
+
+
+# The table of shapes
+
+
+def _pair(item: dict[str, Any], where: str) -> Record:
+    return Record(item["question"], "", item["reply"])
+
+
+PAIR = Shape(keys=("question", "reply", "source"), required=("question", "reply"), record=_pair)
+
+
+@pytest.fixture
+def pair_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SHAPES, "pair", PAIR)
+
+
+@pytest.mark.usefixtures("pair_shape")
+def test_a_shape_added_to_the_table_is_read_beside_the_others() -> None:
+    pair = '{"question": "q", "reply": "r"}'
+    assert parsed(f"[{pair}, {A}]") == [Record("q", "", "r"), RECORD]
+    assert parsed(pair) == [Record("q", "", "r")]
+
+
+@pytest.mark.usefixtures("pair_shape")
+def test_unused_and_misspelt_keys_are_those_of_the_records_own_shape() -> None:
+    pair = '{"question": "q", "reply": "r", "source": "s", "input": "i"}'
+    other = '{"instruction": "a", "output": "b", "source": "s"}'
+    assert unused(f"[{pair}, {other}]") == {"input": 1, "source": 1}
+    misspelt = '{"question": "q", "reply": "r", "Source": "s"}'
+    assert refused(f"[{A}, {misspelt}]").startswith("record 2: 'Source' is not read; rename it")
+    assert parsed(f"[{misspelt.replace('Source', 'Output')}]") == [Record("q", "", "r")]
+
+
+@pytest.mark.usefixtures("pair_shape")
+def test_a_record_of_no_shape_is_refused_by_the_keys_of_an_instruction() -> None:
+    line = refused(f'[{A}, {{"question": "q"}}]')
+    assert line.startswith("record 2: no 'instruction'")
+    assert "found 'question'" in line

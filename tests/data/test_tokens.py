@@ -12,11 +12,11 @@ import tiktoken
 
 from sft.config.schema import DataConfig
 from sft.data import sources, tokens
-from sft.data.dataset import Split, encode_splits, load_splits, split_records, split_rows
 from sft.data.overview import overview
 from sft.data.prompt import prompt_tokens, render, template_of
 from sft.data.records import Record
 from sft.data.sources import load_source
+from sft.data.splits import Split, encode_splits, load_splits, split_records, split_rows
 from sft.data.tokens import Texts, tokenise
 from sft.errors import InputError
 
@@ -43,7 +43,7 @@ def assert_right(texts: Texts, of: list[Record], tokenizer: tiktoken.Encoding) -
 
 @pytest.mark.parametrize("chunk", [1, 7, 4096])
 @pytest.mark.parametrize("odd", ["", END, "<|endof", f"{END}{END[:-1]}", "half a pair \ud83d"])
-def test_as_one_by_one(
+def test_records_in_chunks_are_as_encoded_one_by_one(
     tokenizer: tiktoken.Encoding, chunk: int, odd: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tokens, "CHUNK", chunk)
@@ -59,7 +59,8 @@ def test_a_million_blanks_in_a_record(tokenizer: tiktoken.Encoding, blank: str) 
 
 
 CHATML = (
-    "{{ bos_token }}{% for message in messages %}\n{{ message.role }}: {{ message.content }}{{ eos_token }}\n"
+    "{{ bos_token }}{% for message in messages %}\n"
+    "{{ message.role }}: {{ message.content }}{{ eos_token }}\n"
     "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
 )
 
@@ -77,7 +78,7 @@ def test_a_chat_templates_end_tokens_do_not_end_the_prompt(tokenizer: tiktoken.E
         assert texts.prompts[i] == len(prompt)
 
 
-def test_the_joined_way_is_the_usual_one(
+def test_short_texts_are_encoded_in_one_call(
     tokenizer: tiktoken.Encoding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiktoken.Encoding, "encode_ordinary", None)
@@ -92,18 +93,13 @@ def test_two_bytes_a_token_where_they_are_enough(letters: tiktoken.Encoding) -> 
         wide = tiktoken.Encoding(
             "wide", pat_str=r"[\s\S]", mergeable_ranks=byte, special_tokens={END: last}
         )
-        assert tokenise([Record("ab", "", "c")], TEMPLATE, wide).tokens.tolist() == [
-            97,
-            98,
-            58,
-            99,
-            last,
-        ]
-        assert tokenise([Record("ab", "", "c")], TEMPLATE, wide).tokens.dtype == kind
+        texts = tokenise([Record("ab", "", "c")], TEMPLATE, wide)
+        assert texts.tokens.tolist() == [97, 98, 58, 99, last]
+        assert texts.tokens.dtype == kind
     assert tokenise([], TEMPLATE, letters).tokens.tolist() == []
 
 
-def test_questions(letters: tiktoken.Encoding) -> None:
+def test_equal_questions_get_equal_numbers(letters: tiktoken.Encoding) -> None:
     of = [Record("a", "b", "x"), Record("a", "b", "y"), Record("a", "", "x"), Record("", "a", "x")]
     of += [
         Record("", "", "x"),
@@ -165,7 +161,7 @@ def same(one: dict[str, Split], other: dict[str, Split]) -> bool:
 
 
 @pytest.mark.parametrize("sample", [None, 30])
-def test_the_same_as_from_memory(
+def test_splits_from_a_file_are_those_from_memory(
     cache: Path,
     path: Path,
     load: Callable[..., Any],
@@ -176,7 +172,8 @@ def test_the_same_as_from_memory(
     parts = split_records(source.records, (0.8, 0.2, 0.0))
     expected = encode_splits(parts, TEMPLATE, tokenizer, 6, 16, mask_prompt=True)
     assert overview(expected)["train"]["cut"] > 0
-    for _ in range(2):  # made, and found
+    # The tokens are made, then found in the cache.
+    for _ in range(2):
         assert same(load(sample=sample), expected)
 
 
@@ -199,7 +196,7 @@ def test_the_second_start_reads_no_record(
         {"by": "letters"},
     ],
 )
-def test_what_the_tokens_are_made_from(
+def test_each_setting_of_the_tokens_is_part_of_their_name(
     cache: Path, load: Callable[..., Any], letters: tiktoken.Encoding, change: dict[str, Any]
 ) -> None:
     load(), load(sample=30)
@@ -208,7 +205,19 @@ def test_what_the_tokens_are_made_from(
     assert len(set(cache.rglob("*.safetensors")) - before) == (change != {"sample": 30})
 
 
-def test_another_content_of_the_same_size(
+def test_names_in_the_cache_stay_valid(
+    cache: Path, path: Path, load: Callable[..., Any], letters: tiktoken.Encoding
+) -> None:
+    """A new name would make every user read and tokenise large files again."""
+    load(by=letters)
+    found = {str(file.relative_to(cache)) for file in cache.rglob("*.safetensors")}
+    assert found == {
+        "tokens-1/5b199ff6ff397b3a340b77c4f0258865.safetensors",
+        "tokens-1/look-2c14befffa2d069bdcbc5ef88508c66c.safetensors",
+    }
+
+
+def test_another_content_of_the_same_size_is_read_again(
     cache: Path, path: Path, load: Callable[..., Any], letters: tiktoken.Encoding
 ) -> None:
     for old, new in (("i39", "i39"), ("i39", "i93")):
@@ -225,7 +234,7 @@ def test_small_data_is_not_kept(
     assert not cache.exists()
 
 
-def test_an_error_is_told_and_nothing_kept(
+def test_an_error_leaves_nothing_in_the_cache(
     cache: Path, path: Path, load: Callable[..., Any]
 ) -> None:
     with pytest.raises(InputError, match=r"^prompt template: 'answer' is undefined"):
@@ -233,4 +242,6 @@ def test_an_error_is_told_and_nothing_kept(
     path.write_text('[{"instruction": "a", "output": "b"}, 5]')
     with pytest.raises(InputError, match="record 2: a number instead of an object"):
         load()
-    assert len(list(cache.rglob("*.safetensors"))) == 1  # the count of the first file
+
+    # The number of records in the first file is cached, and nothing else.
+    assert len(list(cache.rglob("*.safetensors"))) == 1

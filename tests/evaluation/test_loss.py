@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from sft.checkpoint.folder import Pretrained
-from sft.data.dataset import encode
+from sft.data.batches import encode
 from sft.data.records import Record
 from sft.errors import InputError
 from sft.evaluation.loss import losses

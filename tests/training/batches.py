@@ -2,7 +2,7 @@
 
 import torch
 
-from sft.data.dataset import Batch
+from sft.data.batches import Batch
 from sft.gpt2.model import GPTConfig
 
 TINY = GPTConfig(n_layer=3, n_head=4, n_embd=64, vocab_size=500, n_positions=320)

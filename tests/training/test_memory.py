@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from sft.config.schema import TrainConfig
+from sft.data.batches import Batch, Examples
 from sft.data.datamodule import InstructionData
-from sft.data.dataset import Batch, Examples, Split
 from sft.data.plan import Plan
+from sft.data.splits import Split
 from sft.errors import InputError
 from sft.gpt2.model import GPT, GPTConfig
 from sft.objective import CrossEntropy, Objective

@@ -13,9 +13,10 @@ from torch.distributed.tensor import DTensor
 
 from sft.checkpoint.folder import Pretrained, load_pretrained
 from sft.config.schema import OptimConfig, TrainConfig
+from sft.data.batches import Batch
 from sft.data.datamodule import InstructionData
-from sft.data.dataset import Batch, encode_splits, split_records
 from sft.data.sources import load_source
+from sft.data.splits import encode_splits, split_records
 from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT
 from sft.prompts import PROMPTS

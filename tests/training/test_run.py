@@ -19,8 +19,8 @@ from sft.atomic import read_numbers
 from sft.checkpoint.folder import load_pretrained, save_pretrained
 from sft.cli import on_devices
 from sft.config.schema import TrainConfig
-from sft.data.dataset import encode_splits, split_records
 from sft.data.sources import load_source
+from sft.data.splits import encode_splits, split_records
 from sft.errors import InputError
 from sft.gpt2.model import GPT, GPTConfig
 from sft.prompts import PROMPTS

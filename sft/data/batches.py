@@ -1,0 +1,197 @@
+"""Token ids become batches here: the next-token shift, the prompt mask and the padding.
+
+The record with the prompt "ab:" and the answer "xyz" becomes one row. Each letter stands for its
+token, E for the end token, and . for IGNORE_INDEX, where there is no loss:
+
+    text              a  b  :  x  y  z  E
+    input_ids         a  b  :  x  y  z        all but the last token
+    labels            b  :  x  y  z  E        the shift: position j predicts token j + 1
+    labels, masked    .  .  x  y  z  E        mask_prompt: only the answer is learned
+
+The shorter record "c:" and "q" beside it is padded on the right. Padding has the end token's id,
+but no label, so the model still learns the one E that ends the answer:
+
+    input_ids         c  :  q  E  E  E
+    labels            :  q  E  .  .  .
+    labels, masked    .  q  E  .  .  .
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import tiktoken
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sft.data.records import Record
+from sft.data.tokens import Texts, tokenise
+from sft.errors import InputError
+
+# The label of a position without a loss. It is torch's own default for this.
+IGNORE_INDEX = -100
+
+
+class Batch(NamedTuple):
+    """A micro-batch of B rows and T positions. Position j of a row predicts the row's token j + 1.
+
+    Attributes:
+        input_ids: (B, T), padded on the right.
+        labels: (B, T), IGNORE_INDEX where nothing is learned.
+        lengths: (B,), the tokens of each row without its padding.
+        records: (B,), each row's place in file order within its split; -1 for a filler row.
+        step_targets: labels in the whole optimizer step of this batch, on all ranks.
+        step_tokens: tokens without padding in that step, on all ranks.
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+    lengths: Tensor
+    records: Tensor
+    step_targets: int
+    step_tokens: int
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The token ids of a split, cut to what the model reads, all rows in one array.
+
+    The text of row i is `tokens[starts[i] : starts[i] + sizes[i]]`. Its first `prompts[i]` tokens
+    are the prompt.
+
+    Attributes:
+        tokens: (all tokens,)
+        starts, sizes, prompts: (rows,)
+        records: (rows,), the place of each row's record in its split.
+        eot: the id of the end token.
+        max_length: the most tokens that the model reads of a row.
+        mask_prompt: learn the answer alone, not the prompt.
+        cut: how many rows lost their end, and with it the end token.
+        dropped: how many records have no row, since no answer was left.
+    """
+
+    tokens: NDArray[Any]
+    starts: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    prompts: NDArray[np.int32]
+    records: NDArray[np.int64]
+    eot: int
+    max_length: int
+    mask_prompt: bool
+    cut: int
+    dropped: int
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def lengths(self) -> NDArray[np.int64]:
+        """Return how many tokens the model reads of each row, (rows,): all but the last."""
+        return self.sizes - 1
+
+    def text(self, row: int) -> NDArray[Any]:
+        """Return the tokens of a row."""
+        start: int = self.starts[row]
+        return self.tokens[start : start + self.sizes[row]]
+
+    def targets(self) -> NDArray[np.int64]:
+        """Return how many tokens of each row are learned, (rows,)."""
+        counts: NDArray[np.int64] = self.sizes - self._first_targets(self.mask_prompt)
+        return counts
+
+    def _first_targets(self, mask_prompt: bool) -> NDArray[np.int32]:
+        """Return where the learned part of each text begins; nothing predicts the first token."""
+        return np.maximum(self.prompts, 1) if mask_prompt else np.ones_like(self.prompts)
+
+    def batch(
+        self,
+        rows: Sequence[int],
+        mask_prompt: bool | None = None,
+        multiple: int = 1,
+        totals: tuple[int, int] = (0, 0),
+    ) -> Batch:
+        """Collate rows: shift, mask and pad them.
+
+        The width is the longest row's, rounded up to a multiple of `multiple`, and at most
+        `max_length`. No rows give a filler row of one token without a label, so that every rank
+        has a batch for every micro-step.
+
+        Args:
+            mask_prompt: learn the answer alone; None: as `self.mask_prompt` says.
+            totals: `step_targets` and `step_tokens` of the batch.
+        """
+        if mask_prompt is None:
+            mask_prompt = self.mask_prompt
+        if not len(rows):
+            one = torch.ones(1, dtype=torch.long)
+            return Batch(one[None] * self.eot, one[None] * IGNORE_INDEX, one, -one, *totals)
+
+        texts = [self.text(row) for row in rows]
+        lengths = torch.tensor([len(text) - 1 for text in texts])
+        width = -(-int(lengths.max()) // multiple) * multiple
+        width = min(width, self.max_length)
+
+        # Both begin as padding, on which the rows are then written.
+        input_ids = torch.full((len(rows), width), self.eot)
+        labels = torch.full((len(rows), width), IGNORE_INDEX)
+
+        # `text[first:]` is the learned part. Token j is the label of position j - 1.
+        firsts = self._first_targets(mask_prompt)[list(rows)]
+        for i, (ids, first) in enumerate(zip(texts, firsts, strict=True)):
+            text = torch.from_numpy(ids.astype(np.int64))
+            length = len(text) - 1
+            input_ids[i, :length] = text[:-1]
+            labels[i, first - 1 : length] = text[first:]
+
+        records = torch.from_numpy(self.records[list(rows)])
+        return Batch(input_ids, labels, lengths, records, *totals)
+
+
+def as_examples(texts: Texts, eot: int, max_length: int, mask_prompt: bool) -> Examples:
+    """Cut each text to `max_length` tokens, and drop the rows that keep no answer.
+
+    The limit is for prompt and answer together. A row that is cut loses its end token.
+    """
+    # The last token of a text is only a label, so the model reads one token fewer.
+    whole = np.diff(texts.starts)
+    sizes = np.minimum(whole, max_length + 1)
+
+    rows = np.flatnonzero(sizes > np.maximum(texts.prompts, 1))
+    return Examples(
+        tokens=texts.tokens,
+        starts=texts.starts[rows],
+        sizes=sizes[rows],
+        prompts=texts.prompts[rows],
+        records=rows,
+        eot=eot,
+        max_length=max_length,
+        mask_prompt=mask_prompt,
+        cut=int((whole > sizes)[rows].sum()),
+        dropped=len(whole) - len(rows),
+    )
+
+
+def encode(
+    records: Sequence[Record],
+    template: str,
+    tokenizer: tiktoken.Encoding,
+    max_length: int,
+    mask_prompt: bool,
+) -> Examples:
+    """Tokenise records that are in memory; the limit is as in `as_examples`."""
+    texts = tokenise(records, template, tokenizer)
+    return as_examples(texts, tokenizer.eot_token, max_length, mask_prompt)
+
+
+def longest(max_length: int | None, context: int) -> int:
+    """Return the most tokens that are kept of a record: `max_length`, or None for the context.
+
+    Raises:
+        InputError: the model does not read so many tokens.
+    """
+    if max_length is not None and max_length > context:
+        raise InputError(
+            f"data.max_length: {max_length} is more than the model's context of {context} tokens"
+        )
+    return max_length or context
