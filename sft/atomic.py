@@ -213,6 +213,27 @@ def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
             file.write(line.encode(errors="replace"))
 
 
+def read_json(path: Path, expected: str = "a JSON object") -> dict[str, Any]:
+    """Read a file that holds a JSON object.
+
+    Args:
+        expected: the object in words, for messages.
+
+    Raises:
+        InputError: the file cannot be read, or holds something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (ValueError, RecursionError) as error:
+        # A ValueError is also what bytes give that are not UTF-8.
+        raise InputError(f"{path}: not JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: expected {expected}, found {type(found).__name__}")
+    return found
+
+
 def read_numbers(path: Path) -> list[dict[str, float]]:
     """The rows of a CSV file of numbers, without their empty cells; a last line that was cut off does not count."""
     lines = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shutil
@@ -12,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sft.cli import command
+from sft.atomic import read_json
 from sft.errors import InputError
+from sft.launch import command
 from sft.network import unreachable
 from sft.shell import setting
 
@@ -100,10 +100,10 @@ def convert(release: Path, out: Path) -> None:
 def read_config(path: Path) -> GPTConfig:
     from sft.gpt2.model import GPTConfig
 
+    hparams = read_json(path)
     try:
-        hparams = json.loads(path.read_text(encoding="utf-8"))
         return GPTConfig(**{ours: hparams[theirs] for theirs, ours in HPARAMS.items()})
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise InputError(f"{path}: expected JSON with {', '.join(HPARAMS)} ({error!r})") from error
 
 

@@ -88,11 +88,11 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
     from hydra.core.global_hydra import GlobalHydra
 
     import train
-    from sft import cli
+    from sft import launch
 
     GlobalHydra.instance().clear()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "FULL_ERROR", False)
+    monkeypatch.setattr(launch, "FULL_ERROR", False)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which run() changes
     monkeypatch.setenv("SFT_ONE_LINE", "")
 
@@ -100,7 +100,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
         monkeypatch.setattr(
             sys, "argv", ["train.py", "--config-path", str(ROOT / "conf"), *arguments]
         )
-        cli.run(train.main)
+        launch.run(train.main)
 
     return call
 

@@ -11,6 +11,7 @@ import torch
 from sft.atomic import (
     locked,
     make_folder,
+    read_json,
     read_numbers,
     replaced_folder,
     restore_folder,
@@ -29,6 +30,33 @@ def test_what_is_no_number_is_null(tmp_path: Path) -> None:
     text = (tmp_path / "a.json").read_text(encoding="utf-8")
     assert json.loads(text) == {"x": [None, [None, 1.5]], "é": {"y": None, "z": True}}
     assert "é" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, r"\(No such file"),
+        (b"", "not JSON"),
+        (b"{", "not JSON.*line 1 column"),
+        (b'{"a": "\xff"}', "not JSON.*0xff"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[]", "expected a JSON object, found list"),
+        (b"null", "expected a JSON object, found NoneType"),
+    ],
+)
+def test_a_file_that_holds_no_json_object_is_named(
+    tmp_path: Path, content: bytes | None, problem: str
+) -> None:
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"^{path}: .*{problem}"):
+        read_json(path)
+
+
+def test_a_json_object_is_read_as_it_was_written(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"é": [1, None]})
+    assert read_json(tmp_path / "a.json") == {"é": [1, None]}
 
 
 def test_a_row_that_was_cut_off_does_not_count(tmp_path: Path) -> None:

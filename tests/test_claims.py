@@ -15,6 +15,8 @@ import pytest
 import train
 from sft import claims
 from sft.config.schema import TrainConfig
+from sft.summaries import write_run_summary
+from tests.summaries import run_summary
 
 Command = Callable[..., None]
 HOLD = "import sys; from pathlib import Path; from sft import claims; {claim}; print('held', flush=True); {then}"
@@ -57,9 +59,8 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The seeds of the runs that were let in, which are over at once."""
     seeds = []
 
-    def fit(config: TrainConfig, folder: Path) -> None:
-        summary = {"seconds": 1, "config": {"evaluate": False}, "best_validation_loss": config.seed}
-        (folder / "summary.json").write_text(json.dumps(summary))
+    def fit(config: TrainConfig, folder: Path, changed: str) -> None:
+        write_run_summary(folder, run_summary(config={}, best_validation_loss=config.seed))
         seeds.append(config.seed)
 
     monkeypatch.setattr(train, "fit", fit)

@@ -18,12 +18,12 @@ from hydra.types import RunMode
 
 import evaluate
 import train
-from sft.cli import on_devices
 from sft.config.loading import from_hydra
 from sft.config.rules import check_given
 from sft.config.schema import EvaluateConfig, TrainConfig
 from sft.data import sources
 from sft.folders import to_resume, which_run
+from sft.launch import on_devices
 from sft.training.resume import resumed_config
 from tests.judge.judge_server import Site, serving
 

@@ -19,7 +19,7 @@ import tiktoken
 import torch
 from safetensors import SafetensorError
 
-from sft.atomic import replaced_folder, warn_of_latest
+from sft.atomic import read_json, replaced_folder, warn_of_latest
 from sft.checkpoint import hub, weights
 from sft.checkpoint.adapter import AdapterConfig, read_adapter, read_adapter_config, write_adapter
 from sft.checkpoint.hub import (
@@ -92,7 +92,7 @@ def load_pretrained(
     tuned = _read_adapter_config(folder)
     home, base = _locate_base(tuned) if tuned else (folder, None)
     _check_files(home)
-    raw = _read_json(home / CONFIG)
+    raw = read_json(home / CONFIG)
     config = _read_config(home / CONFIG, raw, dropout)
     tokenizer = load_tokenizer(home)
     if tokenizer.n_vocab > config.vocab_size:
@@ -270,7 +270,7 @@ def _is_checkpoint(folder: Path) -> bool:
 def _read_adapter_config(folder: Path) -> AdapterConfig | None:
     """None if the folder is no adapter's."""
     path = folder / ADAPTER_CONFIG
-    return read_adapter_config(path, _read_json(path)) if path.exists() else None
+    return read_adapter_config(path, read_json(path)) if path.exists() else None
 
 
 def _locate_base(adapter: AdapterConfig) -> tuple[Path, str]:
@@ -313,19 +313,9 @@ def _read_config(path: Path, raw: dict[str, Any], dropout: float) -> GPTConfig:
         raise InputError(f"{path}: {error}") from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: expected a JSON object, found {type(found).__name__}")
-    return found
-
-
 def _read_tokenizer_config(folder: Path) -> dict[str, Any]:
     path = folder / TOKENIZER_CONFIG
-    return _read_json(path) if path.exists() else {}
+    return read_json(path) if path.exists() else {}
 
 
 def _special_names(found: dict[str, Any]) -> dict[str, str]:

@@ -7,7 +7,6 @@ hashed here when it arrives.
 
 import errno
 import hashlib
-import json
 import re
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from sft.atomic import read_json
 from sft.errors import InputError
 from sft.gpt2.tokenizer import MERGES, TOKENIZER, VOCAB
 from sft.network import unreachable
@@ -126,9 +126,9 @@ def _fetch_later_additions(repo: str, names: tuple[str, ...], commit: str, *weig
 def shards(index: Path) -> list[str]:
     """The files that a sharded checkpoint's index names, which must lie beside it."""
     try:
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        names = read_json(index)["weight_map"].values()
         found = sorted(set(names))
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{index}: expected JSON with a `weight_map` of tensors and files ({error!r})"
         ) from error

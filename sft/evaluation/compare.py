@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sft.atomic import read_json
 from sft.errors import InputError
 from sft.scoring.aggregate import COMPARED, Row, differences, not_asked, not_asked_text
 from sft.scoring.statistics import TOO_FEW
@@ -37,7 +38,7 @@ def read_evaluation(run: str) -> Evaluation:
             f"compare: {run} has not been evaluated; first: python evaluate.py {setting('run', run)}"
         )
     try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        summary = read_json(folder / "summary.json")
         lines = (folder / "records.jsonl").read_text(encoding="utf-8").split("\n")
         rows = [json.loads(line) for line in lines if line]
         for row in rows:
@@ -48,7 +49,7 @@ def read_evaluation(run: str) -> Evaluation:
         return Evaluation(
             run, {key: summary[key] for key in ("split", "judge", "decoding", "template")}, rows
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (InputError, OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{folder}: not an evaluation as evaluate.py writes it ({error!r}); do it again"
         ) from error

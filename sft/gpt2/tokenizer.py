@@ -20,6 +20,7 @@ from typing import Any
 import tiktoken
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
+from sft.atomic import read_json
 from sft.errors import InputError
 
 # The files that hold a tokenizer, in a Hugging Face folder.
@@ -168,25 +169,25 @@ def decode(tokenizer: tiktoken.Encoding, tokens: Sequence[int]) -> str:
 # Reading
 
 
+def _check_exists(path: Path) -> None:
+    if not path.exists():
+        raise InputError(
+            f"{path}: no such file; a checkpoint's tokenizer is its {VOCAB} and {MERGES}, or its "
+            f"{TOKENIZER}"
+        )
+
+
 def _read_text(path: Path) -> str:
+    _check_exists(path)
     try:
         return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: no such file; a checkpoint's tokenizer is its {VOCAB} and {MERGES}, or its {TOKENIZER}"
-        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as text ({error})") from error
 
 
 def _read_object(path: Path, what: str) -> dict[str, Any]:
-    try:
-        found = json.loads(_read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: expected an object {what}, found {type(found).__name__}")
-    return found
+    _check_exists(path)
+    return read_json(path, f"an object {what}")
 
 
 def _read_pair(vocab_path: Path, merges_path: Path, special: set[str]) -> Bpe:

@@ -1,6 +1,5 @@
 """The models that are asked: a tuned one, and the base that it was tuned from, both in the tuned one's template."""
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 import tiktoken
 import torch
 
+from sft.atomic import read_json
 from sft.checkpoint.folder import Pretrained, load_pretrained
 from sft.data.prompt import chat_tokens, is_chat, message_of, prompt_tokens, template_of
 from sft.data.records import Record
@@ -153,7 +153,7 @@ def _revision(checkpoint: Pretrained) -> str | None:
         return checkpoint.adapter.revision
     summary = Path(checkpoint.source).parent / "summary.json"
     try:
-        began = json.loads(summary.read_text(encoding="utf-8"))["checkpoint"]
+        began = read_json(summary)["checkpoint"]
         return began["revision"] if began["source"] == checkpoint.base else None
-    except (OSError, ValueError, KeyError, TypeError):  # no run's
+    except (InputError, KeyError, TypeError):  # no run's
         return None
