@@ -27,7 +27,7 @@ RANK = "kept = claims.claimed_by_rank_0(Path(sys.argv[1])); kept.__enter__()"
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(claims, "_said_of", set())
+    monkeypatch.setattr(claims, "_said", set())
     yield
     claims.release_all()
 

@@ -55,25 +55,26 @@ def test_a_log_that_cannot_be_written_ends_the_run(tmp_path: Path) -> None:
 def test_output_that_is_not_utf8_ends_no_run(tmp_path: Path) -> None:
     record = {"instruction": "clear\x1b[2J", "output": "\u65e5 \u20ac \x9b2J\u202e\tend"}
     (tmp_path / "data.json").write_text(json.dumps([record] * 20))
-    small = (
-        "max_steps=1",
-        "batch_size=2",
-        "eval.every=0",
-        "model.allow_untrained=true",
-        "evaluate=true",
-    )
-    told = ("data=json", "data.path=data.json", "hydra.run.dir=run", "device=cpu")
-    command = [sys.executable, str(ROOT / "train.py"), *small, *told]
-    env = os.environ | {"PYTHONIOENCODING": "cp1252:strict", "HYDRA_FULL_ERROR": "0"}
+    small = ("max_steps=1", "batch_size=2", "eval.every=0", "model.allow_untrained=true")
+    data = ("data=json", "data.path=data.json", "data.mask_prompt=true")
+    given = (*small, *data, "evaluate=true", "hydra.run.dir=run", "device=cpu")
     found = subprocess.run(
-        command, cwd=tmp_path, env=env, capture_output=True, timeout=300, encoding="cp1252"
+        [sys.executable, str(ROOT / "train.py"), *given],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONIOENCODING": "cp1252:strict", "HYDRA_FULL_ERROR": "0"},
+        capture_output=True,
+        timeout=300,
+        encoding="cp1252",
     )
     assert found.returncode == 0, found.stderr
     assert "Traceback" not in found.stderr
-    # The terminal gets escapes, and one ? for each letter that it cannot show; the files keep what was said.
+
+    # The terminal gets escapes, and one ? for each letter that it cannot show.
     assert "clear\\x1b[2J" in found.stdout
     assert "?? \u20ac \\x9b2J\\u202e\tend" in found.stdout
     assert "\x1b[2J" not in found.stdout
+
+    # The files keep the text as it is.
     log = (tmp_path / "run" / "train.log").read_text(encoding="utf-8")
     assert "\u27e6\u65e5 \u20ac \x9b2J\u202e\tend" in log
 
@@ -104,7 +105,7 @@ def test_control_characters_are_shown_and_not_obeyed(text: str, shown: str) -> N
 
 
 def opened_without_encoding(path: Path) -> list[str]:
-    """Calls in a file that open a text file in the encoding of the machine."""
+    """Return the calls in a file that open a text file in the encoding of the machine."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.Call):

@@ -57,11 +57,13 @@ def _data(data: DataConfig) -> Problems:
         yield f"data.url: missing; data={data.source} would be downloaded from there"
     if "@" in (data.url or "").partition("//")[2].partition("/")[0]:
         yield (
-            "data.url: holds a name and a password, which would be written down; use data=json data.path=FILE"
+            "data.url: holds a name and a password, which would be kept in the run's files; use "
+            "data=json data.path=FILE"
         )
     if len(data.split) != 3:
         yield (
-            f"data.split: {len(data.split)} numbers, expected 3: the shares of train, test and validation"
+            f"data.split: {len(data.split)} numbers, expected 3: the shares of train, test and "
+            "validation"
         )
     elif abs(sum(data.split) - 1) > 1e-6:
         yield f"data.split: {data.split} sums to {sum(data.split):g}, expected 1"
@@ -103,7 +105,8 @@ def _judge(judge: JudgeConfig) -> Problems:
         yield f"judge.{key}: only an Ollama server reads it; leave it out"
     if judge.mode == "pairwise" and judge.prompt == "published":
         yield (
-            "judge.prompt: the published runs compared no pairs; judge.mode=pairwise goes with strict"
+            "judge.prompt: the published runs compared no pairs; judge.mode=pairwise goes with "
+            "strict"
         )
 
 
