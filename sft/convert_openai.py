@@ -103,7 +103,7 @@ def read_config(path: Path) -> GPTConfig:
     hparams = read_json(path)
     try:
         return GPTConfig(**{ours: hparams[theirs] for theirs, ours in HPARAMS.items()})
-    except (KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: expected JSON with {', '.join(HPARAMS)} ({error!r})") from error
 
 

@@ -5,10 +5,10 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
-os.environ["OMP_NUM_THREADS"] = (
-    "1"  # read when torch is, also by what tests start; small models only wait for threads
-)
+# huggingface_hub and torch read these when they are imported, also in processes that tests start.
+# Small models only wait for further threads.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
 
 from pathlib import Path
 
@@ -23,15 +23,17 @@ from sft.gpt2.tokenizer import END, load_tokenizer
 
 ROOT = Path(__file__).parents[1]
 
-TEXT = """Below is an instruction that describes a task. Write a response that appropriately completes the request.
+TEXT = """Below is an instruction that describes a task. \
+Write a response that appropriately completes the request.
 ### Instruction: What is the capital of France? ### Response: The capital of France is Paris.
-The chef cooks the meal every day. It's raining, isn't it? We'll see 12 birds, 34 fish and 1,234 trees.   def f(x):
+The chef cooks the meal every day. It's raining, isn't it? \
+We'll see 12 birds, 34 fish and 1,234 trees.   def f(x):
     return x  # aaaa bbbb abab hahaha naïve café 日本語 😀
 """
 
 
 def train_bpe(folder: Path, size: int = 400) -> Path:
-    """Write vocab.json and merges.txt of a byte-level BPE of `size` tokens, the last of which is the end token."""
+    """Write vocab.json and merges.txt of a byte-level BPE. Its last token is the end token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -61,7 +63,7 @@ def tokenizer(bpe: Path) -> tiktoken.Encoding:
 
 @pytest.fixture(scope="session")
 def letters() -> tiktoken.Encoding:
-    """A tokenizer whose ids can be written down by hand: each byte is its own token, and 256 is the end token."""
+    """A tokenizer whose ids can be written down by hand: each byte is a token, the end is 256."""
     bytes_alone = {bytes([byte]): byte for byte in range(256)}
     return tiktoken.Encoding(
         "letters", pat_str=r"[\s\S]", mergeable_ranks=bytes_alone, special_tokens={END: 256}
@@ -70,7 +72,7 @@ def letters() -> tiktoken.Encoding:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer: tiktoken.Encoding) -> Path:
-    """A random checkpoint of two layers, as `save_pretrained` writes it. Not to be changed: copy it."""
+    """A random checkpoint of two layers. Tests share it, so copy it before you change it."""
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
     torch.manual_seed(0)
     config = GPTConfig(
@@ -84,7 +86,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer: tiktoken.Enc
 
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """`python train.py *arguments` in this process, in an empty folder; it ends as the command does, by SystemExit."""
+    """Run `python train.py *arguments` in this process, in an empty folder.
+
+    A refused command ends by SystemExit.
+    """
     from hydra.core.global_hydra import GlobalHydra
 
     import train
@@ -93,7 +98,9 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
     GlobalHydra.instance().clear()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(launch, "FULL_ERROR", False)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which run() changes
+
+    # `run` changes these.
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setenv("SFT_ONE_LINE", "")
 
     def call(*arguments: str) -> None:
@@ -107,11 +114,9 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
 
 @pytest.fixture(autouse=True)
 def logs() -> Iterator[None]:
-    """What a run does to the logs ends with the test that made it."""
-    logs = [
-        logging.getLogger(name)
-        for name in ("sft", "lightning.pytorch", "lightning.fabric", "hydra")
-    ]
+    """Restore the loggers after a test whose run changed them."""
+    names = ("sft", "lightning.pytorch", "lightning.fabric", "hydra")
+    logs = [logging.getLogger(name) for name in names]
     before = [(log.handlers[:], log.level, log.propagate) for log in logs]
     yield
     for log, (handlers, level, propagate) in zip(logs, before, strict=True):

@@ -7,7 +7,10 @@ from sft.gpt2.model import GPT
 
 
 def loss_and_kept(model: GPT, ids: Tensor, labels: Tensor, lengths: Tensor) -> tuple[Tensor, int]:
-    """The summed loss of a (B, T) batch, and the bytes that its backward pass keeps beside the parameters."""
+    """Return the summed loss of a (B, T) batch, and the bytes that its backward pass keeps.
+
+    The parameters do not count.
+    """
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
 

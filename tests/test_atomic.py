@@ -126,7 +126,7 @@ WRITTEN = r"last\.ckpt: cannot be written \((File too large|No space left on dev
 
 @contextmanager
 def at_most(size: int) -> Iterator[None]:
-    """Files of this process can have so many bytes; the next write says so, as on a full disk."""
+    """Limit the size of files that this process writes. The next byte fails, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -161,7 +161,7 @@ def write_checkpoint(path: Path) -> None:
 def test_a_write_that_comes_to_its_end_halfway(
     tmp_path: Path, write: Callable[[Path], None]
 ) -> None:
-    """By the system itself, not by a function that stands in for it."""
+    """The system itself ends it, not a function that stands in for it."""
     path = tmp_path / "checkpoints" / "last.ckpt"
     path.parent.mkdir()
     with at_most(60_000), pytest.raises(InputError, match=WRITTEN):
@@ -201,9 +201,7 @@ def test_where_there_are_no_locks_all_go_on(
         done.append("in no folder")
 
     def none(path: Path, timeout: float) -> None:
-        raise NotImplementedError(
-            "no flock here"
-        )  # as filelock does on a file system without flock(2)
+        raise NotImplementedError("filelock raises this on a file system without flock(2)")
 
     monkeypatch.setattr("sft.atomic.FileLock", none)
     with locked(tmp_path / "lock", refuse="busy"):

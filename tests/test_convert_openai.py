@@ -203,7 +203,7 @@ def test_files_that_are_not_there(tmp_path):
     ("name", "content", "message"),
     [
         ("hparams.json", "{}", r"hparams.json: expected JSON with n_vocab, n_ctx, .* \(KeyError"),
-        ("hparams.json", '{"n_vocab"', "hparams.json: expected JSON with"),
+        ("hparams.json", '{"n_vocab"', "hparams.json: not JSON"),
         ("encoder.json", "[]", "encoder.json: expected an object of tokens and ids"),
         ("vocab.bpe", "a", "vocab.bpe, line 1: expected two tokens"),
     ],

@@ -32,9 +32,9 @@ def test_a_run_has_a_new_folder_or_the_one_it_resumes(tmp_path: Path) -> None:
         == ".hydra"
     )
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    (
-        tmp_path / "run" / "checkpoints" / ".last.ckpt.part"
-    ).touch()  # killed while it wrote its first
+
+    # A run that was killed while it wrote its first checkpoint cannot be resumed.
+    (tmp_path / "run" / "checkpoints" / ".last.ckpt.part").touch()
     assert folders.run_folder(str(tmp_path / "run"), "fresh") == "fresh"
     (tmp_path / "run" / "checkpoints" / "last-1.ckpt").touch()
     (tmp_path / "latest").symlink_to("run")
@@ -86,7 +86,7 @@ def test_a_new_run_does_not_overwrite_another_in_its_folder(
     arguments: list[str],
     key: str,
 ) -> None:
-    """Nor what it was asked for, which Hydra writes before it calls us."""
+    """Hydra's own files, which it writes before it calls us, are not overwritten either."""
     texts = {Path("sweep/0", file): "{}", Path("sweep/0/.hydra/overrides.yaml"): "- seed=5\n"}
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,7 @@ def test_resume_auto_in_a_sweep_needs_its_folder(command: Callable[..., None]) -
 def test_a_latest_that_is_no_link_is_warned_of(
     checkpoint: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By what loads a model (chat, server, export, evaluation), and by what resumes."""
+    """Loading a model warns (chat, server, export, evaluation), and so does resuming a run."""
 
     shutil.copytree(checkpoint, "elsewhere/model")
     Path("outputs").mkdir()

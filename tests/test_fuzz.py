@@ -1,6 +1,6 @@
-"""Whatever a file holds, it is read, or refused in one line; never a traceback, and never something else's numbers.
+"""A file of any content is read, or refused in one line, without a traceback.
 
-SFT_FUZZ=1000 tries so many of each; by default it is a few, and always the same.
+SFT_FUZZ=1000 tries that many of each. By default it tries a few, and always the same.
 """
 
 import io
@@ -32,9 +32,8 @@ fuzz = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
-ANY_TEXT = st.text(
-    st.characters(codec=None, exclude_categories=[]), max_size=30
-)  # half surrogate pairs too
+# Half a surrogate pair is a text, too.
+ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=[]), max_size=30)
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | ANY_TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(ANY_TEXT, inner, max_size=3),
@@ -60,7 +59,7 @@ def tried(read: Callable[[], T]) -> T | str:
 
 @st.composite
 def damaged(draw: st.DrawFn, content: bytes) -> bytes:
-    """The content after a few bytes were changed, taken away or put in; most often near its beginning."""
+    """Change, remove or insert a few bytes, most often near the beginning."""
     data = bytearray(content)
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, min(len(data), 200)) | st.integers(0, len(data)))

@@ -124,10 +124,9 @@ def opened_without_encoding(path: Path) -> list[str]:
             if isinstance(part, ast.Constant)
         ]
         binary = {"rb", "wb", "ab", "rb+"} & set(constants)
-        ours = isinstance(node.func, ast.Name) and name in (
-            "read_text",
-            "write_text",
-        )  # functions of sft's own
+
+        # Functions of sft's own have these names, too.
+        ours = isinstance(node.func, ast.Name) and name in ("read_text", "write_text")
         if not known or ours or binary:
             continue
         if "encoding" not in {keyword.arg for keyword in node.keywords}:

@@ -45,7 +45,7 @@ def config(name: str, kind: type, overrides: list[str]):
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder with the user's file in it, and a cache that holds stand-ins for the downloads."""
+    """Enter a folder with the user's file, and a cache with stand-ins for the downloads."""
     records = [
         {"instruction": f"Say {i}.", "input": "now" if i % 3 else "", "output": f"{i}!"}
         for i in range(1100)
@@ -164,7 +164,9 @@ def sweep(arguments: list[str], added: list[str], place: Path) -> None:
     assert done.returncode == 0, done.stderr.decode()
     [results] = place.glob("outputs/sweeps/*/results.csv")
     lines = results.read_text().splitlines()
-    assert len(lines) == 4  # a head and the three rates
+
+    # A header, and the three learning rates.
+    assert len(lines) == 4
     assert [line.count("finished") for line in lines[1:]] == [1, 1, 1]
     assert {line.split(",")[1] for line in lines[1:]} == {
         f"optim.lr={lr}" for lr in ("1e-05", "5e-05", "0.0001")

@@ -55,7 +55,7 @@ def test_in_a_sweep_the_other_jobs_run(
 def test_a_sweep_ranks_its_evaluated_jobs(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., None]
 ) -> None:
-    """Also where the jobs' folders have names of the user's, and something else lies beside them."""
+    """The jobs' folders may have names of the user's, and other folders may stand beside them."""
     (tmp_path / "sweep" / "7").mkdir(parents=True)
     tiny = (
         f"model.checkpoint={checkpoint}",
@@ -66,7 +66,8 @@ def test_a_sweep_ranks_its_evaluated_jobs(
     folders = ("hydra.sweep.dir=sweep", "hydra.sweep.subdir=lr-${optim.lr}")
     small = ("data.sample=40", "eval.every=0", "device=cpu", "precision=32", "batch_size=32")
     rank = ("evaluate=true", "eval.rank=loss")
-    # a learning rate at which the loss is no number
+
+    # At the last learning rate the loss is NaN.
     message = line(
         command, "-m", "optim.lr=1e-9,1e-2,1e30", *tiny, *folders, *small, *rank, "max_steps=2"
     )
@@ -109,9 +110,9 @@ def test_a_sweep_started_again_does_what_is_left(
     sweep += ["optim.lr=1e-4,1e-3", "resume=auto", "hydra.sweep.dir=sweep", "-m"]
     command(*sweep)
     done = [(tmp_path / "sweep" / job / "summary.json").stat().st_mtime_ns for job in "01"]
-    (
-        tmp_path / "sweep" / "1" / "summary.json"
-    ).unlink()  # as if the second had been killed at its end
+
+    # The second looks as if it had been killed at its end.
+    (tmp_path / "sweep" / "1" / "summary.json").unlink()
     command(*sweep)
     assert (tmp_path / "sweep" / "0" / "summary.json").stat().st_mtime_ns == done[0]
     assert (tmp_path / "sweep" / "1" / "summary.json").stat().st_mtime_ns > done[1]
@@ -130,7 +131,7 @@ def rows_of(sweep: str) -> dict[str, dict[str, str]]:
 def test_a_job_that_was_refused_is_not_listed_as_finished(
     command: Callable[..., None], checkpoint: Path
 ) -> None:
-    """In the folder of another sweep, whose runs have numbers of their own."""
+    """The sweep's folder holds the runs of another sweep, which have numbers of their own."""
     records = [{"instruction": f"Say {i}.", "output": "ok"} for i in range(40)]
     Path("mine.json").write_text(json.dumps(records))
     tiny = [
@@ -170,7 +171,7 @@ def test_a_job_that_was_refused_is_not_listed_as_finished(
             assert reason in row["reason"]
     assert {path: path.read_bytes() for path in before} == before
 
-    # What an earlier sweep was given, and this one is not, is part of the difference too.
+    # A setting that only the earlier sweep was given makes a difference, too.
     assert "failed" in line(
         command, *tiny, "max_steps=2", "optim.lr=1e-4,1e-3", "seed=1", "resume=auto", "-m"
     )

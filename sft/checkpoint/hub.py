@@ -126,7 +126,7 @@ def _fetch_later_additions(repo: str, names: tuple[str, ...], commit: str, *weig
 def shards(index: Path) -> list[str]:
     """The files that a sharded checkpoint's index names, which must lie beside it."""
     try:
-        names = read_json(index)["weight_map"].values()
+        names = read_json(index, "an object with a `weight_map`")["weight_map"].values()
         found = sorted(set(names))
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(

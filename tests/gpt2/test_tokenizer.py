@@ -1,4 +1,4 @@
-"""The tokenizer gives the ids that transformers' GPT-2 tokenizer gives, and refuses files that do not fit."""
+"""The tokenizer gives the ids of transformers' GPT-2 tokenizer, and refuses unfit files."""
 
 import json
 import os
@@ -266,8 +266,9 @@ def test_an_encoding_made_elsewhere_can_be_saved(bpe, tmp_path, tokenizer):
 # Long runs of white space, of which a million makes tiktoken's engine panic
 
 BLANKS = [" ", "\n", "\t", "\xa0", "\u3000", "\n ", "\r\n"]
+# From openai/gpt-2, src/encoder.py.
 ORIGINAL = regex.compile(
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # openai/gpt-2, src/encoder.py
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 )
 
 
@@ -522,7 +523,10 @@ def test_what_is_not_gpt2s_is_refused_by_name(bpe, tmp_path, edit, message):
 
 
 def test_a_merge_that_others_make_unreachable_is_refused(bpe, tmp_path):
-    """With `a b`, `b c`, `a bc` the bytes abc give ab and c; tiktoken would join these, and tokenizers do not."""
+    """With `a b`, `b c`, `a bc` the bytes abc give ab and c.
+
+    tiktoken would join these two, and tokenizers does not.
+    """
 
     def edit(found):
         size = len(found["model"]["vocab"])
