@@ -114,7 +114,8 @@ def _is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a malformed IPv6 address, or a port that is not a number
+    except ValueError:
+        # The IPv6 address is malformed, or the port is not a number.
         return False
 
 
@@ -352,7 +353,8 @@ def check_given(
         overrides: as Hydra lists them, such as `lora.rank=4`, `+key=value`, `~key`.
         sweep: whether the command makes several runs (-m).
     """
-    check(config)  # once more, now that resume=auto has become a run or none
+    # The config was checked when it was made. Since then, resume=auto has become a run or none.
+    check(config)
     given = given_keys(overrides)
     rules: Iterable[Unread[Any]]
     if isinstance(config, TrainConfig):
