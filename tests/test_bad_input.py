@@ -74,7 +74,7 @@ def assert_nothing_left(place: Path) -> None:
     assert not os.path.lexists(place / "outputs/latest")
 
 
-def test_the_run_that_is_changed_below_is_fine(
+def test_the_unchanged_run_is_not_refused(
     command: Callable[..., None], arguments: list[str]
 ) -> None:
     Path("mine.json").write_text(json.dumps([RECORDS[0] | {"context": "c"}, *RECORDS[1:]]))
@@ -120,13 +120,13 @@ DATA = {
 
 
 @pytest.mark.parametrize("name", DATA)
-def test_data_that_is_none(refused: Refused, name: str) -> None:
+def test_unusable_data_is_refused(refused: Refused, name: str) -> None:
     content, message = DATA[name]
     Path("mine.json").write_text(content)
     assert refused().startswith(f"{Path('mine.json').resolve()}: {message}")
 
 
-def test_no_such_file(refused: Refused) -> None:
+def test_a_missing_data_file_is_refused(refused: Refused) -> None:
     Path("mine.json").unlink()
     assert (
         refused()
@@ -134,7 +134,7 @@ def test_no_such_file(refused: Refused) -> None:
     )
 
 
-def test_a_folder_as_file(refused: Refused) -> None:
+def test_a_folder_instead_of_a_data_file_is_refused(refused: Refused) -> None:
     assert (
         refused("data.path=model")
         == f"{Path('model').resolve()}: a folder, expected a JSON file of records"
@@ -208,13 +208,13 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_settings(refused: Refused, name: str) -> None:
+def test_an_unusable_setting_is_refused(refused: Refused, name: str) -> None:
     argument, message = SETTINGS[name]
     assert refused(argument).startswith(message)
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
-def test_a_device_that_is_absent(
+def test_a_missing_device_is_refused(
     refused: Refused, monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -322,13 +322,13 @@ CHECKPOINTS = {
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_a_checkpoint_that_is_none(refused: Refused, name: str) -> None:
+def test_an_unusable_checkpoint_is_refused(refused: Refused, name: str) -> None:
     change, message = CHECKPOINTS[name]
     change(Path("model"))
     assert refused().startswith(message.format(model=Path("model").resolve()))
 
 
-def test_weights_that_were_never_trained(
+def test_untrained_weights_are_refused(
     refused: Refused, command: Callable[..., None], arguments: list[str]
 ) -> None:
     with pytest.raises(
@@ -344,7 +344,7 @@ def test_weights_that_were_never_trained(
 
 
 class Response:
-    """What the hub client's errors want to know of an answer."""
+    """The parts of a response that the errors of the hub client read."""
 
     headers: dict[str, str] = {}  # noqa: RUF012
     request = None
@@ -371,7 +371,9 @@ HUB = {
 
 
 @pytest.mark.parametrize("name", HUB)
-def test_the_hub(refused: Refused, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_failure_of_the_hub_is_one_line(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     error, message = HUB[name]
 
     def download(*arguments: Any, **options: Any) -> str:
@@ -383,9 +385,7 @@ def test_the_hub(refused: Refused, monkeypatch: pytest.MonkeyPatch, name: str) -
     assert refused("model.checkpoint=someone/tiny", "model.revision=v9").startswith(message)
 
 
-def test_a_checkpoint_whose_checksum_is_wrong(
-    refused: Refused, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_checksum_is_refused(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     repo, commit = "openai-community/gpt2", hub.PINNED["openai-community/gpt2"]
     shutil.move("model", commit)
     monkeypatch.setattr(
@@ -399,7 +399,7 @@ def test_a_checkpoint_whose_checksum_is_wrong(
     assert not Path(commit, "vocab.json").exists()
 
 
-def test_data_that_cannot_be_downloaded(
+def test_a_failed_download_is_one_line(
     refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SFT_CACHE", str(tmp_path / "cache"))
@@ -439,7 +439,7 @@ def full(*arguments: Any, **options: Any) -> None:
         ),
     ],
 )
-def test_a_full_disk(
+def test_a_full_disk_is_one_line(
     command: Callable[..., None],
     arguments: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -480,7 +480,9 @@ def test_a_full_disk(
         ),
     ],
 )
-def test_resume_of_no_run(refused: Refused, make: Callable[[Path], Any], message: str) -> None:
+def test_resume_without_a_run_is_refused(
+    refused: Refused, make: Callable[[Path], Any], message: str
+) -> None:
     make(Path("run"))
     before = sorted(Path("run").rglob("*"))
     line = refused("resume=run")
@@ -488,7 +490,7 @@ def test_resume_of_no_run(refused: Refused, make: Callable[[Path], Any], message
     assert sorted(Path("run").rglob("*")) == before
 
 
-def test_resume_of_a_damaged_checkpoint(refused: Refused) -> None:
+def test_resume_from_a_damaged_checkpoint_is_refused(refused: Refused) -> None:
     Path("run/checkpoints").mkdir(parents=True)
     Path("run/checkpoints/last.ckpt").write_bytes(b"PK\x03\x04 no zip")
     assert re.match(
@@ -507,7 +509,7 @@ def train(*arguments: str, place: Path, **environment: str) -> subprocess.Popen[
     return subprocess.Popen(command, cwd=place, env=own | environment, text=True, **pipes)  # type: ignore[call-overload,no-any-return]
 
 
-def test_the_real_command(arguments: list[str], tmp_path: Path) -> None:
+def test_the_command_itself_refuses_in_one_line(arguments: list[str], tmp_path: Path) -> None:
     cases = {
         ("batch_size=0",): "batch_size: 0 is out of range, expected at least 1",
         ("+optim.lrr=1",): "optim.lrr: unknown key; known here: ",
@@ -526,7 +528,7 @@ def test_the_real_command(arguments: list[str], tmp_path: Path) -> None:
     assert_nothing_left(tmp_path)
 
 
-def test_two_processes_say_it_once(arguments: list[str], tmp_path: Path) -> None:
+def test_two_processes_report_an_error_once(arguments: list[str], tmp_path: Path) -> None:
     process = train(
         *arguments, "devices=2", "strategy=ddp", "data.path=nowhere.json", place=tmp_path
     )
@@ -537,7 +539,7 @@ def test_two_processes_say_it_once(arguments: list[str], tmp_path: Path) -> None
     assert_nothing_left(tmp_path)
 
 
-def test_full_errors_on_request(tmp_path: Path) -> None:
+def test_hydra_full_error_gives_a_traceback(tmp_path: Path) -> None:
     running = [
         train(argument, place=tmp_path, HYDRA_FULL_ERROR="1")
         for argument in ("batch_size=0", "optim.lrr=1")

@@ -47,7 +47,7 @@ NEAR_RECORD = st.dictionaries(
 
 
 def tried(read: Callable[[], T]) -> T | str:
-    """What it gives, or the line with which it is refused."""
+    """Return the result of `read`, or the line with which it refuses."""
     try:
         return read()
     except InputError as error:
@@ -87,13 +87,15 @@ def records_of(content: bytes) -> list[Record] | str:
 
 @fuzz
 @given(st.binary(max_size=300))
-def test_bytes_as_records(content: bytes) -> None:
+def test_any_bytes_are_read_as_records_or_refused(content: bytes) -> None:
     records_of(content)
 
 
 @fuzz
 @given(ANY_JSON | st.lists(NEAR_RECORD, max_size=4), st.booleans(), st.booleans(), st.booleans())
-def test_json_as_records(items: Any, lines: bool, bom: bool, ascii_only: bool) -> None:
+def test_any_json_is_read_as_records_or_refused(
+    items: Any, lines: bool, bom: bool, ascii_only: bool
+) -> None:
     if lines and isinstance(items, list):
         text = "\n".join(json.dumps(item, ensure_ascii=ascii_only) for item in items)
     else:
@@ -114,7 +116,7 @@ def test_json_as_records(items: Any, lines: bool, bom: bool, ascii_only: bool) -
 
 @fuzz
 @given(st.data())
-def test_damaged_records(data: st.DataObject) -> None:
+def test_damaged_records_are_read_or_refused(data: st.DataObject) -> None:
     records = [{"instruction": f"Say {i} é", "input": "x" * i, "output": "ok"} for i in range(5)]
     records_of(data.draw(damaged(json.dumps(records, ensure_ascii=False).encode())))
 
@@ -141,7 +143,9 @@ def model(checkpoint: Path, tmp_path: Path) -> Path:
 
 @fuzz
 @given(data=st.data(), name=st.sampled_from(["vocab.json", "merges.txt"]))
-def test_damaged_tokenizers(model: Path, checkpoint: Path, data: st.DataObject, name: str) -> None:
+def test_a_damaged_tokenizer_is_read_or_refused(
+    model: Path, checkpoint: Path, data: st.DataObject, name: str
+) -> None:
     (model / name).write_bytes(data.draw(damaged((checkpoint / name).read_bytes())))
     found = tried(lambda: load_tokenizer(model))
     shutil.copy(checkpoint / name, model / name)
@@ -152,7 +156,7 @@ def test_damaged_tokenizers(model: Path, checkpoint: Path, data: st.DataObject, 
 
 @fuzz
 @given(data=st.data())
-def test_any_config(model: Path, checkpoint: Path, data: st.DataObject) -> None:
+def test_any_config_is_read_or_refused(model: Path, checkpoint: Path, data: st.DataObject) -> None:
     config = json.loads((checkpoint / "config.json").read_text())
     keys = st.sampled_from([*config, "x"])
     changed = config | data.draw(st.dictionaries(keys, ANY_JSON, min_size=1, max_size=2))
@@ -169,7 +173,7 @@ def test_any_config(model: Path, checkpoint: Path, data: st.DataObject) -> None:
     ["[" * 100_000, '{"n_layer": ' * 100_000, "1" * 10_000, "x" * 10_000_000],
     ids=["arrays", "objects", "digits", "text"],
 )
-def test_what_is_too_deep_or_too_long(model: Path, content: str) -> None:
+def test_json_that_is_too_deep_or_too_long_is_refused(model: Path, content: str) -> None:
     json_files = ("config.json", "vocab.json", "tokenizer_config.json", "adapter_config.json")
     for name in (*json_files, "merges.txt", "model.safetensors", "model.safetensors.index.json"):
         before = (model / name).read_bytes() if (model / name).exists() else None
@@ -182,7 +186,9 @@ def test_what_is_too_deep_or_too_long(model: Path, content: str) -> None:
 
 @fuzz
 @given(data=st.data())
-def test_damaged_weights(model: Path, checkpoint: Path, data: st.DataObject) -> None:
+def test_damaged_weights_are_read_or_refused(
+    model: Path, checkpoint: Path, data: st.DataObject
+) -> None:
     """The header lies first; what is read in spite of a change there must be what was written."""
     whole = (checkpoint / "model.safetensors").read_bytes()
     size = 8 + int.from_bytes(whole[:8], "little")
@@ -198,7 +204,7 @@ def test_damaged_weights(model: Path, checkpoint: Path, data: st.DataObject) -> 
 
 @fuzz
 @given(data=st.data())
-def test_damaged_run_checkpoints(tmp_path: Path, data: st.DataObject) -> None:
+def test_a_damaged_run_checkpoint_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
     content = {key: {} for key in NEEDED} | {"global_step": 3, "weights": torch.arange(50.0)}
     CheckpointFiles().save_checkpoint(content, last(tmp_path))
     last(tmp_path).with_name("last-1.ckpt").unlink(missing_ok=True)

@@ -106,7 +106,9 @@ def test_make_targets_exist_and_call_the_doors() -> None:
     assert "$(BIN)/python evaluate.py" in makefile
 
 
-def test_python_commands(place: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_python_command_of_the_readme_works(
+    place: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(HydraConfig, "get", lambda: SimpleNamespace(mode=RunMode.RUN))
     tiny = [
         f"model.checkpoint={checkpoint}",
@@ -173,7 +175,7 @@ def sweep(arguments: list[str], added: list[str], place: Path) -> None:
     }
 
 
-def test_the_notebook_lines(
+def test_the_notebook_lines_of_the_readme_work(
     place: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     [code] = re.findall(r"```python\n(.*?)```", README, re.S)
