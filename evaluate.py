@@ -10,11 +10,12 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 
 import sft.config.help  # noqa: F401, the resolver of --help
-from sft.cli import job, log_to, on_devices, run
 from sft.config.loading import from_hydra
 from sft.config.rules import check_given, given_keys
 from sft.config.schema import EvaluateConfig
 from sft.errors import InputError
+from sft.launch import job, on_devices, run
+from sft.logs import log_to
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")

@@ -1,9 +1,9 @@
-"""The same parts for a notebook: train on a list of dicts, ask, measure. A record is a dict as in the data files.
+"""The functions for notebooks: train on a list of dicts, ask, measure, save.
 
-Records and questions come as a list, or as anything else that gives them one by one, as a generator does. A single
-record, or a single question, stands for a list with it.
+A record is a dict as in the data files. Records and questions are given as a list, or as another
+iterable, such as a generator. A single record or question stands for a list of one.
 
-Nothing is written but by `save`. Checkpoints, metrics and several devices are train.py's.
+Only `save` writes files. For checkpoints, metrics and several devices, use train.py.
 """
 
 import logging
@@ -40,7 +40,9 @@ from sft.training.progress import Progress
 from sft.training.trainer import make_trainer
 
 log = logging.getLogger(__name__)
-Given = Mapping[str, Any]  # a record
+
+# A record as the user gives it.
+Given = Mapping[str, Any]
 
 
 def finetune(
@@ -55,48 +57,61 @@ def finetune(
     device: str = "auto",
     precision: str = "auto",
 ) -> list[float]:
-    """Train a model in place, as train.py does with the settings of these names (conf/train.yaml, conf/data.yaml).
+    """Train a model in place, as train.py does.
+
+    The settings are those of the same names in conf/train.yaml and conf/data.yaml.
 
     Returns:
-        The loss of each optimizer step, in nats per learned token.
+        The loss of each optimizer step, in nats per supervised token.
 
     Raises:
-        InputError: a record is none, by its number from 1, or a setting is out of its range.
+        InputError: a record, named by its number from 1, cannot be used, or a setting is out of its
+            range.
     """
     _check_loaded(gpt2)
     settings = {
+        "model": {"checkpoint": gpt2.source},
+        "data": {"prompt": prompt, "mask_prompt": mask_prompt},
+        "optim": {"lr": lr},
+        "eval": {},
         "epochs": epochs,
         "batch_size": batch_size,
         "seed": seed,
         "device": device,
         "precision": precision,
     }
-    data_settings = {"prompt": prompt, "mask_prompt": mask_prompt}
-    groups = {
-        "model": {"checkpoint": gpt2.source},
-        "data": data_settings,
-        "optim": {"lr": lr},
-        "eval": {},
-    }
-    config = from_dict(TrainConfig, groups | settings)
+    config = from_dict(TrainConfig, settings)
     device = pick_device(device)
-    template, context = PROMPTS[prompt], gpt2.model.config.n_positions
-    parts: dict[str, list[Record]] = {"train": _training(records), "validation": []}
+
+    # Tokenise the records.
+    template = PROMPTS[prompt]
+    context = gpt2.model.config.n_positions
+    parts: dict[str, list[Record]] = {"train": _records_of(records), "validation": []}
     splits = encode_splits(parts, template, gpt2.tokenizer, None, context, mask_prompt)
     data = InstructionData(splits, batch_size, seed=seed, multiple=row_multiple(device))
+
+    # Train.
     module = InstructionTuner(gpt2.model, config.optim, data.plan(1).steps * epochs, seed=seed)
     losses = StepLosses()
-    trainer = make_trainer(
-        config, 1, device, pick_precision(precision, device), [Progress(), losses], logger=False
-    )
+    callbacks = [Progress(), losses]
+    picked = pick_precision(precision, device)
+    trainer = make_trainer(config, 1, device, picked, callbacks, logger=False)
     trainer.fit(module.train(), data)
-    gpt2.prompt, gpt2.base, gpt2.sha256 = template or None, gpt2.source, ""  # no file's any more
-    gpt2.chat_template = None  # it was of the model before
-    return losses.taken
+
+    # The weights are no longer those of a file, and the chat template was that of the base.
+    gpt2.prompt = template or None
+    gpt2.base = gpt2.source
+    gpt2.sha256 = ""
+    gpt2.chat_template = None
+    return losses.values
 
 
 def save(gpt2: Pretrained, folder: str | Path) -> None:
-    """Keep a model with its prompt; the folder is as a run's `model/`, and errors are those of `save_pretrained`."""
+    """Write a model with its prompt template into a folder, as a run writes its `model/`.
+
+    Raises:
+        InputError: as in `save_pretrained`.
+    """
     _check_loaded(gpt2)
     if not isinstance(folder, str | Path):
         raise InputError(f"folder: found {folder!r}, expected the path of a folder")
@@ -113,33 +128,37 @@ def answer(
     seed: int = 123,
     device: str = "auto",
 ) -> list[str | None]:
-    """The model's answers to instructions, or to records, of which it sees instruction and input.
+    """Answer instructions, or records, of which the model sees instruction and input.
 
     Returns:
-        A list with an answer to each question, also to a single one. It is None, with a warning, if the prompt is empty
-        or longer than the context.
+        One answer for each question, also if a single question is given. None, with a warning,
+        stands for a question whose prompt is empty or longer than the context.
 
     Raises:
-        InputError: a question is neither, by its number from 1; no question can be asked; or a setting is out of its
-            range.
+        InputError: a question, named by its number from 1, cannot be used; no question can be
+            asked; or a setting is out of its range.
     """
     _check_loaded(gpt2)
     _check_settings(max_new_tokens, device, temperature=temperature, top_k=top_k, seed=seed)
-    asked = [
-        {"instruction": one} if isinstance(one, str) else one
-        for one in _listed(questions, "questions")
-    ]
-    records = _checked(
-        [{**one, "output": ""} if isinstance(one, Mapping) else one for one in asked], "questions"
-    )
+
+    # A question is a record without an output.
+    asked: list[Any] = []
+    for question in _listed(questions, "questions"):
+        if isinstance(question, str):
+            asked.append({"instruction": question, "output": ""})
+        elif isinstance(question, Mapping):
+            asked.append({**question, "output": ""})
+        else:
+            asked.append(question)
+    records = _checked(asked, "questions")
     if not records:
         return []
+
     encoded = encode_records("tuned", gpt2, records, _template(gpt2), DataConfig(), "questions")
     _warn_of_unasked(encoded)
-    given = iter(
-        _answers(gpt2, encoded.prompts, max_new_tokens, Sampling(temperature, top_k), seed, device)
-    )
-    return [None if status else next(given).text for status in encoded.statuses]
+    sampling = Sampling(temperature, top_k)
+    answers = iter(_answers(gpt2, encoded.prompts, max_new_tokens, sampling, seed, device))
+    return [None if status else next(answers).text for status in encoded.statuses]
 
 
 def evaluate(
@@ -149,17 +168,20 @@ def evaluate(
     batch_size: int = 32,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Greedy answers to the records, measured in fp32: means and 95% intervals, as evaluate.py's `summary.json`.
+    """Answer the records greedily in fp32, and measure the answers.
 
-    A record whose prompt is empty or longer than the context has no part in them; `not_asked` counts these.
+    Returns:
+        Means and 95% intervals, with the keys of evaluate.py's `summary.json`. `not_asked` counts
+        the records whose prompt is empty or longer than the context. They are left out.
 
     Raises:
-        InputError: a record is none, by its number from 1; none of them can be asked; or a setting is out of its range.
+        InputError: a record, named by its number from 1, cannot be used; no record can be asked;
+            or a setting is out of its range.
     """
     _check_loaded(gpt2)
     _check_settings(max_new_tokens, device, batch_size)
-    rows, greedy = _training(records), Sampling()
-    encoded = encode_records("tuned", gpt2, rows, _template(gpt2), DataConfig(), "records")
+    checked = _records_of(records)
+    encoded = encode_records("tuned", gpt2, checked, _template(gpt2), DataConfig(), "records")
     _warn_of_unasked(encoded)
     gpt2.model.to(pick_device(device)).eval()
     result = measure(
@@ -167,7 +189,7 @@ def evaluate(
         gpt2.model,
         "32-true",
         batch_size,
-        lambda: _answers(gpt2, encoded.prompts, max_new_tokens, greedy, 0, device),
+        lambda: _answers(gpt2, encoded.prompts, max_new_tokens, Sampling(), 0, device),
     )
     found: dict[str, Any] = {}
     for name, value in numbers(answer_results(result)).items():
@@ -176,9 +198,9 @@ def evaluate(
 
 
 def _template(gpt2: Pretrained) -> str:
-    return (
-        template_of(gpt2.source, gpt2.prompt, gpt2.chat_template, gpt2.names) or PROMPTS["alpaca"]
-    )
+    """Return the template the model was trained with; Alpaca's if it is not known."""
+    found = template_of(gpt2.source, gpt2.prompt, gpt2.chat_template, gpt2.names)
+    return found or PROMPTS["alpaca"]
 
 
 def _warn_of_unasked(encoded: EncodedRecords) -> None:
@@ -194,17 +216,19 @@ def _check_loaded(gpt2: Any) -> None:
 def _check_settings(
     max_new_tokens: int, device: str, batch_size: int = 1, seed: int = 0, **sampling: Any
 ) -> None:
-    """Raises InputError for what evaluate.py would refuse, by the same key."""
+    """Raise InputError for a setting that evaluate.py would refuse, by the same key."""
     generate = {"max_new_tokens": max_new_tokens, **sampling}
     settings = {"batch_size": batch_size, "seed": seed, "device": device}
     from_dict(EvaluateConfig, {"data": {}, "generate": generate, **settings})
 
 
 def _listed(given: Any, name: str) -> list[Any]:
-    """What was given, as a list; a single record or text is a list of one."""
+    """Return the records or questions as a list. A single one is a list of one."""
     if isinstance(given, str | Mapping):
         return [given]
-    if type(given).__name__ == "DataFrame":  # it would give the names of its columns
+
+    # Iterating over a DataFrame gives the names of its columns.
+    if type(given).__name__ == "DataFrame":
         raise InputError(
             f"{name}: a DataFrame, expected a list of dicts; give its to_dict('records')"
         )
@@ -215,8 +239,8 @@ def _listed(given: Any, name: str) -> list[Any]:
     return list(given)
 
 
-def _training(records: Any) -> list[Record]:
-    """The records, of which there must be one; a text is none, though it could be a question."""
+def _records_of(records: Any) -> list[Record]:
+    """Return the records, checked. There must be at least one, and a text is not a record."""
     items = [] if isinstance(records, str) else _listed(records, "records")
     if not items:
         raise InputError(f"records: {records!r}; expected a list with at least one record")
@@ -224,14 +248,14 @@ def _training(records: Any) -> list[Record]:
 
 
 def _checked(items: list[Any], name: str) -> list[Record]:
-    """The records, checked; keys that are not read are told."""
+    """Return the records, checked. Warn of keys that are not read."""
     plain = [dict(item) if isinstance(item, Mapping) else item for item in items]
     records = [checked_record(item, name, number) for number, item in enumerate(plain, 1)]
     unused: Counter[str] = Counter()
     for item in plain:
         count_unused(item, unused)
-    if told := unused_text(name, dict(unused.most_common())):
-        log.warning(told)
+    if warning := unused_text(name, dict(unused.most_common())):
+        log.warning(warning)
     return records
 
 
@@ -243,22 +267,24 @@ def _answers(
     seed: int,
     device: str,
 ) -> list[Answer]:
-    model, seeds = gpt2.model.to(pick_device(device)).eval(), row_seeds(seed, len(prompts))
+    """Return the answers to the prompts, in their order."""
+    model = gpt2.model.to(pick_device(device)).eval()
+    seeds = row_seeds(seed, len(prompts))
     found = complete(model, prompts, max_new_tokens, sampling, gpt2.tokenizer.eot_token, seeds)
-    said = sorted(found, key=lambda one: one.index)
-    return [
-        Answer(decode(gpt2.tokenizer, one.tokens), len(one.tokens), one.finish_reason)
-        for one in said
-    ]
+    answers = []
+    for completion in sorted(found, key=lambda completion: completion.index):
+        text = decode(gpt2.tokenizer, completion.tokens)
+        answers.append(Answer(text, len(completion.tokens), completion.finish_reason))
+    return answers
 
 
 class StepLosses(RunCallback):
-    """The loss of each optimizer step."""
+    """Keeps the loss of each optimizer step."""
 
     def __init__(self) -> None:
-        self.taken: list[float] = []
+        self.values: list[float] = []
 
     def after_step(
         self, trainer: Trainer, module: InstructionTuner, data: InstructionData, batch: Batch
     ) -> None:
-        self.taken.append(module.step_loss)
+        self.values.append(module.step_loss)

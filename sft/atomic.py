@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all, and errors that name them."""
+"""Files that are written whole or not at all, and errors that name the file."""
 
 import csv
 import glob
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Around the writing of a file: an OSError, as of a full disk, becomes an InputError that names the file."""
+    """Turn an OSError in this context, as of a full disk, into an InputError naming the file."""
     try:
         yield
     except OSError as error:
@@ -33,10 +33,10 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replaced(path: Path) -> Iterator[IO[bytes]]:
-    """A file to be written beside `path`, which it replaces once it is whole and on the disk.
+    """Open a temporary file that replaces `path` once it is whole and on the disk.
 
     Raises:
-        InputError: it cannot be written, as on a full disk; what stood there stays.
+        InputError: it cannot be written, as on a full disk. The old file is then kept.
     """
     fresh = path.with_name(f".{path.name}.part")
     with writing(path):
@@ -53,14 +53,16 @@ def replaced(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def replaced_folder(folder: Path, files: set[str], kept: str) -> Iterator[Path]:
-    """A new folder to write into, which takes the place of `folder` once it is whole and on the disk, or vanishes.
+    """Make a temporary folder that replaces `folder` once it is whole and on the disk.
+
+    If the writing fails, the temporary folder is deleted and `folder` is kept.
 
     Args:
-        files: what `folder` may hold and lose.
-        kept: one of them that the new folder takes over.
+        files: names of the files that `folder` may hold and lose.
+        kept: one of them, which is copied into the new folder.
 
     Raises:
-        InputError: `folder` holds something else, or is none, or cannot be written.
+        InputError: `folder` holds other files, or is a file, or cannot be written.
     """
     folder = folder.expanduser().resolve()
     beside = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}")
@@ -81,9 +83,14 @@ def replaced_folder(folder: Path, files: set[str], kept: str) -> Iterator[Path]:
 
 
 def restore_folder(folder: Path) -> bool:
-    """Whether the folder is there, after ending what `replaced_folder` was killed in the middle of: its new folder is
-    whole from the moment when the old one has stepped aside. What a living process has claimed is left to it."""
-    ours = f".{glob.escape(folder.name)}.{'[0-9a-f]' * 8}"  # and nothing else that begins so, as `.name.settings`
+    """Finish a `replaced_folder` that was killed, and return whether the folder exists.
+
+    The old folder is moved aside only when the new one is whole. So if it was moved, the new one
+    takes its place; otherwise the new one is deleted. A temporary folder that a living process has
+    claimed is left alone.
+    """
+    # The pattern excludes other names that begin in the same way, such as `.name.settings`.
+    ours = f".{glob.escape(folder.name)}.{'[0-9a-f]' * 8}"
     for aside in folder.parent.glob(f"{ours}.old"):
         beside = aside.with_suffix("")
         if not folder.exists():
@@ -98,11 +105,15 @@ def restore_folder(folder: Path) -> bool:
 
 @contextmanager
 def _claimed(folder: Path) -> Iterator[bool]:
-    """Keep a folder for this process, by a lock that ends with it (flock(2)); False if another has it or moved it, or
-    if there are no locks here (see `locked`), so that nobody knows whose it is."""
+    """Lock a folder until this process ends (flock(2)), and say whether that worked.
+
+    It does not if another process has locked or moved the folder, or if there are no locks here
+    (see `locked`). In the last case nobody knows whether a process uses the folder.
+    """
     with ExitStack() as stack:
         try:
-            import fcntl  # not everywhere part of Python
+            # Windows has no fcntl.
+            import fcntl
 
             handle = os.open(folder, os.O_RDONLY)
             stack.callback(os.close, handle)
@@ -115,17 +126,24 @@ def _claimed(folder: Path) -> Iterator[bool]:
 
 
 def _check_replaceable(folder: Path, files: set[str]) -> None:
-    if folder.exists() and not folder.is_dir():
+    """Raise InputError if `folder` is a file, or holds other files than these."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
         raise InputError(f"{folder}: is a file; expected a folder for the checkpoint")
-    other = sorted({path.name for path in folder.iterdir()} - files) if folder.exists() else []
+    other = sorted({path.name for path in folder.iterdir()} - files)
     if other:
         raise InputError(
-            f"{folder}: holds other files ({', '.join(other[:4])}), which would be lost; give a new folder"
+            f"{folder}: holds other files ({', '.join(other[:4])}), which would be lost; give a "
+            "new folder"
         )
 
 
 def _replace(folder: Path, beside: Path) -> None:
-    """Put `beside` in the place of `folder`. A folder cannot be renamed onto another: the old one steps aside."""
+    """Put `beside` in the place of `folder`.
+
+    A folder cannot be renamed onto another, so the old one is moved aside first.
+    """
     aside = folder.with_name(f"{beside.name}.old")
     if folder.exists():
         folder.rename(aside)
@@ -140,7 +158,7 @@ def _replace(folder: Path, beside: Path) -> None:
 
 
 def _fsync(path: Path) -> None:
-    """Have a file, or a folder's list of names, on the disk and not only in memory."""
+    """Write a file, or a folder's list of names, from memory to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -150,13 +168,17 @@ def _fsync(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path, refuse: str | None = None) -> Iterator[None]:
-    """One process at a time, by a lock file; the others wait, or are refused with that message.
+    """Let one process at a time into this context, by a lock file.
 
-    Some places have no locks: a folder that cannot be written gives an OSError, and where flock(2) is missing, filelock
-    raises NotImplementedError. There all go on at once, so what is done here must be safe without it too.
+    Not every place has locks. A folder that cannot be written gives an OSError, and where flock(2)
+    is missing, filelock raises NotImplementedError. There all processes enter at once, so the
+    context must be safe without the lock, too.
+
+    Args:
+        refuse: the message with which further processes are refused; None: they wait.
 
     Raises:
-        InputError: another process is at work here, and `refuse` is given.
+        InputError: another process is in the context, and `refuse` is given.
     """
     with ExitStack() as stack:
         try:
@@ -164,7 +186,7 @@ def locked(path: Path, refuse: str | None = None) -> Iterator[None]:
             stack.enter_context(FileLock(path, timeout=-1 if refuse is None else 0))
         except Timeout:
             raise InputError(refuse or "") from None
-        except (OSError, NotImplementedError) as error:  # no locks here, see above
+        except (OSError, NotImplementedError) as error:
             if refuse is not None:
                 warn_of_no_locks(path.parent, error)
             log.debug(f"{path}: {error}")
@@ -172,74 +194,84 @@ def locked(path: Path, refuse: str | None = None) -> Iterator[None]:
 
 
 def warn_of_latest(name: str | Path) -> None:
-    """Say so if what is named lies in an `outputs/latest` that is no link, as in a copy of `outputs` without links.
+    """Warn if a name lies in an `outputs/latest` that is a folder instead of a link.
 
-    New runs leave such a folder alone, so it holds an old one.
+    A copy of `outputs` without links has such a folder. New runs do not replace it, so it holds an
+    old run.
     """
     latest = Path("outputs/latest").absolute()
     named = Path(os.path.abspath(Path(name).expanduser()))
     if named.is_relative_to(latest) and latest.is_dir() and not latest.is_symlink():
         say_once(
-            "warning: outputs/latest is a folder and no link, so it is not turned to newer runs; name the run that you "
-            "mean, or move the folder away before you train again"
+            "warning: outputs/latest is a folder instead of a link, so it does not follow newer "
+            "runs; name the run you mean, or move the folder away before you train again"
         )
 
 
 def make_folder(folder: Path) -> None:
-    """Raises InputError if there can be none."""
+    """Make a folder and its parents. Raise InputError if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be made a folder ({error.strerror})") from error
+        raise InputError(f"{folder}: the folder cannot be made ({error.strerror})") from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Half of a surrogate pair, which is no character, becomes "?"; errors are those of `replaced`."""
+    """Write a text file; errors are those of `replaced`.
+
+    Half of a surrogate pair is not a character. It becomes "?".
+    """
     with replaced(path) as file:
         file.write(text.encode(errors="replace"))
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Strict JSON, in which what is not a number is null; otherwise as `write_text`."""
-    write_text(
-        path, json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    )
+    """Write strict JSON, in which NaN and infinity are null; otherwise as `write_text`."""
+    text = json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, f"{text}\n")
 
 
 def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
-    """JSON Lines, one row a line; otherwise as `write_json`."""
+    """Write JSON Lines, one row a line; otherwise as `write_json`."""
     with replaced(path) as file:
         for row in rows:
-            line = json.dumps(finite(row), ensure_ascii=False, allow_nan=False) + "\n"
-            file.write(line.encode(errors="replace"))
+            line = json.dumps(finite(row), ensure_ascii=False, allow_nan=False)
+            file.write(f"{line}\n".encode(errors="replace"))
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file.
+def read_json(path: Path, expected: str = "a JSON object") -> dict[str, Any]:
+    """Read a file that holds a JSON object.
+
+    Args:
+        expected: the object in words, for messages.
 
     Raises:
         InputError: the file cannot be read, or holds something else.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (ValueError, RecursionError) as error:
+        # A ValueError is also what bytes give that are not UTF-8.
         raise InputError(f"{path}: not JSON ({error})") from error
     if not isinstance(found, dict):
-        raise InputError(f"{path}: expected a JSON object, found {type(found).__name__}")
+        raise InputError(f"{path}: expected {expected}, found {type(found).__name__}")
     return found
 
 
 def read_numbers(path: Path) -> list[dict[str, float]]:
-    """The rows of a CSV file of numbers, without their empty cells; a last line that was cut off does not count."""
-    lines = [
-        line
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
-        if line.endswith("\n")
-    ]
-    return [
-        {key: _number(value) for key, value in row.items() if value}
-        for row in csv.DictReader(lines)
-    ]
+    """Return the rows of a CSV file of numbers, without their empty cells.
+
+    A last line without its end was interrupted while it was written. It is left out.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()
+    rows = []
+    for row in csv.DictReader(lines):
+        rows.append({key: _number(value) for key, value in row.items() if value})
+    return rows
 
 
 def _number(text: str) -> float:
@@ -247,7 +279,7 @@ def _number(text: str) -> float:
 
 
 def finite(value: Any) -> Any:
-    """The same content, with None for every number that is not finite."""
+    """Return the same content with None for every number that is not finite."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

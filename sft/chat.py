@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from sft.cli import command, visible
 from sft.errors import InputError
+from sft.launch import command
+from sft.logs import visible
 
 if TYPE_CHECKING:
     from sft.gpt2.sampling import Sampling

@@ -1,4 +1,8 @@
-"""Claims on folders: one process at a time works in a run's folder, by a lock that ends with the process."""
+"""Claims on folders: one process at a time works in the folder of a run.
+
+A claim is a lock on a file (flock(2)). The kernel releases it when the process ends, also after
+kill -9. `sft/folders.py` decides which folder a run claims.
+"""
 
 import logging
 import os
@@ -11,13 +15,17 @@ from sft.errors import InputError
 
 log = logging.getLogger("sft")
 
-OWNER = ".lock"  # of the process that the run belongs to
-RANKS = ".lock-ranks"  # of rank 0 where that process started others, which may outlive it by a step
+# The lock file of the process that owns the run.
+OWNER = ".lock"
 
-_held: dict[
-    Path, int | None
-] = {}  # the lock files of this process, each as an open file; None: no locks there
-_said_of: set[str] = set()  # what `say_once` has said
+# The lock file of rank 0, where the owner started other processes. These may outlive it by a step.
+RANKS = ".lock-ranks"
+
+# The lock files of this process, each with its file descriptor; None: the folder has no locks.
+_held: dict[Path, int | None] = {}
+
+# The messages of `say_once`.
+_said: set[str] = set()
 
 
 class InUseError(InputError):
@@ -25,10 +33,9 @@ class InUseError(InputError):
 
 
 def claim(folder: Path, key: str) -> bool:
-    """Keep an existing folder for this process until `release`, or until it dies.
+    """Keep an existing folder for this process until `release`, or until it ends.
 
-    Nothing that another process wrote there is touched if it is refused. A dead process keeps nothing: the kernel
-    gives its locks back, also after kill -9.
+    A refused claim leaves the folder as it was.
 
     Args:
         key: the setting that named the folder, for the message.
@@ -56,7 +63,7 @@ def claim(folder: Path, key: str) -> bool:
 
 @contextmanager
 def claimed_by_rank_0(folder: Path) -> Iterator[None]:
-    """Keep the folder also in rank 0, where that is another process than the owner; see `RANKS`."""
+    """Keep the folder also for rank 0, if that is another process than the owner (see `RANKS`)."""
     folder = folder.resolve()
     if folder / OWNER in _held:
         yield
@@ -69,23 +76,24 @@ def claimed_by_rank_0(folder: Path) -> Iterator[None]:
 
 
 def release(folder: Path) -> None:
-    """Give up a claim of this process."""
+    """Release a claim of this process."""
     _drop(folder.resolve() / OWNER)
 
 
 def release_all() -> None:
-    """Give up all claims of this process."""
+    """Release all claims of this process."""
     for path in list(_held):
         _drop(path)
 
 
 def make_fresh(folder: Path) -> Path:
-    """Make a folder that no process has, under this name or with the first free number behind it.
+    """Make a new folder of this name, or of this name with the first free number behind it.
 
-    mkdir(2) decides between processes that want the same name, so this holds without locks.
+    mkdir(2) decides between processes that want the same name, so this is safe without locks.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    number, fresh = 1, folder
+    number = 1
+    fresh = folder
     while True:
         try:
             fresh.mkdir()
@@ -96,28 +104,29 @@ def make_fresh(folder: Path) -> Path:
 
 
 def say_once(message: str) -> None:
-    """Warn, but not twice in the same words."""
-    if message not in _said_of:
-        _said_of.add(message)
+    """Log a warning, unless this process has logged the same one before."""
+    if message not in _said:
+        _said.add(message)
         log.warning(message)
 
 
 def warn_of_no_locks(folder: Path, error: Exception) -> None:
-    """Say once that a folder cannot be claimed, as on some network file systems."""
+    """Warn that a folder cannot be locked, as on some network file systems."""
     say_once(
-        f"warning: {folder}: no locks there ({error}), so nothing keeps a second process out of it"
+        f"warning: {folder}: no locks there ({error}), so nothing stops a second process from "
+        "working in it"
     )
 
 
 def _take(folder: Path, name: str, key: str) -> None:
-    """Lock a file in the folder, see `claim`."""
+    """Lock a file in the folder. Where locks do not exist, go on without one."""
     path = folder / name
     try:
         handle = _lock(path)
     except BlockingIOError:
         owner = path.read_text(encoding="utf-8", errors="replace").strip() or "another process"
         raise InUseError(
-            f"{key}: {folder} is in use by {owner}; wait for its end, or give another folder"
+            f"{key}: {folder} is in use by {owner}; wait until it ends, or give another folder"
         ) from None
     except (ImportError, NotImplementedError, OSError) as error:
         warn_of_no_locks(folder, error)
@@ -126,15 +135,17 @@ def _take(folder: Path, name: str, key: str) -> None:
 
 
 def _lock(path: Path) -> int:
-    """Make a file and lock it; raises BlockingIOError if another process has it."""
-    import fcntl  # not everywhere part of Python
+    """Make a file and lock it. Raise BlockingIOError if another process has it."""
+    # Windows has no fcntl. `_take` then goes on without a lock.
+    import fcntl
 
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-            # Its last owner may have deleted it between the two calls. Then the lock is on a file without a name.
+            # The last owner may have deleted the file between the two calls. The lock is then on a
+            # file without a name, which keeps nobody out.
             if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
                 os.ftruncate(handle, 0)
                 os.write(handle, f"process {os.getpid()} on {platform.node()}\n".encode())
@@ -148,13 +159,13 @@ def _lock(path: Path) -> int:
 def _drop(path: Path) -> None:
     handle = _held.pop(path, None)
     if handle is not None:
-        # Deleted before it is unlocked: afterwards the file may already be another's.
+        # Delete the file before unlocking it. Afterwards it may be another process's.
         path.unlink(missing_ok=True)
         os.close(handle)
 
 
 def _forget() -> None:
-    """Close the locks in a forked process, which would otherwise keep them beyond the end of their owner."""
+    """Close the lock files in a forked process. It would keep them locked after the owner ended."""
     for handle in _held.values():
         if handle is not None:
             os.close(handle)

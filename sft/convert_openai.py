@@ -13,8 +13,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sft.cli import command
+from sft.atomic import read_json
 from sft.errors import InputError
+from sft.launch import command
 from sft.network import unreachable
 from sft.shell import setting
 
@@ -106,10 +107,9 @@ def convert(release: Path, out: Path) -> None:
 
 def read_config(path: Path) -> GPTConfig:
     """Return the architecture that `hparams.json` gives."""
-    from sft.atomic import read_object
     from sft.gpt2.model import GPTConfig
 
-    hparams = read_object(path)
+    hparams = read_json(path)
     try:
         return GPTConfig(**{ours: hparams[theirs] for theirs, ours in HPARAMS.items()})
     except (ValueError, KeyError, TypeError) as error:

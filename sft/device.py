@@ -58,7 +58,8 @@ def _pick(name: str) -> str:
         return available[0]
     if name not in available:
         raise InputError(
-            f"device: {name} is not available; torch {torch.__version__} finds only {', '.join(available)} here"
+            f"device: {name} is not available; torch {torch.__version__} finds only "
+            f"{', '.join(available)} here"
         )
     return name
 
@@ -91,7 +92,8 @@ def check_compiler(device: str) -> None:
     compiler = os.environ.get("CXX") or "g++"
     if device == "cpu" and not shutil.which(compiler):
         raise InputError(
-            f"compile: needs a C++ compiler on the CPU, but there is no {compiler}; install it or set CXX"
+            f"compile: needs a C++ compiler on the CPU, but there is no {compiler}; install it or "
+            "set CXX"
         )
 
 

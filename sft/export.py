@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sft.cli import command
 from sft.errors import InputError
+from sft.launch import command
 
 if TYPE_CHECKING:
     from sft.checkpoint.folder import Pretrained

@@ -1,4 +1,9 @@
-"""The folder of a run: a fresh one, or that of the run that goes on."""
+"""The folder of a run: a fresh one, or the one of a run that is resumed.
+
+The folder is found in three steps. (1) Hydra asks the resolver `run_dir` for its name. (2) Hydra
+calls `ClaimFolder`, which keeps other processes out of it by a lock (`sft/claims.py`). (3) In the
+task, `which_run` says which run is resumed, and refuses a new run in the folder of another.
+"""
 
 import os
 import sys
@@ -17,26 +22,90 @@ from sft.errors import InputError
 from sft.shell import override
 
 
-class ClaimFolder(Callback):
-    """Claims the folder of a run or of a sweep before Hydra writes into it; `conf/hydra/callbacks/sweep.yaml` has
-    Hydra call it.
+def is_rank_0() -> bool:
+    """Return whether this is the first process of the run, or its only one."""
+    return os.environ.get("RANK", "0") == "0"
 
-    A run has one owner: of torchrun's processes rank 0, of a sweep the process that hands out the jobs. A folder that
-    is named after the time is always a new one; any other is refused while another process works there.
+
+def in_sweep() -> bool:
+    """Return whether this is a job of a sweep."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def sweep_folder() -> Path:
+    """Return the folder of the sweep that this job belongs to."""
+    return Path(HydraConfig.get().runtime.cwd, HydraConfig.get().sweep.dir).resolve()
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Return whether a run can be resumed from this folder."""
+    return any((folder / "checkpoints").glob("last*.ckpt"))
+
+
+def holds_run(folder: Path) -> bool:
+    """Return whether a run was begun in this folder, and wrote something worth keeping."""
+    return has_checkpoint(folder) or (folder / "summary.json").exists()
+
+
+# (1) The name of the folder
+
+
+def to_resume(resume: str | None) -> Path | None:
+    """Return the folder that `resume=` names, if it holds a checkpoint.
+
+    `auto` names no folder: it resumes the run in the folder that was given otherwise.
+    """
+    if resume is None or resume == "auto":
+        return None
+    folder = Path("outputs/latest" if resume == "latest" else resume)
+    return folder.resolve() if has_checkpoint(folder) else None
+
+
+def run_folder(resume: str | None, fresh: str) -> str:
+    """Return the folder of the run to resume, or `fresh` if there is none."""
+    return str(to_resume(resume) or fresh)
+
+
+def hydra_folder(folder: str) -> str | None:
+    """Return the folder in which Hydra writes the composed config; None: it writes none.
+
+    It writes none where it would replace a file of another run: in a folder that holds a run, or in
+    which another process works. `claim_job` then ends a job of a sweep. Of several ranks only the
+    first writes.
+    """
+    try:
+        claim_job(Path(folder))
+    except InUseError:
+        return None
+    return ".hydra" if is_rank_0() and not holds_run(Path(folder)) else None
+
+
+# conf/train.yaml uses these.
+OmegaConf.register_new_resolver("run_dir", run_folder)
+OmegaConf.register_new_resolver("hydra_folder", hydra_folder)
+
+
+# (2) The claim
+
+
+class ClaimFolder(Callback):
+    """Claims the folder of a run or of a sweep before Hydra writes into it.
+
+    `conf/hydra/callbacks/sweep.yaml` has Hydra call it. A folder has one owner: rank 0 of a run,
+    and the process that hands out the jobs of a sweep. A folder that is named after the time is
+    always a new one. Any other is refused while another process works there.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        HydraConfig.instance().set_config(
-            config
-        )  # as Hydra does next: the folder's name may refer to it
+        # Hydra does this next. The folder's name may refer to it.
+        HydraConfig.instance().set_config(config)
         _claim_folder(config, "hydra.run.dir")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if config.get("resume") == "auto" and not _is_given(
-            "hydra.sweep.dir", config.hydra.overrides.hydra
-        ):
+        given = _is_given("hydra.sweep.dir", config.hydra.overrides.hydra)
+        if config.get("resume") == "auto" and not given:
             sys.exit(
-                "error: resume: auto looks into the sweep's folder; give one, hydra.sweep.dir=FOLDER"
+                "error: resume: auto needs the folder of the sweep; give hydra.sweep.dir=FOLDER"
             )
         _claim_folder(config, "hydra.sweep.dir")
 
@@ -48,7 +117,7 @@ def _claim_folder(config: DictConfig, key: str) -> None:
         folder = Path(OmegaConf.select(config, key))
         resumed = key == "hydra.run.dir" and to_resume(config.get("resume")) == folder
     except OmegaConfBaseException:
-        # Hydra asks for the name again next, and then this error is told.
+        # Hydra resolves the name next, and reports the same error.
         return
 
     kind = key.split(".")[1]
@@ -61,111 +130,78 @@ def _claim_folder(config: DictConfig, key: str) -> None:
             folder.mkdir(parents=True, exist_ok=True)
         claim(folder, "resume" if resumed else key)
     except (InUseError, OSError) as error:
-        # Hydra would make a warning of any exception but this.
+        # Hydra turns any other exception of a callback into a warning.
         sys.exit(f"error: {error}")
 
 
 def _set_folder(config: DictConfig, kind: str, folder: Path) -> None:
-    """Have Hydra take this folder. The jobs of a sweep compose their configs anew, from its overrides."""
+    """Make Hydra use this folder. The jobs of a sweep read it from the sweep's overrides."""
     with flag_override(config.hydra, ["readonly", "struct"], [False, False]):
         config.hydra[kind].dir = str(folder)
         if kind == "sweep":
             config.hydra.overrides.hydra.append(override("hydra.sweep.dir", folder))
 
 
-def is_rank_0() -> bool:
-    return os.environ.get("RANK", "0") == "0"
-
-
-def in_sweep() -> bool:
-    """Whether this is a job of a sweep."""
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-
-
-def sweep_folder() -> Path:
-    """The folder of the sweep, for a job of it."""
-    return Path(HydraConfig.get().runtime.cwd, HydraConfig.get().sweep.dir).resolve()
-
-
 def claim_job(folder: Path) -> None:
-    """In a job of a sweep, claim its own folder, in which somebody might resume it meanwhile.
+    """In a job of a sweep, claim the job's own folder. Somebody might resume it meanwhile.
 
     Raises:
-        InUseError: another process has it.
+        InUseError: another process works there.
     """
     if in_sweep() and is_rank_0() and folder.resolve() != sweep_folder():
         claim(folder, "hydra.sweep.dir")
 
 
 def release_job() -> None:
-    """Give up the claim of `claim_job`."""
+    """Release the folder that `claim_job` claimed."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     if folder.resolve() != sweep_folder():
         release(folder)
 
 
-def _is_given(key: str, overrides: Any) -> bool:
-    return any(override.lstrip("+").startswith(f"{key}=") for override in overrides)
+# (3) The run to resume
 
 
 def which_run(resume: str | None, folder: Path) -> str | None:
-    """The run that `resume=` names. `auto` is for jobs that may be started again: it goes on with the run in their
-    folder, if one was begun there.
+    """Return the run that `resume=` names; None: a new one begins.
+
+    `auto` is for commands that may be started again. It resumes the run in their folder, if one was
+    begun there.
+
+    Args:
+        folder: the folder of this run.
 
     Raises:
-        InputError: a new run in the folder of another, `auto` without a folder that stays the same, or one run for all
-            jobs of a sweep.
+        InputError: a new run would begin in the folder of another; `auto` is given without a
+            folder that stays the same; or one run is named for all jobs of a sweep.
     """
     sweep = in_sweep()
     key = "hydra.sweep.dir" if sweep else "hydra.run.dir"
     if resume is None:
         if holds_run(folder):
             raise InputError(
-                f"{key}: {folder} holds a run; go on with it by resume=auto, or give a new folder"
+                f"{key}: {folder} holds a run; add resume=auto to resume it, or give a new folder"
             )
         return None
+
     if resume != "auto":
         if sweep:
             raise InputError(
-                f"resume: {resume} is one run, but -m makes several; go on with a sweep by resume=auto {key}=FOLDER"
+                f"resume: {resume} is one run, but -m makes several; resume a sweep by "
+                f"resume=auto {key}=FOLDER"
             )
-        found = "outputs/latest" if resume == "latest" else resume
-        warn_of_latest(found)
-        return found
+        named = "outputs/latest" if resume == "latest" else resume
+        warn_of_latest(named)
+        return named
+
     if not _is_given(key, HydraConfig.get().overrides.hydra):
-        raise InputError(f"resume: auto looks into the run's folder; give one, {key}=FOLDER")
-    if holds_run(folder) and not has_checkpoint(folder):
+        raise InputError(f"resume: auto needs the folder of the run; give {key}=FOLDER")
+    if has_checkpoint(folder):
+        return str(folder)
+    if holds_run(folder):
         raise InputError(f"{key}: {folder} holds a run without its checkpoints; give a new folder")
-    return str(folder) if has_checkpoint(folder) else None
+    return None
 
 
-def has_checkpoint(folder: Path) -> bool:
-    return any((folder / "checkpoints").glob("last*.ckpt"))
-
-
-def holds_run(folder: Path) -> bool:
-    return has_checkpoint(folder) or (folder / "summary.json").exists()
-
-
-def to_resume(resume: str | None) -> Path | None:
-    """The folder of the run that `resume=` names, if it holds a checkpoint; `auto` names none by itself."""
-    folder = Path("outputs/latest" if resume == "latest" else resume or "")
-    return folder.resolve() if resume not in (None, "auto") and has_checkpoint(folder) else None
-
-
-def run_folder(resume: str | None, fresh: str) -> str:
-    """The folder of a run: the one to resume, if it holds a checkpoint, or a fresh one."""
-    return str(to_resume(resume) or fresh)
-
-
-def hydra_folder(folder: str) -> str | None:
-    """Where Hydra keeps the composed config in a run's folder; nowhere in one that holds a run, which has its own.
-
-    Nor in one in which another process works. A job of a sweep ends by that in `claim_job`; a rank but the first leaves
-    it to rank 0.
-    """
-    try:
-        claim_job(Path(folder))
-    except InUseError:
-        return None
-    return ".hydra" if is_rank_0() and not holds_run(Path(folder)) else None
+def _is_given(key: str, overrides: Any) -> bool:
+    return any(given.lstrip("+").startswith(f"{key}=") for given in overrides)

@@ -1,7 +1,7 @@
-"""Why a server cannot be reached, in a few words, whichever library was asked to reach it.
+"""The reason why a server cannot be reached, in a few words, for any library.
 
-requests, urllib3, httpx, huggingface_hub and the trackers each wrap the error of the operating system in errors of
-their own, so a message that quotes the outermost one quotes them all.
+requests, urllib3, httpx, huggingface_hub and the trackers each wrap the error of the operating
+system in errors of their own. A message that quotes the outermost error would quote them all.
 """
 
 import errno
@@ -11,19 +11,15 @@ import ssl
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-_NAME, _REFUSED, _LATE, _NO_ROUTE = (
-    "name not known",
-    "refused",
-    "timed out",
-    "no way to it in this network",
-)
-_CERTIFICATE, _TLS, _BROKE_OFF = (
-    "its certificate is not trusted",
-    "it does not speak TLS",
-    "broke off",
-)
+_NAME = "name not known"
+_REFUSED = "refused"
+_LATE = "timed out"
+_NO_ROUTE = "no way to it in this network"
+_CERTIFICATE = "its certificate is not trusted"
+_TLS = "it does not speak TLS"
+_BROKE_OFF = "broke off"
 
-# Classes of libraries that may not be installed, by name. An error of these has no more exact one inside.
+# Classes of libraries that may not be installed, by name. They wrap no error that says more.
 _CLASSES = {
     "NameResolutionError": _NAME,
     "RemoteDisconnected": _BROKE_OFF,
@@ -32,9 +28,11 @@ _CLASSES = {
     "IncompleteMessage": _BROKE_OFF,
 }
 
-# Texts of programs that pass on no exception: Weights & Biases' own process is written in Go.
+# Patterns of texts, for programs that pass on no exception. Weights & Biases has a process of its
+# own, which is written in Go.
 _TEXTS = {
-    "name or service not known|nodename nor servname|name resolution|no such host|getaddrinfo failed": _NAME,
+    "name or service not known|nodename nor servname|name resolution": _NAME,
+    "no such host|getaddrinfo failed": _NAME,
     "connection refused|actively refused": _REFUSED,
     "timed out|timeout|deadline exceeded": _LATE,
     "network is unreachable|no route to host": _NO_ROUTE,
@@ -44,38 +42,40 @@ _TEXTS = {
 
 
 def unreachable(error: BaseException, url: str = "") -> str | None:
-    """Say `cannot reach HOST: refused`, or another reason; None for an error that is not of the network.
+    """Return `cannot reach HOST: refused`, or another reason; None: not an error of the network.
 
     Args:
-        url: what was asked for, where the error itself does not tell.
+        url: the address, in case the error does not know it.
     """
+    # A server that answered was reached.
     links = list(_chain(error))
-    if any(getattr(link, "response", None) is not None for link in links):  # there was an answer
+    if any(getattr(link, "response", None) is not None for link in links):
         return None
+
+    # The class of an error says more than its text.
     found = [_by_class(link) for link in links] + [_by_text(link) for link in links]
     reason = next((reason for reason in found if reason), None)
     if reason is None:
         return None
-    through = (
-        " through the proxy" if any(type(link).__name__ == "ProxyError" for link in links) else ""
-    )
-    asked = next((asked for link in links if (asked := _asked(link))), url)
-    host = f"{host_of(asked) or 'the server'}{through}"
-    return (
-        f"the connection to {host} broke off"
-        if reason == _BROKE_OFF
-        else f"cannot reach {host}: {reason}"
-    )
+
+    address = next((address for link in links if (address := _address(link))), url)
+    host = host_of(address) or "the server"
+    if any(type(link).__name__ == "ProxyError" for link in links):
+        host += " through the proxy"
+    if reason == _BROKE_OFF:
+        return f"the connection to {host} broke off"
+    return f"cannot reach {host}: {reason}"
 
 
 def host_of(url: str) -> str:
-    """The host of an address, with its port if one is given, and without a name and password."""
+    """Return the host of an address, with its port if it has one, without a name and password."""
     return urlsplit(url).netloc.rpartition("@")[2]
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, and those that it was raised from or holds, from the outside to the inside."""
-    waiting, seen = [error], set()
+    """Yield the error and those that it wraps, from the outside to the inside."""
+    waiting = [error]
+    seen = set()
     while waiting:
         link = waiting.pop(0)
         if id(link) in seen:
@@ -115,12 +115,10 @@ def _by_text(error: BaseException) -> str | None:
     )
 
 
-def _asked(error: BaseException) -> str:
-    """The address that was asked for, which differs from the one first asked where that sent us on."""
+def _address(error: BaseException) -> str:
+    """Return the address of the failed request. After a redirect it is not the original one."""
     try:
         return str(error.request.url)  # type: ignore[attr-defined]
-    except (
-        AttributeError,
-        RuntimeError,
-    ):  # httpx raises the latter where an error belongs to no request
+    except (AttributeError, RuntimeError):
+        # httpx raises a RuntimeError if the error belongs to no request.
         return ""

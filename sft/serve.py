@@ -6,8 +6,8 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Any
 
-from sft.cli import command
 from sft.errors import InputError
+from sft.launch import command
 
 if TYPE_CHECKING:
     from sft.inference.models import ChatModel, Placement

@@ -3,14 +3,13 @@
 Training writes it. Evaluation, the report, the model's card and the table of a sweep read it.
 """
 
-import json
 import platform
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sft.atomic import write_json
+from sft.atomic import read_json, write_json
 from sft.errors import InputError
 
 RUN_SUMMARY = "summary.json"
@@ -104,10 +103,21 @@ def read_run_summary(folder: Path) -> RunSummary:
         InputError: the file is missing, or is not the summary of a run; by file and key.
     """
     path = folder / RUN_SUMMARY
+    content = read_json(path)
     try:
-        return parse_run_summary(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        return parse_run_summary(content)
+    except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not the summary of a run of train.py ({error})") from error
+
+
+def best_validation_loss(folder: Path) -> float | None:
+    """Return the best validation loss of the run in `folder`.
+
+    None: the run took none, or this rank is ahead of the one that writes the summary.
+    """
+    if not (folder / RUN_SUMMARY).exists():
+        return None
+    return read_run_summary(folder).best_validation_loss
 
 
 def parse_run_summary(content: dict[str, Any]) -> RunSummary:

@@ -1,7 +1,6 @@
-"""The table at a sweep's end; `conf/hydra/callbacks/sweep.yaml` has Hydra call it."""
+"""A sweep: notes on its jobs, and the table at its end."""
 
 import csv
-import json
 import os
 import shutil
 import sys
@@ -12,19 +11,73 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from sft.atomic import write_json, writing
+from sft.atomic import read_json, write_json, writing
+from sft.config.schema import TrainConfig
+from sft.errors import InputError
 from sft.folders import is_rank_0, sweep_folder
 from sft.summaries import RUN_SUMMARY, read_run_summary
 
-NOTES = ".jobs"  # of a sweep's folder, while it goes on: what became of each job
+# A folder in the sweep's folder, with a note on each job while the sweep goes on.
+NOTES = ".jobs"
+
+
+# The jobs
+
+
+def note_job(status: str, reason: str = "") -> None:
+    """Note the status of this job, for the table. Jobs may run in other processes than the sweep.
+
+    The note is kept in the sweep's folder, since the job's own may be that of another run.
+
+    Args:
+        status: begun, trained, finished or failed.
+        reason: the error that ended the job.
+    """
+    if not is_rank_0():
+        return
+    hydra = HydraConfig.get()
+    path = sweep_folder() / NOTES / f"{hydra.job.num}.json"
+    path.parent.mkdir(exist_ok=True)
+
+    # A job that trained may still fail, in its evaluation.
+    trained = status in ("trained", "finished")
+    if status == "failed" and path.exists():
+        trained = read_json(path)["trained"]
+    note = {
+        "folder": hydra.runtime.output_dir,
+        "overrides": list(hydra.overrides.task),
+        "trained": trained,
+        "status": status,
+        "reason": reason,
+    }
+    write_json(path, note)
+
+
+def check_finished_run(config: TrainConfig, folder: Path) -> None:
+    """Raise InputError if this job resumed a finished run that has other limits than its own."""
+    if not (folder / RUN_SUMMARY).exists():
+        return
+    past = read_run_summary(folder).config
+    for key in ("epochs", "max_steps"):
+        wanted = getattr(config, key)
+        if past.get(key, wanted) != wanted:
+            raise InputError(
+                f"{key}: {wanted}, but the run in {folder} has finished with {key}={past[key]}; "
+                "give the same value, a larger one, or a new hydra.sweep.dir="
+            )
+
+
+# The table
 
 
 class SweepTable(Callback):
-    """After the last job: `results.csv` beside `multirun.yaml`, the best job first, the same as a table on the
-    terminal, and exit code 1 if a job failed."""
+    """Writes `results.csv` after the last job, and prints it as a table, the best job first.
+
+    `conf/hydra/callbacks/sweep.yaml` has Hydra call it. The exit code is 1 if a job failed.
+    """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        # What became of the jobs of a sweep that was cut off here says nothing of this one's.
+        # An interrupted sweep leaves its notes behind. They are not about the jobs of this one.
         if is_rank_0():
             shutil.rmtree(Path(config.hydra.sweep.dir) / NOTES, ignore_errors=True)
 
@@ -32,7 +85,7 @@ class SweepTable(Callback):
         if not is_rank_0():
             return
         folder = Path(config.hydra.sweep.dir)
-        try:  # Hydra would make a warning of an error
+        try:
             rank = config.eval.rank
             rows = _rows(folder, rank)
             if rows:
@@ -40,46 +93,27 @@ class SweepTable(Callback):
                 print(f"\n{_table(rows, rank)}\n\n{folder / 'results.csv'}")
             shutil.rmtree(folder / NOTES, ignore_errors=True)
         except Exception as error:
+            # Hydra turns an exception of a callback into a warning.
             sys.exit(f"error: {folder}: no table of the sweep could be made ({error!r})")
-        if failed := [row for row in rows if row["status"] != "finished"]:
-            sys.exit(f"error: {len(failed)} of {len(rows)} jobs failed; their messages are above")
 
-
-def note_job(status: str, reason: str = "") -> None:
-    """Keep what became of this job, for the table; jobs may run in other processes than the sweep.
-
-    The note lies in the sweep's folder, since the job's own may be another's.
-
-    Args:
-        status: begun, trained, finished or failed.
-        reason: the error that ended it.
-    """
-    if not is_rank_0():
-        return
-    hydra = HydraConfig.get()
-    path = sweep_folder() / NOTES / f"{hydra.job.num}.json"
-    path.parent.mkdir(exist_ok=True)
-    trained = status in ("trained", "finished") or (
-        status == "failed" and _read(path).get("trained", False)
-    )
-    note = {
-        "folder": hydra.runtime.output_dir,
-        "overrides": list(hydra.overrides.task),
-        "trained": trained,
-    }
-    write_json(path, note | {"status": status, "reason": reason})
+        failed = [row for row in rows if row["status"] != "finished"]
+        if failed:
+            sys.exit(f"error: {len(failed)} of {len(rows)} jobs failed; see their messages above")
 
 
 def _rows(folder: Path, rank: str) -> list[dict[str, Any]]:
-    """A row for each job of this sweep, the best by the number `rank` first."""
-    notes = [
-        _read(path)
-        for path in sorted((folder / NOTES).glob("*.json"), key=lambda path: int(path.stem))
-    ]
+    """Return a row for each job of the sweep, the best by the number `rank` first."""
+    paths = sorted((folder / NOTES).glob("*.json"), key=lambda path: int(path.stem))
+    notes = [read_json(path) for path in paths]
+
+    # A setting that all jobs share says nothing about one of them.
     overrides = [note["overrides"] for note in notes]
     common = set(overrides[0]).intersection(*overrides) if len(notes) > 1 else set()
-    settings = [" ".join(item for item in job if item not in common) for job in overrides]
-    rows = [_row(folder, note, text, rank) for note, text in zip(notes, settings, strict=True)]
+    rows = []
+    for note in notes:
+        settings = " ".join(item for item in note["overrides"] if item not in common)
+        rows.append(_row(folder, note, settings, rank))
+
     sign = 1 if _lower_is_better(rank) else -1
     return sorted(rows, key=lambda row: (row[rank] is None, sign * (row[rank] or 0)))
 
@@ -94,8 +128,12 @@ def _lower_is_better(rank: str) -> bool:
 
 
 def _row(folder: Path, note: dict[str, Any], settings: str, rank: str) -> dict[str, Any]:
-    """A job's row, in which only numbers that this job came to stand, not those of another run in its folder."""
-    job, finished = Path(note["folder"]), note["status"] == "finished"
+    """Return the row of one job.
+
+    It has only numbers that this job produced. Another run's may stand in the job's folder.
+    """
+    job = Path(note["folder"])
+    finished = note["status"] == "finished"
     summary = read_run_summary(job) if note["trained"] and (job / RUN_SUMMARY).exists() else None
     train_loss = summary.losses.get("train/eval_loss") if summary else None
     row = {
@@ -108,13 +146,8 @@ def _row(folder: Path, note: dict[str, Any], settings: str, rank: str) -> dict[s
     }
     if rank != "validation_loss":
         row |= _measured(job / "evaluation", rank, finished)
-    return row | {
-        "reason": "" if finished else note["reason"] or "it ended without a word, perhaps killed"
-    }
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    reason = note["reason"] or "it ended without a message, perhaps killed"
+    return row | {"reason": "" if finished else reason}
 
 
 def _measured(folder: Path, rank: str, finished: bool) -> dict[str, Any]:
@@ -138,13 +171,11 @@ def _write(rows: list[dict[str, Any]], path: Path) -> None:
 def _table(rows: list[dict[str, Any]], rank: str) -> str:
     chosen = () if rank == "validation_loss" else (rank, "low", "high")
     columns = ("validation_loss", "train_loss", *chosen, "seconds")
-    lines = [
-        f"{'job':>4} {'status':>9}" + "".join(f"{name:>16}" for name in columns) + "  settings"
-    ]
+    names = "".join(f"{name:>16}" for name in columns)
+    lines = [f"{'job':>4} {'status':>9}{names}  settings"]
     for row in rows:
-        cells = "".join(
-            f"{'-' if row[name] is None else f'{row[name]:.4g}':>16}" for name in columns
-        )
+        numbers = ["-" if row[name] is None else f"{row[name]:.4g}" for name in columns]
+        cells = "".join(f"{number:>16}" for number in numbers)
         reason = f"  ({row['reason']})" if row["reason"] else ""
         lines.append(f"{row['job']:>4} {row['status']:>9}{cells}  {row['settings']}{reason}")
     return "\n".join(lines)

@@ -102,13 +102,13 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
     from hydra.core.global_hydra import GlobalHydra
 
     import train
-    from sft import cli
+    from sft import launch
 
     GlobalHydra.instance().clear()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "FULL_ERROR", False)
+    monkeypatch.setattr(launch, "FULL_ERROR", False)
 
-    # `cli.run` sets these for the processes that it starts. They are put back after the test.
+    # `launch.run` sets these for the processes that it starts. They are put back after the test.
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setenv("SFT_ONE_LINE", "")
 
@@ -116,7 +116,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
         monkeypatch.setattr(
             sys, "argv", ["train.py", "--config-path", str(ROOT / "conf"), *arguments]
         )
-        cli.run(train.main)
+        launch.run(train.main)
 
     return call
 

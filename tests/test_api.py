@@ -31,7 +31,7 @@ def gpt2(checkpoint: Path) -> Pretrained:
     return sft.load_pretrained(checkpoint)
 
 
-def test_it_learns_and_says_so(gpt2: Pretrained) -> None:
+def test_finetune_lowers_the_loss_and_records_its_origin(gpt2: Pretrained) -> None:
     before = sft.evaluate(gpt2, RECORDS[:4], max_new_tokens=4)
     losses = sft.finetune(
         gpt2, RECORDS, epochs=20, lr=1e-2, prompt="phi3", precision="32", device="cpu"
@@ -78,7 +78,7 @@ def test_the_losses_are_those_of_a_run(gpt2: Pretrained, checkpoint: Path, tmp_p
     assert losses == [row["train/loss"] for row in read_numbers(tmp_path / "metrics.csv")]
 
 
-def test_dropout_works_after_a_look_at_the_model(checkpoint: Path) -> None:
+def test_finetune_after_answer_still_has_dropout(checkpoint: Path) -> None:
     first = []
     for look in (False, True):
         gpt2 = sft.load_pretrained(checkpoint, dropout=0.5)
@@ -132,7 +132,7 @@ def test_sampling_follows_the_seed(gpt2: Pretrained) -> None:
     assert said(1) == said(1) != said(2)
 
 
-def test_what_cannot_be_used_is_named(gpt2: Pretrained) -> None:
+def test_an_unusable_argument_is_named(gpt2: Pretrained) -> None:
     before = gpt2.model.wte.weight.clone()
     with pytest.raises(InputError, match=r"^records: record 2: no 'output'"):
         sft.finetune(gpt2, [RECORDS[0], {"instruction": "Say day."}])
@@ -215,7 +215,9 @@ class DataFrame:
         (iter([]), "records: <"),
     ],
 )
-def test_records_that_are_none(gpt2: Pretrained, records: Any, line: str) -> None:
+def test_an_unusable_record_is_named_by_its_number(
+    gpt2: Pretrained, records: Any, line: str
+) -> None:
     for use in (sft.finetune, sft.evaluate):
         with pytest.raises(InputError) as error:
             use(gpt2, records)
@@ -223,7 +225,7 @@ def test_records_that_are_none(gpt2: Pretrained, records: Any, line: str) -> Non
 
 
 @pytest.mark.parametrize("questions", [None, 5, b"a", DataFrame(), [("a", "b")], [None], [["a"]]])
-def test_questions_that_are_none(gpt2: Pretrained, questions: Any) -> None:
+def test_an_unusable_question_is_refused(gpt2: Pretrained, questions: Any) -> None:
     with pytest.raises(InputError, match=r"^questions: "):
         sft.answer(gpt2, questions)
 
@@ -237,14 +239,16 @@ def test_questions_that_are_none(gpt2: Pretrained, questions: Any) -> None:
         ({"max_new_tokens": "9"}, "generate.max_new_tokens: found '9'"),
     ],
 )
-def test_settings_that_are_none(gpt2: Pretrained, settings: Any, key: str) -> None:
+def test_a_setting_out_of_range_is_named_by_its_key(
+    gpt2: Pretrained, settings: Any, key: str
+) -> None:
     with pytest.raises(InputError, match=f"^{key}"):
         sft.answer(gpt2, "Say day.", **settings)
     with pytest.raises(InputError, match=f"^{key}"):
         sft.evaluate(gpt2, RECORDS[:1], **settings)
 
 
-def test_other_settings_that_are_none(gpt2: Pretrained, tmp_path: Path) -> None:
+def test_an_unusable_model_or_folder_is_refused(gpt2: Pretrained, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^generate.temperature: -1"):
         sft.answer(gpt2, "Say day.", temperature=-1)
     with pytest.raises(InputError, match=r"^batch_size: 0"):
@@ -260,9 +264,7 @@ def test_other_settings_that_are_none(gpt2: Pretrained, tmp_path: Path) -> None:
             call("gpt2", RECORDS)  # type: ignore[operator]
 
 
-def test_keys_that_are_not_read_are_told_once(
-    gpt2: Pretrained, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unread_keys_are_warned_of_once(gpt2: Pretrained, caplog: pytest.LogCaptureFixture) -> None:
     logging.getLogger("sft").propagate = True
     sft.answer(gpt2, [{"instruction": "a", "context": "b"}, {"instruction": "c"}], max_new_tokens=1)
     assert [record.message.split(";")[0] for record in caplog.records] == [

@@ -11,6 +11,7 @@ import torch
 from sft.atomic import (
     locked,
     make_folder,
+    read_json,
     read_numbers,
     replaced_folder,
     restore_folder,
@@ -29,6 +30,33 @@ def test_what_is_no_number_is_null(tmp_path: Path) -> None:
     text = (tmp_path / "a.json").read_text(encoding="utf-8")
     assert json.loads(text) == {"x": [None, [None, 1.5]], "é": {"y": None, "z": True}}
     assert "é" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, r"\(No such file"),
+        (b"", "not JSON"),
+        (b"{", "not JSON.*line 1 column"),
+        (b'{"a": "\xff"}', "not JSON.*0xff"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[]", "expected a JSON object, found list"),
+        (b"null", "expected a JSON object, found NoneType"),
+    ],
+)
+def test_a_file_that_holds_no_json_object_is_named(
+    tmp_path: Path, content: bytes | None, problem: str
+) -> None:
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"^{path}: .*{problem}"):
+        read_json(path)
+
+
+def test_a_json_object_is_read_as_it_was_written(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"é": [1, None]})
+    assert read_json(tmp_path / "a.json") == {"é": [1, None]}
 
 
 def test_a_row_that_was_cut_off_does_not_count(tmp_path: Path) -> None:
@@ -98,7 +126,7 @@ WRITTEN = r"last\.ckpt: cannot be written \((File too large|No space left on dev
 
 @contextmanager
 def at_most(size: int) -> Iterator[None]:
-    """Files of this process can have so many bytes; the next write says so, as on a full disk."""
+    """Limit the size of files that this process writes. The next byte fails, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -133,7 +161,7 @@ def write_checkpoint(path: Path) -> None:
 def test_a_write_that_comes_to_its_end_halfway(
     tmp_path: Path, write: Callable[[Path], None]
 ) -> None:
-    """By the system itself, not by a function that stands in for it."""
+    """The system itself ends it, not a function that stands in for it."""
     path = tmp_path / "checkpoints" / "last.ckpt"
     path.parent.mkdir()
     with at_most(60_000), pytest.raises(InputError, match=WRITTEN):
@@ -149,7 +177,7 @@ def test_a_write_that_comes_to_its_end_halfway(
 
 def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot be made a folder"):
+    with pytest.raises(InputError, match=r"folder: .*cannot be made"):
         make_folder(tmp_path / "file" / "folder")
 
 
@@ -173,9 +201,7 @@ def test_where_there_are_no_locks_all_go_on(
         done.append("in no folder")
 
     def none(path: Path, timeout: float) -> None:
-        raise NotImplementedError(
-            "no flock here"
-        )  # as filelock does on a file system without flock(2)
+        raise NotImplementedError("filelock raises this on a file system without flock(2)")
 
     monkeypatch.setattr("sft.atomic.FileLock", none)
     with locked(tmp_path / "lock", refuse="busy"):

@@ -1,5 +1,8 @@
-"""Everything a user, a disk or a network can get wrong: each gives one clear line, a non-zero exit, and no run that
-looks whole. All of it goes through `python train.py`, in this process; at the end some in a process of their own."""
+"""A fault of a user, a disk or a network gives one clear line, a non-zero exit, and no run.
+
+All of it goes through `python train.py` in this process. The last tests start a process of their
+own.
+"""
 
 import errno
 import json
@@ -48,13 +51,15 @@ def arguments(checkpoint: Path, tmp_path: Path) -> list[str]:
 def refused(
     command: Callable[..., None], arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> Refused:
-    """Calls train.py with these arguments, sees that it refuses in one line and leaves nothing, and gives the line."""
+    """Call train.py, check that it refuses in one line and leaves nothing, and return the line."""
 
     def call(*changes: str) -> str:
         with pytest.raises(SystemExit) as end:
             command(*arguments, *changes)
         line = end.value.code
-        assert isinstance(line, str)  # printed on stderr; the exit code is then 1
+
+        # Python prints a text on stderr, and exits with 1.
+        assert isinstance(line, str)
         assert "\n" not in line
         assert line.startswith("error: ")
         assert_nothing_left(Path())
@@ -64,12 +69,12 @@ def refused(
 
 
 def assert_nothing_left(place: Path) -> None:
-    """At most Hydra's own folder lies in a run's folder, and the link to the newest run was not touched."""
+    """Check that a run's folder holds only Hydra's own, and that the newest run is the old one."""
     assert {path.name for path in place.glob("outputs/*/*/*")} <= {".hydra"}
     assert not os.path.lexists(place / "outputs/latest")
 
 
-def test_the_run_that_is_changed_below_is_fine(
+def test_the_unchanged_run_is_not_refused(
     command: Callable[..., None], arguments: list[str]
 ) -> None:
     Path("mine.json").write_text(json.dumps([RECORDS[0] | {"context": "c"}, *RECORDS[1:]]))
@@ -115,13 +120,13 @@ DATA = {
 
 
 @pytest.mark.parametrize("name", DATA)
-def test_data_that_is_none(refused: Refused, name: str) -> None:
+def test_unusable_data_is_refused(refused: Refused, name: str) -> None:
     content, message = DATA[name]
     Path("mine.json").write_text(content)
     assert refused().startswith(f"{Path('mine.json').resolve()}: {message}")
 
 
-def test_no_such_file(refused: Refused) -> None:
+def test_a_missing_data_file_is_refused(refused: Refused) -> None:
     Path("mine.json").unlink()
     assert (
         refused()
@@ -129,7 +134,7 @@ def test_no_such_file(refused: Refused) -> None:
     )
 
 
-def test_a_folder_as_file(refused: Refused) -> None:
+def test_a_folder_instead_of_a_data_file_is_refused(refused: Refused) -> None:
     assert (
         refused("data.path=model")
         == f"{Path('model').resolve()}: a folder, expected a JSON file of records"
@@ -141,7 +146,7 @@ def test_a_folder_as_file(refused: Refused) -> None:
 SETTINGS = {
     "an empty split": (
         "data.split=[0.98,0.01,0.01]",
-        "data.split: [0.98, 0.01, 0.01] of 40 records leaves none for test; raise its share, give it 0, or use more",
+        "data.split: [0.98, 0.01, 0.01] of 40 records leaves none for test; ",
     ),
     "a split that does not sum to 1": (
         "data.split=[0.8,0.1,0.2]",
@@ -192,8 +197,8 @@ SETTINGS = {
         "precision=16-mixed",
         "precision: 16-mixed needs a GPU; on the CPU use bf16-mixed or 32",
     ),
-    "key": ("batchsize=8", "batchsize: unknown key; --help lists those there are"),
-    "key in a group": ("optim.lrr=1", "optim.lrr: unknown key; --help lists those there are"),
+    "key": ("batchsize=8", "batchsize: unknown key; "),
+    "key in a group": ("optim.lrr=1", "optim.lrr: unknown key; "),
     "key with +": ("+optim.lrr=1", "optim.lrr: unknown key; known here: lr, weight_decay, "),
     "type": ("batch_size=eight", "batch_size: found 'eight', expected a whole number"),
     "type of a list": ("data.split=0.5", "data.split: found 0.5, expected a list, as in [a,b]"),
@@ -203,13 +208,13 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_settings(refused: Refused, name: str) -> None:
+def test_an_unusable_setting_is_refused(refused: Refused, name: str) -> None:
     argument, message = SETTINGS[name]
     assert refused(argument).startswith(message)
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
-def test_a_device_that_is_absent(
+def test_a_missing_device_is_refused(
     refused: Refused, monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -293,7 +298,8 @@ CHECKPOINTS = {
     ),
     "a misshaped tensor": (
         tensors(lambda state: state.update({POSITIONS: torch.ones(64, 16)})),
-        "{model}/model.safetensors: tensor 'transformer.wpe.weight': expected shape (128, 16), found (64, 16)",
+        "{model}/model.safetensors: tensor 'transformer.wpe.weight': expected shape (128, 16), "
+        "found (64, 16)",
     ),
     "n_head": (
         config(n_head=3),
@@ -316,13 +322,13 @@ CHECKPOINTS = {
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_a_checkpoint_that_is_none(refused: Refused, name: str) -> None:
+def test_an_unusable_checkpoint_is_refused(refused: Refused, name: str) -> None:
     change, message = CHECKPOINTS[name]
     change(Path("model"))
     assert refused().startswith(message.format(model=Path("model").resolve()))
 
 
-def test_weights_that_were_never_trained(
+def test_untrained_weights_are_refused(
     refused: Refused, command: Callable[..., None], arguments: list[str]
 ) -> None:
     with pytest.raises(
@@ -338,7 +344,7 @@ def test_weights_that_were_never_trained(
 
 
 class Response:
-    """What the hub client's errors want to know of an answer."""
+    """The parts of a response that the errors of the hub client read."""
 
     headers: dict[str, str] = {}  # noqa: RUF012
     request = None
@@ -347,7 +353,7 @@ class Response:
 HUB = {
     "unreachable": (
         LocalEntryNotFoundError("offline"),
-        "someone/tiny: cannot reach https://huggingface.co (LocalEntryNotFoundError: offline); try again, set ",
+        "someone/tiny: cannot reach https://huggingface.co (LocalEntryNotFoundError: offline); ",
     ),
     "no repository": (
         RepositoryNotFoundError("404", response=Response()),  # type: ignore[arg-type]
@@ -365,7 +371,9 @@ HUB = {
 
 
 @pytest.mark.parametrize("name", HUB)
-def test_the_hub(refused: Refused, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_failure_of_the_hub_is_one_line(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     error, message = HUB[name]
 
     def download(*arguments: Any, **options: Any) -> str:
@@ -377,9 +385,7 @@ def test_the_hub(refused: Refused, monkeypatch: pytest.MonkeyPatch, name: str) -
     assert refused("model.checkpoint=someone/tiny", "model.revision=v9").startswith(message)
 
 
-def test_a_checkpoint_whose_checksum_is_wrong(
-    refused: Refused, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_checksum_is_refused(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     repo, commit = "openai-community/gpt2", hub.PINNED["openai-community/gpt2"]
     shutil.move("model", commit)
     monkeypatch.setattr(
@@ -393,7 +399,7 @@ def test_a_checkpoint_whose_checksum_is_wrong(
     assert not Path(commit, "vocab.json").exists()
 
 
-def test_data_that_cannot_be_downloaded(
+def test_a_failed_download_is_one_line(
     refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SFT_CACHE", str(tmp_path / "cache"))
@@ -433,7 +439,7 @@ def full(*arguments: Any, **options: Any) -> None:
         ),
     ],
 )
-def test_a_full_disk(
+def test_a_full_disk_is_one_line(
     command: Callable[..., None],
     arguments: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -461,7 +467,7 @@ def test_a_full_disk(
     [
         (
             lambda folder: None,
-            "resume: {folder}/checkpoints/last.ckpt is not there; resume= wants the folder of a run",
+            "resume: {folder}/checkpoints/last.ckpt is not there; ",
         ),
         (lambda folder: folder.mkdir(), "resume: {folder}/checkpoints/last.ckpt is not there; "),
         (
@@ -474,7 +480,9 @@ def test_a_full_disk(
         ),
     ],
 )
-def test_resume_of_no_run(refused: Refused, make: Callable[[Path], Any], message: str) -> None:
+def test_resume_without_a_run_is_refused(
+    refused: Refused, make: Callable[[Path], Any], message: str
+) -> None:
     make(Path("run"))
     before = sorted(Path("run").rglob("*"))
     line = refused("resume=run")
@@ -482,7 +490,7 @@ def test_resume_of_no_run(refused: Refused, make: Callable[[Path], Any], message
     assert sorted(Path("run").rglob("*")) == before
 
 
-def test_resume_of_a_damaged_checkpoint(refused: Refused) -> None:
+def test_resume_from_a_damaged_checkpoint_is_refused(refused: Refused) -> None:
     Path("run/checkpoints").mkdir(parents=True)
     Path("run/checkpoints/last.ckpt").write_bytes(b"PK\x03\x04 no zip")
     assert re.match(
@@ -501,7 +509,7 @@ def train(*arguments: str, place: Path, **environment: str) -> subprocess.Popen[
     return subprocess.Popen(command, cwd=place, env=own | environment, text=True, **pipes)  # type: ignore[call-overload,no-any-return]
 
 
-def test_the_real_command(arguments: list[str], tmp_path: Path) -> None:
+def test_the_command_itself_refuses_in_one_line(arguments: list[str], tmp_path: Path) -> None:
     cases = {
         ("batch_size=0",): "batch_size: 0 is out of range, expected at least 1",
         ("+optim.lrr=1",): "optim.lrr: unknown key; known here: ",
@@ -520,20 +528,18 @@ def test_the_real_command(arguments: list[str], tmp_path: Path) -> None:
     assert_nothing_left(tmp_path)
 
 
-def test_two_processes_say_it_once(arguments: list[str], tmp_path: Path) -> None:
+def test_two_processes_report_an_error_once(arguments: list[str], tmp_path: Path) -> None:
     process = train(
         *arguments, "devices=2", "strategy=ddp", "data.path=nowhere.json", place=tmp_path
     )
     output, errors = process.communicate(timeout=300)
     assert (process.returncode, output) == (1, "")
-    assert (
-        errors
-        == f"error: {tmp_path / 'nowhere.json'}: no such file; give data.path= a JSON file of records\n"
-    )
+    assert errors.startswith(f"error: {tmp_path / 'nowhere.json'}: no such file; ")
+    assert (errors.count("\n"), errors[-1]) == (1, "\n")
     assert_nothing_left(tmp_path)
 
 
-def test_full_errors_on_request(tmp_path: Path) -> None:
+def test_hydra_full_error_gives_a_traceback(tmp_path: Path) -> None:
     running = [
         train(argument, place=tmp_path, HYDRA_FULL_ERROR="1")
         for argument in ("batch_size=0", "optim.lrr=1")

@@ -1,4 +1,7 @@
-"""Two processes never work in one run folder: the second is refused, and leaves it byte for byte as it was."""
+"""Two processes never work in one run folder.
+
+The second is refused, and leaves the folder byte for byte as it was.
+"""
 
 import csv
 import errno
@@ -15,9 +18,14 @@ import pytest
 import train
 from sft import claims
 from sft.config.schema import TrainConfig
+from sft.summaries import write_run_summary
+from tests.summaries import run_summary
 
 Command = Callable[..., None]
-HOLD = "import sys; from pathlib import Path; from sft import claims; {claim}; print('held', flush=True); {then}"
+HOLD = (
+    "import sys; from pathlib import Path; from sft import claims; "
+    "{claim}; print('held', flush=True); {then}"
+)
 OWNER = "claims.claim(Path(sys.argv[1]), 'hydra.run.dir')"
 RANK = "kept = claims.claimed_by_rank_0(Path(sys.argv[1])); kept.__enter__()"
 
@@ -25,14 +33,14 @@ RANK = "kept = claims.claimed_by_rank_0(Path(sys.argv[1])); kept.__enter__()"
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(claims, "_said_of", set())
+    monkeypatch.setattr(claims, "_said", set())
     yield
     claims.release_all()
 
 
 @pytest.fixture
 def hold() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Have another process claim a folder, until it is killed or the test ends."""
+    """Let another process claim a folder, until it is killed or the test ends."""
     started = []
 
     def begin(folder: str, claim: str = OWNER, then: str = "input()") -> subprocess.Popen[str]:
@@ -54,12 +62,11 @@ def hold() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 @pytest.fixture
 def done(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The seeds of the runs that were let in, which are over at once."""
+    """The seeds of the runs that were not refused. They end at once."""
     seeds = []
 
-    def fit(config: TrainConfig, folder: Path) -> None:
-        summary = {"seconds": 1, "config": {"evaluate": False}, "best_validation_loss": config.seed}
-        (folder / "summary.json").write_text(json.dumps(summary))
+    def fit(config: TrainConfig, folder: Path, changed: str) -> None:
+        write_run_summary(folder, run_summary(config={}, best_validation_loss=config.seed))
         seeds.append(config.seed)
 
     monkeypatch.setattr(train, "fit", fit)
@@ -72,7 +79,7 @@ def contents(folder: str) -> dict[Path, tuple[bytes, int]]:
 
 
 def begun(folder: str) -> None:
-    """What lies in a run's folder before and after its first checkpoint."""
+    """Make a run's folder as it is after the first checkpoint."""
     for name in (
         ".hydra/config.yaml",
         ".hydra/overrides.yaml",
@@ -128,9 +135,12 @@ def test_a_folder_in_use_is_refused_and_stays_as_it_was(
 def test_a_dead_owner_does_not_block(
     command: Command, hold: Callable[..., subprocess.Popen[str]], done: list[int], claim: str
 ) -> None:
-    """Nor do the processes that it forked, which may live a little longer."""
+    """The processes that it forked may live a little longer. They do not block either."""
     Path("run").mkdir()
-    forks = "import os, time; child = os.fork(); child or (time.sleep(60), os._exit(0)); print(child, flush=True); input()"
+    forks = (
+        "import os, time; child = os.fork(); child or (time.sleep(60), os._exit(0)); "
+        "print(child, flush=True); input()"
+    )
     owner = hold("run", claim, forks)
     child = int(owner.stdout.readline())  # type: ignore[union-attr]
     assert "in use" in said(command, "hydra.run.dir=run")
@@ -164,7 +174,7 @@ def test_the_owner_of_a_folder_is_not_refused_by_itself(command: Command, done: 
         assert {path.name for path in Path("run").iterdir()} == {".lock"}
 
 
-def test_fresh_folders_of_one_moment_never_meet(command: Command, done: list[int]) -> None:
+def test_runs_of_one_second_get_folders_of_their_own(command: Command, done: list[int]) -> None:
     for seed in (1, 2, 3):
         command("hydra.run.dir=runs/${now:%Y}", f"seed={seed}")
     folders = sorted(Path("runs").iterdir())
@@ -181,7 +191,7 @@ def test_fresh_folders_of_one_moment_never_meet(command: Command, done: list[int
     assert "seed=3" in Path(f"runs/{year}-3/.hydra/overrides.yaml").read_text()
 
 
-def test_fresh_sweeps_of_one_moment_never_meet(command: Command, done: list[int]) -> None:
+def test_sweeps_of_one_second_get_folders_of_their_own(command: Command, done: list[int]) -> None:
     for seeds in ("1,2", "3,4"):
         command("hydra.sweep.dir=a sweep/${now:%Y}", f"seed={seeds}", "-m")
     first, second = sorted(Path("a sweep").iterdir())
@@ -200,10 +210,10 @@ def test_fresh_sweeps_of_one_moment_never_meet(command: Command, done: list[int]
         }
 
 
-def test_the_default_folders_are_fresh_ones(
+def test_a_default_folder_that_was_just_taken_is_not_used(
     command: Command, done: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever takes the name between its choice and its making: the next is taken."""
+    """If another process makes the folder after its name was chosen, the next name is taken."""
     honest, taken = Path.mkdir, []
 
     def late(path: Path, *arguments: object, **options: object) -> None:
@@ -256,7 +266,7 @@ def test_a_job_of_a_sweep_in_which_somebody_works_is_refused_alone(
     assert not Path("sweep/0/.lock").exists()
 
 
-def test_where_there_are_no_locks_that_is_said_once(
+def test_missing_locks_are_warned_of_once(
     command: Command,
     done: list[int],
     monkeypatch: pytest.MonkeyPatch,
@@ -273,10 +283,10 @@ def test_where_there_are_no_locks_that_is_said_once(
     assert "No locks available" in warning
 
 
-def test_a_lock_on_a_file_that_was_deleted_meanwhile_is_none(
+def test_a_lock_on_a_deleted_file_is_taken_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As its last owner deletes it between our open(2) and our flock(2)."""
+    """The last owner may delete it between our open(2) and our flock(2)."""
     import fcntl
 
     honest, calls = fcntl.flock, []
@@ -292,8 +302,8 @@ def test_a_lock_on_a_file_that_was_deleted_meanwhile_is_none(
     assert Path(".lock").read_text().startswith(f"process {os.getpid()} on ")
 
 
-def test_two_commands_in_one_folder(checkpoint: Path) -> None:
-    """With real processes, started together: one trains, and the other leaves nothing."""
+def test_one_of_two_commands_in_one_folder_is_refused(checkpoint: Path) -> None:
+    """Real processes are started together: one trains, and the other leaves nothing."""
     tiny = [
         f"model.checkpoint={checkpoint}",
         "model.allow_untrained=true",

@@ -21,7 +21,7 @@ LIBRARIES: dict[str, Any] = {"requests": requests, "httpx2": httpx2}
 def told(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str], str | None]:
-    """What is said where a library cannot get an address."""
+    """Return the function that reports why a library cannot get an address."""
     for name in (
         "HTTP_PROXY",
         "http_proxy",
@@ -43,27 +43,29 @@ def told(
 
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
-    """A port that accepts connections, and says nothing."""
+    """A port that accepts connections and sends nothing."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server
 
 
-def test_nothing_listens(told: Callable[[str], str | None]) -> None:
+def test_a_closed_port_refuses(told: Callable[[str], str | None]) -> None:
     assert told("http://me:secret@127.0.0.1:9/x") == "cannot reach 127.0.0.1:9: refused"
 
 
-def test_no_such_name(told: Callable[[str], str | None]) -> None:
+def test_an_unknown_name_is_named(told: Callable[[str], str | None]) -> None:
     assert told("http://nowhere.invalid/x") == "cannot reach nowhere.invalid: name not known"
 
 
-def test_a_server_that_says_nothing(
+def test_a_silent_server_times_out(
     told: Callable[[str], str | None], listener: socket.socket
 ) -> None:
     host = f"127.0.0.1:{listener.getsockname()[1]}"
     assert told(f"http://{host}/x") == f"cannot reach {host}: timed out"
 
 
-def test_a_server_that_hangs_up(told: Callable[[str], str | None], listener: socket.socket) -> None:
+def test_a_server_that_hangs_up_broke_off(
+    told: Callable[[str], str | None], listener: socket.socket
+) -> None:
     def hang_up() -> None:
         connection, _ = listener.accept()
         connection.recv(1 << 16)
@@ -74,7 +76,7 @@ def test_a_server_that_hangs_up(told: Callable[[str], str | None], listener: soc
     assert told(f"http://{host}/x") == f"the connection to {host} broke off"
 
 
-def test_a_proxy_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_proxy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(requests.RequestException) as error:
@@ -96,12 +98,12 @@ def test_a_proxy_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         (RuntimeError("Post: net/http: request canceled (Client.Timeout exceeded)"), "timed out"),
     ],
 )
-def test_reasons_from_classes_and_from_texts(error: Exception, reason: str) -> None:
+def test_the_reason_is_found_by_class_or_text(error: Exception, reason: str) -> None:
     assert unreachable(error, "https://there:8080/x") == f"cannot reach there:8080: {reason}"
     assert unreachable(error) == f"cannot reach the server: {reason}"
 
 
-def test_an_error_within_others_is_found_and_a_hidden_one_is_not() -> None:
+def test_a_wrapped_error_is_found_unless_it_is_suppressed() -> None:
     inner = ConnectionRefusedError(errno.ECONNREFUSED, "x")
     for outer in (
         RuntimeError("the client", inner),
@@ -120,7 +122,7 @@ def test_an_error_within_others_is_found_and_a_hidden_one_is_not() -> None:
 @pytest.mark.parametrize(
     "error", [OSError(errno.ENOSPC, "No space left on device"), FileNotFoundError(), KeyError("x")]
 )
-def test_errors_that_are_not_of_the_network(error: Exception) -> None:
+def test_another_error_is_not_taken_for_one_of_the_network(error: Exception) -> None:
     assert unreachable(error) is None
 
 
@@ -142,5 +144,5 @@ def test_a_server_that_answers_was_reached() -> None:
         ("sqlite:///a.db", ""),
     ],
 )
-def test_the_host_of_an_address(url: str, host: str) -> None:
+def test_a_host_keeps_its_port_and_loses_its_password(url: str, host: str) -> None:
     assert host_of(url) == host

@@ -18,12 +18,12 @@ from hydra.types import RunMode
 
 import evaluate
 import train
-from sft.cli import on_devices
 from sft.config.loading import from_hydra
 from sft.config.rules import check_given
 from sft.config.schema import EvaluateConfig, TrainConfig
 from sft.data import sources
 from sft.folders import to_resume, which_run
+from sft.launch import on_devices
 from sft.training.resume import resumed_config
 from tests.judge.judge_server import Site, serving
 
@@ -45,7 +45,7 @@ def config(name: str, kind: type, overrides: list[str]):
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder with the user's file in it, and a cache that holds stand-ins for the downloads."""
+    """Enter a folder with the user's file, and a cache with stand-ins for the downloads."""
     records = [
         {"instruction": f"Say {i}.", "input": "now" if i % 3 else "", "output": f"{i}!"}
         for i in range(1100)
@@ -106,7 +106,9 @@ def test_make_targets_exist_and_call_the_doors() -> None:
     assert "$(BIN)/python evaluate.py" in makefile
 
 
-def test_python_commands(place: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_python_command_of_the_readme_works(
+    place: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(HydraConfig, "get", lambda: SimpleNamespace(mode=RunMode.RUN))
     tiny = [
         f"model.checkpoint={checkpoint}",
@@ -164,14 +166,16 @@ def sweep(arguments: list[str], added: list[str], place: Path) -> None:
     assert done.returncode == 0, done.stderr.decode()
     [results] = place.glob("outputs/sweeps/*/results.csv")
     lines = results.read_text().splitlines()
-    assert len(lines) == 4  # a head and the three rates
+
+    # A header, and the three learning rates.
+    assert len(lines) == 4
     assert [line.count("finished") for line in lines[1:]] == [1, 1, 1]
     assert {line.split(",")[1] for line in lines[1:]} == {
         f"optim.lr={lr}" for lr in ("1e-05", "5e-05", "0.0001")
     }
 
 
-def test_the_notebook_lines(
+def test_the_notebook_lines_of_the_readme_work(
     place: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     [code] = re.findall(r"```python\n(.*?)```", README, re.S)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sft.atomic import read_object
+from sft.atomic import read_json
 from sft.errors import InputError
 
 CONFIG = "config.json"
@@ -24,7 +24,7 @@ def shards(index: Path) -> list[str]:
     Raises:
         InputError: the index names no file, or one that is not in its own folder.
     """
-    weight_map = read_object(index).get("weight_map")
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict):
         raise InputError(
             f"{index}: expected JSON with a `weight_map` of tensors and files, found {weight_map!r}"

@@ -20,7 +20,7 @@ import tiktoken
 import torch
 from safetensors import SafetensorError
 
-from sft.atomic import read_object, replaced_folder, warn_of_latest
+from sft.atomic import read_json, replaced_folder, warn_of_latest
 from sft.checkpoint import hub, weights
 from sft.checkpoint.adapter import AdapterConfig, read_adapter, read_adapter_config, write_adapter
 from sft.checkpoint.files import (
@@ -119,11 +119,11 @@ def load_pretrained(
     home = folder
     path = folder / ADAPTER_CONFIG
     if path.exists():
-        tuned = read_adapter_config(path, read_object(path))
+        tuned = read_adapter_config(path, read_json(path))
         home, base = _locate_base(tuned)
     _check_files(home)
 
-    raw = read_object(home / CONFIG)
+    raw = read_json(home / CONFIG)
     try:
         config = GPTConfig.from_hf(raw, dropout)
     except ValueError as error:
@@ -340,7 +340,7 @@ def _check_files(folder: Path) -> None:
 
 def _read_tokenizer_config(folder: Path) -> dict[str, Any]:
     path = folder / TOKENIZER_CONFIG
-    return read_object(path) if path.exists() else {}
+    return read_json(path) if path.exists() else {}
 
 
 def _special_names(tokenizer_config: dict[str, Any]) -> dict[str, str]:

@@ -88,7 +88,9 @@ def settings(door: str, *, _root_: DictConfig) -> str:
     settings_alone = OmegaConf.masked_copy(_root_, [key for key in root if key != "hydra"])
     values: Any = OmegaConf.to_container(settings_alone)
     text = settings_text(values, all_comments(Path(conf), door))
-    return text.replace("$", "$$")  # Hydra then fills a string.Template with it
+
+    # Hydra takes the text for a string.Template.
+    return text.replace("$", "$$")
 
 
 OmegaConf.register_new_resolver("settings", settings)

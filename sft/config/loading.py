@@ -101,7 +101,8 @@ def _converted(value: Any, hint: Any, key: str) -> Any:
     # YAML reads `lr=1` and `precision=32` as whole numbers, and true is an int to Python.
     if isinstance(value, int) and not isinstance(value, bool):
         if hint is float:
-            largest = 2**1023  # a longer number is no double
+            # A larger whole number may be too large for a double.
+            largest = 2**1023
             return float(min(max(value, -largest), largest))
         if hint is str:
             return str(value)

@@ -50,7 +50,9 @@ def _sources(config: TrainConfig, hydra: Any) -> list[tuple[str, Iterable[str]]]
     for group in GROUPS:
         choice = choices.get(group)
         path = Path(conf) / group / f"{choice}.yaml"
-        if choice is None or not path.exists():  # nothing was chosen, or a data set has no recipe
+
+        # Nothing was chosen, or the data set has no recipe.
+        if choice is None or not path.exists():
             continue
         name = f"data={choice}" if group == "recipe" else f"{group}={choice}"
         found.append((name, _keys_of(path, group)))

@@ -57,11 +57,13 @@ def _data(data: DataConfig) -> Problems:
         yield f"data.url: missing; data={data.source} would be downloaded from there"
     if "@" in (data.url or "").partition("//")[2].partition("/")[0]:
         yield (
-            "data.url: holds a name and a password, which would be written down; use data=json data.path=FILE"
+            "data.url: holds a name and a password, which would be kept in the run's files; use "
+            "data=json data.path=FILE"
         )
     if len(data.split) != 3:
         yield (
-            f"data.split: {len(data.split)} numbers, expected 3: the shares of train, test and validation"
+            f"data.split: {len(data.split)} numbers, expected 3: the shares of train, test and "
+            "validation"
         )
     elif abs(sum(data.split) - 1) > 1e-6:
         yield f"data.split: {data.split} sums to {sum(data.split):g}, expected 1"
@@ -103,7 +105,8 @@ def _judge(judge: JudgeConfig) -> Problems:
         yield f"judge.{key}: only an Ollama server reads it; leave it out"
     if judge.mode == "pairwise" and judge.prompt == "published":
         yield (
-            "judge.prompt: the published runs compared no pairs; judge.mode=pairwise goes with strict"
+            "judge.prompt: the published runs compared no pairs; judge.mode=pairwise goes with "
+            "strict"
         )
 
 
@@ -111,7 +114,8 @@ def _is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a malformed IPv6 address, or a port that is not a number
+    except ValueError:
+        # The IPv6 address is malformed, or the port is not a number.
         return False
 
 
@@ -349,7 +353,8 @@ def check_given(
         overrides: as Hydra lists them, such as `lora.rank=4`, `+key=value`, `~key`.
         sweep: whether the command makes several runs (-m).
     """
-    check(config)  # once more, now that resume=auto has become a run or none
+    # The config was checked when it was made. Since then, resume=auto has become a run or none.
+    check(config)
     given = given_keys(overrides)
     rules: Iterable[Unread[Any]]
     if isinstance(config, TrainConfig):

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -203,3 +204,23 @@ class EvaluateConfig:
     devices: Positive = 1
     precision: PrecisionName = "auto"
     judge: JudgeConfig = field(default_factory=JudgeConfig)
+
+
+def evaluation_of(config: TrainConfig, folder: Path, devices: int) -> EvaluateConfig:
+    """Return the settings of the evaluation that `evaluate=true` starts after the training.
+
+    Args:
+        folder: the folder of the run.
+        devices: the processes that answer. Where torchrun trained, one of its own is left.
+    """
+    return EvaluateConfig(
+        data=config.data,
+        generate=GenerateConfig(),
+        run=str(folder),
+        split=config.eval.split,
+        seed=config.seed,
+        device=config.device,
+        devices=devices,
+        precision=config.precision,
+        judge=config.judge,
+    )

@@ -22,7 +22,7 @@ from typing import Any
 import tiktoken
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-from sft.atomic import read_object
+from sft.atomic import read_json
 from sft.errors import InputError
 
 # The files that hold a tokenizer, in a Hugging Face folder.
@@ -205,7 +205,7 @@ def _read_pair(vocab_path: Path, merges_path: Path, special: set[str]) -> Bpe:
                 f"{path}: no such file; a checkpoint's tokenizer is its {VOCAB} and {MERGES}, or "
                 f"its {TOKENIZER}"
             )
-    vocab = read_object(vocab_path)
+    vocab = read_json(vocab_path)
     _check_vocab(vocab, vocab_path)
     try:
         text = merges_path.read_text(encoding="utf-8")
@@ -296,7 +296,7 @@ def _read_merges(
 
 def _read_whole(path: Path) -> Bpe:
     """Read `tokenizer.json`. An error names what differs from GPT-2's tokenizer."""
-    found = read_object(path)
+    found = read_json(path)
     model = found.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
         raise InputError(

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from sft.atomic import read_json
 from sft.checkpoint.folder import load_pretrained, save_pretrained
 from sft.gpt2.model import GPT, GPTConfig
 from sft.gpt2.tokenizer import load_tokenizer
@@ -83,7 +84,7 @@ def adopt(run: Path) -> None:
     """Make the model of a finished run the embedded one, and record how in `nano-base.json`."""
     trained = load_pretrained(run / "model")
     save_pretrained(trained.model, ASSETS / "gpt2-nano", trained.tokenizer, dtype=torch.float16)
-    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    summary = read_json(run / "summary.json")
     record = json.dumps(how_it_was_made(summary), indent=2, ensure_ascii=False)
     (ASSETS / "nano-base.json").write_text(record + "\n", encoding="utf-8")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from sft.atomic import write_text
+from sft.atomic import read_json, write_text
 from sft.checkpoint import weights
 from sft.checkpoint.files import CARD
 from sft.data.prompt import user_message
@@ -46,10 +46,10 @@ def write_card(run: Path) -> None:
     model = run / "model"
 
     evaluated = run / "evaluation" / "summary.json"
-    evaluation = _read(evaluated) if evaluated.exists() else {}
+    evaluation = read_json(evaluated) if evaluated.exists() else {}
     if evaluation and evaluation["tuned"]["sha256"] != weights.sha256(weights.files(model)):
         evaluation = {}
-    context = _read(model / "config.json")["n_positions"]
+    context = read_json(model / "config.json")["n_positions"]
     write_text(model / CARD, card_text(run.resolve().name, summary, evaluation, context))
 
 
@@ -145,14 +145,6 @@ def _licence(base: str, data: str | None) -> Json:
     if data and re.search(r"\bnc\b", data.lower()):
         tag = data
     return {"tag": tag, "text": f"{text} The data: {data or 'as their owner says'}."}
-
-
-def _read(path: Path) -> Json:
-    try:
-        found: Json = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from error
-    return found
 
 
 def _environment() -> Environment:

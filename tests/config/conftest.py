@@ -10,7 +10,7 @@ from tests.config.composing import CONF
 
 @pytest.fixture(scope="module", autouse=True)
 def conf() -> Iterator[None]:
-    import sft.cli  # noqa: F401, its resolvers
+    import sft.folders  # noqa: F401, its resolvers
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield

@@ -65,7 +65,8 @@ def test_nanos_recipe_can_be_left_out_or_overridden(model: str) -> None:
     assert recipe(config) == (3e-4, False)
 
 
-EXPERIMENTS = {  # checkpoint, data, learning rate, mask
+# For each experiment: checkpoint, data, learning rate, mask.
+EXPERIMENTS = {
     "book": ("gpt2-medium", "instructions", 5e-5, False),
     "alpaca-1k": ("gpt2-small", "alpaca", 5e-5, False),
     "alpaca-52k": ("gpt2-medium", "alpaca", 5e-5, False),

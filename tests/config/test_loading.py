@@ -45,7 +45,8 @@ def test_a_value_is_converted_only_if_nothing_is_lost(
     assert type(found) is type(expected)
 
 
-RANGES = [  # key, values out of its range, what is expected instead
+# The key, values out of its range, and what is expected instead.
+RANGES = [
     ("batch_size", ("0", "-1"), "at least 1"),
     ("accumulate", ("0",), "at least 1"),
     ("epochs", ("0", "-3"), "at least 1"),
@@ -109,7 +110,8 @@ def test_a_number_out_of_range_is_refused_by_evaluate(key: str, value: str, expe
     assert re.match(rf"{key}: \S+ .*{expected}$", line)
 
 
-WRONG = [  # overrides, the key, what the message quotes, what was expected
+# Overrides, the key, what the message quotes, and what was expected.
+WRONG = [
     ("optim.lr=nan", "optim.lr", "nan", "finite"),
     ("optim.lr=inf", "optim.lr", "inf", "finite"),
     ("data.split=[nan,0.5,0.5]", "data.split", "nan", "finite"),

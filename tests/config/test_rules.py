@@ -12,7 +12,8 @@ from sft.config.schema import EvaluateConfig, TrainConfig
 from sft.errors import InputError
 from tests.config.composing import composed, keys, refused
 
-CONTRADICTIONS = [  # door, overrides, the key, words of the message
+# The door, overrides, the key, and words of the message.
+CONTRADICTIONS = [
     ("train", "data.split=[0.5,0.5]", "data.split", "2 numbers, expected 3"),
     ("train", "data.split=[0.8,0.1,0.2]", "data.split", "1.1, expected 1"),
     ("train", "data.split=[85,10,5]", "data.split", "100, expected 1"),
@@ -75,7 +76,8 @@ def test_keys_that_contradict_are_refused(door: str, overrides: str, key: str, w
 
 JSON = "data=json data.path=x.json"
 THEIRS = "checkpoint=someone/tiny out=o"
-UNREAD = [  # door, overrides, the key that nothing would read, what would have it read
+# The door, overrides, the key that nothing would read, and what would make it read.
+UNREAD = [
     ("train", "judge.model=x", "judge.model", "judge=ollama"),
     ("train", "evaluate=true judge.audit=3", "judge.audit", "judge=ollama"),
     ("train", "lora.rank=4", "lora.rank", "lora=default"),
@@ -121,7 +123,9 @@ def test_a_given_key_that_nothing_reads_is_refused(
         check_given(config, overrides.split())
     assert str(error.value).startswith(f"{key}: ")
     assert words in str(error.value)
-    check_given(config, [])  # the same value is taken where it was not given: in a saved run
+
+    # A saved run may have the same value, which was not given on this command line.
+    check_given(config, [])
 
 
 READ = [

@@ -14,15 +14,15 @@ import pytest
 import torch
 
 import train
-from sft import cli
+from sft import launch
 from sft.atomic import read_numbers
 from sft.checkpoint.folder import load_pretrained, save_pretrained
-from sft.cli import on_devices
 from sft.config.schema import TrainConfig
 from sft.data.sources import load_source
 from sft.data.splits import encode_splits, split_records
 from sft.errors import InputError
 from sft.gpt2.model import GPT, GPTConfig
+from sft.launch import on_devices
 from sft.prompts import PROMPTS
 from sft.training.checkpoints import CheckpointFiles
 from sft.training.module import InstructionTuner
@@ -358,5 +358,5 @@ def test_torch_is_silenced_before_it_is_imported(monkeypatch: pytest.MonkeyPatch
     """Before anything that imports torch, which a resumed run's config does."""
     monkeypatch.setattr("sys.argv", ["train.py"])
     monkeypatch.setattr(os, "environ", {})
-    cli.run(lambda: os.environ.update(FOUND=os.environ["TORCH_CPP_LOG_LEVEL"]))
+    launch.run(lambda: os.environ.update(FOUND=os.environ["TORCH_CPP_LOG_LEVEL"]))
     assert os.environ["FOUND"] == "ERROR"

@@ -101,7 +101,9 @@ def test_a_signal_to_any_rank_ends_all_with_a_checkpoint(
 
 @pytest.mark.parametrize(
     ("ranks", "within", "changes", "step"),
-    [  # an epoch has 11 steps, and 3 batches of validation; the calls before training are one, and two of row 0
+    # An epoch has 11 steps, and 3 batches of validation. Before training the module is called once,
+    # and twice for row 0.
+    [
         (1, ("validation_step", 2), {}, 11),
         (2, ("validation_step", 2), {}, 11),
         (2, ("mean_loss", 5), {}, 2),
