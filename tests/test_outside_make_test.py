@@ -42,7 +42,7 @@ def exists(module: str, name: str) -> bool:
 def test_a_name_that_moved_is_noticed() -> None:
     moved = "def late():\n    from sft.device import gone\n    from sft.gone.more import x\n"
     assert missing_imports(moved) == ["sft.device.gone", "sft.gone.more.x"]
-    here = "from sft import launch, answer\nfrom sft.device import pick_device\nfrom os import path\n"
+    here = "from sft import launch, answer\nfrom sft.device import pick_device\nimport os\n"
     assert missing_imports(here) == []
 
 

@@ -231,7 +231,8 @@ def complete(
     for index, prompt in enumerate(prompts):
         if not 0 < len(prompt) <= context:
             raise ValueError(
-                f"prompt {index} has {len(prompt)} tokens, expected 1 to {context}, the model's context"
+                f"prompt {index} has {len(prompt)} tokens, expected 1 to {context}, the model's "
+                "context"
             )
     if isinstance(max_new_tokens, int):
         limits: Sequence[int] = [max_new_tokens] * len(prompts)

@@ -74,7 +74,10 @@ def _composed(text: str) -> str:
 
 
 def _caseless(text: str) -> str:
-    """The text without case, in the same way for every metric that ignores it: "ß" is "ss", which `lower` leaves."""
+    """Return the text without case, as every metric that ignores case sees it.
+
+    `casefold` makes "ß" the same as "ss", which `lower` does not.
+    """
     return _composed(_composed(text).casefold())
 
 

@@ -60,7 +60,8 @@ def read_newest(folder: Path) -> tuple[Path, dict[str, Any]]:
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(
-            f"resume: {path} is not there; resume= wants the folder of a run that reached a checkpoint"
+            f"resume: {path} is not there; resume= wants the folder of a run that reached a "
+            "checkpoint"
         )
     # A damaged file makes torch raise anything.
     try:

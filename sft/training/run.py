@@ -185,7 +185,7 @@ def total_steps(config: TrainConfig, data: InstructionData, processes: int) -> i
 
 
 def log_data(data: InstructionData, source: Source, base: Pretrained) -> None:
-    """Show the splits in numbers, the keys that were not read, and one example as the model sees it."""
+    """Show the splits in numbers, the unused keys, and one example as the model sees it."""
     log.info(overview_text(overview(data.splits)))
     if unused := unused_text(source.path, source.unused):
         log.info(unused)

@@ -49,7 +49,8 @@ class SanityGate(RunCallback):
 
         guess = math.log(module.model.config.vocab_size)
         log.info(
-            f"before training: loss {self.loss:.3f} over the answers (a guess among all words: {guess:.3f})"
+            f"before training: loss {self.loss:.3f} over the answers (a guess among all words: "
+            f"{guess:.3f})"
         )
         # A loss of NaN is refused too.
         passes = self.loss < HIGHEST * guess

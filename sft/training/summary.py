@@ -14,6 +14,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from sft.atomic import writing
 from sft.report.card import write_card
+from sft.shell import setting
 from sft.summaries import LossChange, RunSummary, write_run_summary
 from sft.training.metrics_file import Row
 
@@ -49,7 +50,8 @@ def report_run(folder: Path, summary: RunSummary, rows: list[Row]) -> None:
     # evaluate.py reads the test split unless told otherwise, and here it may be empty.
     split = "" if summary.data.splits["test"]["records"] else " split=train"
     log.info(
-        f"\n{table(summary)}\n\nAll of it is in {where}. Next: python evaluate.py run={where}{split}"
+        f"\n{table(summary)}\n\nAll of it is in {where}. "
+        f"Next: python evaluate.py {setting('run', where)}{split}"
     )
 
 

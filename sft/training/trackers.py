@@ -118,7 +118,8 @@ class RemoteLogger(Logger):
             ) from error
         except Exception as error:
             raise InputError(
-                f"logger: {kind} cannot be used ({_line(error, kind)}); see to it, or choose another logger="
+                f"logger: {kind} cannot be used ({_line(error, kind)}); see to it, or choose "
+                "another logger="
             ) from error
 
     def _connect(self) -> Any:
@@ -158,7 +159,8 @@ class RemoteLogger(Logger):
         except Exception as error:
             self.works = False
             log.warning(
-                f"{self.kind} failed ({_line(error, self.kind)}); not tracked any more, the numbers are in metrics.csv"
+                f"{self.kind} failed ({_line(error, self.kind)}); not tracked any more, the "
+                "numbers are in metrics.csv"
             )
 
 
