@@ -75,6 +75,8 @@ def _run_in_one_line(main: Callable[[], Any], again: str) -> None:
     except KeyboardInterrupt:
         print(f"\ninterrupted; files already written are kept{again}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:
+        _end_unread()
     except (HydraException, OmegaConfBaseException, OSError, InputError) as error:
         # An OSError comes from Hydra when it cannot make the run's folder.
         sys.exit(f"error: {_explain(error)}")
@@ -130,10 +132,21 @@ def command(main: Callable[[], None]) -> None:
     prepare_streams()
     try:
         main()
+    except BrokenPipeError:
+        _end_unread()
     except (InputError, OSError) as error:
         if FULL_ERROR:
             raise
         sys.exit(f"error: {_on_one_line(error)}")
+
+
+def _end_unread() -> NoReturn:
+    """Exit in silence, with the code of SIGPIPE, when the output's reader is gone (`| head -1`)."""
+    # Python flushes its output at the end, and would fail again.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    # Windows has no signal.SIGPIPE.
+    sys.exit(128 + 13)
 
 
 def _on_one_line(error: BaseException) -> str:
@@ -177,6 +190,12 @@ def job() -> Iterator[None]:
                 traceback.print_exception(error)
             print(f"error: job {HydraConfig.get().job.num}: {message}", file=sys.stderr)
             note_job("failed", message)
+        elif isinstance(error, BrokenPipeError):
+            print(
+                "error: nobody reads the output any more; files already written are kept",
+                file=sys.stderr,
+            )
+            _end_unread()
         elif with_traceback:
             raise
         else:

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -326,3 +327,15 @@ def test_an_unknown_option_is_named_in_one_line(
     command: Callable[..., None], arguments: list[str], named: str
 ) -> None:
     assert named in line(command, *arguments)
+
+
+@pytest.mark.parametrize("door", ["command", "run"])
+def test_a_command_whose_output_nobody_reads_prints_an_error(door: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = f"from sft.launch import {door}; {door}(lambda: print('x' * 100_000, flush=True))"
+    found = subprocess.run(
+        [sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, timeout=100
+    )
+    os.close(writer)
+    assert (found.returncode, found.stderr) == (141, b"")
