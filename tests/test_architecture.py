@@ -19,6 +19,7 @@ GROUND = {
     "sft.claims",
     "sft.config",
     "sft.device",
+    "sft.download",
     "sft.errors",
     "sft.jsonl",
     "sft.network",

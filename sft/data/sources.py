@@ -14,16 +14,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import requests
-from tqdm import tqdm
 
 from sft.atomic import sha256_of
 from sft.config.schema import DataConfig
 from sft.data.cache import Arrays, cache_folder, cached
 from sft.data.records import Record, stream_records
+from sft.download import fetch_rest
 from sft.errors import InputError
 from sft.network import unreachable
 
@@ -197,10 +195,7 @@ def download(name: str, url: str, sha256: str | None = None) -> Path:
         # The file gets its name only when it is whole, checked and on the disk.
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{name}-") as folder:
             partial = Path(folder) / target.name
-            with partial.open("wb") as file:
-                _fetch(name, url, file)
-                file.flush()
-                os.fsync(file.fileno())
+            fetch_rest(url, partial, f"downloading {name}")
             _check(url, sha256, partial)
             os.replace(partial, target)
     except (OSError, ValueError) as error:
@@ -211,20 +206,6 @@ def download(name: str, url: str, sha256: str | None = None) -> Path:
             "try again, or use a file you have: data=json data.path=FILE"
         ) from error
     return target
-
-
-def _fetch(name: str, url: str, file: Any) -> None:
-    with requests.get(url, stream=True, timeout=30) as response:
-        response.raise_for_status()
-        size = int(response.headers.get("Content-Length", 0)) or None
-        with tqdm(total=size, unit="B", unit_scale=True, desc=f"downloading {name}") as bar:
-            for chunk in response.iter_content(1 << 16):
-                bar.update(file.write(chunk))
-
-        # The size in the header is of the encoded content, but the file holds the decoded one.
-        encoded = response.headers.get("Content-Encoding", "identity") != "identity"
-        if size is not None and not encoded and file.tell() != size:
-            raise OSError(f"it broke off after {file.tell()} of {size} bytes")
 
 
 def _check(url: str, sha256: str | None, path: Path) -> None:

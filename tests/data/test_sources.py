@@ -428,12 +428,12 @@ def test_a_cache_folder_that_is_a_file_is_named(site: Site, cache: Path) -> None
 def test_an_interrupted_download_leaves_nothing(
     site: Site, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(name: str, url: str, file: Any) -> None:
-        file.write(DATA)
+    def interrupted(url: str, part: Path, label: str) -> None:
+        part.write_bytes(DATA)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(sources, "_fetch", interrupted)
+        patch.setattr(sources, "fetch_rest", interrupted)
         with pytest.raises(KeyboardInterrupt):
             load_source(ALPACA)
     assert files(cache) == []

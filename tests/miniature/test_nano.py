@@ -78,7 +78,7 @@ def test_tuned_nano_answers_and_the_base_does_not(
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "run"
     run.mkdir()
-    train.fit(from_dict(TrainConfig, CONFIG), run)
+    train.fit(from_dict(TrainConfig, CONFIG), run, changed="")
     summary = json.loads((run / "summary.json").read_text())
     assert summary["answer_loss_before"] <= 0.5 * math.log(4096)
 
