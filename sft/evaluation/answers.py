@@ -168,7 +168,7 @@ def answer_share(
     batch_size: int,
     name: str,
 ) -> None:
-    """Make this process's share of the answers, in a file of its own beside `path`.
+    """Make this process's share of the answers, in a file of its own next to `path`.
 
     The launcher has set its rank and the number of processes.
     """

@@ -76,7 +76,7 @@ def responses(rows: Sequence[RecordResult]) -> list[dict[str, str | None]]:
 
 
 def examples_text(rows: Sequence[RecordResult], count: int = 3) -> str:
-    """Show the first answers beside the expected ones."""
+    """Return the first answers, each with the expected one."""
     blocks = []
     for row in rows[:count]:
         lines = [_short(row.instruction)]

@@ -166,7 +166,7 @@ def log_start(config: EvaluateConfig, setup: Setup, encoded: dict[str, EncodedRe
         for line in one.unasked():
             log.warning(f"{name}: {line}")
     if setup.no_base:
-        log.info(f"no base beside it: {setup.no_base}")
+        log.info(f"no base to compare with: {setup.no_base}")
 
 
 def answer_in_processes(

@@ -107,7 +107,7 @@ def _number(value: float | None) -> str:
 
 
 def _remarks(summary: EvaluationSummary) -> list[str]:
-    """Return what must be known beside the means, such as which differences are noise."""
+    """Return remarks that qualify the means, such as which differences are noise."""
     models = summary.models
     remarks = not_asked_remarks({name: model.not_asked for name, model in models.items()})
 

@@ -353,7 +353,7 @@ def test_a_checkpoint_without_a_base_is_evaluated_on_other_data(
     assert row["base_response"] is summary["base"] is summary["exact_match_by_category"] is None
     assert "does not name its base" in summary["no_base"]
     assert summary["template"].startswith("<|user|>")
-    assert "no base beside it: " in capsys.readouterr().out
+    assert "no base to compare with: " in capsys.readouterr().out
 
 
 def test_compare_writes_the_differences_of_two_runs(

@@ -6,6 +6,7 @@ import random
 import socket
 import sys
 import unicodedata
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -13,6 +14,8 @@ from torchmetrics.functional.text import rouge_score
 
 from sft.config.schema import Rank
 from sft.scoring.metrics import BY_NAME, METRICS, TEXT_METRICS, chrf, exact_match, score, spaced
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -191,6 +194,8 @@ def test_nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_sweep_can_be_ordered_by_each_metric() -> None:
     assert sorted(get_args(Rank)) == sorted(["validation_loss", *BY_NAME])
+    help_text = (ROOT / "conf" / "train.yaml").read_text(encoding="utf-8")
+    assert [name for name in BY_NAME if name not in help_text] == []
 
 
 def test_the_names_of_metrics_are_unique() -> None:
