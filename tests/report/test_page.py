@@ -113,7 +113,7 @@ def test_a_model_alone(write: Callable[..., tuple[Seen, str]]) -> None:
     rows = [row | {"base": None} for row in made_up.rows()]
     seen, markdown = write(rows, **ABSENT["base"])
     assert "model, tuned 60 records" in seen.text
-    assert "No base beside it: it does not name one." in seen.text
+    assert "No base: it does not name one." in seen.text
     assert "Base" not in seen.text
     assert "Difference" not in seen.text
     assert_table(markdown, columns=2)
