@@ -186,7 +186,9 @@ def test_a_long_answer_is_cut_until_it_is_asked_for(show: Callable[..., Page]) -
     after = page.locator("dd.tuned div").bounding_box()
     assert before
     assert after
-    assert after["height"] == pytest.approx(before["height"] * 6, rel=0.02)  # 30 lines, not 5
+
+    # 30 lines are shown, not 5.
+    assert after["height"] == pytest.approx(before["height"] * 6, rel=0.02)
 
 
 def test_the_keyboard_reaches_the_sorting(show: Callable[..., Page]) -> None:
@@ -286,5 +288,7 @@ def test_the_screenshot(browser: Browser, tmp_path: Path) -> None:
     write_report(tmp_path, made_up.summary(rows), rows, made_up.RUN, made_up.metrics())
     screenshot(browser, tmp_path / "report.html", tmp_path / "report.png")
     picture = (tmp_path / "report.png").read_bytes()
-    assert int.from_bytes(picture[16:20]) == 1200  # the width, in PNG's first chunk
+
+    # The width is in PNG's first chunk.
+    assert int.from_bytes(picture[16:20]) == 1200
     assert len(picture) < 300_000

@@ -23,7 +23,8 @@ def engines() -> Iterator[dict[str, Engine]]:
     made = {}
     for name in ("tuned", "base"):
         nano = load_pretrained("gpt2-nano")
-        if name == "tuned":  # another model, so that the answers can be told apart
+        # Another model, so that the answers can be told apart.
+        if name == "tuned":
             nano.model.wpe.weight.data *= 0.5
         made[name] = Engine(ChatModel(nano, PROMPTS["alpaca"]), slots=4, queue=4)
     yield made
@@ -116,9 +117,9 @@ def test_answers_grow_and_can_be_stopped(
     expect(page.get_by_role("button", name="Stop")).to_be_hidden()
     ask(page, "Name an animal.")
     assert answered(page, "tuned") == said(engines["tuned"], "Name an animal.")
-    assert all(
-        sum(brake.rows) <= 9 + 60 + 1 for brake in brakes.values()
-    )  # the stopped one was decoded no further
+
+    # The stopped answer was decoded no further.
+    assert all(sum(brake.rows) <= 9 + 60 + 1 for brake in brakes.values())
 
 
 def test_texts_stay_texts(show: Callable[..., Page]) -> None:

@@ -30,7 +30,9 @@ from sft.judge.prompts import Pair, Question
 from tests.judge.judge_server import MODELS, Site, met, serving, shown
 
 QUESTIONS = [Question(n, "tuned", f"Count to {n}.", "", f"{n}!", "x" * n) for n in range(1, 7)]
-BAD = QUESTIONS[2]  # the one that meets the faults
+
+# The question that meets the faults.
+BAD = QUESTIONS[2]
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -101,7 +103,8 @@ def test_a_judge_is_added_by_a_line_in_the_table(
 REPLIES = {
     "I would give it 85 points.": "unparsed",
     "": "unparsed",
-    "null": "unparsed",  # no text at all, nor are the next three
+    # The text of these four is missing, or no text.
+    "null": "unparsed",
     "85": "unparsed",
     "[]": "unparsed",
     "{}": "unparsed",
@@ -127,8 +130,10 @@ def test_a_bad_reply_is_asked_for_once_more(
     assert Counter(one.status for one in judged) == {"scored": 5, status: 1}
     assert [one.score for one in judged] == [1, 2, None, 4, 5, 6]
     assert len(site.chats) == 7
+
+    # The judgement is final.
     site.fault = None
-    assert score_answers(met(site), QUESTIONS, scores) == judged  # it is final
+    assert score_answers(met(site), QUESTIONS, scores) == judged
     assert len(site.chats) == 7
 
 
@@ -159,7 +164,9 @@ def test_a_reply_without_an_end_is_cut(site: Site, scores: Path) -> None:
     assert len(site.chats) == 6
     judged = score_answers(met(site, max_tokens=100), QUESTIONS, scores)
     assert (judged[2].status, judged[2].score) == ("scored", 7)
-    assert len(site.chats) == 7  # the others were not asked again
+
+    # The others were not asked again.
+    assert len(site.chats) == 7
 
 
 def test_judgements_of_an_earlier_version_are_read(site: Site, scores: Path) -> None:
@@ -174,7 +181,8 @@ def test_judgements_of_an_earlier_version_are_read(site: Site, scores: Path) -> 
     assert len(site.chats) == 6
 
 
-FAULTS = {  # how often it is asked, its status, and why
+# How often a question is asked, the status of its judgement, and the reason.
+FAULTS = {
     "503": (5, "error", "HTTP 503: server busy"),
     "500": (5, "error", "HTTP 500: server busy"),
     "429": (5, "error", "HTTP 429: server busy"),
@@ -276,7 +284,9 @@ def test_what_no_other_request_would_escape_stops(
     with pytest.raises(InputError, match=r"\Ajudge\.url: http://.*/chat.*: .*\Z") as error:
         score_answers(judge, QUESTIONS, scores)
     assert remedy[site.kind] in str(error.value)
-    assert len(site.chats) < 6  # those that waited were never sent
+
+    # Those that waited were never sent.
+    assert len(site.chats) < 6
     assert [line["record"] for line in lines(scores)] == [1, 2]
     site.fault = None
     assert [one.score for one in score_answers(judge, QUESTIONS, scores)] == [1, 2, 3, 4, 5, 6]
@@ -419,7 +429,9 @@ def test_killed_ten_times_each_record_is_judged_once(ollama: Site, scores: Path)
     )
     assert len({line["key"] for line in found}) == 120
     assert {line["status"] for line in found} == {"scored"}
-    assert len(ollama.chats) <= 120 + 10 * 3  # but for those whose replies were on their way
+
+    # At each kill, at most 3 replies were on their way.
+    assert len(ollama.chats) <= 120 + 10 * 3
 
 
 # Injections

@@ -72,9 +72,7 @@ def test_a_missing_server_is_named_without_a_pause(ollama: Site, pauses: list[fl
     assert line.startswith(
         "judge.url: no Ollama server at http://127.0.0.1:9 (cannot reach 127.0.0.1:9: refused)"
     )
-    assert line.endswith(
-        "); start one with `ollama serve`, or give its address, such as judge.url=http://localhost:11434"
-    )
+    assert "`ollama serve`" in line
     assert pauses == []
 
 

@@ -59,9 +59,9 @@ def test_a_password_in_netrc_is_not_sent(
 ) -> None:
     (tmp_path / "netrc").write_text("default login me password secret\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setattr(
-        "sft.judge.client.is_local", lambda url: False
-    )  # which would not look there anyway
+
+    # For a local address, requests does not read the file anyway.
+    monkeypatch.setattr("sft.judge.client.is_local", lambda url: False)
     monkeypatch.setenv("NO_PROXY", "*")
     met(openai)
     assert not any("Authorization" in headers for _, _, headers in openai.requests)
@@ -175,13 +175,14 @@ def test_a_server_is_asked_in_the_next_form_that_it_takes(
     judged = score_answers(judge, QUESTIONS, tmp_path / "scores.jsonl")
     assert [(one.status, one.form) for one in judged] == [("scored", form)] * 3
     assert judge.forms == {form: 3}
-    assert pauses == []  # no fault that would pass
+    assert pauses == []
     asked = [form_of(body) for body in openai.chats]
     assert asked == ["json_schema", *["json_object"] * (form == "none"), *[form] * 3]
     if form == "json_object":
         assert openai.chats[-1]["response_format"] == {"type": "json_object", "schema": SCORE}
 
-    again = met(openai)  # what is kept is found by the next command, which asks nothing
+    # The next command finds what is kept, and asks nothing.
+    again = met(openai)
     assert score_answers(again, QUESTIONS, tmp_path / "scores.jsonl") == judged
     assert again.forms == {form: 3}
     assert len(openai.chats) == len(asked)

@@ -1,3 +1,5 @@
+"""The report's charts: their colours, their descriptions, and what they leave out."""
+
 import re
 
 from sft.report.charts import histogram, loss_curves
