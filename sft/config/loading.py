@@ -136,3 +136,14 @@ def _check_limit(value: Any, limit: Any, key: str) -> None:
 def _check_option(value: str, options: Collection[str], key: str) -> None:
     if value not in options:
         raise InputError(f"{key}: unknown value {value!r}; expected one of {', '.join(options)}")
+
+
+def flat(values: dict[str, Any], where: str = "") -> dict[str, Any]:
+    """Return nested values by their dotted keys: {"optim": {"lr": 1}} -> {"optim.lr": 1}."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{where}{name}.")
+        else:
+            found[where + name] = value
+    return found

@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from sft.config.loading import flat
 from sft.config.rules import given_keys
 from sft.config.schema import DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig
 
@@ -65,17 +66,6 @@ def _keys_of(path: Path, group: str) -> set[str]:
     values.pop("defaults", None)
     whole = path.read_text(encoding="utf-8").startswith("# @package _global_")
     return set(flat(values, "" if whole else f"{group}."))
-
-
-def flat(values: dict[str, Any], where: str = "") -> dict[str, Any]:
-    """Return nested values by their dotted keys: {"optim": {"lr": 1}} -> {"optim.lr": 1}."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            found |= flat(value, f"{where}{name}.")
-        else:
-            found[where + name] = value
-    return found
 
 
 def _text(value: Any) -> str:

@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sft.data.cache import Arrays, cached
-from sft.data.prompt import is_chat, prompt_tokens, render
+from sft.data.prompt import END, is_chat, prompt_tokens, render
 from sft.data.records import SURROGATE, Record
 from sft.data.sources import Source, is_small
-
-END = "<|endoftext|>"
 
 # How many records are tokenised together.
 CHUNK = 4096

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sft.config.loading import from_dict
+from sft.config.loading import flat, from_dict
 from sft.config.schema import TrainConfig
 from sft.errors import InputError
 from sft.training.checkpoints import read_newest
@@ -67,8 +67,8 @@ def resumed_config(given: TrainConfig, overrides: list[str]) -> TrainConfig:
     """
     assert given.resume is not None
     saved = read_newest(Path(given.resume))[1]["config"]
-    old = _flat(saved)
-    new = _flat(dataclasses.asdict(given))
+    old = flat(saved)
+    new = flat(dataclasses.asdict(given))
     for override in overrides:
         name = override.split("=")[0].lstrip("+~")
         for key in old:
@@ -87,18 +87,7 @@ def resumed_config(given: TrainConfig, overrides: list[str]) -> TrainConfig:
 
 def all_keys(config: TrainConfig) -> list[str]:
     """Every key of a config, as overrides name them."""
-    return list(_flat(dataclasses.asdict(config)))
-
-
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    """Return {"optim": {"lr": 1}} as {"optim.lr": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= {f"{key}.{name}": item for name, item in value.items()}
-        else:
-            flat[key] = value
-    return flat
+    return list(flat(dataclasses.asdict(config)))
 
 
 def _nested(flat: dict[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from sft.config.loading import from_dict
-from sft.config.origins import flat
+from sft.config.loading import flat, from_dict
 from sft.config.schema import JudgeConfig, TrainConfig
 from sft.errors import InputError
 from tests.config.composing import composed, refused

@@ -11,7 +11,7 @@ from hydra import compose
 from omegaconf import OmegaConf
 
 from sft.config.help import all_comments, comments
-from sft.config.origins import flat
+from sft.config.loading import flat
 from sft.config.schema import (
     LORA_TARGETS,
     CheckpointConfig,
