@@ -220,7 +220,7 @@ def download(size: str, folder: Path, release: str = RELEASE) -> None:
     """Fetch the missing files of a size. A partial file is kept as `.part` and continued later.
 
     Raises:
-        InputError: a file cannot be fetched whole, or is not the known file of the tokenizer.
+        InputError: a file cannot be fetched whole, or a tokenizer file has the wrong hash.
     """
     from sft.atomic import make_folder
 

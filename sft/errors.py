@@ -1,4 +1,4 @@
-"""The one kind of error that is told to the user in a line, without a traceback."""
+"""The one kind of error that the user sees as a single line, without a traceback."""
 
 
 class InputError(Exception):

@@ -156,7 +156,9 @@ def listen(host: str, port: int) -> socket.socket:
         return listener
     except OSError as error:
         given = f"--host {host} --port {port}"
-        raise InputError(f"{given}: cannot listen there ({error.strerror}); give others") from error
+        raise InputError(
+            f"{given}: cannot listen there ({error.strerror}); choose others"
+        ) from error
 
 
 def address(listener: socket.socket) -> str:

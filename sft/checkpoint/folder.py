@@ -132,7 +132,8 @@ def load_pretrained(
     if tokenizer.n_vocab > config.vocab_size:
         path = home / (VOCAB if (home / VOCAB).exists() else TOKENIZER)
         raise InputError(
-            f"{path}: {tokenizer.n_vocab} tokens, but {CONFIG} has vocab_size {config.vocab_size}"
+            f"{path}: {tokenizer.n_vocab} tokens, but {CONFIG} has vocab_size "
+            f"{config.vocab_size}; they belong to different models, so get both from one"
         )
 
     # The templates are an adapter's own, if its folder has any, or else its base's.

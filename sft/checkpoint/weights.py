@@ -217,7 +217,7 @@ def _transpose_linear(name: str, tensor: Tensor) -> Tensor:
 
 
 def _match(paths: list[Path], expected: dict[str, tuple[int, ...]]) -> dict[str, Stored]:
-    """Return the stored tensor for each of the model's names, after checking all.
+    """Check all names, shapes and types, and return the stored tensor of each parameter.
 
     Args:
         expected: the model's shapes, by name.

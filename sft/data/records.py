@@ -154,7 +154,9 @@ def _text(item: dict[str, Any], key: str, where: str) -> str:
     if not isinstance(value, str):
         raise InputError(f"{where}: '{key}' is {kind_of(value)}, expected text")
     if SURROGATE.search(value):
-        raise InputError(f"{where}: '{key}' holds half of a surrogate pair, which is no character")
+        raise InputError(
+            f"{where}: '{key}' contains a lone surrogate, which is not valid Unicode; remove it"
+        )
     return value
 
 

@@ -131,7 +131,7 @@ def check_template(config: EvaluateConfig, given: list[str], setup: Setup) -> No
 def encode_for_models(
     config: EvaluateConfig, setup: Setup, records: list[Record]
 ) -> dict[str, EncodedRecords]:
-    """Encode the records for each model, and for the tuned one some that it was trained on."""
+    """Encode the records for each model, and some training records for the tuned one."""
     encoded = {}
     for name, checkpoint in setup.models.items():
         training = setup.training_records() if name == "tuned" else []

@@ -1,4 +1,4 @@
-"""GPT-2 alone: network, checkpoint, tokenizer, decoding.
+"""GPT-2: the network, its tokenizer, LoRA and decoding.
 
-It needs torch and knows nothing of the rest of the package. Read `model.py` first.
+It imports no other room but `config`. Read `model.py` first; `fast/` is what makes it fast.
 """

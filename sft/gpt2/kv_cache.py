@@ -14,7 +14,7 @@ from sft.gpt2.padding import Padding
 class KVCache:
     """Keys and values that each slot has read, (layers, slots, 2, nh, S, hs).
 
-    They are allocated at the first write, in the type that the model computes.
+    They are allocated at the first write, in the type that the model computes in.
 
     Args:
         slots: rows that can be decoded together.

@@ -237,8 +237,6 @@ class GPT(nn.Module):
     ) -> Tensor:
         """Return the cross entropy of each supervised token, in nats, row after row.
 
-        Training, validation and the memory check all call this method.
-
         Args:
             input_ids, lengths: as in `forward`.
             labels: (B, T), the token that follows each position (already shifted), or

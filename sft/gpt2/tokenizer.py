@@ -456,7 +456,7 @@ def _check_tiktoken(found: Bpe, path: Path) -> None:
             instead = " + ".join(repr(_spell(part)) for part in last)
             raise InputError(
                 f"{path}: merge {number}: {first!r} + {second!r} is never reached, as the merges "
-                f"before it give {instead}; expected merges as training finds them"
+                f"before it give {instead}; get the original merges, in their order"
             )
 
 

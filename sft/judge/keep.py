@@ -18,8 +18,7 @@ class Score:
     """A judgement on one answer, from 0 to 100.
 
     `score` is None unless the status is `scored`. `reason` is the judge's, or says why there is no
-    score.
-    The last four fields describe the judge's reply, where there was one.
+    score. The last four fields describe the judge's reply, where there was one.
     """
 
     status: str

@@ -217,7 +217,9 @@ def read_records(folder: Path) -> list[RecordResult]:
 
 
 def _not_an_evaluation(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path}: not an evaluation as evaluate.py writes it ({error}); do it again")
+    return InputError(
+        f"{path}: not an evaluation as evaluate.py writes it ({error}); run evaluate.py again"
+    )
 
 
 def as_json(value: Any) -> Any:

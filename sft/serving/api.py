@@ -157,7 +157,7 @@ def parse_request(body: bytes, limit: int) -> ChatRequest:
 def _json_object(body: bytes) -> Json:
     # Python reads NaN and Infinity, which are not JSON.
     def refuse_constant(text: str) -> NoReturn:
-        raise ValueError(f"{text} is no number in JSON")
+        raise ValueError(f"{text} is not valid JSON")
 
     try:
         found = json.loads(body, parse_constant=refuse_constant)

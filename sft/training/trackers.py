@@ -118,7 +118,7 @@ class RemoteLogger(Logger):
             ) from error
         except Exception as error:
             raise InputError(
-                f"logger: {kind} cannot be used ({_line(error, kind)}); see to it, or choose "
+                f"logger: {kind} cannot be used ({_line(error, kind)}); fix that, or choose "
                 "another logger="
             ) from error
 
