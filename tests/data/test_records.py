@@ -209,11 +209,11 @@ def test_one_line_is_json_lines_of_one_record() -> None:
         ),
         (
             f'[{A}, {{"instruction": "a", "output": "b\\ud83d"}}]',
-            "record 2: 'output' holds half of a surrogate pair, which is no character",
+            "record 2: 'output' contains a lone surrogate",
         ),
         (
             '[{"instruction": "\\ude00", "output": "b"}]',
-            "record 1: 'instruction' holds half of a surrogate pair",
+            "record 1: 'instruction' contains a lone surrogate",
         ),
     ],
 )
