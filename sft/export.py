@@ -229,8 +229,8 @@ def title(folder: Path) -> str:
 
 def tell(out: Path, distance: float) -> None:
     print(
-        f"{out}: written and read back; its logits are within {distance:.1e} of their spread of "
-        "the original's"
+        f"{out}: written and read back; a prompt's logits differ from the original's by "
+        f"{distance:.1e} of their spread"
     )
 
 

@@ -23,6 +23,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from sft.claims import release_all
+from sft.config.loading import likely_key
 from sft.errors import InputError
 from sft.folders import in_sweep, release_job
 from sft.logs import prepare_streams, visible
@@ -98,7 +99,7 @@ def _sort_arguments() -> None:
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
-        sys.exit(f"error: {message}; --hydra-help lists the options")
+        sys.exit(f"error: {message}; settings are key=value, as in epochs=3, and --help lists them")
 
     parser.error = refuse  # type: ignore[method-assign]
     found, unknown = parser.parse_known_intermixed_args()
@@ -123,7 +124,9 @@ def _explain(error: BaseException) -> str:
     # Hydra's own advice is to add the key with a +, which is refused here.
     if message.startswith("Could not override '"):
         key = message.split("'")[1]
-        return f"{key}: unknown key; --help lists all keys"
+        likely = likely_key(key)
+        hint = f"did you mean {likely}? " if likely else ""
+        return f"{key}: unknown key; {hint}--help lists all keys"
     return message
 
 

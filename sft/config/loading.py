@@ -9,12 +9,13 @@ import types
 import typing
 from collections.abc import Collection
 from dataclasses import MISSING, fields, is_dataclass
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Le, Lt
 
 from sft.config.rules import check
-from sft.config.schema import OneOf
+from sft.config.schema import EvaluateConfig, OneOf, TrainConfig
 from sft.errors import InputError
 
 T = TypeVar("T")
@@ -147,3 +148,23 @@ def flat(values: dict[str, Any], where: str = "") -> dict[str, Any]:
         else:
             found[where + name] = value
     return found
+
+
+def keys_of(kind: type, where: str = "") -> list[str]:
+    """Return the dotted keys of a config's dataclass, those of its groups included."""
+    found = []
+    for name, hint in typing.get_type_hints(kind).items():
+        if isinstance(hint, type) and is_dataclass(hint):
+            found += keys_of(hint, f"{where}{name}.")
+        else:
+            found.append(where + name)
+    return found
+
+
+def likely_key(key: str) -> str | None:
+    """Return the key of either door that a misspelt one most likely stands for, if any."""
+    known = [*keys_of(TrainConfig), *keys_of(EvaluateConfig)]
+    for name in known:
+        if name.rpartition(".")[2] == key:
+            return name
+    return next(iter(get_close_matches(key, known, n=1, cutoff=0.75)), None)

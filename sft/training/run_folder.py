@@ -125,8 +125,8 @@ class RunFolder(RunCallback):
         signals = module.signals
         if not signals.interrupted:
             loss = module.validation_loss
-            shown = "-" if math.isnan(loss) else f"{loss:.4f}"
-            log.info(f"epoch {epochs_done(trainer):g}: validation loss {shown}")
+            if not math.isnan(loss):
+                log.info(f"epoch {epochs_done(trainer):g}: validation loss {loss:.4f}")
         if at_epoch_end(trainer):
             self._save(trainer)
         steps_left = trainer.global_step < module.total_steps

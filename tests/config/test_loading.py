@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sft.config.loading import flat, from_dict
+from sft.config.loading import flat, from_dict, likely_key
 from sft.config.schema import JudgeConfig, TrainConfig
 from sft.errors import InputError
 from tests.config.composing import composed, refused
@@ -257,3 +257,19 @@ def test_a_run_saved_before_a_key_was_refused_still_loads(changed: dict[str, Any
     for group, values in changed.items():
         saved[group] |= values
     assert dataclasses.asdict(from_dict(TrainConfig, saved)) == saved
+
+
+@pytest.mark.parametrize(
+    ("given", "likely"),
+    [
+        ("batchsize", "batch_size"),
+        ("epoch", "epochs"),
+        ("lr", "optim.lr"),
+        ("optim.lrr", "optim.lr"),
+        ("model.chekpoint", "model.checkpoint"),
+        ("spllit", "split"),
+        ("colour", None),
+    ],
+)
+def test_a_misspelt_key_gets_the_likely_one(given: str, likely: str | None) -> None:
+    assert likely_key(given) == likely
