@@ -266,11 +266,6 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
 
-    # The reader has closed the pipe, as `head -1` does. Python would fail again on flushing stdout
-    # at exit, so stdout is pointed elsewhere.
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
 
 if __name__ == "__main__":
     command(main)
