@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from sft.errors import InputError
-from sft.launch import command
+from sft.launch import add_placement, command
 from sft.logs import visible
 
 if TYPE_CHECKING:
@@ -48,10 +48,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--quiet", action="store_true", help="questions and answers alone, one on each line"
     )
-    made.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    made.add_argument(
-        "--precision", choices=("auto", "32", "bf16-mixed", "16-mixed"), default="auto"
-    )
+    add_placement(made)
     return made
 
 
@@ -268,11 +265,6 @@ def main() -> None:
         pipe(chat)
     except KeyboardInterrupt:
         sys.exit(130)
-
-    # The reader has closed the pipe, as `head -1` does. Python would fail again on flushing stdout
-    # at exit, so stdout is pointed elsewhere.
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

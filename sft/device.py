@@ -4,11 +4,12 @@ import ctypes
 import os
 import platform
 import shutil
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
 from sft.config.rules import half_on_cpu
+from sft.config.schema import Device
 from sft.errors import InputError
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
@@ -42,11 +43,11 @@ def pick_device(name: str, count: int = 1) -> str:
 
 
 def _pick(name: str) -> str:
-    if name not in ("auto", "cpu", "cuda", "mps"):
+    if name not in get_args(Device):
         nvidia = str(name).lower() in ("gpu", "nvidia", "amd", "rocm")
         hint = "; a GPU of NVIDIA or AMD is cuda" if nvidia else ""
         raise InputError(
-            f"device: unknown value {name!r}; expected one of auto, cpu, cuda, mps{hint}"
+            f"device: unknown value {name!r}; expected one of {', '.join(get_args(Device))}{hint}"
         )
     available = ["cpu"]
     if torch.backends.mps.is_available():

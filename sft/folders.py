@@ -104,9 +104,7 @@ class ClaimFolder(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         given = _is_given("hydra.sweep.dir", config.hydra.overrides.hydra)
         if config.get("resume") == "auto" and not given:
-            sys.exit(
-                "error: resume: auto needs the folder of the sweep; give hydra.sweep.dir=FOLDER"
-            )
+            sys.exit(f"error: {_auto_needs('hydra.sweep.dir')}")
         _claim_folder(config, "hydra.sweep.dir")
 
 
@@ -195,12 +193,18 @@ def which_run(resume: str | None, folder: Path) -> str | None:
         return named
 
     if not _is_given(key, HydraConfig.get().overrides.hydra):
-        raise InputError(f"resume: auto needs the folder of the run; give {key}=FOLDER")
+        raise InputError(_auto_needs(key))
     if has_checkpoint(folder):
         return str(folder)
     if holds_run(folder):
         raise InputError(f"{key}: {folder} holds a run without its checkpoints; give a new folder")
     return None
+
+
+def _auto_needs(key: str) -> str:
+    """Return what is wrong with `resume=auto` where `key` does not name the folder."""
+    kind = "sweep" if key == "hydra.sweep.dir" else "run"
+    return f"resume: auto needs the folder of the {kind}; give {key}=FOLDER"
 
 
 def _is_given(key: str, overrides: Any) -> bool:

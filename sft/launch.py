@@ -7,6 +7,7 @@ Hydra, such as `python -m sft.chat`, use `command`.
 
 from __future__ import annotations
 
+import argparse
 import builtins
 import logging
 import os
@@ -15,7 +16,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
@@ -24,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sft.claims import release_all
 from sft.config.loading import likely_key
+from sft.config.schema import Device, PrecisionName
 from sft.errors import InputError
 from sft.folders import in_sweep, release_job
 from sft.logs import prepare_streams, visible
@@ -141,6 +143,12 @@ def command(main: Callable[[], None]) -> None:
         if FULL_ERROR:
             raise
         sys.exit(f"error: {_on_one_line(error)}")
+
+
+def add_placement(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a door that loads models: the device, and the precision."""
+    parser.add_argument("--device", choices=get_args(Device), default="auto")
+    parser.add_argument("--precision", choices=get_args(PrecisionName), default="auto")
 
 
 def _end_unread() -> NoReturn:

@@ -7,7 +7,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from sft.errors import InputError
-from sft.launch import command
+from sft.launch import add_placement, command
 
 if TYPE_CHECKING:
     from sft.inference.models import ChatModel, Placement
@@ -65,10 +65,7 @@ def parser() -> argparse.ArgumentParser:
         "--host", default="127.0.0.1", help="address to listen at (%(default)s: this machine only)"
     )
     made.add_argument("--port", type=port, default=8000, help="0: any that is free (%(default)s)")
-    made.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    made.add_argument(
-        "--precision", choices=("auto", "32", "bf16-mixed", "16-mixed"), default="auto"
-    )
+    add_placement(made)
     made.add_argument(
         "--slots",
         type=positive,

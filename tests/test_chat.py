@@ -331,3 +331,14 @@ def test_a_closed_input_is_an_empty_one(run: Path) -> None:
 def test_a_closed_output_is_not_an_error(run: Path) -> None:
     found = in_bytes(run, b"Hello.\n", "utf-8", ">&-")
     assert (found.returncode, found.stderr) == (0, b"")
+
+
+def test_an_output_that_nobody_reads_ends_the_chat_with_the_code_of_sigpipe(run: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "sft.chat", "--quiet", ".", "--device", "cpu"]
+    found = subprocess.run(
+        command, cwd=run, input=b"Hello.\n", stdout=writer, stderr=subprocess.PIPE, timeout=120
+    )
+    os.close(writer)
+    assert (found.returncode, found.stderr) == (141, b"")

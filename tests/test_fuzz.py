@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from sft.checkpoint.folder import load_pretrained
 from sft.data.formats import FORMATS, format_of, parse_json
-from sft.data.records import Record, parse_records
+from sft.data.records import Record, stream_records
 from sft.errors import InputError
 from sft.gpt2.tokenizer import load_tokenizer
 from sft.training.checkpoints import NEEDED, CheckpointFiles, last, read_newest
@@ -83,7 +83,7 @@ def records_of(content: bytes) -> list[Record] | str:
     file = io.BytesIO(content)
     in_pieces = tried(lambda: list(FORMATS[format_of(file)].read(file, "f")))
     assert in_pieces == tried(lambda: parse_json(content, "f"))
-    return tried(lambda: parse_records(content, "f"))
+    return tried(lambda: list(stream_records(io.BytesIO(content), "f")))
 
 
 @fuzz

@@ -7,7 +7,6 @@ model. It names the base that the adapter was trained on, and what is added to t
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from sft.checkpoint import weights
-from sft.checkpoint.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from sft.checkpoint.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, write_config
 from sft.config.schema import LoraConfig
 from sft.errors import InputError
 from sft.gpt2.lora import is_adapter
@@ -125,7 +124,7 @@ def write_adapter(
         "fan_in_fan_out": True,
         "bias": "none",
     }
-    (folder / ADAPTER_CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_config(folder / ADAPTER_CONFIG, content)
 
 
 def read_adapter_config(path: Path, content: dict[str, Any]) -> AdapterConfig:

@@ -1,6 +1,8 @@
-"""The files of a checkpoint's folder: their names, and the shards that an index names."""
+"""The files of a checkpoint's folder: their names, and how their JSON is read and written."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from sft.atomic import read_json
 from sft.errors import InputError
@@ -16,6 +18,15 @@ CARD = "README.md"
 # An adapter's folder has these instead of a model's config and weights.
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+
+def write_config(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file of a checkpoint.
+
+    Unlike those of `write_json` in `sft/atomic.py`, its bytes are ASCII, and the whole folder is
+    what appears at once.
+    """
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def shards(index: Path) -> list[str]:

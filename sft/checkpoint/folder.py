@@ -7,7 +7,6 @@ It holds a model's architecture, weights, tokenizer and prompt template. `load_p
 from a folder or from the hub. `save_pretrained` writes one that transformers reads too.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +32,7 @@ from sft.checkpoint.files import (
     INDEX,
     TOKENIZER_CONFIG,
     WEIGHTS,
+    write_config,
 )
 from sft.config.schema import LoraConfig
 from sft.errors import InputError
@@ -212,9 +212,9 @@ def save_pretrained(
     with _written(folder) as beside:
         weights.save(model, beside / WEIGHTS, dtype, read)
         save_tokenizer(tokenizer, beside)
-        _write_json(beside / CONFIG, config)
-        _write_json(beside / TOKENIZER_CONFIG, tokenizer_config)
-        _write_json(beside / GENERATION_CONFIG, {"bos_token_id": end, "eos_token_id": end})
+        write_config(beside / CONFIG, config)
+        write_config(beside / TOKENIZER_CONFIG, tokenizer_config)
+        write_config(beside / GENERATION_CONFIG, {"bos_token_id": end, "eos_token_id": end})
         if check:
             check(beside)
 
@@ -235,7 +235,7 @@ def save_adapter(
     with _written(folder) as beside:
         write_adapter(tuned.model, config, beside, tuned.source, tuned.revision, tuned.sha256)
         save_tokenizer(tuned.tokenizer, beside)
-        _write_json(beside / TOKENIZER_CONFIG, _tokenizer_config(context, prompt, chat_template))
+        write_config(beside / TOKENIZER_CONFIG, _tokenizer_config(context, prompt, chat_template))
 
 
 def merge_adapter(adapter: str | Path, folder: str | Path) -> None:
@@ -407,10 +407,6 @@ def _tokenizer_config(
     if chat_template is not None:
         content["chat_template"] = chat_template
     return content
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager

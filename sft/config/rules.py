@@ -7,7 +7,8 @@
 - `check_processes` and `steps_warning`: rules about the processes and the steps of the run, which
   are known later.
 
-Other files call `half_on_cpu` and `too_cold` where they meet the same rule without a config.
+Other files call `half_on_cpu` and `too_cold`, and raise `NO_PATH`, where they meet the same rule
+without a checked config.
 """
 
 import os
@@ -31,6 +32,8 @@ from sft.errors import InputError
 
 Problems = Iterator[str]
 
+NO_PATH = "data.path: missing; data=json needs data.path=FILE, a JSON array or JSON Lines"
+
 
 def check(config: object) -> None:
     """Raise InputError for the first rule that one dataclass breaks, its groups not included."""
@@ -45,7 +48,7 @@ def _no_rules(config: object) -> Problems:
 def _data(data: DataConfig) -> Problems:
     local = data.source in ("json", "nano")
     if data.source == "json" and not data.path:
-        yield "data.path: missing; data=json needs data.path=FILE, a JSON array or JSON Lines"
+        yield NO_PATH
     if scheme := scheme_of(data.path or ""):
         remedy = "download it first, and give data.path=FILE"
         if scheme == "file":

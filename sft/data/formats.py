@@ -27,12 +27,12 @@ BLANK = b" \t\n\r"
 SPACE = re.compile(r"[ \t\n\r]*")
 
 
-def read_json(file: BinaryIO, name: Path | str) -> Iterator[Any]:
+def stream_array(file: BinaryIO, name: Path | str) -> Iterator[Any]:
     """Yield the items of a JSON array; errors are those of `parse_json`."""
     return _stream(_array_items, file, name)
 
 
-def read_json_lines(file: BinaryIO, name: Path | str) -> Iterator[Any]:
+def stream_lines(file: BinaryIO, name: Path | str) -> Iterator[Any]:
     """Yield the values of JSON Lines, one a line; errors are those of `parse_json`."""
     return _stream(_line_items, file, name)
 
@@ -53,8 +53,8 @@ class Format:
 
 # To add a format, add it here.
 FORMATS: dict[str, Format] = {
-    "JSON": Format(lambda head: head.startswith(b"["), read_json),
-    "JSON Lines": Format(lambda head: head.startswith(b"{"), read_json_lines),
+    "JSON": Format(lambda head: head.startswith(b"["), stream_array),
+    "JSON Lines": Format(lambda head: head.startswith(b"{"), stream_lines),
 }
 
 

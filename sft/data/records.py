@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -107,13 +106,6 @@ def stream_records(
         if unused is not None:
             count_unused(item, unused)
         yield record
-
-
-def parse_records(
-    content: bytes, name: Path | str, unused: Counter[str] | None = None
-) -> list[Record]:
-    """Return the records of a file that is in memory; otherwise as `stream_records`."""
-    return list(stream_records(BytesIO(content), name, unused))
 
 
 def checked_record(item: Any, name: Path | str, number: int, known: bool = False) -> Record:

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from sft.atomic import sha256_of
+from sft.config.rules import NO_PATH
 from sft.config.schema import DataConfig
 from sft.data.cache import Arrays, cache_folder, cached
 from sft.data.records import Record, stream_records
@@ -124,9 +125,7 @@ def _locate(config: DataConfig) -> Path:
         return download(config.source, config.url, config.sha256)
     if config.source in EMBEDDED:
         return EMBEDDED[config.source]
-    raise InputError(
-        "data.path: missing; data=json needs data.path=FILE, a JSON array or JSON Lines"
-    )
+    raise InputError(NO_PATH)
 
 
 def _regular(path: Path) -> Path:

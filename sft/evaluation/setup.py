@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sft.checkpoint.base import base_of
 from sft.checkpoint.folder import Pretrained, load_pretrained
 from sft.config.loading import from_dict
 from sft.config.schema import DataConfig, EvaluateConfig, TrainConfig
@@ -181,24 +182,13 @@ def setup_of_checkpoint(config: EvaluateConfig) -> Setup:
     source = load_source(config.data)
     tuned = check_model(config.checkpoint, config.revision)
     models = {"tuned": tuned}
-    base, no_base = _base_of(tuned)
-    if base is not None:
-        models["base"] = base
+    no_base = None
+    try:
+        models["base"] = base_of(tuned, check_model)
+    except InputError as error:
+        no_base = str(error)
     template = _template(tuned, config.data)
     return Setup(models, no_base, config.data, source, template, folder, run=None)
-
-
-def _base_of(tuned: Pretrained) -> tuple[Pretrained | None, str | None]:
-    """Return the base that a checkpoint names, or why there is none."""
-    if tuned.base is None:
-        return None, f"{tuned.source} does not name its base"
-    try:
-        base = check_model(tuned.base, tuned.adapter.revision if tuned.adapter else None)
-    except InputError as error:
-        return None, f"its base cannot be loaded: {error}"
-    if base.sha256 == tuned.sha256:
-        return None, f"its base, {tuned.base}, has the same weights"
-    return base, None
 
 
 def check_model(name: str | Path, revision: str | None = None) -> Pretrained:

@@ -8,6 +8,7 @@ from pathlib import Path
 import tiktoken
 import torch
 
+from sft.checkpoint.base import base_of
 from sft.checkpoint.folder import Pretrained, load_pretrained
 from sft.data.prompt import chat_tokens, is_chat, message_of, prompt_tokens, template_of
 from sft.data.records import Record
@@ -15,7 +16,6 @@ from sft.device import DTYPES, pick_device, pick_precision
 from sft.errors import InputError
 from sft.gpt2.model import GPT
 from sft.prompts import PROMPTS
-from sft.summaries import RUN_SUMMARY, read_run_summary
 
 log = logging.getLogger(__name__)
 
@@ -152,30 +152,4 @@ def load_base(tuned: ChatModel, placement: Placement) -> ChatModel:
         InputError: the tuned model names no base, the base cannot be loaded, or it has the same
             weights.
     """
-    checkpoint = tuned.checkpoint
-    if checkpoint.base is None:
-        raise InputError(f"{checkpoint.source} does not name its base")
-    base = placement.load(checkpoint.base, _base_revision(checkpoint))
-    if base.sha256 == checkpoint.sha256:
-        raise InputError(f"{checkpoint.source}: its base, {checkpoint.base}, has the same weights")
-    return ChatModel(base, tuned.template)
-
-
-def _base_revision(checkpoint: Pretrained) -> str | None:
-    """Return the commit of the base; None: the newest commit, or a folder.
-
-    An adapter names the commit itself. Otherwise the summary of the run names it.
-    """
-    if checkpoint.adapter:
-        return checkpoint.adapter.revision
-    run = Path(checkpoint.source).parent
-    if not (run / RUN_SUMMARY).exists():
-        return None
-
-    # Any folder may hold a file of this name. One that is not a run's does not stop the chat.
-    try:
-        began = read_run_summary(run).checkpoint
-    except InputError as error:
-        log.warning(f"warning: {error}; the base is taken at its newest commit")
-        return None
-    return began.revision if began.source == checkpoint.base else None
+    return ChatModel(base_of(tuned.checkpoint, placement.load), tuned.template)

@@ -8,7 +8,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from markupsafe import Markup
 
 from sft.atomic import finite, write_text
+from sft.config.loading import flat
 from sft.report.page import Json, contents
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -83,7 +84,7 @@ def _environment(finalize: Callable[[Any], Any]) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for read in (number, signed, interval, p_value, duration, flat):
+    for read in (number, signed, interval, p_value, duration, keys_and_values):
         environment.filters[read.__name__] = read
     return environment
 
@@ -142,10 +143,9 @@ def duration(seconds: Any) -> str:
     return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
-def flat(values: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the values of nested dicts by their dotted keys, as on the command line."""
-    for key, value in (values or {}).items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)
+def keys_and_values(values: Json | None) -> list[tuple[str, str]]:
+    """Return the values of nested dicts by their dotted keys, as on the command line."""
+    shown = []
+    for key, value in flat(values or {}).items():
+        shown.append((key, value if isinstance(value, str) else json.dumps(value)))
+    return shown

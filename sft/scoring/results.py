@@ -11,7 +11,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from sft.atomic import write_json, write_json_lines
+from sft.atomic import read_json, write_json, write_json_lines
 from sft.errors import InputError
 from sft.scoring.metrics import TEXT_METRICS
 
@@ -195,9 +195,10 @@ def read_summary(folder: Path) -> EvaluationSummary:
         InputError: it cannot be read, or is not the summary of an evaluation.
     """
     path = folder / SUMMARY
+    content = read_json(path, "the summary of an evaluation")
     try:
-        return parse_summary(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        return parse_summary(content)
+    except (ValueError, TypeError) as error:
         raise _not_an_evaluation(path, error) from error
 
 
@@ -212,7 +213,7 @@ def read_records(folder: Path) -> list[RecordResult]:
         # Other ends of lines than "\n", such as U+2028, may be part of a text.
         lines = path.read_text(encoding="utf-8").split("\n")
         return [parse_record(json.loads(line)) for line in lines if line]
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise _not_an_evaluation(path, error) from error
 
 

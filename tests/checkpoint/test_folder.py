@@ -511,7 +511,7 @@ def test_other_files_are_not_lost(folder):
 
 @pytest.mark.parametrize(
     ("module", "failing"),
-    [(checkpoints, "save_tokenizer"), (files, "_fsync"), (checkpoints, "_write_json")],
+    [(checkpoints, "save_tokenizer"), (files, "_fsync"), (checkpoints, "write_config")],
 )
 def test_a_full_disk_leaves_the_old_checkpoint(folder, monkeypatch, module, failing):
     def full(*arguments):

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from sft.data.batches import Batch, Examples, encode
 from sft.data.overview import overview
 from sft.data.prompt import render
-from sft.data.records import Record, parse_records
+from sft.data.records import Record, stream_records
 from sft.data.splits import Split, encode_splits, split_records
 from sft.errors import InputError
 from sft.gpt2.tokenizer import load_tokenizer
@@ -284,7 +284,9 @@ def gpt2() -> tiktoken.Encoding:
 def published(gpt2: tiktoken.Encoding) -> dict[str, Split]:
     assert REAL is not None
     path = REAL / "instruction-data.json"
-    parts = split_records(parse_records(path.read_bytes(), path), [0.85, 0.10, 0.05])
+    with path.open("rb") as file:
+        records = list(stream_records(file, path))
+    parts = split_records(records, [0.85, 0.10, 0.05])
     return encode_splits(parts, PROMPTS["alpaca"], gpt2, None, 1024, mask_prompt=False)
 
 
@@ -315,7 +317,8 @@ def test_prompt_and_answer_encoded_apart_are_as_encoded_together(
 ) -> None:
     assert REAL is not None
     examples = published["train"].examples
-    records = parse_records((REAL / "instruction-data.json").read_bytes(), "instructions")[:935]
+    with (REAL / "instruction-data.json").open("rb") as file:
+        records = list(stream_records(file, "instructions"))[:935]
     for i, record in enumerate(records):
         whole = gpt2.encode_ordinary(render(PROMPTS["alpaca"], record) + record.output)
         assert examples.text(i).tolist() == [*whole, 50256]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sft.data.records import parse_records
+from sft.data.records import stream_records
 from sft.errors import InputError
 
 A = '{"instruction": "a", "output": "b"}'
@@ -21,7 +21,7 @@ CUT = "is the file cut short?"
 
 def refused(content: bytes) -> str:
     with pytest.raises(InputError) as error:
-        parse_records(content, "mine.json")
+        list(stream_records(io.BytesIO(content), "mine.json"))
     assert "\n" not in str(error.value)
     return str(error.value)
 

@@ -45,8 +45,8 @@ def test_latest_is_followed_once(run_folder: Path, tmp_path: Path) -> None:
     ("file", "content", "message"),
     [
         ("summary.json", None, r"run: .*run is not a finished run \(it has no summary.json\)"),
-        ("summary.json", "{", "summary.json: not the summary of a run of train.py"),
-        ("summary.json", "[]", "summary.json: not the summary of a run of train.py"),
+        ("summary.json", "{", "summary.json: not JSON"),
+        ("summary.json", "[]", "summary.json: expected a JSON object, found list"),
         ("summary.json", '{"config": {}}', r"summary.json: not the summary.*\(status: missing\)"),
         ("model/config.json", None, r"model: no config\.json"),
         ("model/model.safetensors", "<html>", "model.safetensors: a web page"),

@@ -14,7 +14,7 @@ from llama_cpp import Llama
 
 from sft.checkpoint.folder import load_pretrained, save_pretrained
 from sft.data.prompt import render
-from sft.data.records import Record, parse_records
+from sft.data.records import Record, stream_records
 from sft.export import export_gguf
 from sft.gpt2.generate import generate
 from sft.gpt2.model import GPT, GPTConfig
@@ -79,7 +79,8 @@ def test_llama_gives_the_same_tokens(
 ) -> None:
     folder, [name, _] = export_gguf(run / "model", dtype, None)
     runs, ours = llama(folder / name, monkeypatch), load_pretrained(run / "model")
-    records = parse_records((ASSETS / "nano.json").read_bytes(), "nano.json")
+    with (ASSETS / "nano.json").open("rb") as file:
+        records = list(stream_records(file, "nano.json"))
     same_ids(runs, ours.tokenizer, [*HARD, *(record.instruction for record in records[:200])])
     assert runs.token_eos() == ours.tokenizer.eot_token
     prompts = [

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,8 +11,6 @@ from sft.checkpoint.folder import load_pretrained, save_pretrained
 from sft.errors import InputError
 from sft.inference.models import ChatModel, Placement, TooLongError, load_base, load_tuned
 from sft.prompts import PROMPTS
-from sft.summaries import write_run_summary
-from tests.summaries import run_summary
 
 PLACEMENT = Placement("cpu", "32-true")
 
@@ -43,64 +40,6 @@ def test_latest_is_the_run_that_the_link_names(run: Path) -> None:
     (run.parent / "latest").symlink_to(run)
     tuned = load_tuned(str(run.parent / "latest"), PLACEMENT)
     assert tuned.checkpoint.source == str(run / "model")
-
-
-# The commit of the base
-
-
-@pytest.fixture
-def base_revision(run: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Load the base of the run; return the revision that was loaded."""
-    tuned = load_tuned(str(run), PLACEMENT)
-
-    def load() -> str | None:
-        loaded = []
-
-        def load_nano(_: Placement, name: str, revision: str | None) -> object:
-            loaded.append((name, revision))
-            return load_pretrained("gpt2-nano")
-
-        monkeypatch.setattr(Placement, "load", load_nano)
-        load_base(tuned, PLACEMENT)
-        [(name, revision)] = loaded
-        assert name == tuned.checkpoint.base
-        return revision
-
-    return load
-
-
-def write_summary(run: Path, source: str) -> None:
-    used = {"source": source, "revision": "abc", "sha256": "cd" * 32}
-    write_run_summary(run, run_summary(checkpoint=used))
-
-
-def test_the_base_is_loaded_at_the_commit_of_the_run(
-    run: Path, checkpoint: Path, base_revision: Any
-) -> None:
-    write_summary(run, str(checkpoint))
-    assert base_revision() == "abc"
-
-
-def test_the_commit_of_another_checkpoint_is_not_taken(run: Path, base_revision: Any) -> None:
-    write_summary(run, "another/checkpoint")
-    assert base_revision() is None
-
-
-def test_without_a_summary_the_newest_commit_is_loaded(
-    base_revision: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert base_revision() is None
-    assert caplog.messages == []
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"checkpoint": {"revision": "abc"}}'])
-def test_a_broken_summary_is_warned_of_and_the_newest_commit_loaded(
-    run: Path, base_revision: Any, content: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    (run / "summary.json").write_text(content)
-    assert base_revision() is None
-    [message] = caplog.messages
-    assert str(run / "summary.json") in message
 
 
 # What is loaded, and what is refused

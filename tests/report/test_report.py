@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 
 from sft.errors import InputError
-from sft.report.report import duration, flat, interval, number, p_value, signed, write_report
+from sft.report.report import (
+    duration,
+    interval,
+    keys_and_values,
+    number,
+    p_value,
+    signed,
+    write_report,
+)
 from tests.evaluation import made_up
 from tests.evaluation.reading import Seen, assert_table
 
@@ -178,10 +186,10 @@ def test_a_full_disk_is_named_with_the_file(tmp_path: Path) -> None:
         (duration(9000), "2.5 h"),
         (duration(None), "–"),
         (
-            dict(flat({"a": {"b": {"c": 1}, "d": None, "e": "x"}, "f": True})),
+            dict(keys_and_values({"a": {"b": {"c": 1}, "d": None, "e": "x"}, "f": True})),
             {"a.b.c": "1", "a.d": "null", "a.e": "x", "f": "true"},
         ),
-        (dict(flat(None)), {}),
+        (dict(keys_and_values(None)), {}),
     ],
 )
 def test_numbers_to_read(shown: Any, expected: Any) -> None:

@@ -109,11 +109,28 @@ def test_a_missing_key_of_a_record_is_named(key: str, tmp_path: Path) -> None:
         read_records(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", "null", '{"tuned": 1}'])
-def test_a_summary_of_something_else_is_refused(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[]", "expected the summary of an evaluation, found list"),
+        ("null", "expected the summary of an evaluation, found NoneType"),
+        ("{}", "not an evaluation .*split: missing"),
+        ('{"tuned": 1}', "not an evaluation .*split: missing"),
+    ],
+)
+def test_a_summary_of_something_else_is_refused(text: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(text)
-    with pytest.raises(InputError, match=r"summary\.json: not an evaluation"):
+    with pytest.raises(InputError, match=rf"summary\.json: {reason}"):
         read_summary(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "[" * 100_000])
+def test_a_line_that_is_not_the_result_of_a_record_is_refused(line: str, tmp_path: Path) -> None:
+    (tmp_path / "records.jsonl").write_text(line + "\n")
+    with pytest.raises(InputError, match=r"records\.jsonl: not an evaluation"):
+        read_records(tmp_path)
 
 
 def test_a_model_that_is_not_an_object_is_refused(tmp_path: Path) -> None:
