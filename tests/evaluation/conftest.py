@@ -14,9 +14,6 @@ import torch
 from sft.checkpoint.folder import Pretrained, load_pretrained, save_pretrained
 from sft.config.schema import DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig
 from sft.gpt2.model import GPT, GPTConfig
-from sft.report.report import write_report
-from tests.evaluation import made_up
-from tests.evaluation.reading import Seen
 from tests.judge.judge_server import Site, serving
 from tests.summaries import CONTENT
 
@@ -90,37 +87,7 @@ def run_folder(tmp_path: Path, data: Path, make_checkpoint: Callable[..., Path])
 
 
 @pytest.fixture
-def write(tmp_path: Path) -> Callable[..., tuple[Seen, str]]:
-    """Write the report of the made-up evaluation, with changes to its summary, and read it."""
-
-    def with_changes(
-        rows: list[Any] | None = None, run: Any = made_up.RUN, metrics: Any = None, **changes: Any
-    ) -> tuple[Seen, str]:
-        summary = made_up.summary(made_up.rows()) | changes
-        write_report(tmp_path, summary, made_up.rows() if rows is None else rows, run, metrics)
-        page = (tmp_path / "report.html").read_text(encoding="utf-8")
-        return Seen(page), (tmp_path / "report.md").read_text(encoding="utf-8")
-
-    return with_changes
-
-
-@pytest.fixture
 def ollama() -> Iterator[Site]:
     """An Ollama server with llama3."""
     with serving(Site()) as site:
         yield site
-
-
-@pytest.fixture
-def openai() -> Iterator[Site]:
-    """A server of OpenAI's kind with one model, "mine"."""
-    with serving(Site("openai", models={"mine": ""})) as site:
-        yield site
-
-
-@pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses that a client would have made, in seconds; none is made."""
-    made: list[float] = []
-    monkeypatch.setattr("sft.judge.client.sleep", made.append)
-    return made
