@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from sft.metrics import BY_NAME
 from sft.prompts import PROMPTS
 
 
@@ -45,7 +46,7 @@ JudgeName = Annotated[str, OneOf(("none", *JUDGES))]
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 PrecisionName = Literal["auto", "32", "bf16-mixed", "16-mixed"]
-Rank = Literal["validation_loss", "loss", "score", "exact_match", "token_f1", "rouge_l", "chrf"]
+Rank = Annotated[str, OneOf(("validation_loss", *BY_NAME))]
 
 # `c_proj` is the name of two layers: the output of attention, and that of the MLP.
 LoraTarget = Literal["c_attn", "c_proj", "c_fc"]
