@@ -36,6 +36,9 @@ AboveZero = Annotated[float, Gt(0)]
 
 PromptName = Annotated[str, OneOf(PROMPTS)]
 
+# The data sets that are the user's own files: `json` is the older name.
+OWN_FILES = ("file", "json")
+
 # The judges, and the class of each. To add one: a subclass of `Judge`, its line here, and a file in
 # `conf/judge/`. The classes are named, not imported: nothing here may know the judge's client.
 JUDGES = {
@@ -76,7 +79,7 @@ def scheme_of(path: str) -> str | None:
 @dataclass
 class DataConfig:
     source: str = "nano"
-    path: str | None = None
+    path: str | list[str] | None = None
     url: str | None = None
     sha256: str | None = None
     licence: str | None = None
@@ -91,12 +94,30 @@ class DataConfig:
     workers: Natural = 0
 
     def __post_init__(self) -> None:
-        # A run may be evaluated, or resumed, from another folder than the one it was started in.
-        if self.path and not scheme_of(self.path):
-            self.path = os.path.abspath(os.path.expanduser(self.path))
-            # /dev/stdin is another file later, so the file behind it is kept.
-            if self.path.startswith("/dev/") and os.path.isfile(self.path):
-                self.path = os.path.realpath(self.path)
+        if isinstance(self.path, list):
+            self.path = [_whole(path) for path in self.path]
+        elif self.path:
+            self.path = _whole(self.path)
+
+    def paths(self) -> list[str]:
+        """Return the files, folders and patterns of the user's own data."""
+        if isinstance(self.path, str):
+            return [self.path]
+        return self.path or []
+
+
+def _whole(path: str) -> str:
+    """Return a path that names the same file from every folder.
+
+    A run may be evaluated, or resumed, from another folder than the one it was started in.
+    """
+    if not path or scheme_of(path):
+        return path
+    path = os.path.abspath(os.path.expanduser(path))
+
+    # /dev/stdin is another file later, so the file behind it is kept.
+    is_file = path.startswith("/dev/") and os.path.isfile(path)
+    return os.path.realpath(path) if is_file else path
 
 
 @dataclass
