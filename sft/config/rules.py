@@ -125,6 +125,13 @@ def _is_address(url: str) -> bool:
 def _generate(generate: GenerateConfig) -> Problems:
     if problem := too_cold(generate.temperature):
         yield f"generate.temperature: {problem}"
+    if generate.best_of > 1 and generate.temperature == 0:
+        yield (
+            f"generate.best_of: {generate.best_of} answers at generate.temperature=0 are one and "
+            "the same; raise it, such as to 0.7"
+        )
+    if "" in generate.stop:
+        yield "generate.stop: holds an empty text, which every answer begins with; leave it out"
 
 
 def too_cold(temperature: float) -> str | None:
@@ -294,6 +301,10 @@ def _names_moved_file(data: DataConfig) -> bool:
     return data.path is not None and data.source in ("nano", "json")
 
 
+def _narrows(generate: GenerateConfig) -> bool:
+    return any(value is not None for value in (generate.top_k, generate.top_p, generate.min_p))
+
+
 COMPARED = ("compare", "out")
 NOT_COMPARED = tuple(
     found
@@ -336,10 +347,8 @@ UNREAD_BY_EVALUATE: tuple[Unread[EvaluateConfig], ...] = (
         "only training reads it; leave it out",
     ),
     Unread(
-        ("generate.top_k",),
-        lambda config, sweep: (
-            config.generate.top_k is not None and config.generate.temperature == 0
-        ),
+        ("generate.top_k", "generate.top_p", "generate.min_p"),
+        lambda config, sweep: config.generate.temperature == 0 and _narrows(config.generate),
         "would not be read at generate.temperature=0, which takes the likeliest token; raise it",
     ),
 )

@@ -28,6 +28,8 @@ Natural = Annotated[int, Ge(0)]
 Positive = Annotated[int, Ge(1)]
 Share = Annotated[float, Ge(0), Le(1)]
 ShareBelowOne = Annotated[float, Ge(0), Lt(1)]
+ShareAboveZero = Annotated[float, Gt(0), Le(1)]
+Penalty = Annotated[float, Ge(-2), Le(2)]
 NotNegative = Annotated[float, Ge(0)]
 AboveZero = Annotated[float, Gt(0)]
 
@@ -182,6 +184,14 @@ class GenerateConfig:
     max_new_tokens: Positive = 256
     temperature: NotNegative = 0.0
     top_k: Positive | None = None
+    top_p: ShareAboveZero | None = None
+    min_p: ShareAboveZero | None = None
+    repetition_penalty: AboveZero = 1.0
+    no_repeat_ngram: Positive | None = None
+    frequency_penalty: Penalty = 0.0
+    presence_penalty: Penalty = 0.0
+    stop: list[str] = field(default_factory=list)
+    best_of: Positive = 1
 
 
 @dataclass

@@ -215,7 +215,7 @@ def origin(
         },
         "seconds": round(time.perf_counter() - began, 2),
         "template": setup.template,
-        "decoding": dataclasses.asdict(decoding),
+        "decoding": decoding.in_summary(),
         "device": device,
         "precision": precision,
         "data": {
