@@ -154,7 +154,7 @@ class Chat:
             value = number(text, SETTINGS[name])
         else:
             value = getattr(Sampling(), name)
-        self.sampling = replace(self.sampling, **{name: value})
+        self.sampling = replace(self.sampling, **{name: value})  # type: ignore[arg-type]
         return self.settings()
 
     def settings(self) -> str:
