@@ -27,7 +27,7 @@ from sft.device import (
     pick_device,
     pick_precision,
 )
-from sft.errors import InputError
+from sft.errors import InputError, counted
 from sft.gpt2.fast import row_multiple
 from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT
@@ -99,7 +99,7 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
         log.info(changed)
     log_data(data, source, base)
     resumed = f", resumed at step {past.steps + 1}" if past.steps else ""
-    log.info(f"{processes} × {device}, {precision}, {steps} steps{resumed}")
+    log.info(f"{processes} × {device}, {precision}, {counted(steps, 'step')}{resumed}")
     if warning := steps_warning(config, steps):
         log.warning(warning)
     module = make_module(config, base, steps, device)
