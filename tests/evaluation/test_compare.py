@@ -143,4 +143,4 @@ def test_it_is_said_which_difference_the_records_could_have_shown(tmp_path: Path
     second = write(tmp_path / "b", [0.0] * 17 + [1.0] * 93)
     found = compare(read_evaluation(first), read_evaluation(second))
     assert found["differences"]["exact_match"]["visible"] == pytest.approx(0.146, abs=0.002)
-    assert "four times in five: exact match 0.146" in comparison_text(found)
+    assert "four times in five: exact match 0.147" in comparison_text(found)
