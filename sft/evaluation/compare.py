@@ -8,7 +8,7 @@ from typing import Any
 
 from sft.errors import InputError, counted
 from sft.metrics import BY_NAME
-from sft.scoring.aggregate import differences, not_asked, not_asked_text
+from sft.scoring.aggregate import differences, not_asked, not_asked_text, visible_remark
 from sft.scoring.results import (
     RECORDS,
     AnswerResult,
@@ -137,11 +137,13 @@ def comparison_text(found: dict[str, Any]) -> str:
         difference = f"{label:16}{one['difference']:>+11.3f}{interval:>20}"
         lines.append(f"{difference}{one['p_value']:>8.2g}{counts:>16}")
         verdicts.append(f"{label}: {one['verdict']}")
-    return "\n".join([*lines, "", *verdicts, *_remarks(found)])
+    return "\n".join([*lines, "", *verdicts, "", *_remarks(found)])
 
 
 def _remarks(found: dict[str, Any]) -> Sequence[str]:
     remarks = []
+    if visible := visible_remark(found["differences"], found["records"]):
+        remarks.append(visible)
     if found["settings_apart"]:
         remarks.append(f"note: the two differ in {' and '.join(found['settings_apart'])}")
     for name, counts in found["not_asked"].items():

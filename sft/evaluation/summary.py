@@ -12,6 +12,7 @@ from sft.scoring.aggregate import (
     differences,
     not_asked_remarks,
     numbers,
+    visible_remark,
     without_duplicates,
     worst,
 )
@@ -119,6 +120,8 @@ def _remarks(summary: EvaluationSummary) -> list[str]:
         remarks.append(f"{NOISE}: {', '.join(noise)}")
     if any(one["interval"] is None for one in compared.values()):
         remarks.append(TOO_FEW)
+    if visible := visible_remark(compared, summary.records):
+        remarks.append(visible)
 
     # The judge.
     judge = summary.judge or {}

@@ -9,9 +9,16 @@ from statistics import median
 from typing import Any
 
 from sft.errors import counted
-from sft.metrics import METRICS, TEXT_METRICS, Metric, spaced
+from sft.metrics import BY_NAME, METRICS, TEXT_METRICS, Metric, spaced
 from sft.scoring.results import AnswerResult, RecordResult
-from sft.scoring.statistics import difference, interval, rank_correlation, verdict
+from sft.scoring.statistics import (
+    difference,
+    interval,
+    rank_correlation,
+    verdict,
+    visible_share,
+    visible_text,
+)
 
 
 def numbers(answers: Sequence[AnswerResult]) -> dict[str, Any]:
@@ -121,6 +128,21 @@ def differences(
             words = verdict(apart, *names, metric.lower_is_better)
             found[metric.name] = {"records": len(one)} | asdict(apart) | {"verdict": words}
     return found
+
+
+def visible_remark(compared: dict[str, dict[str, Any]] | None, records: int | None) -> str | None:
+    """Return what the records could have shown, given the differences between two models.
+
+    Without two models it is said of two that answer 30% of the records differently. None: nothing
+    is known.
+    """
+    visible = {}
+    for name, one in (compared or {}).items():
+        if one and one.get("visible"):
+            visible[BY_NAME[name].label] = one["visible"]
+    if not visible and records:
+        visible = {"exact match, where 30% are answered differently": visible_share(records)}
+    return visible_text(visible) if visible else None
 
 
 def by_category(
