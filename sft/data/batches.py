@@ -44,6 +44,7 @@ class Batch(NamedTuple):
         records: (B,), each row's place in file order within its split; -1 for a filler row.
         step_targets: labels in the whole optimizer step of this batch, on all ranks.
         step_tokens: tokens without padding in that step, on all ranks.
+        reference: (B,), the log-probability of each row's labels before training; of preferences.
     """
 
     input_ids: Tensor
@@ -52,6 +53,7 @@ class Batch(NamedTuple):
     records: Tensor
     step_targets: int
     step_tokens: int
+    reference: Tensor | None = None
 
 
 @dataclass(frozen=True)
