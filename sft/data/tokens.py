@@ -14,7 +14,7 @@ from tqdm import tqdm
 from sft.data.cache import Arrays, cached
 from sft.data.prompt import END, SpecialTokens, earlier_answers, split_answers, split_prompts
 from sft.data.records import SURROGATE, Record, record_of
-from sft.data.sources import Source, is_small
+from sft.data.sources import Source
 
 # How many records are tokenised together.
 CHUNK = 4096
@@ -199,10 +199,8 @@ def load_texts(
         content = json.dumps([found[place].plain() for place in shown]).encode()
         return texts._asdict() | {"shown": np.frombuffer(content, np.uint8)}
 
-    if is_small(source.path):
-        arrays = make()
-    else:
-        arrays = cached(_name(source, shown, template, tokenizer), make)
+    name = _name(source, shown, template, tokenizer)
+    arrays = make() if source.is_small else cached(name, make)
     records = [record_of(fields) for fields in json.loads(arrays["shown"].tobytes())]
     return Texts(*(arrays[field] for field in Texts._fields)), records
 
