@@ -44,6 +44,9 @@ test-openai: .venv/openai  ## the import of a checkpoint that TensorFlow wrote
 test-book: .venv/bench  ## the package of the book's code: its models, converted, have the same logits
 	$(BIN)/python -m pytest tests/book $(ARGS)
 
+test-trl: .venv/bench  ## the loss and the gradient of preferences beside TRL's DPOTrainer
+	$(BIN)/python -m pytest tests/trl $(ARGS)
+
 test-clients: .venv/clients  ## other programs ask the server: litellm, curl, and lm-eval, with transformers' numbers
 	$(BIN)/python -m pytest tests/clients $(ARGS)
 
