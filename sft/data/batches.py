@@ -154,7 +154,7 @@ def as_examples(texts: Texts, eot: int, max_length: int, mask_prompt: bool) -> E
     The limit is for prompt and answer together. A row that is cut loses its end token.
     """
     # The last token of a text is only a label, so the model reads one token fewer.
-    whole = np.diff(texts.starts)
+    whole = texts.sizes
     sizes = np.minimum(whole, max_length + 1)
 
     rows = np.flatnonzero(sizes > np.maximum(texts.prompts, 1))

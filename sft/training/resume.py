@@ -13,6 +13,8 @@ from sft.training.checkpoints import read_newest
 # The keys that a resumed run may change without becoming another run.
 CHANGEABLE = {
     "data.path",
+    "data.test",
+    "data.validation",
     "epochs",
     "max_steps",
     "device",
