@@ -242,7 +242,8 @@ def _prefixes(sizes: Numbers, share: float) -> Numbers:
     candidates. Rounding may add one, but never takes one away.
     """
     needed = np.ceil(share * sizes - 1e-9).astype(np.int64)
-    return np.minimum(sizes, sizes - needed + 1 + sizes // 16)
+    lengths: Numbers = np.minimum(sizes, sizes - needed + 1 + sizes // 16)
+    return lengths
 
 
 def _first(sets: Matrix, lengths: Numbers) -> Matrix:
