@@ -45,10 +45,11 @@ Matrix = Any
 def question(record: Record) -> str:
     """Return the text by which a record is compared: instruction and input, each on a line.
 
-    Plain text has no question, so its text is compared.
+    Earlier turns stand before them. Plain text has no question, so its text is compared.
     """
-    if record.instruction or record.input:
-        return f"{record.instruction}\n{record.input}"
+    if record.instruction or record.input or record.before:
+        earlier = [turn.content for turn in record.before]
+        return "\n".join([*earlier, record.instruction, record.input])
     return record.output
 
 

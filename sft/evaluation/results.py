@@ -2,7 +2,6 @@
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from sft.data.records import Record
 from sft.evaluation.duplicates import Duplicate
@@ -33,7 +32,7 @@ def rows_of(
                 record=index + 1,
                 duplicate=duplicates[index].kind,
                 similarity=duplicates[index].similarity,
-                **asdict(record),
+                **record.plain(),
                 tuned=tuned[index],
                 base=base[index],
             )

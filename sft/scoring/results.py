@@ -69,6 +69,7 @@ class RecordResult:
             `near` if one asks a similar question (`sft.data.neighbours.NEAR`).
         similarity: of the most similar question that tuned the model, if it is near; from 0 to 1.
         base: None if there is no base.
+        before: the turns before the instruction, each with `role` and `content`.
     """
 
     record: int
@@ -79,6 +80,7 @@ class RecordResult:
     category: str | None
     tuned: AnswerResult
     base: AnswerResult | None
+    before: list[dict[str, str]] = field(default_factory=list)
     # Evaluations of early versions have no such key.
     similarity: float | None = field(default=None, kw_only=True)
 
