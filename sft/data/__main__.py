@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft.errors import InputError, counted
-from sft.launch import command
+from sft.launch import command, composed
 from sft.prompts import PROMPTS
 from sft.shell import override
 
@@ -33,7 +33,6 @@ are the ones it would train on. Nothing is changed: --write writes another file.
 """
 
 SETTING = re.compile(r"[+~]?[\w.]+=")
-CONF = Path(__file__).parents[2] / "conf"
 
 # The width of the terminal's lines.
 WIDTH = 98
@@ -78,11 +77,15 @@ def main() -> None:
         raise InputError("--drop: nothing is written; add --write FILE")
     config = load_config(given.words, given.prompt)
 
+    from sft.atomic import write_json_lines
     from sft.data.doctor import examine
     from sft.data.sources import load_source
     from sft.data.splits import split_rows
 
     source = load_source(config.data)
+    read = [file.path.resolve() for file in source.files]
+    if given.write and given.write.resolve() in read:
+        raise InputError(f"--write: {given.write} is the file to be read; give another")
     records = source.records
     tokenizer, context, template, counted_by = reader(config, given.checkpoint, given.prompt)
     splits = split_rows(len(records), config.data.split)
@@ -100,7 +103,7 @@ def main() -> None:
         write_page(given.html, found, source.name, counted_by, splitting, drawn)
         print(f"\nto look at: {given.html}")
     if given.write:
-        write(kept, given.write, [file.path for file in source.files])
+        write_json_lines(given.write, map(plain, kept))
         print(f"\n{given.write}: {len(kept):,} of {counted(len(records), 'record')}")
 
 
@@ -110,10 +113,6 @@ def load_config(words: list[str], prompt: str | None) -> TrainConfig:
     Raises:
         InputError: a setting is unknown or does not fit.
     """
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
     from sft.config.loading import from_hydra
     from sft.config.schema import TrainConfig
 
@@ -124,12 +123,7 @@ def load_config(words: list[str], prompt: str | None) -> TrainConfig:
         overrides = ["data=file", f"data.path=[{','.join(paths)}]", *overrides]
     if prompt:
         overrides.append(f"data.prompt={prompt}")
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            composed = compose("train", overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(f"settings: {' '.join(str(error).split())}") from None
-    return from_hydra(TrainConfig, composed)
+    return from_hydra(TrainConfig, composed("train", overrides))
 
 
 def reader(
@@ -163,19 +157,6 @@ def cached_gpt2() -> str | None:
 
     found = try_to_load_from_cache("openai-community/gpt2", WEIGHTS)
     return str(Path(found).parent) if isinstance(found, str) else None
-
-
-def write(records: list[Record], path: Path, sources: list[Path]) -> None:
-    """Write records as JSON Lines: instruction, input and output, and the category if any.
-
-    Raises:
-        InputError: the file is one that was read, or cannot be written.
-    """
-    from sft.atomic import write_json_lines
-
-    if path.resolve() in [source.resolve() for source in sources]:
-        raise InputError(f"--write: {path} is the file that was read; give another")
-    write_json_lines(path, map(plain, records))
 
 
 def plain(record: Record) -> dict[str, Any]:

@@ -185,7 +185,7 @@ def examine(
 
     # Records by themselves.
     if importlib.util.find_spec("ftfy") is None:
-        skipped["mojibake"] = "it needs ftfy: pip install ftfy"
+        skipped["mojibake"] = "it needs ftfy: pip install '.[doctor]'"
     single = {
         name: check.applies
         for name, check in CHECKS.items()
