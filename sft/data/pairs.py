@@ -108,7 +108,7 @@ def load_pairs(
     max_length = longest(max_length, context)
     records = source.records
     for number, record in enumerate(records, 1):
-        check_pair(record, f"{source.path}: record {number}")
+        check_pair(record, f"{source.name}: record {number}")
 
     splits = {}
     for name, part in parts.items():
@@ -123,7 +123,8 @@ def load_pairs(
                 f"data.max_length: {max_length} tokens leave no pair in the {name} split; raise it"
             )
         first = of_split[0] if of_split else None
-        splits[name] = Split(examples, texts[0].questions, first)
+        empty = int(texts[0].empty.sum())
+        splits[name] = Split(examples, texts[0].questions, empty, first)
     return splits
 
 
