@@ -11,7 +11,7 @@ import stat
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from glob import glob
 from itertools import chain
@@ -24,7 +24,7 @@ from sft.config.rules import NO_PATH
 from sft.config.schema import DataConfig
 from sft.data.cache import Arrays, cache_folder, cached
 from sft.data.formats import endings
-from sft.data.records import Record, stream_records
+from sft.data.records import Contents, Record, stream_records
 from sft.download import fetch_rest
 from sft.errors import InputError
 from sft.network import unreachable
@@ -55,6 +55,8 @@ class Source:
         unused: keys in the files that are not read, and in how many of the records each is; the
             most frequent first.
         notes: lines about the files that the user should read.
+        fields: the user's own keys of a record.
+        contents: what was found in each of the files.
     """
 
     name: str
@@ -63,11 +65,23 @@ class Source:
     chosen: Sequence[int]
     unused: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    fields: dict[str, str] | None = None
+    contents: tuple[Contents, ...] = ()
 
     @property
     def path(self) -> Path:
         """The file, or the first of several."""
         return self.files[0].path
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys that are read."""
+        return list(dict.fromkeys(key for found in self.contents for key in found.keys))
+
+    @property
+    def conversations(self) -> bool:
+        """Whether a record has turns before its last question."""
+        return any(found.conversations for found in self.contents)
 
     @property
     def is_small(self) -> bool:
@@ -80,7 +94,9 @@ class Source:
         Raises:
             InputError: a file changed since it was hashed.
         """
-        records = chain.from_iterable(_stream(file, known=True) for file in self.files)
+        records = chain.from_iterable(
+            _stream(file, fields=self.fields, known=True) for file in self.files
+        )
 
         # A range is all records in file order; a sample has an order of its own.
         if isinstance(self.chosen, range):
@@ -119,15 +135,14 @@ def load_source(config: DataConfig, known: str | None = None) -> Source:
 
     unused: Counter[str] = Counter()
     notes: list[str] = []
-    count = 0
-    for file in files:
-        found = _look(file, known=sha256 == known)
-        count += found.records
+    contents = tuple(_look(file, config.fields, known=sha256 == known) for file in files)
+    for file, found in zip(files, contents, strict=True):
         unused.update(found.unused)
         if found.lists:
             held = ", ".join(f"{length:,} in {key!r}" for key, length in found.lists.items())
             notes.append(f"{file.path}: the records are in lists of one object: {held}")
     unused = Counter(dict(unused.most_common()))
+    count = sum(found.records for found in contents)
     name = str(paths[0])
     if len(files) > 1:
         name = f"{paths[0].parent}: {len(files)} files"
@@ -139,7 +154,7 @@ def load_source(config: DataConfig, known: str | None = None) -> Source:
                 f"data.sample: {config.sample} of the {count} records in {name}: lower it"
             )
         chosen = random.Random(config.sample_seed).sample(range(count), config.sample)
-    return Source(name, files, sha256, chosen, dict(unused), tuple(notes))
+    return Source(name, files, sha256, chosen, dict(unused), tuple(notes), config.fields, contents)
 
 
 def _joint_hash(files: Sequence[File]) -> str:
@@ -152,27 +167,19 @@ def _joint_hash(files: Sequence[File]) -> str:
 # What is in a file
 
 
-@dataclass(frozen=True)
-class Contents:
-    """The number of records in a file, its unused keys, and the lists of its wrapper if any."""
-
-    records: int
-    unused: dict[str, int]
-    lists: dict[str, int]
-
-
-def _look(file: File, known: bool) -> Contents:
+def _look(file: File, fields: dict[str, str] | None, known: bool) -> Contents:
     """Read a file through once, or find in the cache what was in it."""
 
     def read_through() -> Arrays:
-        unused: Counter[str] = Counter()
-        lists: dict[str, int] = {}
-        count = sum(1 for _ in _stream(file, unused=unused, known=known, lists=lists))
-        content = json.dumps(asdict(Contents(count, dict(unused.most_common()), lists)))
-        return {"contents": np.frombuffer(content.encode(), np.uint8)}
+        contents = Contents()
+        for _ in _stream(file, fields=fields, known=known, contents=contents):
+            pass
+        contents.unused = Counter(dict(contents.unused.most_common()))
+        return {"contents": np.frombuffer(json.dumps(vars(contents)).encode(), np.uint8)}
 
     # What was counted although a key would be refused is not for a new run.
-    name = f"contents-{'known-' if known else ''}{file.sha256[:32]}"
+    read_by = f"-{hashlib.sha256(repr(fields).encode()).hexdigest()[:12]}" if fields else ""
+    name = f"contents-{'known-' if known else ''}{file.sha256[:32]}{read_by}"
     small = file.path.stat().st_size < SMALL
     found = read_through() if small else cached(name, read_through)
     return Contents(**json.loads(found["contents"].tobytes()))
@@ -257,17 +264,17 @@ def _hash(path: Path) -> str:
 def _stream(
     file: File,
     name: str | None = None,
-    unused: Counter[str] | None = None,
+    fields: dict[str, str] | None = None,
     known: bool = False,
-    lists: dict[str, int] | None = None,
+    contents: Contents | None = None,
 ) -> Iterator[Record]:
     """Yield the records of a file; messages call it `name`.
 
     Raises:
         InputError: after the last record, the file has another hash than before.
     """
-    with file.path.open("rb") as content:
-        yield from stream_records(content, name or file.path, unused, known, lists)
+    with file.path.open("rb") as opened:
+        yield from stream_records(opened, name or file.path, fields, known, contents)
     if sha256_of(file.path) != file.sha256:
         raise InputError(f"{file.path}: changed while it was read; start again")
 

@@ -218,5 +218,5 @@ def _name(source: Source, shown: Sequence[int], template: str, tokenizer: tiktok
     """Return the name in the cache: a hash of everything that the tokens are made from."""
     words = (tokenizer._pat_str, tokenizer._mergeable_ranks, tokenizer._special_tokens)
     return hashlib.sha256(
-        repr((source.sha256, source.chosen, shown, template, words)).encode()
+        repr((source.sha256, source.fields, source.chosen, shown, template, words)).encode()
     ).hexdigest()[:32]

@@ -14,9 +14,10 @@ from lightning.pytorch import Callback
 
 from sft.checkpoint.folder import Pretrained, load_pretrained
 from sft.config.rules import steps_warning
-from sft.config.schema import LoraConfig, OptimConfig, TrainConfig
+from sft.config.schema import DataConfig, LoraConfig, OptimConfig, TrainConfig
 from sft.data.datamodule import InstructionData
-from sft.data.overview import example_text, overview, overview_text, unused_text
+from sft.data.overview import contents_text, example_text, overview, overview_text, unused_text
+from sft.data.prompt import same_prompts, template_of
 from sft.data.sources import Source, load_source
 from sft.data.splits import load_splits, split_rows
 from sft.device import (
@@ -80,7 +81,8 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     source = load_source(config.data, past.made_of.get("data"))
     parts = split_rows(len(source.chosen), config.data.split)
     base = load_base(config, precision)
-    data = load_data(config, source, parts, base, device)
+    template = pick_template(config.data, base)
+    data = load_data(config, source, parts, base, device, template)
 
     # Plan the steps, and find the place in the plan where a resumed run goes on.
     steps = total_steps(config, data, processes)
@@ -107,8 +109,9 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     module = make_module(config, base, steps, device, tokens_per_step)
     metrics = Metrics(config.eval, MetricsFile(folder / "metrics.csv"))
     gate = SanityGate(config.eval.batches, config.model.allow_untrained)
-    run_folder = RunFolder(folder, config, made_of, model_saver(config, base, folder), LATEST)
-    others = other_callbacks(config, base, metrics, run_folder, device)
+    save = model_saver(config, base, folder, template, source.conversations)
+    run_folder = RunFolder(folder, config, made_of, save, LATEST)
+    others = other_callbacks(config, base, metrics, run_folder, device, template)
     callbacks = in_order([gate, metrics, run_folder, *others])
     stop_at = steps if nothing_left else -1
     trainer = make_trainer(config, processes, device, precision, callbacks, tracker, stop_at)
@@ -123,7 +126,7 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     # Finish. A signal may have come when there was no step left for it to stop.
     if trainer.is_global_zero:
         summary = summarise(
-            config, source, base, data, device, precision, metrics, gate, run_folder
+            config, source, base, data, device, precision, metrics, gate, run_folder, template
         )
         report_run(folder, summary, metrics.file.rows)
         module.signals.leave_if_noted()
@@ -157,12 +160,23 @@ def load_data(
     parts: dict[str, range],
     base: Pretrained,
     device: str,
+    template: str,
 ) -> InstructionData:
-    """Tokenise the splits for this model, and plan their batches."""
+    """Tokenise the splits for this model, and plan their batches.
+
+    Raises:
+        InputError: the records are plain text, and the template asks questions; or as in
+            `load_splits`.
+    """
+    if template and any(found.shape == "text" for found in source.contents):
+        raise InputError(
+            f"{source.name}: text alone, which has no questions; give data.prompt=none to train "
+            "on plain text, or name the keys by data.fields={instruction: KEY, output: KEY}"
+        )
     splits = load_splits(
         source,
         parts,
-        PROMPTS[config.data.prompt],
+        template,
         base.tokenizer,
         config.data.max_length,
         base.model.config.n_positions,
@@ -180,6 +194,30 @@ def load_data(
     )
 
 
+def pick_template(data: DataConfig, base: Pretrained) -> str:
+    """Return the template that the config names, or the checkpoint's own, or else alpaca's.
+
+    A named template is preferred to a text that earlier versions wrote for it, as it knows several
+    turns.
+    """
+    own = template_of(base.source, base.prompt, base.chat_template, base.names)
+    if data.prompt is None:
+        if not own:
+            return PROMPTS["alpaca"]
+        template = next((text for text in PROMPTS.values() if same_prompts(own, text)), own)
+        names = [name for name, text in PROMPTS.items() if text == template]
+        log.info(f"prompt template: {names[0] if names else 'its own'}, as {base.source} has it")
+        return template
+
+    given = PROMPTS[data.prompt]
+    if own and not same_prompts(own, given):
+        log.warning(
+            f"warning: data.prompt: {data.prompt}, but {base.source} has another template; "
+            "leave it out to take that"
+        )
+    return given
+
+
 def total_steps(config: TrainConfig, data: InstructionData, processes: int) -> int:
     """Return the optimizer steps of the whole run."""
     planned = data.plan(processes).steps * config.epochs
@@ -188,10 +226,11 @@ def total_steps(config: TrainConfig, data: InstructionData, processes: int) -> i
 
 def log_data(data: InstructionData, source: Source, base: Pretrained) -> None:
     """Show the splits in numbers, the unused keys, and one example as the model sees it."""
+    log.info(contents_text(source.contents))
     log.info(overview_text(overview(data.splits)))
     for note in source.notes:
         log.info(note)
-    if unused := unused_text(source.name, source.unused):
+    if unused := unused_text(source.name, source.unused, source.keys):
         log.info(unused)
     example = example_text(data.splits["train"], base.tokenizer)
     log.info(f"one example, with what is learned in ⟦ ⟧:\n{example}")
@@ -249,20 +288,32 @@ def adapt(base: Pretrained, config: LoraConfig, seed: int) -> None:
     log.info(f"LoRA: {trained:,} of {every:,} parameters are trained")
 
 
-def model_saver(config: TrainConfig, base: Pretrained, folder: Path) -> Callable[[GPT], None]:
+def model_saver(
+    config: TrainConfig, base: Pretrained, folder: Path, template: str, conversations: bool
+) -> Callable[[GPT], None]:
     """Return the function that writes a model's weights into the run's folder."""
-    template = PROMPTS[config.data.prompt]
-    return partial(save_tuned, base=base, lora=adapter_of(config), template=template, folder=folder)
+    return partial(
+        save_tuned,
+        base=base,
+        lora=adapter_of(config),
+        template=template,
+        folder=folder,
+        conversations=conversations,
+    )
 
 
 def other_callbacks(
-    config: TrainConfig, base: Pretrained, metrics: Metrics, run_folder: RunFolder, device: str
+    config: TrainConfig,
+    base: Pretrained,
+    metrics: Metrics,
+    run_folder: RunFolder,
+    device: str,
+    template: str,
 ) -> list[Callback]:
     """Make the callbacks that nothing is asked of after the training."""
     tracking = Tracking(config, metrics.file, lambda: run_folder.best)
     callbacks: list[Callback] = [Interruption(), Progress(), EnoughMemory(), tracking]
     if config.eval.sample:
-        template = PROMPTS[config.data.prompt]
         callbacks.append(SampleAnswer(template, base.tokenizer, config.compile))
     if device == "mps":
         callbacks.append(EmptyCache())
@@ -279,6 +330,7 @@ def summarise(
     metrics: Metrics,
     gate: SanityGate,
     run_folder: RunFolder,
+    template: str,
 ) -> RunSummary:
     """Gather the numbers and the origin of a finished run."""
     rows = metrics.file.rows
@@ -300,4 +352,5 @@ def summarise(
         seed=config.seed,
         versions=versions(),
         config=dataclasses.asdict(config),
+        template=template,
     )

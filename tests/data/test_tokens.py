@@ -215,7 +215,7 @@ def test_names_in_the_cache_stay_valid(
     load(by=letters)
     found = {str(file.relative_to(cache)) for file in cache.rglob("*.safetensors")}
     assert found == {
-        "tokens-2/5b199ff6ff397b3a340b77c4f0258865.safetensors",
+        "tokens-2/333ed7fecee0431da64caf764c8fb823.safetensors",
         "tokens-2/contents-2c14befffa2d069bdcbc5ef88508c66c.safetensors",
     }
 
