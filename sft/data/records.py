@@ -6,7 +6,7 @@ A shape is one entry of the table, recognised by its keys. `data.fields` names o
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -59,6 +59,11 @@ class Record:
     def turns(self) -> tuple[Turn, ...]:
         """The whole conversation."""
         return (*self.before, Turn("user", self.question), Turn("assistant", self.output))
+
+
+def transcript(turns: Iterable[tuple[str, str]]) -> str:
+    """Return roles and texts as one text, a paragraph for each turn, for people and judges."""
+    return "\n\n".join(f"{role}: {text}" for role, text in turns)
 
 
 def record_of(fields: dict[str, Any]) -> Record:

@@ -115,8 +115,8 @@ def _check_same_records(first: Evaluation, second: Evaluation) -> None:
             )
 
 
-def _texts(row: RecordResult) -> tuple[str, str, str]:
-    return row.instruction, row.input, row.output
+def _texts(row: RecordResult) -> tuple[Any, ...]:
+    return row.turns_before, row.instruction, row.input, row.output
 
 
 def comparison_text(found: dict[str, Any]) -> str:

@@ -27,8 +27,9 @@ def duplicates(records: Iterable[Record], others: Iterable[Record]) -> list[str 
     return found
 
 
-def _question(record: Record) -> tuple[str, str]:
-    return record.instruction, record.input
+def _question(record: Record) -> tuple[str, ...]:
+    """Return the texts of a question and of the turns before it, all of which must be the same."""
+    return (*(turn.content for turn in record.before), record.instruction, record.input)
 
 
 def _plain(record: Record) -> tuple[str, ...]:

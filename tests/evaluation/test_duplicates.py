@@ -1,6 +1,6 @@
 import pytest
 
-from sft.data.records import Record
+from sft.data.records import Record, Turn
 from sft.evaluation.duplicates import duplicates
 
 TRAINING = [
@@ -36,3 +36,11 @@ def test_the_form_of_an_accent_makes_no_other_question() -> None:
     assert duplicates([Record("Say cafe\u0301", "", "x")], [Record("Say café", "", "y")]) == [
         "near"
     ]
+
+
+def test_the_same_question_after_other_turns_is_another() -> None:
+    box = (Turn("user", "What is the plural of box?"), Turn("assistant", "boxes"))
+    cat = (Turn("user", "What is the plural of cat?"), Turn("assistant", "cats"))
+    training = [Record("And of fox?", "", "foxes", before=box)]
+    asked = [Record("And of fox", "", "x", before=before) for before in (box, cat, ())]
+    assert duplicates(asked, training) == ["near", None, None]
