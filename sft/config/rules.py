@@ -319,6 +319,16 @@ UNREAD_BY_TRAIN: tuple[Unread[TrainConfig], ...] = (
         "would not be read without an adapter; add lora=default",
     ),
     Unread(
+        ("dpo.",),
+        lambda config, sweep: config.objective != "dpo",
+        "would not be read by objective=sft; add objective=dpo",
+    ),
+    Unread(
+        ("data.mask_prompt",),
+        lambda config, sweep: config.objective == "dpo",
+        "objective=dpo compares the answers alone; leave it out",
+    ),
+    Unread(
         ("optim.min_lr",),
         lambda config, sweep: config.optim.min_lr > 0 and config.optim.schedule == "constant",
         "would not be read at optim.schedule=constant; add optim.schedule=cosine, linear or wsd",

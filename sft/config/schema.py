@@ -180,6 +180,12 @@ class LoraConfig:
 
 
 @dataclass
+class DpoConfig:
+    beta: AboveZero = 0.1
+    loss: Literal["sigmoid", "ipo", "norm"] = "sigmoid"
+
+
+@dataclass
 class CheckpointConfig:
     every: Positive | None = None
     minutes: AboveZero | None = None
@@ -193,6 +199,8 @@ class TrainConfig:
     data: DataConfig
     optim: OptimConfig
     eval: EvalConfig
+    objective: Literal["sft", "dpo"] = "sft"
+    dpo: DpoConfig = field(default_factory=DpoConfig)
     device: Device = "auto"
     devices: Positive = 1
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"

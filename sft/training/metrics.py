@@ -11,7 +11,7 @@ from sft.data.batches import Batch
 from sft.data.datamodule import InstructionData
 from sft.data.loop_state import at_epoch_end, epochs_done
 from sft.training.callback import RunCallback
-from sft.training.metrics_file import MetricsFile, Row, scalars
+from sft.training.metrics_file import MetricsFile, Row, prefixed, scalars
 from sft.training.module import InstructionTuner
 
 log = logging.getLogger(__name__)
@@ -110,6 +110,7 @@ class Metrics(RunCallback):
             "train/loss": module.step_loss,
             "lr": module.step_lr,
             "tokens_per_sec": round(batch.step_tokens / seconds, 1),
+            **prefixed("train/", module.step_beside),
         }
         shown = {
             "loss": self.row["train/loss"],
@@ -130,6 +131,7 @@ class Metrics(RunCallback):
         self, trainer: Trainer, module: InstructionTuner, data: InstructionData
     ) -> None:
         losses = {"val/full_loss": module.validation_loss}
+        losses |= prefixed("val/full_", module.validation_beside)
         if module.average:
             module.validate_average(data.val_dataloader())
             losses["val/ema_loss"] = module.averaged_loss
@@ -142,6 +144,7 @@ class Metrics(RunCallback):
         losses = {"train/eval_loss": module.mean_loss(data.first_batches("train", count))}
         if data.has_validation:
             losses["val/loss"] = module.mean_loss(data.first_batches("validation", count))
+            losses |= prefixed("val/", module.probe_beside)
         self._add(module, PROBE, losses)
 
     def _add(self, module: InstructionTuner, probe: str, losses: Row) -> None:

@@ -6,10 +6,12 @@ checked, since torch and Lightning take seconds to import.
 
 import dataclasses
 import logging
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import torch
 from lightning.pytorch import Callback
 
 from sft.checkpoint.folder import Pretrained, load_pretrained
@@ -17,6 +19,7 @@ from sft.config.rules import steps_warning
 from sft.config.schema import LoraConfig, OptimConfig, TrainConfig
 from sft.data.datamodule import InstructionData
 from sft.data.overview import example_text, overview, overview_text, unused_text
+from sft.data.pairs import load_pairs
 from sft.data.sources import Indices, Source, load_source
 from sft.data.splits import load_splits, part_rows, split_text
 from sft.device import (
@@ -31,6 +34,7 @@ from sft.errors import InputError, counted
 from sft.gpt2.fast import row_multiple
 from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT
+from sft.objective import Preference
 from sft.prompts import PROMPTS
 from sft.summaries import RUN_SUMMARY, CheckpointUsed, DataUsed, RunSummary, versions
 from sft.training.interruption import Interruption
@@ -42,6 +46,7 @@ from sft.training.mps import EmptyCache
 from sft.training.optim import beta2_of
 from sft.training.order import in_order
 from sft.training.progress import Progress
+from sft.training.reference import with_reference
 from sft.training.resume import Past, past_of
 from sft.training.run_folder import RunFolder
 from sft.training.samples import SampleAnswer
@@ -103,9 +108,12 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     log.info(f"{processes} × {device}, {precision}, {counted(steps, 'step')}{resumed}")
     if warning := steps_warning(config, steps):
         log.warning(warning)
+    if config.objective == "dpo":
+        add_reference(config, data, base, source, device, precision)
     tokens_per_step = data.tokens_per_step(processes)
     module = make_module(config, base, steps, device, tokens_per_step)
-    metrics = Metrics(config.eval, MetricsFile(folder / "metrics.csv"))
+    beside = module.objective.names
+    metrics = Metrics(config.eval, MetricsFile(folder / "metrics.csv", beside=beside))
     gate = SanityGate(config.eval.batches, config.model.allow_untrained)
     run_folder = RunFolder(folder, config, made_of, model_saver(config, base, folder), LATEST)
     others = other_callbacks(config, base, metrics, run_folder, device)
@@ -159,15 +167,14 @@ def load_data(
     device: str,
 ) -> InstructionData:
     """Tokenise the splits for this model, and plan their batches."""
-    splits = load_splits(
-        source,
-        parts,
-        PROMPTS[config.data.prompt],
-        base.tokenizer,
-        config.data.max_length,
-        base.model.config.n_positions,
-        config.data.mask_prompt,
-    )
+    template = PROMPTS[config.data.prompt]
+    limits = (config.data.max_length, base.model.config.n_positions)
+    if config.objective == "dpo":
+        splits = load_pairs(source, parts, template, base.tokenizer, *limits)
+    else:
+        splits = load_splits(
+            source, parts, template, base.tokenizer, *limits, config.data.mask_prompt
+        )
     return InstructionData(
         splits,
         config.batch_size,
@@ -177,6 +184,24 @@ def load_data(
         config.data.workers,
         multiple=row_multiple(device),
         bucket=config.data.bucket,
+    )
+
+
+def add_reference(
+    config: TrainConfig,
+    data: InstructionData,
+    base: Pretrained,
+    source: Source,
+    device: str,
+    precision: Precision,
+) -> None:
+    """Give the pairs of preferences their log-probabilities by the model as it is now."""
+    place = torch.device(device)
+    if device == "cuda":
+        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    made_of = (source.sha256, source.chosen, config.data.split, config.data.prompt, base.sha256)
+    data.splits = with_reference(
+        data.splits, base.model, place, precision, config.batch_size, made_of
     )
 
 
@@ -216,6 +241,7 @@ def make_module(
         config.accumulate,
         config.seed,
         config.on_nonfinite,
+        Preference(base.model, config.dpo) if config.objective == "dpo" else None,
     )
 
 
