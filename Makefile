@@ -47,6 +47,10 @@ test-book: .venv/bench  ## the package of the book's code: its models, converted
 test-clients: .venv/clients  ## other programs ask the server: litellm, curl, and lm-eval, with transformers' numbers
 	$(BIN)/python -m pytest tests/clients $(ARGS)
 
+test-wheel: .venv/ready  ## the wheel in a fresh environment and another folder; downloads all it needs
+	$(BIN)/python -m pip install --quiet build
+	$(BIN)/python -m pytest tests/wheel $(ARGS)
+
 screenshot: .venv/browser  ## .github/report.png: the newest run's report in the system's chromium
 	$(BIN)/python -m tests.browser.screenshot outputs/latest/evaluation/report.html .github/report.png
 
@@ -101,7 +105,7 @@ clean:  ## remove what was made here, but not outputs/
 	touch $@
 
 .venv/gguf: .venv/ready
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable .[gguf]
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable .[llama]
 	touch $@
 
 .venv/openai: .venv/ready

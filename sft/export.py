@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sft.errors import InputError
-from sft.launch import command
+from sft.launch import command, require
 
 if TYPE_CHECKING:
     from sft.checkpoint.folder import Pretrained
@@ -155,6 +155,7 @@ def export_gguf(folder: Path, dtype: str, out: Path | None) -> tuple[Path, list[
     Raises:
         InputError: as `export_hf`.
     """
+    require("gguf", "--format gguf", "gguf")
     from sft.atomic import make_folder, replaced, write_text
     from sft.checkpoint.folder import load_pretrained
     from sft.checkpoint.gguf import read_gguf, write_gguf

@@ -9,7 +9,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from sft.errors import InputError
-from sft.launch import add_placement, command
+from sft.launch import add_placement, command, require
 
 if TYPE_CHECKING:
     from sft.inference.models import ChatModel, Placement
@@ -142,8 +142,9 @@ def serve(arguments: argparse.Namespace) -> None:
     """Load the models and serve them until a signal comes.
 
     Raises:
-        InputError: the address cannot be had, or the model cannot be loaded.
+        InputError: the address cannot be had, the model cannot be loaded, or a package is missing.
     """
+    require("serve", "the server", "starlette", "uvicorn")
     from sft.inference.models import Placement, load_tuned, share_weights
     from sft.serving.engine import Engine
     from sft.serving.guard import is_loopback
