@@ -240,6 +240,17 @@ def test_a_chat_template_of_another_program_is_exported(
     assert (again.prompt, again.chat_template) == (None, chat)
 
 
+def test_a_model_that_needs_no_export_is_named_with_its_other_forms(
+    folder: Path, call: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path.name for path in folder.parent.iterdir()}
+    call(str(folder))
+    told = capsys.readouterr().out
+    assert str(folder) in told
+    assert "--format gguf" in told
+    assert {path.name for path in folder.parent.iterdir()} == before
+
+
 # What is refused
 
 
@@ -247,10 +258,6 @@ def test_a_chat_template_of_another_program_is_exported(
     ("arguments", "message"),
     [
         (["nothing"], "nothing: neither a run with a model nor a Hugging Face folder; train first"),
-        (
-            ["tiny"],
-            "tiny: is a Hugging Face folder already; give --dtype, --out, --push or --format gguf",
-        ),
         (["tiny", "--dtype", "q8_0"], "--dtype: q8_0 exists only in GGUF; add --format gguf"),
         (
             ["tiny", "--format", "gguf", "--dtype", "q8_0"],

@@ -187,6 +187,16 @@ def visible_share(records: int, differing: float = 0.3) -> float:
     return quantiles * (differing / records) ** 0.5
 
 
+def visible_text(visible: dict[str, float]) -> str:
+    """Say which differences the records could have shown.
+
+    Args:
+        visible: the smallest one of each metric, by the metric's label.
+    """
+    shown = ", ".join(f"{label} {value:.3g}" for label, value in visible.items())
+    return f"smallest difference that these records show four times in five: {shown}"
+
+
 def _sign_flip_test(apart: Numbers, weights: Numbers) -> tuple[Interval | None, float]:
     """Test the differences by flipping signs.
 
