@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sft.errors import InputError
+from sft.latest import followed
 from sft.launch import command, require
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def find_model(run: str) -> Path:
     Raises:
         InputError: there is no model.
     """
-    folder = Path(run).expanduser()
+    folder = followed(run)
     found = folder / "model" if (folder / "model").is_dir() else folder
     if not any((found / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise InputError(
