@@ -26,11 +26,11 @@ Serve a tuned model and its base with OpenAI's API, and a page to try them side 
   python -m sft.serve --add de=outputs/de --add fr=outputs/fr     several, each by its name
 
 POST /v1/chat/completions and /v1/completions (also as streams) and GET /v1/models, with the models
-`tuned` and `base`; GET /health. Completions continue plain text, without a template. Of a chat, the
-last user message is the instruction. The body may also hold `input`, as in the training records.
-The model learned from single instructions, so it is not shown earlier turns, unless it came with a
-chat template of its own. System messages are refused. The likeliest token is taken, unless a
-request gives a temperature.
+`tuned` and `base`; GET /health. Completions continue plain text, without a template. A model tuned
+on conversations is shown the whole chat, its system message included. One tuned on single
+instructions is shown the last user message alone, and its system message must be empty. The body
+may also hold `input`, as in the training records. The likeliest token is taken, unless a request
+gives a temperature.
 
 If SFT_API_KEY is set in the environment, every request to the API must carry that key.
 """
@@ -131,6 +131,11 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME",
         help="answer to this name of the machine, too",
+    )
+    made.add_argument(
+        "--trim",
+        action="store_true",
+        help="leave out a chat's oldest turns if they do not fit the context (else: an error)",
     )
     made.add_argument(
         "--no-base", action="store_true", help="serve the tuned model alone, in half the memory"
@@ -248,7 +253,7 @@ def run_server(
 
     origins = tuple(arguments.allow_origin)
     access = Access(arguments.host, origins, tuple(arguments.allow_host), key)
-    app = make_app(engines, arguments.max_tokens, access)
+    app = make_app(engines, arguments.max_tokens, access, arguments.trim)
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE
     )

@@ -41,7 +41,7 @@ ROOMS: dict[str, set[str]] = {
     "sft.miniature": {"sft.gpt2", "sft.data", "sft.checkpoint"},
     "sft.judge": {"sft.data", "sft.scoring"},
     "sft.report": {"sft.data", "sft.checkpoint", "sft.scoring"},
-    "sft.serving": {"sft.gpt2", "sft.inference"},
+    "sft.serving": {"sft.gpt2", "sft.data", "sft.inference"},
     "sft.evaluation": {
         "sft.gpt2",
         "sft.data",
