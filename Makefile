@@ -44,8 +44,8 @@ test-openai: .venv/openai  ## the import of a checkpoint that TensorFlow wrote
 test-book: .venv/bench  ## the package of the book's code: its models, converted, have the same logits
 	$(BIN)/python -m pytest tests/book $(ARGS)
 
-test-clients: .venv/clients  ## other programs ask the server: litellm, curl, and lm-eval, with transformers' numbers
-	$(BIN)/python -m pytest tests/clients $(ARGS)
+test-clients: .venv/clients/ready  ## other programs ask the server: litellm, curl, and lm-eval, with transformers' numbers
+	.venv/clients/bin/python -m pytest tests/clients $(ARGS)
 
 test-wheel: .venv/ready  ## the wheel in a fresh environment and another folder; downloads all it needs
 	$(BIN)/python -m pip install --quiet build
@@ -112,6 +112,8 @@ clean:  ## remove what was made here, but not outputs/
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable .[openai]
 	touch $@
 
-.venv/clients: .venv/ready
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable .[clients]
+# These programs pin versions of what this one uses, too, so they get an environment of their own.
+.venv/clients/ready: .venv/ready
+	$(PYTHON) -m venv .venv/clients
+	.venv/clients/bin/python -m pip install --quiet --editable .[dev] litellm "lm-eval[api]" accelerate
 	touch $@

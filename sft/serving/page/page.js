@@ -123,8 +123,10 @@ async function submit(event) {
     const asked = element("p", "question", content, ...(input ? [element("span", "quiet", input)] : []));
     const columns = element("div", "columns", ...boxes.map(([, box]) => box));
     const exchange = element("article", "exchange", asked, columns);
-    if (document.body.classList.contains("conversation")) at("answers").append(exchange);
-    else at("answers").prepend(exchange);
+    if (document.body.classList.contains("conversation")) {
+      at("answers").append(exchange);
+      at("instruction").value = at("input").value = "";
+    } else at("answers").prepend(exchange);
     await Promise.all(boxes.map(([model, box]) => answer(model, question, running.signal, box)));
   } catch (error) {
     at("about").textContent = error.message;
