@@ -17,6 +17,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
@@ -166,6 +167,21 @@ def command(main: Callable[[], None]) -> None:
         if FULL_ERROR:
             raise
         sys.exit(f"error: {_on_one_line(error)}")
+
+
+def require(extra: str, use: str, *packages: str) -> None:
+    """Raise InputError if a package is missing that only some users need.
+
+    Args:
+        extra: of pyproject.toml, which brings the packages.
+        use: what needs them.
+    """
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"{use} needs {' and '.join(missing)}, not installed here; pip install "
+            f"{' '.join(packages)}, or this package with its extra [{extra}]"
+        )
 
 
 def add_placement(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from sft.latest import followed
 from sft.metrics import BY_NAME
 from sft.prompts import PROMPTS
 
@@ -67,8 +68,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         # A folder is kept by its real path: `outputs/latest` will point at the new run, which must
         # not become its own base. Other names are repositories of the hub.
-        if os.path.isdir(self.checkpoint):
-            self.checkpoint = os.path.realpath(self.checkpoint)
+        folder = followed(self.checkpoint)
+        if folder.is_dir():
+            self.checkpoint = os.path.realpath(folder)
 
 
 def scheme_of(path: str) -> str | None:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 from sft.errors import InputError, counted
+from sft.latest import followed
 from sft.metrics import BY_NAME
 from sft.scoring.aggregate import differences, not_asked, not_asked_text, visible_remark
 from sft.scoring.results import (
@@ -43,7 +43,7 @@ def read_evaluation(run: str) -> Evaluation:
     Raises:
         InputError: there is none, or its files cannot be read.
     """
-    path = Path(run).expanduser()
+    path = followed(run)
     folder = path / "evaluation" if (path / "evaluation").is_dir() else path
     if not (folder / RECORDS).is_file():
         raise InputError(

@@ -34,6 +34,7 @@ from sft.errors import InputError, counted
 from sft.gpt2.fast import row_multiple
 from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT
+from sft.latest import LATEST
 from sft.objective import Preference
 from sft.prompts import PROMPTS
 from sft.summaries import RUN_SUMMARY, CheckpointUsed, DataUsed, RunSummary, versions
@@ -59,7 +60,6 @@ from sft.training.trainer import explain_out_of_memory, make_trainer
 log = logging.getLogger("sft")
 
 # The link to the newest run.
-LATEST = Path("outputs/latest")
 
 
 def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") -> None:
