@@ -105,6 +105,20 @@ def test_transformers_pipeline_gives_the_same_tokens(run: Path) -> None:
         )
 
 
+def test_transformers_pipeline_in_batches_gives_the_same_answers(run: Path) -> None:
+    loaded = load_pretrained(run / "model")
+    pipeline = transformers.pipeline(
+        "text-generation", str(run / "model"), device="cpu", dtype=torch.float32
+    )
+    texts = [render(loaded.prompt or "", record) for record in RECORDS]
+    assert len({len(loaded.tokenizer.encode_ordinary(text)) for text in texts}) == len(texts) > 1
+    found = pipeline(
+        texts, batch_size=2, do_sample=False, max_new_tokens=40, return_full_text=False
+    )
+    answers = [loaded.tokenizer.decode(ours(loaded, record, 40)) for record in RECORDS]
+    assert [answer["generated_text"] for [answer] in found] == answers
+
+
 def test_transformers_tokenizer_gives_the_same_ids(run: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(run / "model")
     mine = load_pretrained(run / "model").tokenizer
@@ -226,6 +240,17 @@ def test_a_chat_template_of_another_program_is_exported(
     assert (again.prompt, again.chat_template) == (None, chat)
 
 
+def test_a_model_that_needs_no_export_is_named_with_its_other_forms(
+    folder: Path, call: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path.name for path in folder.parent.iterdir()}
+    call(str(folder))
+    told = capsys.readouterr().out
+    assert str(folder) in told
+    assert "--format gguf" in told
+    assert {path.name for path in folder.parent.iterdir()} == before
+
+
 # What is refused
 
 
@@ -233,10 +258,6 @@ def test_a_chat_template_of_another_program_is_exported(
     ("arguments", "message"),
     [
         (["nothing"], "nothing: neither a run with a model nor a Hugging Face folder; train first"),
-        (
-            ["tiny"],
-            "tiny: is a Hugging Face folder already; give --dtype, --out, --push or --format gguf",
-        ),
         (["tiny", "--dtype", "q8_0"], "--dtype: q8_0 exists only in GGUF; add --format gguf"),
         (
             ["tiny", "--format", "gguf", "--dtype", "q8_0"],

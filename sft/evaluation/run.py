@@ -16,7 +16,7 @@ from sft.config.schema import EvaluateConfig
 from sft.data.overview import unused_text
 from sft.data.records import Record
 from sft.device import Precision, keep_freed_memory, pick_device, pick_precision
-from sft.errors import InputError
+from sft.errors import InputError, counted
 from sft.evaluation.answers import (
     AnswerFile,
     Decoding,
@@ -157,10 +157,11 @@ def log_start(config: EvaluateConfig, setup: Setup, encoded: dict[str, EncodedRe
     """Show what is evaluated, and what cannot be."""
     tuned = encoded["tuned"]
     log.info(
-        f"{len(tuned.records)} records of the {config.split} split (data.split={setup.data.split} "
-        f"of {len(setup.source.records)} in all), for {tuned.checkpoint.source}"
+        f"{counted(len(tuned.records), 'record')} of the {config.split} split "
+        f"(data.split={setup.data.split} of {len(setup.source.records)} in all), for "
+        f"{tuned.checkpoint.source}"
     )
-    if unused := unused_text(setup.source.path, setup.source.unused):
+    if unused := unused_text(setup.source.name, setup.source.unused):
         log.info(unused)
     for name, one in encoded.items():
         for line in one.unasked():
@@ -215,11 +216,11 @@ def origin(
         },
         "seconds": round(time.perf_counter() - began, 2),
         "template": setup.template,
-        "decoding": dataclasses.asdict(decoding),
+        "decoding": decoding.in_summary(),
         "device": device,
         "precision": precision,
         "data": {
-            "path": str(setup.source.path),
+            "path": setup.source.name,
             "sha256": setup.source.sha256,
             "splits": setup.split_sizes(),
         },

@@ -128,23 +128,32 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """The language model. The output head is the token embedding, transposed ("tied").
+    """The language model.
+
+    The output head is the token embedding, transposed ("tied"; Press and Wolf, "Using the Output
+    Embedding to Improve Language Models", 2016), or a matrix of its own, `lm_head`.
 
     With `activation_checkpointing`, training stores only the input of each layer and computes the
     layer a second time in the backward pass (Chen et al., "Training Deep Nets with Sublinear Memory
     Cost", 2016): less memory, more time, the same numbers.
+
+    With `neftune` above 0, training adds uniform noise to the embeddings of tokens, up to `neftune`
+    divided by the root of the row's tokens times its channels (Jain et al., 2310.05914).
     """
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
         self.activation_checkpointing = False
+        self.neftune = 0.0
         self._pool = fast.BufferPool()
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)  # tokens
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)  # positions
         self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        if not config.tie_word_embeddings:
+            self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
         self._init_weights()
 
     def _init_weights(self) -> None:
@@ -204,6 +213,10 @@ class GPT(nn.Module):
         return Padding(input_ids, lengths)
 
     def _features(self, embeddings: Tensor, rows: Padding) -> Tensor:  # (N, C) -> (N, C)
+        if self.neftune and self.training:
+            most = self.neftune / (rows.sizes() * self.config.n_embd).sqrt()  # (N,)
+            noise = torch.empty_like(embeddings).uniform_(-1, 1)
+            embeddings = embeddings + noise * most.unsqueeze(1)
         return self.layers(embeddings, rows.positions(), [rows] * self.config.n_layer)
 
     def layers(
@@ -226,7 +239,9 @@ class GPT(nn.Module):
 
     def head(self, x: Tensor) -> Tensor:  # (N, C) -> (N, V)
         """Return logits."""
-        return linear(x, self.wte.weight)
+        return linear(
+            x, self.wte.weight if self.config.tie_word_embeddings else self.lm_head.weight
+        )
 
     def token_losses(
         self,
@@ -246,7 +261,11 @@ class GPT(nn.Module):
             (number of labels that are not `ignore_index`,), in fp32.
         """
         rows = self._rows(input_ids, lengths)
-        embeddings, head = fast.embed_tied(self.wte.weight, rows.ids)  # plain: wte(ids), wte.weight
+        if self.config.tie_word_embeddings:
+            # Plain: wte(ids), wte.weight.
+            embeddings, head = fast.embed_tied(self.wte.weight, rows.ids)
+        else:
+            embeddings, head = self.wte(rows.ids), self.lm_head.weight
         x = self._features(embeddings, rows)  # (N, C)
 
         # The head runs at supervised positions alone: elsewhere no logits are needed. The stream
