@@ -16,6 +16,7 @@ NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 
 GROUND = {
     "sft.atomic",
+    "sft.bars",
     "sft.claims",
     "sft.config",
     "sft.cpus",
