@@ -30,6 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sft.claims import release_all
 from sft.config.loading import likely_key
 from sft.config.schema import Device, PrecisionName
+from sft.cpus import bound_waiting
 from sft.errors import InputError
 from sft.folders import in_sweep, release_job
 from sft.logs import prepare_streams, visible
@@ -38,6 +39,9 @@ from sft.sweep import note_job
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+# OpenMP reads this when torch is imported, which every door does later than this file.
+bound_waiting()
 
 # Whether the user wants tracebacks. `run` itself sets HYDRA_FULL_ERROR, and the processes that it
 # starts inherit that. SFT_ONE_LINE tells them that the user did not set it.

@@ -16,8 +16,10 @@ NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 
 GROUND = {
     "sft.atomic",
+    "sft.bars",
     "sft.claims",
     "sft.config",
+    "sft.cpus",
     "sft.device",
     "sft.download",
     "sft.errors",
@@ -80,6 +82,7 @@ LIGHT = (
     *(name for name in NAMES if name.startswith("sft/config/")),
     "sft/__init__.py",
     "sft/atomic.py",
+    "sft/cpus.py",
     "sft/errors.py",
     "sft/folders.py",
     "sft/latest.py",

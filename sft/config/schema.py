@@ -207,6 +207,7 @@ class TrainConfig:
     devices: Positive = 1
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     precision: PrecisionName = "auto"
+    threads: Positive | Literal["auto"] = "auto"
     batch_size: Positive = 8
     accumulate: Positive = 1
     epochs: Positive = 2

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tiktoken
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from sft.bars import Bar
 from sft.data.cache import Arrays, cached, name_of
 from sft.data.prompt import END, SpecialTokens, earlier_answers, split_answers, split_prompts
 from sft.data.records import SURROGATE, Record, record_of
@@ -215,7 +215,7 @@ def load_texts(
 
 def _watched(source: Source, shown: Sequence[int], found: dict[int, Record]) -> Iterator[Record]:
     """Yield the records, with a progress bar, and put those at the places `shown` into `found`."""
-    records = tqdm(source.stream(), "tokenising", len(source.chosen), leave=False, delay=1)
+    records = Bar(source.stream(), "tokenising", len(source.chosen), leave=False, delay=1)
     for place, record in enumerate(records):
         if place in shown:
             found[place] = record

@@ -29,6 +29,7 @@ from sft.device import (
     keep_freed_memory,
     pick_device,
     pick_precision,
+    pick_threads,
 )
 from sft.errors import InputError, counted
 from sft.gpt2.fast import row_multiple
@@ -76,6 +77,8 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     """
     device = pick_device(config.device, config.devices)
     precision = pick_precision(config.precision, device)
+    threads = pick_threads(config.threads, device, config.devices)
+    config = dataclasses.replace(config, threads=threads)
     keep_freed_memory()
 
     past = past_of(folder) if config.resume else Past()
