@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help train evaluate test test-browser test-tracking test-sweeps soak simulate test-gguf test-gpt2 test-openai screenshot lint bench bench-memory bench-lora bench-serve nano clean
+.PHONY: $(shell grep -oE '^[a-z0-9-]+:' Makefile | tr -d :)
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ test-gpt2: .venv/ready  ## the released gpt2 and gpt2-medium: published losses, 
 
 test-openai: .venv/openai  ## the import of a checkpoint that TensorFlow wrote
 	$(BIN)/python -m pytest tests/openai $(ARGS)
+
+test-book: .venv/bench  ## the package of the book's code: its models, converted, have the same logits
+	$(BIN)/python -m pytest tests/book $(ARGS)
 
 screenshot: .venv/browser  ## .github/report.png: the newest run's report in the system's chromium
 	$(BIN)/python -m tests.browser.screenshot outputs/latest/evaluation/report.html .github/report.png

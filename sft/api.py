@@ -9,6 +9,7 @@ Only `save` writes files. For checkpoints, metrics and several devices, use trai
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,11 @@ from sft.data.records import Record, checked_record, count_unused
 from sft.data.splits import encode_splits
 from sft.device import pick_device, pick_precision
 from sft.errors import InputError
-from sft.evaluation.answers import Answer
+from sft.evaluation.answers import Answer, Decoding, decode_answers
 from sft.evaluation.measure import EncodedRecords, encode_records, measure
 from sft.evaluation.results import answer_results
 from sft.gpt2.fast import row_multiple
-from sft.gpt2.generate import complete, row_seeds
-from sft.gpt2.sampling import Sampling
-from sft.gpt2.tokenizer import decode
+from sft.gpt2.generate import row_seeds
 from sft.prompts import PROMPTS
 from sft.scoring.aggregate import numbers
 from sft.training.callback import RunCallback
@@ -127,8 +126,19 @@ def answer(
     top_k: int | None = None,
     seed: int = 123,
     device: str = "auto",
+    *,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    no_repeat_ngram: int | None = None,
+    frequency_penalty: float = 0.0,
+    presence_penalty: float = 0.0,
+    stop: Sequence[str] = (),
+    best_of: int = 1,
 ) -> list[str | None]:
     """Answer instructions, or records, of which the model sees instruction and input.
+
+    The settings are those of the same names in conf/evaluate.yaml.
 
     Returns:
         One answer for each question, also if a single question is given. None, with a warning,
@@ -139,7 +149,21 @@ def answer(
             asked; or a setting is out of its range.
     """
     _check_loaded(gpt2)
-    _check_settings(max_new_tokens, device, temperature=temperature, top_k=top_k, seed=seed)
+    config = _check_settings(
+        max_new_tokens,
+        device,
+        seed=seed,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        no_repeat_ngram=no_repeat_ngram,
+        frequency_penalty=frequency_penalty,
+        presence_penalty=presence_penalty,
+        stop=[stop] if isinstance(stop, str) else list(stop),
+        best_of=best_of,
+    )
 
     # A question is a record without an output.
     asked: list[Any] = []
@@ -156,8 +180,7 @@ def answer(
 
     encoded = encode_records("tuned", gpt2, records, _template(gpt2), DataConfig(), "questions")
     _warn_of_unasked(encoded)
-    sampling = Sampling(temperature, top_k)
-    answers = iter(_answers(gpt2, encoded.prompts, max_new_tokens, sampling, seed, device))
+    answers = iter(_answers(gpt2, encoded.prompts, config))
     return [None if status else next(answers).text for status in encoded.statuses]
 
 
@@ -179,7 +202,7 @@ def evaluate(
             or a setting is out of its range.
     """
     _check_loaded(gpt2)
-    _check_settings(max_new_tokens, device, batch_size)
+    config = _check_settings(max_new_tokens, device, batch_size)
     checked = _records_of(records)
     encoded = encode_records("tuned", gpt2, checked, _template(gpt2), DataConfig(), "records")
     _warn_of_unasked(encoded)
@@ -189,7 +212,7 @@ def evaluate(
         gpt2.model,
         "32-true",
         batch_size,
-        lambda: _answers(gpt2, encoded.prompts, max_new_tokens, Sampling(), 0, device),
+        lambda: _answers(gpt2, encoded.prompts, config),
     )
     found: dict[str, Any] = {}
     for name, value in numbers(answer_results(result)).items():
@@ -214,12 +237,16 @@ def _check_loaded(gpt2: Any) -> None:
 
 
 def _check_settings(
-    max_new_tokens: int, device: str, batch_size: int = 1, seed: int = 0, **sampling: Any
-) -> None:
-    """Raise InputError for a setting that evaluate.py would refuse, by the same key."""
-    generate = {"max_new_tokens": max_new_tokens, **sampling}
+    max_new_tokens: int, device: str, batch_size: int = 32, seed: int = 0, **generate: Any
+) -> EvaluateConfig:
+    """Return the settings of an evaluation.
+
+    Raises:
+        InputError: evaluate.py would refuse one, by the same key.
+    """
+    generate = {"max_new_tokens": max_new_tokens, **generate}
     settings = {"batch_size": batch_size, "seed": seed, "device": device}
-    from_dict(EvaluateConfig, {"data": {}, "generate": generate, **settings})
+    return from_dict(EvaluateConfig, {"data": {}, "generate": generate, **settings})
 
 
 def _listed(given: Any, name: str) -> list[Any]:
@@ -260,22 +287,15 @@ def _checked(items: list[Any], name: str) -> list[Record]:
 
 
 def _answers(
-    gpt2: Pretrained,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    sampling: Sampling,
-    seed: int,
-    device: str,
+    gpt2: Pretrained, prompts: Sequence[Sequence[int]], config: EvaluateConfig
 ) -> list[Answer]:
     """Return the answers to the prompts, in their order."""
-    model = gpt2.model.to(pick_device(device)).eval()
-    seeds = row_seeds(seed, len(prompts))
-    found = complete(model, prompts, max_new_tokens, sampling, gpt2.tokenizer.eot_token, seeds)
-    answers = []
-    for completion in sorted(found, key=lambda completion: completion.index):
-        text = decode(gpt2.tokenizer, completion.tokens)
-        answers.append(Answer(text, len(completion.tokens), completion.finish_reason))
-    return answers
+    model = gpt2.model.to(pick_device(config.device)).eval()
+    decoding = Decoding(**asdict(config.generate), seed=config.seed, precision="32-true")
+    seeds = row_seeds(config.seed, len(prompts))
+    found = decode_answers(model, gpt2.tokenizer, prompts, seeds, decoding, config.batch_size)
+    by_index = dict(found)
+    return [by_index[index] for index in range(len(prompts))]
 
 
 class StepLosses(RunCallback):

@@ -1,4 +1,4 @@
-"""Convert OpenAI's release of GPT-2 to a Hugging Face folder.
+"""Convert OpenAI's release of GPT-2 to a Hugging Face folder, as `sft.convert` does too.
 
 Run `python -m sft.convert_openai --help`.
 """
@@ -83,8 +83,7 @@ def convert(release: Path, out: Path) -> None:
         InputError: a file is missing, damaged, or does not fit the others; or `out` cannot be
             written.
     """
-    from sft.checkpoint.folder import load_pretrained, save_pretrained
-    from sft.checkpoint.verify import check_same, logits
+    from sft.checkpoint.verify import save_verified
 
     if missing := [name for name in FILES if not (release / name).is_file()]:
         raise InputError(
@@ -93,13 +92,7 @@ def convert(release: Path, out: Path) -> None:
         )
     tokenizer = read_tokenizer(release)
     model = read_model(release, read_config(release / "hparams.json"))
-    tokens = tokenizer.encode_ordinary("Alan Turing theorized that computers would one day become")
-    expected = logits(model, tokens)
-
-    def check(written: Path) -> None:
-        check_same(expected, logits(load_pretrained(written).model, tokens), "f32", out)
-
-    save_pretrained(model, out, tokenizer, check=check)
+    save_verified(model, out, tokenizer)
     print(
         f"{out}: written and read back; python train.py {setting('model.checkpoint', out)} tunes it"
     )

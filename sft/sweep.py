@@ -15,6 +15,7 @@ from sft.atomic import read_json, write_json, writing
 from sft.config.schema import TrainConfig
 from sft.errors import InputError
 from sft.folders import is_rank_0, sweep_folder
+from sft.metrics import BY_NAME
 from sft.summaries import RUN_SUMMARY, read_run_summary
 
 # A folder in the sweep's folder, with a note on each job while the sweep goes on.
@@ -119,12 +120,7 @@ def _rows(folder: Path, rank: str) -> list[dict[str, Any]]:
 
 
 def _lower_is_better(rank: str) -> bool:
-    if rank == "validation_loss":
-        return True
-    # This import takes seconds, and most sweeps go without.
-    from sft.scoring.metrics import BY_NAME
-
-    return BY_NAME[rank].lower_is_better
+    return rank == "validation_loss" or BY_NAME[rank].lower_is_better
 
 
 def _row(folder: Path, note: dict[str, Any], settings: str, rank: str) -> dict[str, Any]:

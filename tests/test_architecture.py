@@ -22,6 +22,7 @@ GROUND = {
     "sft.download",
     "sft.errors",
     "sft.jsonl",
+    "sft.metrics",
     "sft.network",
     "sft.prompts",
     "sft.shell",
@@ -65,8 +66,10 @@ DOORS = (
     "train.py",
     "evaluate.py",
     "sft/chat.py",
+    "sft/convert.py",
     "sft/convert_openai.py",
     "sft/export.py",
+    "sft/import_book.py",
     "sft/serve.py",
 )
 
@@ -80,6 +83,7 @@ LIGHT = (
     "sft/folders.py",
     "sft/launch.py",
     "sft/logs.py",
+    "sft/metrics.py",
     "sft/network.py",
     "sft/prompts.py",
     "sft/summaries.py",
@@ -251,7 +255,8 @@ def test_the_doors_open_quickly(name: str) -> None:
     assert [
         package for package in (*heavy, "starlette", "uvicorn") if of(package, iter(found))
     ] == []
-    of_the_doors = {"sft.folders", "sft.launch", "sft.logs", "sft.sweep"}
+    of_the_doors = {f"sft.{name}" for name in ("convert", "convert_openai", "folders", "launch")}
+    of_the_doors |= {"sft.logs", "sft.sweep"}
     assert {room(other) for other in of("sft", iter(found))} <= GROUND | of_the_doors
 
 

@@ -111,9 +111,9 @@ DATA = {
     ),
     "an empty file": ("", "empty, expected a JSON array of records"),
     "an empty array": ("[]", "an empty array, expected at least one record"),
-    "an object": (f'{{"records": [{A}]}}', "an object instead of an array of records"),
+    "an object": (f'{{"records": {A}}}', "an object instead of an array of records"),
     "an object over lines": (
-        json.dumps({"records": RECORDS}, indent=1),
+        json.dumps({"records": RECORDS, "more": RECORDS}, indent=1),
         "an object instead of an array of records",
     ),
 }

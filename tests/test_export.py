@@ -105,6 +105,20 @@ def test_transformers_pipeline_gives_the_same_tokens(run: Path) -> None:
         )
 
 
+def test_transformers_pipeline_in_batches_gives_the_same_answers(run: Path) -> None:
+    loaded = load_pretrained(run / "model")
+    pipeline = transformers.pipeline(
+        "text-generation", str(run / "model"), device="cpu", dtype=torch.float32
+    )
+    texts = [render(loaded.prompt or "", record) for record in RECORDS]
+    assert len({len(loaded.tokenizer.encode_ordinary(text)) for text in texts}) == len(texts) > 1
+    found = pipeline(
+        texts, batch_size=2, do_sample=False, max_new_tokens=40, return_full_text=False
+    )
+    answers = [loaded.tokenizer.decode(ours(loaded, record, 40)) for record in RECORDS]
+    assert [answer["generated_text"] for [answer] in found] == answers
+
+
 def test_transformers_tokenizer_gives_the_same_ids(run: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(run / "model")
     mine = load_pretrained(run / "model").tokenizer

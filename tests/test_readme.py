@@ -82,7 +82,7 @@ def test_the_smaller_doors_take_these_arguments() -> None:
     ):
         import_module(module).parser().parse_args(arguments)
         seen.add(module)
-    assert seen == {"sft.chat", "sft.serve", "sft.export", "sft.convert_openai"}
+    assert seen == {"sft.chat", "sft.serve", "sft.export", "sft.convert"}
 
 
 def test_make_targets_exist_and_call_the_doors() -> None:

@@ -214,7 +214,8 @@ def save_pretrained(
         save_tokenizer(tokenizer, beside)
         write_config(beside / CONFIG, config)
         write_config(beside / TOKENIZER_CONFIG, tokenizer_config)
-        write_config(beside / GENERATION_CONFIG, {"bos_token_id": end, "eos_token_id": end})
+        ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+        write_config(beside / GENERATION_CONFIG, ids)
         if check:
             check(beside)
 
@@ -398,6 +399,9 @@ def _tokenizer_config(
         "bos_token": END,
         "eos_token": END,
         "unk_token": END,
+        # Prompts in a batch are padded on the left, with a token that the mask hides.
+        "pad_token": END,
+        "padding_side": "left",
         "tokenizer_class": "GPT2Tokenizer",
         "model_max_length": context,
         "add_prefix_space": False,

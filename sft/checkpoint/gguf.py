@@ -2,7 +2,7 @@
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The names of tensors and keys
 come from llama.cpp's own package `gguf`. Matrices are (out, in), like the model's.
-The file has no `output.weight`, so llama.cpp takes the embedding as the head.
+Without `output.weight` in the file, llama.cpp takes the embedding as the head.
 """
 
 from pathlib import Path

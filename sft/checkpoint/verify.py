@@ -1,16 +1,46 @@
 """Check that a model and its copy on disk are the same: compare their logits."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import tiktoken
 import torch
 from torch import Tensor
 
+from sft.checkpoint.folder import load_pretrained, save_pretrained
 from sft.errors import InputError
 from sft.gpt2.model import GPT
 
 # Largest distance between the logits, as a share of their spread. It is several times what rounding
 # gives in gpt2-nano. A tensor that is misplaced, or not transposed, gives about 1.
 TOLERANCE = {"f32": 1e-4, "f16": 0.02, "bf16": 0.1, "q8_0": 0.1}
+
+# Most text is in the vocabulary of any tokenizer; what is not is spelled in bytes.
+TEXT = "Alan Turing theorized that computers would one day become"
+
+
+def save_verified(
+    model: GPT,
+    out: Path,
+    tokenizer: tiktoken.Encoding,
+    prompt: str | None = None,
+    chat_template: str | None = None,
+) -> None:
+    """Write a model as a Hugging Face folder, and read it back before it counts.
+
+    Args:
+        prompt, chat_template: as `save_pretrained` takes them.
+
+    Raises:
+        InputError: the folder cannot be written, or holds another model when it is read.
+    """
+    tokens = tokenizer.encode_ordinary(TEXT)[: model.config.n_positions]
+    expected = logits(model, tokens)
+
+    def check(written: Path) -> None:
+        check_same(expected, logits(load_pretrained(written).model, tokens), "f32", out)
+
+    save_pretrained(model, out, tokenizer, prompt, chat_template=chat_template, check=check)
 
 
 @torch.no_grad()

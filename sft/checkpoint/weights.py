@@ -4,8 +4,8 @@ File format: https://huggingface.co/docs/safetensors. A JSON header gives the ty
 of every tensor, and their bytes follow.
 
 Names are those of transformers' GPT2LMHeadModel: the model's own, behind an optional
-`transformer.`. Its linear layers ("Conv1D", as in the released TensorFlow code) store a matrix as
-(in, out); PyTorch's are (out, in).
+`transformer.`, and `lm_head.weight` for a head that is not the embedding. Its linear layers
+("Conv1D", as in the released TensorFlow code) store a matrix as (in, out); PyTorch's are (out, in).
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sft.atomic import sha256_of
-from sft.checkpoint.files import INDEX, WEIGHTS, shards
+from sft.checkpoint.files import CONFIG, INDEX, WEIGHTS, shards
 from sft.device import FLOAT_TYPES
 from sft.errors import InputError
 from sft.gpt2.model import GPT, GPTConfig
@@ -165,7 +165,7 @@ def load(
 def save(model: GPT, path: Path, dtype: torch.dtype, read: Read | None = None) -> None:
     """Write the model as transformers' GPT2LMHeadModel does.
 
-    The head is the embedding, so it is not written a second time.
+    A head that is the embedding is not written a second time.
 
     Args:
         read: gives the tensors instead of the model, which may then be on the meta device.
@@ -173,7 +173,8 @@ def save(model: GPT, path: Path, dtype: torch.dtype, read: Read | None = None) -
     state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     shapes = {}
     for name, tensor in state.items():
-        shapes[PREFIX + name] = _transpose_linear(name, tensor).shape
+        key = name if name == HEAD else PREFIX + name
+        shapes[key] = _transpose_linear(name, tensor).shape
     tensors = (
         _transpose_linear(name, read(name) if read else tensor) for name, tensor in state.items()
     )
@@ -223,7 +224,7 @@ def _match(paths: list[Path], expected: dict[str, tuple[int, ...]]) -> dict[str,
         expected: the model's shapes, by name.
     """
     stored = headers(paths)
-    head = stored.pop(HEAD, None)
+    head = None if HEAD in expected else stored.pop(HEAD, None)
     stored = {name: tensor for name, tensor in stored.items() if not MASK.fullmatch(name)}
 
     in_file = {}
@@ -286,7 +287,8 @@ def _check_tied(head: Stored, embedding: Stored) -> None:
     _check_tensor(head, embedding.shape)
     if not torch.equal(head.read(), embedding.read()):
         raise InputError(
-            f"{head.path}: {HEAD!r} differs from wte.weight; only a tied head is implemented"
+            f"{head.path}: {HEAD!r} differs from wte.weight, but {CONFIG} does not set "
+            "tie_word_embeddings to false; set it there if the model has a head of its own"
         )
 
 

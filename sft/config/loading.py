@@ -81,9 +81,11 @@ def _converted(value: Any, hint: Any, key: str) -> Any:
             raise InputError(f"{key}: found {value!r}, expected a group of keys")
         return from_dict(typing.cast(type[Any], hint), value, key + ".")
 
-    # X | None. With an Annotated inside, Python makes it a typing.Union.
+    # X | None, or X | list[X] | None. With an Annotated inside, Python makes it a typing.Union.
     if origin in (types.UnionType, typing.Union):
-        return None if value is None else _converted(value, arguments[0], key)
+        lists = [option for option in arguments if typing.get_origin(option) is list]
+        option = lists[0] if lists and isinstance(value, list) else arguments[0]
+        return None if value is None else _converted(value, option, key)
 
     if origin is Annotated:
         found = _converted(value, arguments[0], key)

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from sft.config.schema import (
     LORA_TARGETS,
+    OWN_FILES,
     DataConfig,
     EvaluateConfig,
     GenerateConfig,
@@ -32,7 +33,10 @@ from sft.errors import InputError
 
 Problems = Iterator[str]
 
-NO_PATH = "data.path: missing; data=json needs data.path=FILE, a JSON array or JSON Lines"
+NO_PATH = (
+    "data.path: missing; data=file (or data=json) needs data.path=FILE, also a folder, a pattern "
+    "or a list [FILE,FILE]"
+)
 
 
 def check(config: object) -> None:
@@ -46,14 +50,15 @@ def _no_rules(config: object) -> Problems:
 
 
 def _data(data: DataConfig) -> Problems:
-    local = data.source in ("json", "nano")
-    if data.source == "json" and not data.path:
+    local = data.source in (*OWN_FILES, "nano")
+    if data.source in OWN_FILES and not all(data.paths() or [""]):
         yield NO_PATH
-    if scheme := scheme_of(data.path or ""):
-        remedy = "download it first, and give data.path=FILE"
-        if scheme == "file":
-            remedy = "leave file:// out"
-        yield f"data.path: an address ({scheme}://…), expected a file; {remedy}"
+    for path in data.paths():
+        if scheme := scheme_of(path):
+            remedy = "download it first, and give data.path=FILE"
+            if scheme == "file":
+                remedy = "leave file:// out"
+            yield f"data.path: an address ({scheme}://…), expected a file; {remedy}"
     if local and data.url:
         yield f"data.url: {data.url!r} would not be read by data={data.source}"
     if not local and not data.url:
@@ -61,7 +66,7 @@ def _data(data: DataConfig) -> Problems:
     if "@" in (data.url or "").partition("//")[2].partition("/")[0]:
         yield (
             "data.url: holds a name and a password, which would be kept in the run's files; use "
-            "data=json data.path=FILE"
+            "data=file data.path=FILE"
         )
     if len(data.split) != 3:
         yield (
@@ -74,8 +79,8 @@ def _data(data: DataConfig) -> Problems:
 
 def _path(data: DataConfig) -> Problems:
     """A data set with a file of its own needs no path, unless a run that exists looks for it."""
-    if data.source != "json" and data.path is not None:
-        yield f"data.path: {data.path!r} would not be read by data={data.source}; use data=json"
+    if data.source not in OWN_FILES and data.path is not None:
+        yield f"data.path: {data.path!r} would not be read by data={data.source}; use data=file"
 
 
 def _optim(optim: OptimConfig) -> Problems:
@@ -125,6 +130,13 @@ def _is_address(url: str) -> bool:
 def _generate(generate: GenerateConfig) -> Problems:
     if problem := too_cold(generate.temperature):
         yield f"generate.temperature: {problem}"
+    if generate.best_of > 1 and generate.temperature == 0:
+        yield (
+            f"generate.best_of: {generate.best_of} answers at generate.temperature=0 are one and "
+            "the same; raise it, such as to 0.7"
+        )
+    if "" in generate.stop:
+        yield "generate.stop: holds an empty text, which every answer begins with; leave it out"
 
 
 def too_cold(temperature: float) -> str | None:
@@ -291,7 +303,11 @@ UNREAD_BY_TRAIN: tuple[Unread[TrainConfig], ...] = (
 
 
 def _names_moved_file(data: DataConfig) -> bool:
-    return data.path is not None and data.source in ("nano", "json")
+    return data.path is not None and data.source in ("nano", *OWN_FILES)
+
+
+def _narrows(generate: GenerateConfig) -> bool:
+    return any(value is not None for value in (generate.top_k, generate.top_p, generate.min_p))
 
 
 COMPARED = ("compare", "out")
@@ -336,10 +352,8 @@ UNREAD_BY_EVALUATE: tuple[Unread[EvaluateConfig], ...] = (
         "only training reads it; leave it out",
     ),
     Unread(
-        ("generate.top_k",),
-        lambda config, sweep: (
-            config.generate.top_k is not None and config.generate.temperature == 0
-        ),
+        ("generate.top_k", "generate.top_p", "generate.min_p"),
+        lambda config, sweep: config.generate.temperature == 0 and _narrows(config.generate),
         "would not be read at generate.temperature=0, which takes the likeliest token; raise it",
     ),
 )

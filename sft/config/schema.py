@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from sft.metrics import BY_NAME
 from sft.prompts import PROMPTS
 
 
@@ -28,10 +29,15 @@ Natural = Annotated[int, Ge(0)]
 Positive = Annotated[int, Ge(1)]
 Share = Annotated[float, Ge(0), Le(1)]
 ShareBelowOne = Annotated[float, Ge(0), Lt(1)]
+ShareAboveZero = Annotated[float, Gt(0), Le(1)]
+Penalty = Annotated[float, Ge(-2), Le(2)]
 NotNegative = Annotated[float, Ge(0)]
 AboveZero = Annotated[float, Gt(0)]
 
 PromptName = Annotated[str, OneOf(PROMPTS)]
+
+# The data sets that are the user's own files: `json` is the older name.
+OWN_FILES = ("file", "json")
 
 # The judges, and the class of each. To add one: a subclass of `Judge`, its line here, and a file in
 # `conf/judge/`. The classes are named, not imported: nothing here may know the judge's client.
@@ -43,7 +49,7 @@ JudgeName = Annotated[str, OneOf(("none", *JUDGES))]
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 PrecisionName = Literal["auto", "32", "bf16-mixed", "16-mixed"]
-Rank = Literal["validation_loss", "loss", "score", "exact_match", "token_f1", "rouge_l", "chrf"]
+Rank = Annotated[str, OneOf(("validation_loss", *BY_NAME))]
 
 # `c_proj` is the name of two layers: the output of attention, and that of the MLP.
 LoraTarget = Literal["c_attn", "c_proj", "c_fc"]
@@ -73,7 +79,7 @@ def scheme_of(path: str) -> str | None:
 @dataclass
 class DataConfig:
     source: str = "nano"
-    path: str | None = None
+    path: str | list[str] | None = None
     url: str | None = None
     sha256: str | None = None
     licence: str | None = None
@@ -88,12 +94,30 @@ class DataConfig:
     workers: Natural = 0
 
     def __post_init__(self) -> None:
-        # A run may be evaluated, or resumed, from another folder than the one it was started in.
-        if self.path and not scheme_of(self.path):
-            self.path = os.path.abspath(os.path.expanduser(self.path))
-            # /dev/stdin is another file later, so the file behind it is kept.
-            if self.path.startswith("/dev/") and os.path.isfile(self.path):
-                self.path = os.path.realpath(self.path)
+        if isinstance(self.path, list):
+            self.path = [_whole(path) for path in self.path]
+        elif self.path:
+            self.path = _whole(self.path)
+
+    def paths(self) -> list[str]:
+        """Return the files, folders and patterns of the user's own data."""
+        if isinstance(self.path, str):
+            return [self.path]
+        return self.path or []
+
+
+def _whole(path: str) -> str:
+    """Return a path that names the same file from every folder.
+
+    A run may be evaluated, or resumed, from another folder than the one it was started in.
+    """
+    if not path or scheme_of(path):
+        return path
+    path = os.path.abspath(os.path.expanduser(path))
+
+    # /dev/stdin is another file later, so the file behind it is kept.
+    is_file = path.startswith("/dev/") and os.path.isfile(path)
+    return os.path.realpath(path) if is_file else path
 
 
 @dataclass
@@ -182,6 +206,14 @@ class GenerateConfig:
     max_new_tokens: Positive = 256
     temperature: NotNegative = 0.0
     top_k: Positive | None = None
+    top_p: ShareAboveZero | None = None
+    min_p: ShareAboveZero | None = None
+    repetition_penalty: AboveZero = 1.0
+    no_repeat_ngram: Positive | None = None
+    frequency_penalty: Penalty = 0.0
+    presence_penalty: Penalty = 0.0
+    stop: list[str] = field(default_factory=list)
+    best_of: Positive = 1
 
 
 @dataclass

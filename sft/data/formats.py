@@ -5,16 +5,19 @@ a well-formed file. `records.py` then makes a record of each.
 """
 
 import codecs
+import gzip
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import TextIOWrapper
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, cast
 
 from sft.data.not_json import binary_format, looks_like
+from sft.data.tables import read_arrow, read_csv, read_parquet
 from sft.errors import InputError
 
 # How much of a file is in memory at once, in characters.
@@ -45,23 +48,131 @@ class Format:
         fits: whether a file that begins with these bytes has this format; a byte order mark and
             blanks before them are left out.
         read: yield the values in the file, one by one. Messages call the file by the name given.
+        suffixes: endings of a file's name. They find the files of a folder, and they decide where
+            no format fits the first bytes.
     """
 
     fits: Callable[[bytes], bool]
     read: Callable[[BinaryIO, Path | str], Iterator[Any]]
+    suffixes: tuple[str, ...] = ()
 
 
-# To add a format, add it here.
+def _never(head: bytes) -> bool:
+    """A table of text can begin with anything, so only its name tells it."""
+    return False
+
+
+# To add a format, add it here. Each may also be compressed with gzip.
 FORMATS: dict[str, Format] = {
-    "JSON": Format(lambda head: head.startswith(b"["), stream_array),
-    "JSON Lines": Format(lambda head: head.startswith(b"{"), stream_lines),
+    "JSON": Format(lambda head: head.startswith(b"["), stream_array, (".json",)),
+    "JSON Lines": Format(lambda head: head.startswith(b"{"), stream_lines, (".jsonl", ".ndjson")),
+    "CSV": Format(_never, read_csv, (".csv", ".tsv")),
+    "Parquet": Format(lambda head: head.startswith(b"PAR1"), read_parquet, (".parquet",)),
+    "Arrow": Format(
+        lambda head: head.startswith((b"ARROW1", b"\xff\xff\xff\xff")),
+        read_arrow,
+        (".arrow", ".feather"),
+    ),
+}
+
+GZIP = b"\x1f\x8b"
+
+# The names under which an object holds the lists of the splits.
+SPLITS = {
+    "train": "train",
+    "test": "test",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
 }
 
 
-def format_of(file: BinaryIO) -> str:
-    """Return the name of a file's format by its first bytes; the file is then at its start again.
+def endings() -> tuple[str, ...]:
+    """Return the endings of names that belong to a format."""
+    plain = [suffix for form in FORMATS.values() for suffix in form.suffixes]
+    return (*plain, *(f"{suffix}.gz" for suffix in plain))
 
-    A file of no format counts as JSON, whose reader says what the file looks like.
+
+def read_values(
+    file: BinaryIO,
+    name: Path | str,
+    is_record: Callable[[dict[str, Any]], bool],
+    lists: dict[str, int] | None = None,
+) -> Iterator[Any]:
+    """Yield the values of a file in any format, one by one.
+
+    An object around the list of records is unwrapped. An object with lists named train, test and
+    validation yields them in this order.
+
+    Args:
+        is_record: whether an object is meant as a record, and so is no wrapper.
+        lists: takes the lengths of the lists of a wrapper, by their names.
+
+    Raises:
+        InputError: the file is broken, or has no known format.
+    """
+    packed = file.read(len(GZIP)) == GZIP
+    file.seek(0)
+    plain = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if packed else file
+    try:
+        form = format_of(plain, name)
+        values = FORMATS[form].read(plain, name)
+        yield from _unwrapped(values, name, is_record, lists) if form == "JSON Lines" else values
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(
+            f"{name}: the gzip file is damaged or cut short ({error}); get it again"
+        ) from None
+
+
+def _unwrapped(
+    values: Iterator[Any],
+    name: Path | str,
+    is_record: Callable[[dict[str, Any]], bool],
+    lists: dict[str, int] | None,
+) -> Iterator[Any]:
+    """Yield the values, or those in the lists of the only value if that is a wrapper."""
+    first = list(islice(values, 2))
+    if len(first) != 1 or not isinstance(first[0], dict) or is_record(first[0]):
+        yield from chain(first, values)
+        return
+
+    found = _lists_in(first[0])
+    if not found:
+        keys = ", ".join(repr(key[:40]) for key in list(first[0])[:5]) or "nothing"
+        raise InputError(
+            f"{name}: an object instead of an array of records, and not with one list of records, "
+            f"or with lists named train, test and validation; found {keys}"
+        )
+    if not any(found.values()):
+        raise InputError(f"{name}: an empty list in {next(iter(found))!r}, expected records")
+    if lists is not None:
+        lists.update({key: len(items) for key, items in found.items()})
+    for items in found.values():
+        yield from items
+
+
+def _lists_in(document: dict[str, Any]) -> dict[str, list[Any]]:
+    """Return the lists of objects in a wrapper, by their names; none if it is no wrapper.
+
+    Train comes first, then test, then validation.
+    """
+    found = {
+        key: value
+        for key, value in document.items()
+        if isinstance(value, list) and all(isinstance(item, dict) for item in value)
+    }
+    splits = {SPLITS[key]: value for key, value in found.items() if key in SPLITS}
+    if len(found) > 1 and len(splits) == len(found):
+        return {name: splits[name] for name in ("train", "test", "validation") if name in splits}
+    return found if len(found) == 1 else {}
+
+
+def format_of(file: BinaryIO, name: Path | str = "") -> str:
+    """Return the name of a file's format; the file is then at its start again.
+
+    The first bytes decide, then the ending of its name. A file of no format counts as JSON, whose
+    reader says what the file looks like.
     """
     head = file.read(HEAD).removeprefix(codecs.BOM_UTF8).lstrip(BLANK)
     while not head:
@@ -70,9 +181,13 @@ def format_of(file: BinaryIO) -> str:
             break
         head = more.lstrip(BLANK)
     file.seek(0)
-    for name, form in FORMATS.items():
-        if form.fits(head):
-            return name
+    for form in FORMATS:
+        if FORMATS[form].fits(head):
+            return form
+    ending = str(name).lower().removesuffix(".gz")
+    for form in FORMATS:
+        if ending.endswith(FORMATS[form].suffixes):
+            return form
     return "JSON"
 
 
@@ -165,6 +280,8 @@ def _refuse(constant: str) -> NoReturn:
 def parse_json(content: bytes, name: Path | str) -> list[Any]:
     """Return the values in a JSON array or in JSON Lines, in UTF-8. Of equal keys the last counts.
 
+    A single object is the only value.
+
     Raises:
         InputError: the content is neither. The message names line and column, and what the content
             looks like.
@@ -182,6 +299,8 @@ def parse_json(content: bytes, name: Path | str) -> list[Any]:
         items = _parse_lines(text, name) if text.lstrip()[0] == "{" else _parse(text, name)
     except RecursionError:
         raise InputError(f"{name}: nested too deeply, expected a JSON array of records") from None
+    if isinstance(items, dict):
+        return [items]
     if not isinstance(items, list):
         raise InputError(f"{name}: {kind_of(items)} instead of an array of records")
     if not items:

@@ -5,15 +5,10 @@ import re
 # The first bytes of binary formats, from each format's specification, and the way to JSON.
 BINARY = {
     b"\x1f\x8b": "gzip-compressed; unpack it first (gunzip)",
-    b"PAR1": "a Parquet file; write it as JSON Lines "
-    "(pandas: read_parquet, to_json(orient='records', lines=True))",
-    b"PK\x03\x04": "a zip archive or an Excel file; unpack it, or save the sheet's rows as JSON",
+    b"PK\x03\x04": "a zip archive or an Excel file; unpack it, or save the sheet as CSV",
     b"\x28\xb5\x2f\xfd": "zstd-compressed; unpack it first (unzstd)",
     b"BZh": "bzip2-compressed; unpack it first (bunzip2)",
     b"\xfd7zXZ\x00": "xz-compressed; unpack it first (unxz)",
-    b"ARROW1": "an Arrow file; write it as JSON Lines (datasets: load_from_disk, to_json)",
-    b"\xff\xff\xff\xff": "an Arrow stream; write it as JSON Lines "
-    "(datasets: load_from_disk, to_json)",
     b"SQLite format 3\x00": "an SQLite database; write the table's rows as JSON",
     b"%PDF-": "a PDF file; a JSON array of records is expected",
     b"\x80\x04": "a Python pickle; write the records as JSON",
@@ -68,8 +63,8 @@ def _other_format(text: str) -> str | None:
         return "it looks like YAML; write its records as a JSON array"
     for separator, name in (("\t", "TSV"), (",", "CSV"), (";", "CSV")):
         if separator in first:
-            way = "pandas: read_csv, to_json(orient='records')"
-            return f"it looks like a table ({name}); write its rows as a JSON array ({way})"
+            ending = f".{name.lower()}"
+            return f"it looks like a table ({name}); give the file a name that ends in {ending}"
     return "it looks like plain text; a JSON array of records, or JSON Lines, is expected"
 
 

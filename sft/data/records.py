@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sft.data.formats import FORMATS, format_of, kind_of
+from sft.data.formats import kind_of, read_values
 from sft.errors import InputError
 
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -74,8 +74,17 @@ def shape_of(item: dict[str, Any]) -> Shape:
     return SHAPES["instruction"]
 
 
+def is_record(item: dict[str, Any]) -> bool:
+    """Whether a dict is a record, if a faulty one, and not a document that holds the records."""
+    return any(key in item for key in shape_of(item).required)
+
+
 def stream_records(
-    file: BinaryIO, name: Path | str, unused: Counter[str] | None = None, known: bool = False
+    file: BinaryIO,
+    name: Path | str,
+    unused: Counter[str] | None = None,
+    known: bool = False,
+    lists: dict[str, int] | None = None,
 ) -> Iterator[Record]:
     """Yield the records of a file, one by one: a million of them need not be in memory.
 
@@ -84,24 +93,20 @@ def stream_records(
         unused: takes the unused keys, and in how many records each is. It is complete once all
             records are taken.
         known: a run used the file already, so a misspelt key is counted and not refused.
+        lists: as in `read_values`.
 
     Raises:
         InputError: the file has no known format, or a record no known shape. The message names
             line and column, or the record's number from 1.
     """
-    form = format_of(file)
-    items = FORMATS[form].read(file, name)
+    items = read_values(file, name, is_record, lists)
     for number, item in enumerate(items, 1):
         try:
             record = checked_record(item, name, number, known)
         except InputError:
             # A fault in the rest of the file explains more than this record's, so it comes first.
-            more = sum(1 for _ in items)
-
-            # A single object may also be a document that holds the records, as {"data": [...]}.
-            single = form == "JSON Lines" and number == 1 and not more
-            if single and not any(key in item for key in shape_of(item).required):
-                raise InputError(f"{name}: an object instead of an array of records") from None
+            for _ in items:
+                pass
             raise
         if unused is not None:
             count_unused(item, unused)

@@ -11,8 +11,10 @@ import stat
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from glob import glob
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from sft.atomic import sha256_of
 from sft.config.rules import NO_PATH
 from sft.config.schema import DataConfig
 from sft.data.cache import Arrays, cache_folder, cached
+from sft.data.formats import endings
 from sft.data.records import Record, stream_records
 from sft.download import fetch_rest
 from sft.errors import InputError
@@ -33,28 +36,51 @@ EMBEDDED = {"nano": Path(__file__).parents[1] / "miniature" / "nano.json"}
 
 
 @dataclass(frozen=True)
-class Source:
-    """The file of a data set, and which of its records are used, in which order.
-
-    Attributes:
-        sha256: the hash of the file.
-        chosen: the places of the records used.
-        unused: keys in the file that are not read, and in how many of its records each is; the
-            most frequent first.
-    """
+class File:
+    """A file of records, and the hash that it had when it was found."""
 
     path: Path
     sha256: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files of a data set, and which of their records are used, in which order.
+
+    Attributes:
+        name: what messages and summaries call the data.
+        files: the files, in the order in which they are read.
+        sha256: the hash of the file; of several files, one hash of theirs, in their order.
+        chosen: the places of the records used, counted through all files.
+        unused: keys in the files that are not read, and in how many of the records each is; the
+            most frequent first.
+        notes: lines about the files that the user should read.
+    """
+
+    name: str
+    files: tuple[File, ...]
+    sha256: str
     chosen: Sequence[int]
     unused: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        """The file, or the first of several."""
+        return self.files[0].path
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the files are too small to be worth caching."""
+        return sum(file.path.stat().st_size for file in self.files) < SMALL
 
     def stream(self) -> Iterator[Record]:
         """Yield the records one by one. Only a sample is held in memory.
 
         Raises:
-            InputError: the file changed since it was hashed.
+            InputError: a file changed since it was hashed.
         """
-        records = _stream(self.path, self.sha256, known=True)
+        records = chain.from_iterable(_stream(file, known=True) for file in self.files)
 
         # A range is all records in file order; a sample has an order of its own.
         if isinstance(self.chosen, range):
@@ -70,62 +96,131 @@ class Source:
 
 
 def load_source(config: DataConfig, known: str | None = None) -> Source:
-    """Find the file that `config` names, read it through once, and draw the sample.
+    """Find the files that `config` names, read them through once, and draw the sample.
 
-    The cache keeps the number of records and the unused keys of a large file, under its hash.
+    The cache keeps what was found in a large file, under its hash.
 
     Args:
-        known: the hash of a file that a run exists of; its keys are not refused.
+        known: the hash of data that a run exists of; its keys are not refused.
 
     Raises:
         InputError: there is no such file, its download failed, or it holds something other than
             records. The message names the file and the record.
     """
-    path = _locate(config)
-    sha256 = _hash(path)
+    paths = _locate(config)
+    files = tuple(File(path, _hash(path)) for path in paths)
+    sha256 = _joint_hash(files)
     downloaded = config.path is None and config.url is not None
     if downloaded and config.sha256 not in (None, sha256):
         raise InputError(
-            f"{path}: sha256 {sha256}, expected {config.sha256}; "
+            f"{paths[0]}: sha256 {sha256}, expected {config.sha256}; "
             "delete the file, and it is downloaded again"
         )
 
+    unused: Counter[str] = Counter()
+    notes: list[str] = []
+    count = 0
+    for file in files:
+        found = _look(file, known=sha256 == known)
+        count += found.records
+        unused.update(found.unused)
+        if found.lists:
+            held = ", ".join(f"{length:,} in {key!r}" for key, length in found.lists.items())
+            notes.append(f"{file.path}: the records are in lists of one object: {held}")
+    unused = Counter(dict(unused.most_common()))
+    name = str(paths[0])
+    if len(files) > 1:
+        name = f"{paths[0].parent}: {len(files)} files"
+
+    chosen: Sequence[int] = range(count)
+    if config.sample is not None:
+        if config.sample > count:
+            raise InputError(
+                f"data.sample: {config.sample} of the {count} records in {name}: lower it"
+            )
+        chosen = random.Random(config.sample_seed).sample(range(count), config.sample)
+    return Source(name, files, sha256, chosen, dict(unused), tuple(notes))
+
+
+def _joint_hash(files: Sequence[File]) -> str:
+    """Return one hash of files in their order; the hash of a single file is its own."""
+    if len(files) == 1:
+        return files[0].sha256
+    return hashlib.sha256("\n".join(file.sha256 for file in files).encode()).hexdigest()
+
+
+# What is in a file
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The number of records in a file, its unused keys, and the lists of its wrapper if any."""
+
+    records: int
+    unused: dict[str, int]
+    lists: dict[str, int]
+
+
+def _look(file: File, known: bool) -> Contents:
+    """Read a file through once, or find in the cache what was in it."""
+
     def read_through() -> Arrays:
         unused: Counter[str] = Counter()
-        count = sum(1 for _ in _stream(path, sha256, unused=unused, known=sha256 == known))
-        keys = json.dumps(dict(unused.most_common())).encode()
-        return {"count": np.array([count]), "unused": np.frombuffer(keys, np.uint8)}
+        lists: dict[str, int] = {}
+        count = sum(1 for _ in _stream(file, unused=unused, known=known, lists=lists))
+        content = json.dumps(asdict(Contents(count, dict(unused.most_common()), lists)))
+        return {"contents": np.frombuffer(content.encode(), np.uint8)}
 
     # What was counted although a key would be refused is not for a new run.
-    name = f"look-{'known-' if sha256 == known else ''}{sha256[:32]}"
-    found = read_through() if is_small(path) else cached(name, read_through)
-    [records] = found["count"].tolist()
-    unused: dict[str, int] = json.loads(found["unused"].tobytes())
-
-    if config.sample is None:
-        return Source(path, sha256, range(records), unused)
-    if config.sample > records:
-        raise InputError(
-            f"data.sample: {config.sample} of the {records} records in {path}: lower it"
-        )
-    chosen = random.Random(config.sample_seed).sample(range(records), config.sample)
-    return Source(path, sha256, chosen, unused)
+    name = f"contents-{'known-' if known else ''}{file.sha256[:32]}"
+    small = file.path.stat().st_size < SMALL
+    found = read_through() if small else cached(name, read_through)
+    return Contents(**json.loads(found["contents"].tobytes()))
 
 
-def is_small(path: Path) -> bool:
-    """Whether a file of records is too small to be worth caching."""
-    return path.stat().st_size < SMALL
+# Which files
 
 
-def _locate(config: DataConfig) -> Path:
+def _locate(config: DataConfig) -> list[Path]:
     # A saved run may have a path as well as a URL: the file was moved there since.
     if config.path is not None:
-        return _regular(Path(config.path))
+        return _files_of(config.paths())
     if config.url is not None:
-        return download(config.source, config.url, config.sha256)
+        return [download(config.source, config.url, config.sha256)]
     if config.source in EMBEDDED:
-        return EMBEDDED[config.source]
+        return [EMBEDDED[config.source]]
     raise InputError(NO_PATH)
+
+
+def _files_of(paths: Sequence[str]) -> list[Path]:
+    """Return the files that the paths name; the files of a folder or a pattern by their names.
+
+    Raises:
+        InputError: a path names no file, or a file is named twice.
+    """
+    found = [file for path in paths for file in _files_at(path)]
+    if twice := [file for file, count in Counter(found).items() if count > 1]:
+        raise InputError(f"data.path: {twice[0]} is named twice; leave out one of them")
+    return found
+
+
+def _files_at(path: str) -> list[Path]:
+    place = Path(path)
+    if place.is_dir():
+        found = [file for file in place.iterdir() if file.name.lower().endswith(endings())]
+        files = [file for file in sorted(found) if file.is_file() and file.name[0] != "."]
+        if not files:
+            raise InputError(
+                f"{path}: a folder without a file of records, "
+                f"which would end in one of {', '.join(endings())}"
+            )
+        return files
+    if not os.path.lexists(path) and any(sign in path for sign in "*?["):
+        files = sorted(Path(name) for name in glob(path, recursive=True) if os.path.isfile(name))
+        if not files:
+            raise InputError(f"data.path: no file is named like {path}")
+        return files
+    return [_regular(place)]
 
 
 def _regular(path: Path) -> Path:
@@ -154,29 +249,27 @@ def _hash(path: Path) -> str:
     try:
         return sha256_of(path)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; give data.path= a JSON file of records") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: a folder, expected a JSON file of records") from None
+        raise InputError(f"{path}: no such file; give data.path= a file of records") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _stream(
-    path: Path,
-    sha256: str | None = None,
+    file: File,
     name: str | None = None,
     unused: Counter[str] | None = None,
     known: bool = False,
+    lists: dict[str, int] | None = None,
 ) -> Iterator[Record]:
     """Yield the records of a file; messages call it `name`.
 
     Raises:
-        InputError: after the last record, the file's hash is not `sha256`.
+        InputError: after the last record, the file has another hash than before.
     """
-    with path.open("rb") as file:
-        yield from stream_records(file, name or path, unused, known)
-    if sha256 is not None and sha256_of(path) != sha256:
-        raise InputError(f"{path}: changed while it was read; start again")
+    with file.path.open("rb") as content:
+        yield from stream_records(content, name or file.path, unused, known, lists)
+    if sha256_of(file.path) != file.sha256:
+        raise InputError(f"{file.path}: changed while it was read; start again")
 
 
 def download(name: str, url: str, sha256: str | None = None) -> Path:
@@ -202,7 +295,7 @@ def download(name: str, url: str, sha256: str | None = None) -> Path:
         reason = unreachable(error, url) or error
         raise InputError(
             f"{url}: the download failed ({reason}); "
-            "try again, or use a file you have: data=json data.path=FILE"
+            "try again, or use a file you have: data=file data.path=FILE"
         ) from error
     return target
 
@@ -216,5 +309,5 @@ def _check(url: str, sha256: str | None, path: Path) -> None:
         )
 
     # A log-in page comes with status 200 too, so the records are read through.
-    for _ in _stream(path, name=url):
+    for _ in _stream(File(path, actual), name=url):
         pass

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from sft.data.cache import Arrays, cached
 from sft.data.prompt import END, is_chat, prompt_tokens, render
 from sft.data.records import SURROGATE, Record
-from sft.data.sources import Source, is_small
+from sft.data.sources import Source
 
 # How many records are tokenised together.
 CHUNK = 4096
@@ -154,10 +154,8 @@ def load_texts(
         content = json.dumps([asdict(found[place]) for place in shown]).encode()
         return texts._asdict() | {"shown": np.frombuffer(content, np.uint8)}
 
-    if is_small(source.path):
-        arrays = make()
-    else:
-        arrays = cached(_name(source, shown, template, tokenizer), make)
+    name = _name(source, shown, template, tokenizer)
+    arrays = make() if source.is_small else cached(name, make)
     records = [Record(**record) for record in json.loads(arrays["shown"].tobytes())]
     return Texts(*(arrays[field] for field in Texts._fields)), records
 

@@ -8,8 +8,8 @@ would give the same answer again.
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,12 +17,14 @@ import tiktoken
 from tqdm import tqdm
 
 from sft.checkpoint.folder import Pretrained, load_pretrained
+from sft.config.schema import GenerateConfig
 from sft.device import DTYPES
 from sft.gpt2.generate import complete, row_seeds
 from sft.gpt2.model import GPT
 from sft.gpt2.sampling import Sampling
 from sft.gpt2.tokenizer import decode
 from sft.jsonl import LineFile
+from sft.metrics import token_f1
 
 
 @dataclass(frozen=True)
@@ -39,29 +41,52 @@ class Answer:
     finish_reason: str
 
 
-@dataclass(frozen=True)
-class Decoding:
+# The settings that nothing reads at temperature 0.
+OF_DRAWING = ("top_k", "top_p", "min_p", "best_of")
+
+
+@dataclass(kw_only=True)
+class Decoding(GenerateConfig):
     """The settings of decoding; conf/evaluate.yaml explains each."""
 
-    max_new_tokens: int
-    temperature: float
-    top_k: int | None
     seed: int
     precision: str
+
+    @property
+    def sampling(self) -> Sampling:
+        names = [field.name for field in fields(Sampling) if hasattr(self, field.name)]
+        return Sampling(**{name: getattr(self, name) for name in names})
+
+    def changed(self) -> dict[str, Any]:
+        """Return the settings that are not at their defaults, by name.
+
+        So that older answers and evaluations stay equal to those of today, a new setting is
+        written down only where it is used.
+        """
+        plain = GenerateConfig()
+        values = {field.name: getattr(self, field.name) for field in fields(GenerateConfig)}
+        return {name: value for name, value in values.items() if value != getattr(plain, name)}
+
+    def in_summary(self) -> dict[str, Any]:
+        """Return the settings as an evaluation's summary keeps them."""
+        always = ("max_new_tokens", "temperature", "top_k", "seed", "precision")
+        return {name: getattr(self, name) for name in always} | self.changed()
 
     def deciding(self, row_seed: int) -> dict[str, Any]:
         """Return the settings that decide a row's answer.
 
-        `top_k` and the seed are among them only if the answer is sampled.
+        The settings of drawing and the seed are among them only if the answer is sampled.
         """
         settings: dict[str, Any] = {
             "max_new_tokens": self.max_new_tokens,
             "precision": self.precision,
             "temperature": self.temperature,
         }
+        changed = self.changed()
         if self.temperature > 0:
             settings |= {"top_k": self.top_k, "seed": row_seed}
-        return settings
+            return settings | changed
+        return settings | {name: changed[name] for name in changed.keys() - set(OF_DRAWING)}
 
 
 class AnswerFile(LineFile[Answer]):
@@ -121,19 +146,96 @@ def add_answers(
     Args:
         name: of the progress bar.
     """
-    completions = complete(
+    found = decode_answers(
         model,
+        tokenizer,
         [one.prompt for one in waiting],
-        decoding.max_new_tokens,
-        Sampling(decoding.temperature, decoding.top_k),
-        tokenizer.eot_token,
         [one.seed for one in waiting],
-        slots=batch_size,
+        decoding,
+        batch_size,
     )
-    bar = tqdm(completions, total=len(waiting), desc=name, unit="answer", disable=not waiting)
-    for found in bar:
-        text = decode(tokenizer, found.tokens)
-        file.add(waiting[found.index].key, Answer(text, len(found.tokens), found.finish_reason))
+    for index, answer in tqdm(
+        found, total=len(waiting), desc=name, unit="answer", disable=not waiting
+    ):
+        file.add(waiting[index].key, answer)
+
+
+def decode_answers(
+    model: GPT,
+    tokenizer: tiktoken.Encoding,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    decoding: Decoding,
+    slots: int,
+) -> Iterator[tuple[int, Answer]]:
+    """Answer prompts, and yield each answer, with its prompt's index, when it is finished.
+
+    Args:
+        seeds: one for each prompt.
+        slots: answers that are decoded together.
+    """
+    # A prompt from which several answers are drawn is read once for each, so that its answers are
+    # decoded together.
+    samples = decoding.best_of
+    if samples > 1:
+        prompts = [prompt for prompt in prompts for _ in range(samples)]
+        seeds = [seed for one in seeds for seed in row_seeds(one, samples)]
+
+    drawn: dict[int, dict[int, Answer]] = {}
+    for completion in complete(
+        model,
+        prompts,
+        decoding.max_new_tokens,
+        decoding.sampling,
+        tokenizer.eot_token,
+        seeds,
+        slots,
+        ends=stops_at(tokenizer, decoding.stop),
+    ):
+        text = cut(decode(tokenizer, completion.tokens), decoding.stop)
+        answer = Answer(text, len(completion.tokens), completion.finish_reason)
+        index, sample = divmod(completion.index, samples)
+        of_prompt = drawn.setdefault(index, {})
+        of_prompt[sample] = answer
+        if len(of_prompt) == samples:
+            del drawn[index]
+            yield index, most_agreed([of_prompt[number] for number in range(samples)])
+
+
+def stops_at(
+    tokenizer: tiktoken.Encoding, stop: Sequence[str]
+) -> Callable[[list[int]], bool] | None:
+    """Return a function that says whether the newest token of an answer ends one of the texts."""
+    if not stop:
+        return None
+
+    # A token has a byte at least, so a text that has just ended lies in so many last tokens.
+    most = max(len(text.encode()) for text in stop)
+
+    def ends(tokens: list[int]) -> bool:
+        tail = decode(tokenizer, tokens[-most:])
+        return any(text in tail for text in stop)
+
+    return ends
+
+
+def cut(text: str, stop: Sequence[str]) -> str:
+    """Return the text up to the first of the texts that end it."""
+    return text[: min((text.index(end) for end in stop if end in text), default=None)]
+
+
+def most_agreed(answers: Sequence[Answer]) -> Answer:
+    """Return the answer that is most like the others, of equals the first (2307.06857).
+
+    Likeness is the F1 of words. Unlike the paper's share of common words, it does not favour long
+    answers. Where answers are either equal or have no word in common, this is a vote.
+    """
+
+    def agreement(index: int) -> float:
+        others = [other for number, other in enumerate(answers) if number != index]
+        return sum(token_f1(answers[index].text, other.text) for other in others)
+
+    return answers[max(range(len(answers)), key=agreement)]
 
 
 def answer_all(

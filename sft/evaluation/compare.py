@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sft.errors import InputError
+from sft.metrics import BY_NAME
 from sft.scoring.aggregate import differences, not_asked, not_asked_text, visible_remark
-from sft.scoring.metrics import BY_NAME
 from sft.scoring.results import (
     RECORDS,
     AnswerResult,

@@ -18,7 +18,7 @@ from sft.errors import InputError
 from sft.evaluation.answers import Answer, AnswerFile, Decoding, answer_all
 from sft.evaluation.loss import Losses, losses
 from sft.gpt2.model import GPT
-from sft.scoring.metrics import Scores, score
+from sft.metrics import Scores, score
 
 # Why a record cannot be asked: its prompt is longer than the context, or has no token.
 TOO_LONG = "too long"

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from sft.data.records import Record
 from sft.evaluation.measure import ModelResult
-from sft.scoring.metrics import TEXT_METRICS
+from sft.metrics import TEXT_METRICS
 from sft.scoring.results import AnswerResult, RecordResult
 
 

@@ -160,7 +160,7 @@ def log_start(config: EvaluateConfig, setup: Setup, encoded: dict[str, EncodedRe
         f"{len(tuned.records)} records of the {config.split} split (data.split={setup.data.split} "
         f"of {len(setup.source.records)} in all), for {tuned.checkpoint.source}"
     )
-    if unused := unused_text(setup.source.path, setup.source.unused):
+    if unused := unused_text(setup.source.name, setup.source.unused):
         log.info(unused)
     for name, one in encoded.items():
         for line in one.unasked():
@@ -215,11 +215,11 @@ def origin(
         },
         "seconds": round(time.perf_counter() - began, 2),
         "template": setup.template,
-        "decoding": dataclasses.asdict(decoding),
+        "decoding": decoding.in_summary(),
         "device": device,
         "precision": precision,
         "data": {
-            "path": str(setup.source.path),
+            "path": setup.source.name,
             "sha256": setup.source.sha256,
             "splits": setup.split_sizes(),
         },

@@ -6,6 +6,7 @@ they answer: their files have been checked, but take no memory.
 
 import os
 from dataclasses import dataclass, replace
+from glob import glob
 from pathlib import Path
 
 from sft.checkpoint.base import base_of
@@ -94,11 +95,11 @@ def load_setup(config: EvaluateConfig) -> Setup:
     return setup_of_checkpoint(config)
 
 
-def setup_of_run(folder: str | None, data_path: str | None = None) -> Setup:
+def setup_of_run(folder: str | None, data_path: str | list[str] | None = None) -> Setup:
     """Load the model of a run of train.py, the base that it began with, and its data.
 
     Args:
-        data_path: where the file of the run's data is now; None: where it was.
+        data_path: where the files of the run's data are now; None: where they were.
 
     Raises:
         InputError: there is no finished run, or its data or base have changed since, or they cannot
@@ -116,20 +117,21 @@ def setup_of_run(folder: str | None, data_path: str | None = None) -> Setup:
 
     # The data must be the file that the run was trained on, or its splits would be others.
     data = replace(config.data, path=data_path or config.data.path)
-    if data.path is not None and not os.path.exists(data.path):
-        raise InputError(
-            f"{data.path}: no such file; {run} was trained on it: give data.path=, where it is now"
-        )
+    for path in data.paths():
+        if not os.path.exists(path) and not glob(path, recursive=True):
+            raise InputError(
+                f"{path}: no such file; {run} was trained on it: give data.path=, where it is now"
+            )
     source = load_source(data, past.data.sha256)
     if source.sha256 != past.data.sha256:
         change = f"changed since {run} was trained on it"
         if data_path:
             change = f"not the file that {run} was trained on"
         raise InputError(
-            f"{source.path}: {change} (sha256 {past.data.sha256[:12]}…, here "
+            f"{source.name}: {change} (sha256 {past.data.sha256[:12]}…, here "
             f"{source.sha256[:12]}…), so its test records may be others; give data.path=, where "
             "the old file is now, or evaluate on this one with "
-            f"{setting('checkpoint', run / 'model')} data=json data.path=FILE out=FOLDER"
+            f"{setting('checkpoint', run / 'model')} data=file data.path=FILE out=FOLDER"
         )
 
     # The models.

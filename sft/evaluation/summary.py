@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sft.evaluation.measure import ModelResult
+from sft.metrics import BY_NAME, METRICS
 from sft.scoring.aggregate import (
     by_category,
     differences,
@@ -14,7 +15,6 @@ from sft.scoring.aggregate import (
     without_duplicates,
     worst,
 )
-from sft.scoring.metrics import BY_NAME, METRICS
 from sft.scoring.results import EvaluationSummary, ModelSummary, RecordResult
 from sft.scoring.statistics import NOISE, TOO_FEW
 

@@ -29,11 +29,25 @@ class Row:
     sampling: Sampling
     generator: torch.Generator
     length: int = 0  # tokens that the cache holds
-    token: int = 0  # the newest one, which the next step reads
+    answer: list[int] = field(default_factory=list)  # of which the next step reads the last
+
+
+class TokenLogprobs(NamedTuple):
+    """What the model thought of a step's tokens: natural logarithms of probabilities."""
+
+    chosen: float
+    likeliest: list[tuple[int, float]]  # tokens, in order
 
 
 def choose(logits: Tensor, rows: Sequence[Row]) -> list[int]:
     """Return each row's next token, from logits (rows, V), by the row's own sampling."""
+    # Rows that forbid repetitions change their logits first, in a copy of their own.
+    if any(row.sampling.penalizes for row in rows):
+        logits = logits.to(torch.float32, copy=True)
+        for index, row in enumerate(rows):
+            if row.sampling.penalizes:
+                row.sampling.penalize(logits[index], row.prompt, row.answer)
+
     # `max` gives the index that `argmax` gives; on a CPU, in bf16, argmax takes far longer.
     tokens: list[int] = logits.max(-1).indices.tolist()
 
@@ -45,6 +59,14 @@ def choose(logits: Tensor, rows: Sequence[Row]) -> list[int]:
         for index, token in zip(indices, drawn, strict=True):
             tokens[index] = token
     return tokens
+
+
+def logprobs_of(logits: Tensor, token: int, count: int) -> TokenLogprobs:
+    """Return the log-probability of a token and of the `count` likeliest, from logits (V,)."""
+    logprobs = F.log_softmax(logits.float(), dim=-1)
+    values, tokens = logprobs.topk(min(count, len(logprobs)))
+    likeliest = list(zip(tokens.tolist(), values.tolist(), strict=True))
+    return TokenLogprobs(float(logprobs[token]), likeliest)
 
 
 class StepTokens(NamedTuple):
@@ -61,6 +83,9 @@ class Decoder:
 
     Args:
         size: the longest that a sequence may become, prompt and answer, in tokens.
+
+    Attributes:
+        logprobs: of the newest step, by row, for the rows whose sampling asks for them.
     """
 
     def __init__(self, model: GPT, slots: int, size: int) -> None:
@@ -74,6 +99,7 @@ class Decoder:
         self.cache = KVCache(model.config.n_layer, slots, cache_size)
         self.rows: list[Row] = []  # row i has slot i of the cache
         self.waiting: list[Row] = []  # their prompts have not been read yet
+        self.logprobs: dict[int, TokenLogprobs] = {}
         self._next_id = 0
 
     def add(self, prompt: Sequence[int], seed: int = 0, sampling: Sampling | None = None) -> int:
@@ -124,13 +150,19 @@ class Decoder:
             return []
 
         rows = self.rows + new
-        tokens = choose(self._logits(parts), rows)
+        logits = self._logits(parts)
+        tokens = choose(logits, rows)
+        self.logprobs = {
+            row.id: logprobs_of(logits[index], tokens[index], row.sampling.logprobs)
+            for index, row in enumerate(rows)
+            if row.sampling.logprobs is not None
+        }
         for row, token in zip(rows, tokens, strict=True):
             row.length = row.length + 1 if row.length else len(row.prompt)
-            row.token = token
+            row.answer.append(token)
         self.rows = rows
         self.waiting = self.waiting[len(new) :]
-        return [(row.id, row.token) for row in rows]
+        return [(row.id, token) for row, token in zip(rows, tokens, strict=True)]
 
     def _next_prompts(self) -> list[Row]:
         """Return the waiting rows that the next step reads: at least one, if there are any."""
@@ -144,7 +176,7 @@ class Decoder:
 
     def _newest_tokens(self) -> StepTokens:
         """Return the newest token of each running row."""
-        ids = torch.tensor([row.token for row in self.rows], device=self.device)
+        ids = torch.tensor([row.answer[-1] for row in self.rows], device=self.device)
         positions = torch.tensor([row.length for row in self.rows], device=self.device)
 
         # The cache is read up to its longest row, rounded up so that there are few shapes. Shorter
@@ -197,7 +229,7 @@ class Decoder:
 class Completion:
     """An answer: its tokens without the end token, and how it ended.
 
-    `stop`: the model gave the end token. `length`: a limit was reached.
+    `stop`: the model gave the end token, or `ends` said so. `length`: a limit was reached.
     """
 
     index: int  # of the prompt
@@ -213,6 +245,7 @@ def complete(
     eos_id: int | None = None,
     seeds: Sequence[int] | None = None,
     slots: int = 32,
+    ends: Callable[[list[int]], bool] | None = None,
 ) -> Iterator[Completion]:
     """Answer all prompts, `slots` at a time, and yield each answer as it is finished.
 
@@ -222,6 +255,7 @@ def complete(
             model's context is full.
         eos_id: the token that ends an answer; None: none does.
         seeds: one for each prompt; its draws do not depend on the other prompts.
+        ends: whether an answer ends with the newest of its tokens, which it keeps.
 
     Raises:
         ValueError: a prompt (named by its index) is empty or longer than the context, or
@@ -264,9 +298,11 @@ def complete(
                 answer.finish_reason = "stop"
             else:
                 answer.tokens.append(token)
+                if ends is not None and ends(answer.tokens):
+                    answer.finish_reason = "stop"
             length = len(prompts[answer.index]) + len(answer.tokens)
-            limit = limits[answer.index]
-            if token == eos_id or len(answer.tokens) == limit or length == context:
+            at_limit = len(answer.tokens) == limits[answer.index] or length == context
+            if answer.finish_reason == "stop" or at_limit:
                 decoder.remove(row)
                 yield running.pop(row)
 

@@ -15,7 +15,7 @@ _COMPUTED: dict[str, tuple[Any, ...]] = {
     "scale_attn_by_inverse_layer_idx": (False,),
     "reorder_and_upcast_attn": (False,),
     "add_cross_attention": (False,),
-    "tie_word_embeddings": (True,),
+    "tie_word_embeddings": (True, False),
 }
 
 
@@ -31,6 +31,7 @@ class GPTConfig:
     n_inner: int | None = None  # width of the MLP; None: 4 * n_embd
     layer_norm_epsilon: float = 1e-5
     initializer_range: float = 0.02
+    tie_word_embeddings: bool = True  # the output head is the token embedding
     dropout: float = 0.0  # chosen by the training run: written to config.json, never read from it
     eos_token_id: int | None = None
 
@@ -76,7 +77,13 @@ class GPTConfig:
             if key not in config:
                 raise ValueError(f"{key}: missing")
 
-        optional = ("n_inner", "layer_norm_epsilon", "initializer_range", "eos_token_id")
+        optional = (
+            "n_inner",
+            "layer_norm_epsilon",
+            "initializer_range",
+            "tie_word_embeddings",
+            "eos_token_id",
+        )
         found = {key: config[key] for key in required + optional if key in config}
         return cls(**found, dropout=dropout)
 
@@ -94,6 +101,7 @@ class GPTConfig:
             "n_ctx": self.n_positions,
             "layer_norm_epsilon": self.layer_norm_epsilon,
             "initializer_range": self.initializer_range,
+            "tie_word_embeddings": self.tie_word_embeddings,
             "embd_pdrop": self.dropout,
             "attn_pdrop": self.dropout,
             "resid_pdrop": self.dropout,

@@ -128,7 +128,10 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """The language model. The output head is the token embedding, transposed ("tied").
+    """The language model.
+
+    The output head is the token embedding, transposed ("tied"; Press and Wolf, "Using the Output
+    Embedding to Improve Language Models", 2016), or a matrix of its own, `lm_head`.
 
     With `activation_checkpointing`, training stores only the input of each layer and computes the
     layer a second time in the backward pass (Chen et al., "Training Deep Nets with Sublinear Memory
@@ -145,6 +148,8 @@ class GPT(nn.Module):
         self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        if not config.tie_word_embeddings:
+            self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
         self._init_weights()
 
     def _init_weights(self) -> None:
@@ -226,7 +231,9 @@ class GPT(nn.Module):
 
     def head(self, x: Tensor) -> Tensor:  # (N, C) -> (N, V)
         """Return logits."""
-        return linear(x, self.wte.weight)
+        return linear(
+            x, self.wte.weight if self.config.tie_word_embeddings else self.lm_head.weight
+        )
 
     def token_losses(
         self,
@@ -246,7 +253,11 @@ class GPT(nn.Module):
             (number of labels that are not `ignore_index`,), in fp32.
         """
         rows = self._rows(input_ids, lengths)
-        embeddings, head = fast.embed_tied(self.wte.weight, rows.ids)  # plain: wte(ids), wte.weight
+        if self.config.tie_word_embeddings:
+            # Plain: wte(ids), wte.weight.
+            embeddings, head = fast.embed_tied(self.wte.weight, rows.ids)
+        else:
+            embeddings, head = self.wte(rows.ids), self.lm_head.weight
         x = self._features(embeddings, rows)  # (N, C)
 
         # The head runs at supervised positions alone: elsewhere no logits are needed. The stream

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sft.metrics import METRICS, Metric
 from sft.report.charts import histogram, loss_curves
 from sft.scoring.aggregate import not_asked_remarks, visible_remark
-from sft.scoring.metrics import METRICS, Metric
 from sft.scoring.statistics import RELIABLE, TOO_FEW
 
 Json = dict[str, Any]

@@ -8,7 +8,7 @@ from statistics import fmean as mean
 from statistics import median
 from typing import Any
 
-from sft.scoring.metrics import BY_NAME, METRICS, TEXT_METRICS, Metric, spaced
+from sft.metrics import BY_NAME, METRICS, TEXT_METRICS, Metric, spaced
 from sft.scoring.results import AnswerResult, RecordResult
 from sft.scoring.statistics import (
     difference,

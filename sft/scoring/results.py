@@ -13,7 +13,7 @@ from typing import Any
 
 from sft.atomic import read_json, write_json, write_json_lines
 from sft.errors import InputError
-from sft.scoring.metrics import TEXT_METRICS
+from sft.metrics import TEXT_METRICS
 
 RECORDS = "records.jsonl"
 SUMMARY = "summary.json"

@@ -187,7 +187,9 @@ def total_steps(config: TrainConfig, data: InstructionData, processes: int) -> i
 def log_data(data: InstructionData, source: Source, base: Pretrained) -> None:
     """Show the splits in numbers, the unused keys, and one example as the model sees it."""
     log.info(overview_text(overview(data.splits)))
-    if unused := unused_text(source.path, source.unused):
+    for note in source.notes:
+        log.info(note)
+    if unused := unused_text(source.name, source.unused):
         log.info(unused)
     example = example_text(data.splits["train"], base.tokenizer)
     log.info(f"one example, with what is learned in ⟦ ⟧:\n{example}")
@@ -276,7 +278,7 @@ def summarise(
         best_validation_loss=run_folder.best if run_folder.best < float("inf") else None,
         device=device,
         precision=precision,
-        data=DataUsed(str(source.path), source.sha256, overview(data.splits)),
+        data=DataUsed(source.name, source.sha256, overview(data.splits)),
         checkpoint=CheckpointUsed(base.source, base.revision, base.sha256),
         seed=config.seed,
         versions=versions(),

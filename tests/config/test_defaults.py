@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sft.config.schema import JudgeConfig, LoraConfig, TrainConfig
+from sft.config.schema import GenerateConfig, JudgeConfig, LoraConfig, TrainConfig
 from tests.config.composing import composed
 
 MODELS = {
@@ -16,13 +16,13 @@ MODELS = {
     "gpt2-large": "openai-community/gpt2-large",
     "gpt2-xl": "openai-community/gpt2-xl",
 }
-DATA = ("nano", "instructions", "alpaca", "json")
+DATA = ("nano", "instructions", "alpaca", "file", "json")
 NANO = (1e-4, True)
 DOCUMENTED = (5e-5, False)
 
 
 def given(data: str) -> list[str]:
-    return [f"data={data}"] + ["data.path=mine.json"] * (data == "json")
+    return [f"data={data}"] + ["data.path=mine.json"] * (data in ("file", "json"))
 
 
 def recipe(config: TrainConfig) -> tuple[float, bool]:
@@ -118,7 +118,8 @@ def test_the_published_defaults() -> None:
 def test_the_defaults_of_evaluation() -> None:
     config = composed("evaluate")
     assert (config.run, config.split, config.batch_size) == ("outputs/latest", "test", 32)
-    assert dataclasses.astuple(config.generate) == (256, 0.0, None)
+    assert dataclasses.astuple(config.generate)[:3] == (256, 0.0, None)
+    assert config.generate == GenerateConfig()
     assert config.judge.kind == "none"
 
 

@@ -55,6 +55,78 @@ def test_a_sample_is_pythons_own(tmp_path: Path, seed: int) -> None:
     assert [int(record.output) for record in sample] == random.Random(seed).sample(range(300), 40)
 
 
+def part(numbers: range) -> str:
+    return json.dumps([{"instruction": "a", "output": str(number)} for number in numbers])
+
+
+def outputs(path: Path | str | list[str], **settings: Any) -> list[int]:
+    config = DataConfig("file", path if isinstance(path, list) else str(path), **settings)
+    return [int(record.output) for record in load_source(config).records]
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    """A folder with the numbers 0 to 8 in three files, and files that hold no records."""
+    folder = tmp_path / "parts"
+    (folder / "more.json").mkdir(parents=True)
+    for name in ("README.md", "LICENSE", ".hidden.json"):
+        (folder / name).write_text("no records")
+    (folder / "b.json").write_text(part(range(3, 6)))
+    (folder / "a.json.gz").write_bytes(gzip.compress(part(range(3)).encode()))
+    (folder / "c.CSV").write_text("instruction,output\na,6\na,7\na,8\n")
+    return folder
+
+
+def test_files_of_a_folder_a_pattern_and_a_list(parts: Path) -> None:
+    assert outputs(parts) == list(range(9))
+    assert outputs(f"{parts}/?.json*") == list(range(6))
+    assert outputs(f"{parts.parent}/**/[bc].*") == list(range(3, 9))
+    assert outputs([f"{parts}/c.CSV", f"{parts}/*.gz"]) == [6, 7, 8, 0, 1, 2]
+    assert sorted(outputs(parts, sample=9)) == list(range(9))
+
+
+def test_the_hash_of_several_files_is_of_their_contents_in_order(parts: Path) -> None:
+    def sha256(*names: str) -> str:
+        return load_source(DataConfig("file", [str(parts / name) for name in names])).sha256
+
+    alone = hashlib.sha256((parts / "b.json").read_bytes()).hexdigest()
+    assert sha256("b.json") == alone
+    before = sha256("b.json", "c.CSV")
+    assert before != sha256("c.CSV", "b.json")
+    (parts / "b.json").rename(parts / "d.json")
+    assert sha256("d.json", "c.CSV") == before
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("nothing", "{parts}/nothing: a folder without a file of records"),
+        ("*.txt", "data.path: no file is named like {parts}/\\*.txt$"),
+        (["*.json", "b.json"], "data.path: {parts}/b.json is named twice"),
+        (["b.json", "e.json"], "{parts}/e.json: no such file"),
+    ],
+)
+def test_paths_without_files_are_named(parts: Path, path: Any, message: str) -> None:
+    (parts / "nothing").mkdir()
+    path = [path] if isinstance(path, str) else path
+    with pytest.raises(InputError, match=message.format(parts=parts)):
+        outputs([str(parts / name) for name in path])
+
+
+def test_a_fault_is_named_by_its_file_and_its_record_there(parts: Path) -> None:
+    (parts / "b.json").write_text('[{"instruction": "a", "output": "1"}, {"output": "2"}]')
+    with pytest.raises(InputError, match=rf"^{parts}/b.json: record 2: no 'instruction'"):
+        outputs(parts)
+
+
+def test_a_wrapper_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"data": json.loads(part(range(4)))}))
+    [note] = load_source(mine(path)).notes
+    assert str(path) in note
+    assert "4 in 'data'" in note
+
+
 def test_a_sample_of_all_and_of_more(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_bytes(DATA)
@@ -137,8 +209,8 @@ def test_a_key_like_one_that_is_absent_stops_new_runs_alone(
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: None, "{path}: no such file; give data.path= a JSON file of records"),
-        (lambda path: path.mkdir(), "{path}: a folder, expected a JSON file of records"),
+        (lambda path: None, "{path}: no such file; give data.path= a file of records"),
+        (lambda path: path.mkdir(), "{path}: a folder without a file of records"),
         (
             lambda path: path.symlink_to(path),
             "{path}: cannot be read (Too many levels of symbolic links)",
@@ -382,7 +454,7 @@ def test_a_short_file_that_the_http_library_lets_pass(
 
 def test_a_failed_download_says_what_to_do(site: Site) -> None:
     site.status = 404
-    assert failed().endswith("); try again, or use a file you have: data=json data.path=FILE")
+    assert failed().endswith("); try again, or use a file you have: data=file data.path=FILE")
 
 
 def test_a_download_with_the_wrong_hash_is_refused(

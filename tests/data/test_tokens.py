@@ -213,7 +213,7 @@ def test_names_in_the_cache_stay_valid(
     found = {str(file.relative_to(cache)) for file in cache.rglob("*.safetensors")}
     assert found == {
         "tokens-1/5b199ff6ff397b3a340b77c4f0258865.safetensors",
-        "tokens-1/look-2c14befffa2d069bdcbc5ef88508c66c.safetensors",
+        "tokens-1/contents-2c14befffa2d069bdcbc5ef88508c66c.safetensors",
     }
 
 

@@ -11,8 +11,17 @@ import pytest
 import sft.evaluation.answers as answers_module
 from sft.checkpoint.folder import Pretrained, load_pretrained
 from sft.errors import InputError
-from sft.evaluation.answers import Answer, AnswerFile, Decoding, answer_all, answer_keys, decode
-from sft.gpt2.generate import complete, generate
+from sft.evaluation.answers import (
+    Answer,
+    AnswerFile,
+    Decoding,
+    answer_all,
+    answer_keys,
+    cut,
+    decode,
+    most_agreed,
+)
+from sft.gpt2.generate import complete, generate, row_seeds
 
 GREEDY = Decoding(max_new_tokens=8, temperature=0.0, top_k=None, seed=0, precision="32-true")
 SAMPLED = replace(GREEDY, temperature=1.5, top_k=50)
@@ -106,6 +115,14 @@ def test_a_changed_record_is_answered_again(
         {"top_k": None},
         {"seed": 1},
         {"precision": "bf16"},
+        {"top_p": 0.9},
+        {"min_p": 0.1},
+        {"repetition_penalty": 1.1},
+        {"no_repeat_ngram": 3},
+        {"frequency_penalty": 0.1},
+        {"presence_penalty": 0.1},
+        {"stop": ["x"]},
+        {"best_of": 2},
     ],
 )
 def test_each_setting_is_a_part_of_the_key(change: dict[str, Any]) -> None:
@@ -118,7 +135,66 @@ def test_other_weights_have_other_keys_and_what_does_not_matter_has_none() -> No
     assert not set(keys) & set(answer_keys(PROMPTS, "other weights", GREEDY))
     assert not set(keys) & set(answer_keys(PROMPTS, "weights", SAMPLED))
     assert answer_keys(PROMPTS, "weights", replace(GREEDY, top_k=5, seed=9)) == keys
+    assert answer_keys(PROMPTS, "weights", replace(GREEDY, top_p=0.5, min_p=0.5)) == keys
     assert answer_keys(PROMPTS[:3], "weights", GREEDY) == keys[:3]  # as with limit=3
+
+
+def test_answers_made_before_a_setting_was_added_have_their_keys() -> None:
+    assert GREEDY.deciding(1) == {"max_new_tokens": 8, "precision": "32-true", "temperature": 0.0}
+    drawn = {"max_new_tokens": 8, "precision": "32-true", "temperature": 1.5}
+    assert SAMPLED.deciding(7) == drawn | {"top_k": 50, "seed": 7}
+    summary = {"max_new_tokens": 8, "temperature": 0.0, "top_k": None, "seed": 0}
+    assert GREEDY.in_summary() == summary | {"precision": "32-true"}
+    changed = replace(GREEDY, no_repeat_ngram=3)
+    assert changed.in_summary() == GREEDY.in_summary() | {"no_repeat_ngram": 3}
+
+
+@pytest.mark.parametrize("size", [2, 8])
+def test_a_stop_text_ends_an_answer_and_is_left_out(
+    pretrained: Pretrained, tmp_path: Path, size: int
+) -> None:
+    plain = ask(pretrained, tmp_path / "plain.jsonl")
+    text = plain[0].text
+    stop = text[3:5]
+    assert stop.strip()
+    found = ask(pretrained, tmp_path / "stop.jsonl", replace(GREEDY, stop=["@@", stop]), size=size)
+    assert found[0].text == text[: text.index(stop)]
+    assert found[0].finish_reason == "stop"
+    assert found[0].tokens < plain[0].tokens
+    others = [one for one in plain if stop not in one.text]
+    assert others
+    assert all(one in found for one in others)
+
+
+def test_the_earliest_stop_text_counts() -> None:
+    assert cut("abcd", ["d", "bc"]) == "a"
+    assert cut("abcd", ["x"]) == cut("abcd", []) == "abcd"
+
+
+def test_the_answer_that_agrees_most_is_kept() -> None:
+    texts = ["The fish swims.", "A hen hatches.", "The fish swam.", "The fish swims."]
+    answers = [Answer(text, number, "stop") for number, text in enumerate(texts)]
+    assert most_agreed(answers) == answers[0]
+    assert most_agreed(answers[:3]) == answers[0]
+    assert most_agreed(answers[1:]).text == "The fish swam."
+    assert most_agreed(answers[:1]) == answers[0]
+
+
+def test_best_of_draws_each_answer_from_a_seed_of_its_own(
+    pretrained: Pretrained, tmp_path: Path, asked: list[list[int]]
+) -> None:
+    decoding = replace(SAMPLED, best_of=3)
+    found = ask(pretrained, tmp_path / "answers.jsonl", decoding, size=5)
+    assert len(asked) == 3 * len(PROMPTS)
+
+    eot = pretrained.tokenizer.eot_token
+    for prompt, seed, answer in zip(PROMPTS, row_seeds(0, len(PROMPTS)), found, strict=True):
+        drawn = list(
+            complete(pretrained.model, [prompt] * 3, 8, decoding.sampling, eot, row_seeds(seed, 3))
+        )
+        texts = {decode(pretrained.tokenizer, one.tokens) for one in drawn}
+        assert len(texts) == 3
+        assert answer.text in texts
 
 
 @pytest.mark.parametrize("decoding", [GREEDY, SAMPLED], ids=["greedy", "sampled"])

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from sft.atomic import locked
-from sft.scoring.metrics import TEXT_METRICS, score
+from sft.metrics import TEXT_METRICS, score
 from tests.judge.judge_server import Site
 
 DOOR = Path(__file__).parents[2] / "evaluate.py"

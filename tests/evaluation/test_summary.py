@@ -7,7 +7,7 @@ import pytest
 
 from sft.evaluation.results import examples_text, responses
 from sft.evaluation.summary import table
-from sft.scoring.metrics import METRICS, TEXT_METRICS
+from sft.metrics import METRICS, TEXT_METRICS
 from sft.scoring.results import AnswerResult, EvaluationSummary, RecordResult, read_summary
 from tests.fixtures.record import MADE
 

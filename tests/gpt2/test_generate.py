@@ -21,7 +21,9 @@ def model(theirs, hf_folder) -> GPT:
     return load_pretrained(hf_folder(theirs)).model
 
 
-def their_answer(theirs, prompt: list[int], max_new_tokens: int, eos_id: int | None) -> list[int]:
+def their_answer(
+    theirs, prompt: list[int], max_new_tokens: int, eos_id: int | None, **settings
+) -> list[int]:
     ids = torch.tensor([prompt])
     answer = theirs.generate(
         ids,
@@ -30,6 +32,7 @@ def their_answer(theirs, prompt: list[int], max_new_tokens: int, eos_id: int | N
         do_sample=False,
         eos_token_id=eos_id,
         pad_token_id=0,
+        **settings,
     )[0, len(prompt) :].tolist()
     return answer[:-1] if answer[-1] == eos_id else answer
 
@@ -137,6 +140,64 @@ def test_each_row_has_its_own_sampling(model):
     step(decoder, answers, 12)
     assert list(answers.values()) == alone
     assert alone[1] != generate(model, [PROMPTS[1]], 12)[0]
+
+
+def test_penalties_of_each_row_give_the_tokens_of_transformers(theirs, model):
+    settings = [
+        {"repetition_penalty": 1.5},
+        {"no_repeat_ngram_size": 2},
+        {},
+        {"repetition_penalty": 1.2, "no_repeat_ngram_size": 3},
+        {"no_repeat_ngram_size": 1},
+    ]
+    expected = [
+        their_answer(theirs, prompt, 20, eos_id=None, **one)
+        for prompt, one in zip(PROMPTS, settings, strict=True)
+    ]
+    plain = generate(model, PROMPTS, 20)
+    assert [one == other for one, other in zip(expected, plain, strict=True)].count(True) == 1
+
+    decoder = Decoder(model, slots=5, size=64)
+    answers: dict[int, list[int]] = {}
+    for prompt, one in zip(PROMPTS, settings, strict=True):
+        sampling = Sampling(
+            repetition_penalty=one.get("repetition_penalty", 1.0),
+            no_repeat_ngram=one.get("no_repeat_ngram_size"),
+        )
+        answers[decoder.add(prompt, sampling=sampling)] = []
+    step(decoder, answers, 20)
+    assert list(answers.values()) == expected
+
+
+def test_logprobs_are_the_models_own_for_the_rows_that_ask(model):
+    decoder = Decoder(model, slots=2, size=64)
+    asking = decoder.add(PROMPTS[1], 3, Sampling(2.0, repetition_penalty=3.0, logprobs=2))
+    decoder.add(PROMPTS[0])
+    tokens = list(PROMPTS[1])
+    for _ in range(4):
+        found = dict(decoder.step())
+        assert decoder.logprobs.keys() == {asking}
+        expected = model(torch.tensor([tokens]))[0, -1].log_softmax(-1)
+        likeliest = expected.topk(2)
+        logprobs = decoder.logprobs[asking]
+        tokens.append(found[asking])
+        assert logprobs.chosen == pytest.approx(expected[tokens[-1]].item(), abs=1e-4)
+        assert [token for token, _ in logprobs.likeliest] == likeliest.indices.tolist()
+        assert [value for _, value in logprobs.likeliest] == pytest.approx(
+            likeliest.values.tolist(), abs=1e-4
+        )
+
+
+def test_an_answer_ends_where_the_caller_says(model):
+    whole = generate(model, PROMPTS, 12)
+    ending = [answer[:4] == whole[0][:4] for answer in whole]
+    assert set(ending) == {True, False}
+
+    answers = complete(model, PROMPTS, 12, ends=lambda tokens: tokens == whole[0][:4])
+    for answer in answers:
+        ends_early = ending[answer.index]
+        assert answer.tokens == whole[answer.index][: 4 if ends_early else 12]
+        assert answer.finish_reason == ("stop" if ends_early else "length")
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
-"""What is drawn follows the distribution that temperature, top-k and top-p leave."""
+"""What is drawn follows the distribution that the settings leave, as transformers and OpenAI do."""
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import LogitsProcessorList
+from transformers.generation import logits_process as theirs
 
 from sft.gpt2.sampling import Sampling
 
@@ -61,6 +63,13 @@ def test_top_p_counts_the_chances_that_top_k_leaves():
         ("top_k", 0),
         ("top_p", 0.0),
         ("top_p", 1.1),
+        ("min_p", 0.0),
+        ("min_p", float("nan")),
+        ("repetition_penalty", 0.0),
+        ("no_repeat_ngram", 0),
+        ("frequency_penalty", 2.1),
+        ("presence_penalty", -2.1),
+        ("logprobs", -1),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_key_and_value(key, value):
@@ -73,3 +82,72 @@ def test_a_temperature_too_small_for_fp32_is_refused():
         Sampling(1e-5)
     logits = torch.tensor([[1.0, 3.0, 2.0]])
     assert Sampling(1e-4).choose(logits, [torch.Generator()]) == [1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    ("penalty", "ngram"), [(1.3, None), (0.7, None), (1.0, 1), (1.0, 2), (1.0, 3), (1.2, 2)]
+)
+def test_penalized_logits_are_those_of_transformers(seed, penalty, ngram):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(40, generator=generator)
+    prompt = torch.randint(4, (30,), generator=generator).tolist()
+    answer = torch.randint(4, (20,), generator=generator).tolist()
+
+    processors = LogitsProcessorList()
+    if penalty != 1:
+        processors.append(theirs.RepetitionPenaltyLogitsProcessor(penalty))
+    if ngram:
+        processors.append(theirs.NoRepeatNGramLogitsProcessor(ngram))
+    expected = processors(torch.tensor([prompt + answer]), logits[None].clone())[0]
+    assert not torch.equal(expected, logits)
+
+    Sampling(repetition_penalty=penalty, no_repeat_ngram=ngram).penalize(logits, prompt, answer)
+    assert torch.equal(logits, expected)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "min_p"),
+    [(None, 0.7, None), (None, None, 0.2), (12, 0.8, None), (None, 0.9, 0.1), (9, 0.9, 0.3)],
+)
+def test_chances_are_those_of_transformers(seed, top_k, top_p, min_p):
+    logits = torch.randn(3, 40, generator=torch.Generator().manual_seed(seed)) * 2
+    warpers = LogitsProcessorList([theirs.TemperatureLogitsWarper(0.8)])
+    if top_k:
+        warpers.append(theirs.TopKLogitsWarper(top_k))
+    if top_p:
+        warpers.append(theirs.TopPLogitsWarper(top_p))
+    if min_p:
+        warpers.append(theirs.MinPLogitsWarper(min_p))
+    expected = warpers(None, logits).softmax(-1)
+
+    chances = Sampling(0.8, top_k, top_p, min_p).chances(logits)
+    torch.testing.assert_close(chances / chances.sum(-1, keepdim=True), expected)
+    assert 0 < (expected > 0).sum() < expected.numel() / 2
+
+
+def test_frequency_and_presence_penalty_follow_openais_formula():
+    # The prompt does not count. Token 3 came three times and token 1 once.
+    logits = torch.zeros(5)
+    sampling = Sampling(frequency_penalty=0.5, presence_penalty=0.25)
+    sampling.penalize(logits, prompt=[0, 3, 3], answer=[3, 1, 3, 3])
+    assert logits.tolist() == [0, -0.75, 0, -1.75, 0]
+
+    logits = torch.zeros(5)
+    sampling.penalize(logits, prompt=[0], answer=[])
+    assert logits.tolist() == [0, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"repetition_penalty": 1.1},
+        {"no_repeat_ngram": 3},
+        {"frequency_penalty": -0.1},
+        {"presence_penalty": 0.1},
+    ],
+)
+def test_each_penalty_is_noticed(settings):
+    assert Sampling(**settings).penalizes
+    assert not Sampling(0.7, 5, 0.9, 0.1, logprobs=3).penalizes

@@ -84,6 +84,16 @@ def test_activation_checkpointing_may_begin_with_a_resumed_run(config: Config, r
     assert equal(ends[0]["state_dict"], ends[1]["state_dict"])
 
 
+def test_a_licence_that_was_noted_since_does_not_keep_a_run_from_resuming(
+    config: Config, run: Run
+) -> None:
+    folder = run(config(max_steps=1))
+    given = config(max_steps=2, data__licence="apache-2.0")
+    given = dataclasses.replace(given, resume=str(folder))
+    resumed = resumed_config(given, ["data=nano", "max_steps=2"])
+    assert (resumed.data.licence, resumed.max_steps) == ("apache-2.0", 2)
+
+
 def test_checkpoints_keep_the_names_that_older_ones_have(config: Config, run: Run) -> None:
     """Lightning finds the state of a callback by its class's name."""
     folder = run(config(max_steps=1))

@@ -1,9 +1,10 @@
-"""The tied head and its loss: equal to `F.cross_entropy(F.linear(x, wte), targets)`.
+"""The head and its loss: equal to `F.cross_entropy(F.linear(x, head), targets)`.
 
 GPT-2's vocabulary has 50,257 words, so the embedding matrix, its gradient and a batch's logits are
 the largest tensors of a step: 154 MB in fp32 for the matrix of the smallest model. Four savings:
 
-1. The gradient of the embeddings is added into the head's gradient, so there is no second matrix.
+1. Of a tied head, which is the embedding matrix, the embeddings' gradient is added into the head's
+   gradient, so there is no second matrix.
 2. The logits are overwritten with their own gradient.
 3. Only a few rows at a time are converted to fp32.
 4. On the CPU, the largest buffers are reused from step to step (see `buffers.py`).
