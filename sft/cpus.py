@@ -34,7 +34,7 @@ def bound_waiting() -> None:
 def _is_busy() -> bool:
     """Return whether more threads want to run at this moment than there are CPUs."""
     try:
-        running = Path("/proc/loadavg").read_text().split()[3].partition("/")[0]
+        running = Path("/proc/loadavg").read_text(encoding="utf-8").split()[3].partition("/")[0]
     except OSError:
         return False
     return int(running) > (os.cpu_count() or 1)
@@ -61,7 +61,7 @@ class Usage:
             return None
         mine = os.sched_getaffinity(0)
         idle = 0
-        for line in STAT.read_text().splitlines():
+        for line in STAT.read_text(encoding="utf-8").splitlines():
             name, *ticks = line.split()
             if name[:3] == "cpu" and name[3:].isdigit() and int(name[3:]) in mine:
                 # The fourth and the fifth are idle time and time that waits for a disk.

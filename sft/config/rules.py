@@ -204,8 +204,8 @@ def _evaluate(config: EvaluateConfig) -> Problems:
         yield "out: missing; checkpoint= has no run folder to write to, so give out=FOLDER"
     if config.checkpoint is None and config.compare is None and config.out is not None:
         yield "out: only for checkpoint= and compare=; a run is evaluated in its own folder"
-    if config.compare is not None and len(config.compare) != 2:
-        yield (f"compare: {len(config.compare)} runs, expected two: compare=[FOLDER,FOLDER]")
+    if config.compare is not None and not config.compare:
+        yield "compare: no run; expected runs or sweeps: compare=[FOLDER,FOLDER]"
     yield from _device(config)
 
 
@@ -371,7 +371,7 @@ UNREAD_BY_EVALUATE: tuple[Unread[EvaluateConfig], ...] = (
     Unread(
         NOT_COMPARED,
         lambda config, sweep: config.compare is not None,
-        "two evaluations that exist are compared as they are; leave it out",
+        "evaluations that exist are compared as they are; leave it out",
     ),
     Unread(
         ("revision", "data", "data."),
