@@ -69,6 +69,11 @@ def _data(data: DataConfig) -> Problems:
             "data.url: holds a name and a password, which would be kept in the run's files; use "
             "data=file data.path=FILE"
         )
+    if data.weights is not None and len(data.weights) != len(data.paths()):
+        yield (
+            f"data.weights: {len(data.weights)} numbers for {len(data.paths())} files in "
+            "data.path; expected one for each, as in data.path=[a.jsonl,b.csv] data.weights=[1,0.3]"
+        )
     if len(data.split) != 3:
         yield (
             f"data.split: {len(data.split)} numbers, expected 3: the shares of train, test and "
@@ -262,8 +267,16 @@ UNREAD_BY_BOTH: tuple[Unread[TrainConfig | EvaluateConfig], ...] = (
     ),
     Unread(
         ("data.split_seed",),
-        lambda config, sweep: config.data.split_by == "order",
+        lambda config, sweep: (
+            config.data.split_by == "order"
+            and (config.data.keep == 1 or config.data.keep_by != "random")
+        ),
         "nothing is drawn with data.split_by=order; leave it out, or choose another data.split_by",
+    ),
+    Unread(
+        ("data.keep_by",),
+        lambda config, sweep: config.data.keep == 1,
+        "would not be read without data.keep=SHARE; add it",
     ),
     Unread(
         ("data.split",),
@@ -361,7 +374,15 @@ UNREAD_BY_EVALUATE: tuple[Unread[EvaluateConfig], ...] = (
         "the training records of a checkpoint= are not known; leave it out",
     ),
     Unread(
-        ("data.shuffle", "data.bucket", "data.workers"),
+        (
+            "data.shuffle",
+            "data.bucket",
+            "data.workers",
+            "data.weights",
+            "data.drop_empty",
+            "data.keep",
+            "data.keep_by",
+        ),
         lambda config, sweep: True,
         "only training reads it; leave it out",
     ),

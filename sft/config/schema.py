@@ -48,6 +48,7 @@ JudgeName = Annotated[str, OneOf(("none", *JUDGES))]
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 SplitBy = Literal["order", "random", "question", "category"]
+KeepBy = Literal["random", "longest"]
 PrecisionName = Literal["auto", "32", "bf16-mixed", "16-mixed"]
 Rank = Literal["validation_loss", "loss", "score", "exact_match", "token_f1", "rouge_l", "chrf"]
 
@@ -80,6 +81,7 @@ def scheme_of(path: str) -> str | None:
 class DataConfig:
     source: str = "nano"
     path: str | list[str] | None = None
+    weights: list[AboveZero] | None = None
     test: str | None = None
     validation: str | None = None
     url: str | None = None
@@ -90,6 +92,9 @@ class DataConfig:
     split: list[NotNegative] = field(default_factory=lambda: [0.85, 0.10, 0.05])
     split_by: SplitBy = "order"
     split_seed: Natural = 123
+    drop_empty: bool = False
+    keep: Annotated[float, Gt(0), Le(1)] = 1.0
+    keep_by: KeepBy = "random"
     prompt: PromptName = "alpaca"
     mask_prompt: bool = False
     max_length: Annotated[int, Ge(2)] | None = None

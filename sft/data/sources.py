@@ -10,7 +10,7 @@ import random
 import stat
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from glob import glob
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from sft.atomic import sha256_of
 from sft.config.rules import NO_PATH
 from sft.config.schema import DataConfig
-from sft.data.cache import Arrays, cache_folder, cached
+from sft.data.cache import Arrays, cache_folder, cached, name_of
 from sft.data.formats import endings
 from sft.data.records import Record, stream_records
 from sft.download import fetch_rest
@@ -113,6 +113,25 @@ class Source:
         given = [block.split == split for block in self.blocks]
         places = np.repeat(given, [block.records for block in self.blocks])
         return np.flatnonzero(places[np.asarray(self.chosen)])
+
+    def entries(self) -> Indices:
+        """Return for each record used the number of its path in data.path."""
+        numbers = [block.entry for block in self.blocks]
+        places = np.repeat(numbers, [block.records for block in self.blocks])
+        return places[np.asarray(self.chosen)]
+
+    def measured(self, name: str, measure: Callable[[Iterator[Record]], Iterable[int]]) -> Indices:
+        """Return a number for each record used, in one pass; of large files from the cache.
+
+        Args:
+            name: of the measure, in the cache.
+        """
+
+        def make() -> Arrays:
+            return {"numbers": np.fromiter(measure(self.stream()), np.int64)}
+
+        found = make() if self.is_small else cached(name_of(name, *self.identity), make)
+        return found["numbers"]
 
     def stream(self) -> Iterator[Record]:
         """Yield the records one by one. Only a sample is held in memory.
