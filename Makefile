@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help train evaluate test test-browser test-tracking test-sweeps soak test-gguf test-gpt2 test-openai test-book screenshot lint bench bench-memory bench-lora bench-serve nano clean
+.PHONY: $(shell grep -oE '^[a-z0-9-]+:' Makefile | tr -d :)
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -29,6 +29,9 @@ test-sweeps: .venv/sweeps  ## jobs beside each other (joblib, submitit), Optuna'
 soak: .venv/ready  ## runs that are killed, signalled and damaged for half an hour; ARGS="--minutes 5"
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak $(ARGS)
 
+simulate: .venv/ready  ## made-up sweeps of known truth: do the intervals over seeds and records cover it?
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.scoring.simulate $(ARGS)
+
 test-gguf: .venv/gguf  ## exported models in llama.cpp, which is compiled first, for some minutes
 	$(BIN)/python -m pytest tests/gguf $(ARGS)
 
@@ -40,6 +43,9 @@ test-openai: .venv/openai  ## the import of a checkpoint that TensorFlow wrote
 
 test-book: .venv/bench  ## the package of the book's code: its models, converted, have the same logits
 	$(BIN)/python -m pytest tests/book $(ARGS)
+
+test-clients: .venv/clients  ## other programs ask the server: litellm, curl, and lm-eval, with transformers' numbers
+	$(BIN)/python -m pytest tests/clients $(ARGS)
 
 screenshot: .venv/browser  ## .github/report.png: the newest run's report in the system's chromium
 	$(BIN)/python -m tests.browser.screenshot outputs/latest/evaluation/report.html .github/report.png
@@ -100,4 +106,8 @@ clean:  ## remove what was made here, but not outputs/
 
 .venv/openai: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable .[openai]
+	touch $@
+
+.venv/clients: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable .[clients]
 	touch $@

@@ -32,7 +32,22 @@ HELP = """\
 /top_k N            draw among the N likeliest tokens; without N: among all
 /top_p X            draw among the likeliest tokens with probability X together; without X: all
 /max_new_tokens N   the longest answer, in tokens
+/set NAME VALUE     min_p, repetition_penalty, no_repeat_ngram, frequency_penalty, presence_penalty
+                    or stop (a text that ends an answer), as python evaluate.py --help explains
+                    them; without VALUE: off; /set alone shows all settings
 /help, /quit        Ctrl-C stops an answer, Ctrl-D leaves"""
+
+# The settings of the sampling, in the order in which they are shown.
+SETTINGS: dict[str, Callable[[str], float]] = {
+    "temperature": float,
+    "top_k": int,
+    "top_p": float,
+    "min_p": float,
+    "repetition_penalty": float,
+    "no_repeat_ngram": int,
+    "frequency_penalty": float,
+    "presence_penalty": float,
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,6 +84,7 @@ class Chat:
     target: Literal["tuned", "base"] = "tuned"
     input: str = ""
     max_new_tokens: int = 256
+    stop: str = ""
     commands: dict[str, Callable[[str], str]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,10 +92,11 @@ class Chat:
             "/input": self.set_input,
             "/base": self.ask_base,
             "/tuned": self.ask_tuned,
-            "/temperature": lambda text: self.sample(temperature=number(text, float)),
-            "/top_k": lambda text: self.sample(top_k=number(text, int) if text else None),
-            "/top_p": lambda text: self.sample(top_p=number(text, float) if text else None),
+            "/temperature": lambda text: self.sample("temperature", text),
+            "/top_k": lambda text: self.sample("top_k", text),
+            "/top_p": lambda text: self.sample("top_p", text),
             "/max_new_tokens": self.limit,
+            "/set": self.set,
             "/help": lambda _: HELP,
         }
 
@@ -112,11 +129,48 @@ class Chat:
         self.target = "tuned"
         return f"asking the tuned model, {self.tuned}"
 
-    def sample(self, **changes: float | None) -> str:
-        self.sampling = replace(self.sampling, **changes)  # type: ignore[arg-type]
-        top_k = "off" if self.sampling.top_k is None else self.sampling.top_k
-        top_p = "off" if self.sampling.top_p is None else self.sampling.top_p
-        return f"temperature {self.sampling.temperature:g}, top_k {top_k}, top_p {top_p}"
+    def set(self, line: str) -> str:
+        """Change a setting that is given by name, or show them all."""
+        name, _, text = line.partition(" ")
+        text = text.strip()
+        if not name:
+            return self.settings()
+        if name == "max_new_tokens":
+            return self.limit(text)
+        if name == "stop":
+            self.stop = text
+            return self.settings()
+        if name not in SETTINGS:
+            names = ", ".join((*SETTINGS, "stop", "max_new_tokens"))
+            raise ValueError(f"no setting {name!r}; there are {names}")
+        return self.sample(name, text)
+
+    def sample(self, name: str, text: str) -> str:
+        """Change a setting of the sampling; without a text, put it back to its default."""
+        from sft.gpt2.sampling import Sampling
+
+        # A temperature that is left out is a slip: 0 is said as 0.
+        if text or name == "temperature":
+            value = number(text, SETTINGS[name])
+        else:
+            value = getattr(Sampling(), name)
+        self.sampling = replace(self.sampling, **{name: value})  # type: ignore[arg-type]
+        return self.settings()
+
+    def settings(self) -> str:
+        """Return the main settings, and the others that are on."""
+        from sft.gpt2.sampling import Sampling
+
+        shown = [f"temperature {self.sampling.temperature:g}"]
+        for name in SETTINGS:
+            value = getattr(self.sampling, name)
+            if name in ("top_k", "top_p"):
+                shown.append(f"{name} {'off' if value is None else value}")
+            elif name != "temperature" and value != getattr(Sampling(), name):
+                shown.append(f"{name} {value}")
+        if self.stop:
+            shown.append(f"stop {self.stop!r}")
+        return ", ".join(shown)
 
     def limit(self, text: str) -> str:
         most = self.tuned.context - 1
@@ -140,7 +194,8 @@ class Chat:
         self.input = ""
 
         max_tokens = min(chat_model.context - len(prompt), self.max_new_tokens)
-        answer = AnswerStream(chat_model.tokenizer, max_tokens)
+        stop = [self.stop] if self.stop else []
+        answer = AnswerStream(chat_model.tokenizer, max_tokens, stop)
         decoder = Decoder(chat_model.model, slots=1, size=chat_model.context)
         decoder.add(prompt, random.getrandbits(63), self.sampling)
         while answer.finish_reason is None:

@@ -13,8 +13,10 @@ from omegaconf import DictConfig
 
 from sft.atomic import read_json, write_json, writing
 from sft.config.schema import TrainConfig
-from sft.errors import InputError
+from sft.errors import InputError, counted
 from sft.folders import is_rank_0, sweep_folder
+from sft.metrics import BY_NAME
+from sft.shell import setting
 from sft.summaries import RUN_SUMMARY, read_run_summary
 
 # A folder in the sweep's folder, with a note on each job while the sweep goes on.
@@ -90,7 +92,7 @@ class SweepTable(Callback):
             rows = _rows(folder, rank)
             if rows:
                 _write(rows, folder / "results.csv")
-                print(f"\n{_table(rows, rank)}\n\n{folder / 'results.csv'}")
+                print(f"\n{_table(rows, rank)}\n\n{folder / 'results.csv'}{_next(folder, rows[0])}")
             shutil.rmtree(folder / NOTES, ignore_errors=True)
         except Exception as error:
             # Hydra turns an exception of a callback into a warning.
@@ -98,7 +100,8 @@ class SweepTable(Callback):
 
         failed = [row for row in rows if row["status"] != "finished"]
         if failed:
-            sys.exit(f"error: {len(failed)} of {len(rows)} jobs failed; see their messages above")
+            jobs = counted(len(rows), "job")
+            sys.exit(f"error: {len(failed)} of {jobs} failed; see their messages above")
 
 
 def _rows(folder: Path, rank: str) -> list[dict[str, Any]]:
@@ -119,12 +122,7 @@ def _rows(folder: Path, rank: str) -> list[dict[str, Any]]:
 
 
 def _lower_is_better(rank: str) -> bool:
-    if rank == "validation_loss":
-        return True
-    # This import takes seconds, and most sweeps go without.
-    from sft.scoring.metrics import BY_NAME
-
-    return BY_NAME[rank].lower_is_better
+    return rank == "validation_loss" or BY_NAME[rank].lower_is_better
 
 
 def _row(folder: Path, note: dict[str, Any], settings: str, rank: str) -> dict[str, Any]:
@@ -159,6 +157,13 @@ def _measured(folder: Path, rank: str, finished: bool) -> dict[str, Any]:
     tuned = read_summary(folder).tuned
     low, high = tuned.interval(rank) or (None, None)
     return {rank: tuned.mean(rank), "low": low, "high": high}
+
+
+def _next(folder: Path, best: dict[str, Any]) -> str:
+    """Return what to do with the best job. `outputs/latest` is the last one, and not the best."""
+    if best["status"] != "finished":
+        return ""
+    return f"\nNext, with the best job: python evaluate.py {setting('run', folder / best['job'])}"
 
 
 def _write(rows: list[dict[str, Any]], path: Path) -> None:

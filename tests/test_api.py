@@ -132,6 +132,25 @@ def test_sampling_follows_the_seed(gpt2: Pretrained) -> None:
     assert said(1) == said(1) != said(2)
 
 
+def test_an_answer_takes_the_settings_of_evaluation(gpt2: Pretrained) -> None:
+    def answer(**settings: Any) -> str:
+        [text] = sft.answer(gpt2, "Say day.", max_new_tokens=12, **settings)
+        assert text is not None
+        return text
+
+    plain = answer()
+    for settings in (
+        {"repetition_penalty": 3.0},
+        {"no_repeat_ngram": 1},
+        {"frequency_penalty": 2.0, "presence_penalty": 2.0},
+    ):
+        assert answer(**settings) != plain, settings
+    assert answer(temperature=1.5, min_p=1.0) == answer(temperature=1.5, top_p=1e-9) == plain
+    assert answer(stop=plain[4:6]) == answer(stop=["@@", plain[4:6]])
+    assert answer(stop=plain[4:6]) == plain[: plain.index(plain[4:6])]
+    assert answer(temperature=1.5, best_of=3) != plain
+
+
 def test_an_unusable_argument_is_named(gpt2: Pretrained) -> None:
     before = gpt2.model.wte.weight.clone()
     with pytest.raises(InputError, match=r"^records: record 2: no 'output'"):

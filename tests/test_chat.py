@@ -191,6 +191,48 @@ def test_the_sampling_commands_change_how_tokens_are_drawn(chat: Chat) -> None:
     assert chat.run_command("/top_k") == "temperature 0.8, top_k off, top_p 0.9"
 
 
+def test_set_changes_any_setting_and_shows_those_that_are_on(chat: Chat) -> None:
+    main = "temperature 0, top_k off, top_p off"
+    assert chat.run_command("/set") == main
+    chat.run_command("/set repetition_penalty 1.2")
+    chat.run_command("/set no_repeat_ngram 3")
+    chat.run_command("/set frequency_penalty 0.5")
+    chat.run_command("/set presence_penalty 0.5")
+    shown = chat.run_command("/set min_p 0.1")
+    assert shown.removeprefix(main) == (
+        ", min_p 0.1, repetition_penalty 1.2, no_repeat_ngram 3, frequency_penalty 0.5, "
+        "presence_penalty 0.5"
+    )
+    assert chat.sampling == Sampling(0.0, None, None, 0.1, 1.2, 3, 0.5, 0.5)
+    chat.run_command("/set no_repeat_ngram")
+    chat.run_command("/set max_new_tokens 5")
+    assert (chat.sampling.no_repeat_ngram, chat.max_new_tokens) == (None, 5)
+
+
+def test_a_stop_text_ends_the_answers_of_a_chat(chat: Chat) -> None:
+    chat.run_command("/max_new_tokens 12")
+    whole = "".join(chat.answer("Tell me something."))
+    stop = whole[4:7].strip()
+    assert stop
+    assert chat.run_command(f"/set stop {stop}").endswith(f"stop {stop!r}")
+    assert "".join(chat.answer("Tell me something.")) == whole[: whole.index(stop)]
+    chat.run_command("/set stop")
+    assert "".join(chat.answer("Tell me something.")) == whole
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("/set min_p 2", "min_p: expected .* found 2.0"),
+        ("/set heat 2", "no setting 'heat'; there are temperature, .*, stop, max_new_tokens"),
+        ("/set top_k x", "expected a number, found 'x'"),
+    ],
+)
+def test_a_setting_that_is_refused_changes_nothing(chat: Chat, line: str, problem: str) -> None:
+    assert re.fullmatch(f"/set: {problem}", chat.run_command(line))
+    assert chat.sampling == Sampling()
+
+
 def test_help_names_every_command(chat: Chat) -> None:
     text = chat.run_command("/help")
     assert [name for name in chat.commands if name not in text] == []

@@ -18,7 +18,7 @@ from sft.checkpoint import weights
 from sft.checkpoint.folder import Pretrained, load_pretrained, save_pretrained
 from sft.checkpoint.gguf import TYPES
 from sft.checkpoint.verify import TOLERANCE
-from sft.data.prompt import chat_template, render, user_message
+from sft.data.prompt import render, user_message
 from sft.data.records import Record
 from sft.device import FLOAT_TYPES
 from sft.errors import InputError
@@ -49,14 +49,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(checkpoint: Path, tmp_path: Path) -> Path:
     """The tiny checkpoint, in a template."""
     loaded, prompt = load_pretrained(checkpoint), PROMPTS["alpaca"]
-    chat = chat_template(prompt)
     save_pretrained(
         loaded.model,
         tmp_path / "tiny",
         loaded.tokenizer,
         prompt,
         "someone/base",
-        chat_template=chat,
+        chat_template=prompt,
     )
     return tmp_path / "tiny"
 
@@ -105,6 +104,20 @@ def test_transformers_pipeline_gives_the_same_tokens(run: Path) -> None:
         )
 
 
+def test_transformers_pipeline_in_batches_gives_the_same_answers(run: Path) -> None:
+    loaded = load_pretrained(run / "model")
+    pipeline = transformers.pipeline(
+        "text-generation", str(run / "model"), device="cpu", dtype=torch.float32
+    )
+    texts = [render(loaded.prompt or "", record) for record in RECORDS]
+    assert len({len(loaded.tokenizer.encode_ordinary(text)) for text in texts}) == len(texts) > 1
+    found = pipeline(
+        texts, batch_size=2, do_sample=False, max_new_tokens=40, return_full_text=False
+    )
+    answers = [loaded.tokenizer.decode(ours(loaded, record, 40)) for record in RECORDS]
+    assert [answer["generated_text"] for [answer] in found] == answers
+
+
 def test_transformers_tokenizer_gives_the_same_ids(run: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(run / "model")
     mine = load_pretrained(run / "model").tokenizer
@@ -127,7 +140,7 @@ def test_model_of_a_run_has_all_files_and_templates(run: Path) -> None:
     } < names
     config = json.loads((run / "model" / "tokenizer_config.json").read_text())
     assert config["sft_prompt"] == PROMPTS["alpaca"]
-    assert config["chat_template"] == chat_template(PROMPTS["alpaca"])
+    assert config["chat_template"] == PROMPTS["alpaca"]
     card = (run / "model" / "README.md").read_text()
     assert "These weights were not evaluated." in card
 
@@ -226,6 +239,17 @@ def test_a_chat_template_of_another_program_is_exported(
     assert (again.prompt, again.chat_template) == (None, chat)
 
 
+def test_a_model_that_needs_no_export_is_named_with_its_other_forms(
+    folder: Path, call: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path.name for path in folder.parent.iterdir()}
+    call(str(folder))
+    told = capsys.readouterr().out
+    assert str(folder) in told
+    assert "--format gguf" in told
+    assert {path.name for path in folder.parent.iterdir()} == before
+
+
 # What is refused
 
 
@@ -233,10 +257,6 @@ def test_a_chat_template_of_another_program_is_exported(
     ("arguments", "message"),
     [
         (["nothing"], "nothing: neither a run with a model nor a Hugging Face folder; train first"),
-        (
-            ["tiny"],
-            "tiny: is a Hugging Face folder already; give --dtype, --out, --push or --format gguf",
-        ),
         (["tiny", "--dtype", "q8_0"], "--dtype: q8_0 exists only in GGUF; add --format gguf"),
         (
             ["tiny", "--format", "gguf", "--dtype", "q8_0"],

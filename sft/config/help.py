@@ -11,8 +11,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from sft.metrics import BY_NAME
+
 # Files that describe a group of keys, of whichever door.
 GROUPS = ("data", "judge", "lora")
+
+# The words of a comment that stand for the names of all metrics.
+A_METRIC = "a metric of sft/metrics.py"
 
 # Columns of the text: where comments begin, and where they end.
 COLUMN = 30
@@ -52,7 +57,8 @@ def all_comments(conf: Path, door: str) -> dict[str, str]:
     for group in GROUPS:
         in_group = comments(conf / f"{group}.yaml")
         found |= {f"{group}.{key}": comment for key, comment in in_group.items()}
-    return found
+    names = " | ".join(BY_NAME)
+    return {key: comment.replace(A_METRIC, names) for key, comment in found.items()}
 
 
 def settings_text(values: dict[str, Any], known: dict[str, str], where: str = "") -> str:

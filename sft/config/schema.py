@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from sft.metrics import BY_NAME
 from sft.prompts import PROMPTS
 
 
@@ -50,7 +51,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 SplitBy = Literal["order", "random", "question", "category"]
 KeepBy = Literal["random", "longest"]
 PrecisionName = Literal["auto", "32", "bf16-mixed", "16-mixed"]
-Rank = Literal["validation_loss", "loss", "score", "exact_match", "token_f1", "rouge_l", "chrf"]
+Rank = Annotated[str, OneOf(("validation_loss", *BY_NAME))]
 
 # `c_proj` is the name of two layers: the output of attention, and that of the MLP.
 LoraTarget = Literal["c_attn", "c_proj", "c_fc"]
@@ -136,9 +137,14 @@ class OptimConfig:
     lr: AboveZero = 5e-5
     weight_decay: NotNegative = 0.1
     betas: list[ShareBelowOne] = field(default_factory=lambda: [0.9, 0.999])
-    schedule: Literal["constant", "cosine"] = "constant"
+    beta2_half_life: AboveZero | None = None
+    schedule: Literal["constant", "cosine", "linear", "wsd"] = "constant"
+    min_lr: NotNegative = 0.0
     warmup_steps: Natural = 0
+    warmup: ShareBelowOne | None = None
     grad_clip: AboveZero | None = None
+    ema: Annotated[float, Gt(0), Lt(1)] | None = None
+    neftune: AboveZero | None = None
 
 
 @dataclass

@@ -114,6 +114,11 @@ class InstructionData(LightningDataModule):
             weights=self.weights,
         )
 
+    def tokens_per_step(self, world_size: int) -> float:
+        """Return the tokens that an optimizer step reads on all ranks, as a mean of an epoch."""
+        total = int(self.splits["train"].examples.lengths().sum())
+        return total / self.plan(world_size).steps
+
     def train_dataloader(self) -> DataLoader[Batch]:
         assert self.trainer is not None
         epoch, done = place_in_plan(self.trainer)

@@ -17,7 +17,7 @@ from sft.data.records import Record
 from sft.data.selection import selected
 from sft.data.sources import OWN, Indices, Source
 from sft.data.tokens import Texts, load_texts, tokenise
-from sft.errors import InputError
+from sft.errors import InputError, counted
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ def split_rows(count: int, fractions: Sequence[float]) -> dict[str, range]:
     for (name, part), fraction in zip(rows.items(), fractions, strict=True):
         if fraction > 0 and not part:
             raise InputError(
-                f"data.split: {list(fractions)} of {count} records leaves none for {name}; "
-                "raise its share, give it 0, or use more records"
+                f"data.split: {list(fractions)} of {counted(count, 'record')} leaves none for "
+                f"{name}; raise its share, give it 0, or use more records"
             )
     return rows
 

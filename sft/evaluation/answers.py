@@ -24,7 +24,7 @@ from sft.gpt2.model import GPT
 from sft.gpt2.sampling import Sampling
 from sft.gpt2.tokenizer import decode
 from sft.jsonl import LineFile
-from sft.scoring.metrics import token_f1
+from sft.metrics import token_f1
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from sft.errors import InputError
-from sft.scoring.aggregate import differences, not_asked, not_asked_text
-from sft.scoring.metrics import BY_NAME
+from sft.errors import InputError, counted
+from sft.metrics import BY_NAME
+from sft.scoring.aggregate import differences, not_asked, not_asked_text, visible_remark
 from sft.scoring.results import (
     RECORDS,
     AnswerResult,
@@ -98,6 +98,13 @@ def _identity(judge: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _check_same_records(first: Evaluation, second: Evaluation) -> None:
+    one, other = first.summary.split, second.summary.split
+    if one != other:
+        raise InputError(
+            f"compare: {first.name} was last evaluated on its {one} split and {second.name} on its "
+            f"{other} split; evaluate one of them again: python evaluate.py "
+            f"{setting('run', second.name)} split={one}"
+        )
     pairs = zip_longest(map(_texts, first.rows), map(_texts, second.rows))
     for number, (one, other) in enumerate(pairs, 1):
         if one != other:
@@ -114,7 +121,8 @@ def _texts(row: RecordResult) -> tuple[str, str, str]:
 
 def comparison_text(found: dict[str, Any]) -> str:
     """Return the comparison as a table, and its meaning in sentences."""
-    header = f"{found['records']:>5} records   {'difference':>11}{'95% interval':>20}{'p':>8}"
+    records = counted(found["records"], "record")
+    header = f"{records:>13}   {'difference':>11}{'95% interval':>20}{'p':>8}"
     lines = [
         f"first:  {found['first']}",
         f"second: {found['second']}",
@@ -129,11 +137,13 @@ def comparison_text(found: dict[str, Any]) -> str:
         difference = f"{label:16}{one['difference']:>+11.3f}{interval:>20}"
         lines.append(f"{difference}{one['p_value']:>8.2g}{counts:>16}")
         verdicts.append(f"{label}: {one['verdict']}")
-    return "\n".join([*lines, "", *verdicts, *_remarks(found)])
+    return "\n".join([*lines, "", *verdicts, "", *_remarks(found)])
 
 
 def _remarks(found: dict[str, Any]) -> Sequence[str]:
     remarks = []
+    if visible := visible_remark(found["differences"], found["records"]):
+        remarks.append(visible)
     if found["settings_apart"]:
         remarks.append(f"note: the two differ in {' and '.join(found['settings_apart'])}")
     for name, counts in found["not_asked"].items():

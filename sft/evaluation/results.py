@@ -2,11 +2,10 @@
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from sft.data.records import Record
 from sft.evaluation.measure import ModelResult
-from sft.scoring.metrics import TEXT_METRICS
+from sft.metrics import TEXT_METRICS
 from sft.scoring.results import AnswerResult, RecordResult
 
 
@@ -31,7 +30,7 @@ def rows_of(
             RecordResult(
                 record=index + 1,
                 duplicate=duplicates[index],
-                **asdict(record),
+                **record.plain(),
                 tuned=tuned[index],
                 base=base[index],
             )

@@ -16,16 +16,12 @@ from sft.checkpoint.files import CARD
 from sft.data.prompt import user_message
 from sft.data.records import Record
 from sft.errors import InputError
+from sft.metrics import METRICS
 from sft.prompts import PROMPTS
-from sft.scoring.metrics import METRICS
+from sft.scoring.results import SUMMARY, EvaluationSummary, read_summary
 from sft.summaries import RunSummary, read_run_summary
 
-Json = dict[str, Any]
-
 LOSSES = {"train/eval_loss": "training", "val/loss": "validation"}
-
-# Keys of a model's part of an evaluation's summary, and their labels.
-SCORES = {metric.name: metric.long_label for metric in METRICS if metric.name != "score"}
 RELEASED = re.compile(r"openai-community/gpt2(-medium|-large|-xl)?")
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -45,20 +41,22 @@ def write_card(run: Path) -> None:
     summary = read_run_summary(run)
     model = run / "model"
 
-    evaluated = run / "evaluation" / "summary.json"
-    evaluation = read_json(evaluated) if evaluated.exists() else {}
-    if evaluation and evaluation["tuned"]["sha256"] != weights.sha256(weights.files(model)):
-        evaluation = {}
+    evaluated = run / "evaluation"
+    evaluation = read_summary(evaluated) if (evaluated / SUMMARY).exists() else None
+    if evaluation and evaluation.tuned.sha256 != weights.sha256(weights.files(model)):
+        evaluation = None
     context = read_json(model / "config.json")["n_positions"]
     write_text(model / CARD, card_text(run.resolve().name, summary, evaluation, context))
 
 
-def card_text(name: str, summary: RunSummary, evaluation: Json, context: int) -> str:
+def card_text(
+    name: str, summary: RunSummary, evaluation: EvaluationSummary | None, context: int
+) -> str:
     """Return the card's text.
 
     Args:
         name: of the model.
-        evaluation: the summary of its evaluation; empty if there was none.
+        evaluation: of these weights; None if there was none.
         context: the most tokens that the model reads.
     """
     data = summary.config["data"]
@@ -69,12 +67,13 @@ def card_text(name: str, summary: RunSummary, evaluation: Json, context: int) ->
         (label, summary.losses[key]) for key, label in LOSSES.items() if key in summary.losses
     ]
 
-    models = [model for model in ("base", "tuned") if evaluation.get(model)]
+    models = evaluation.models if evaluation else {}
     scores = []
-    for key, label in SCORES.items():
-        cells = [_score(evaluation[model], key) for model in models]
-        if any(value is not None for value, _ in cells):
-            scores.append((label, cells))
+    for metric in METRICS:
+        cells = [(one.mean(metric.name), one.interval(metric.name)) for one in models.values()]
+        taken = any(value is not None for value, _ in cells)
+        if taken and metric.name != "score":
+            scores.append((metric.long_label, cells))
 
     values = asdict(summary) | {
         "name": name,
@@ -91,7 +90,7 @@ def card_text(name: str, summary: RunSummary, evaluation: Json, context: int) ->
         "with_input": with_input,
         "losses": losses,
         "evaluation": evaluation,
-        "models": models,
+        "models": list(models),
         "scores": scores,
         "context": context,
         "licence": _licence(base.source, _data_licence(data)),
@@ -111,24 +110,15 @@ def _with_input(template: str) -> str | None:
         return None
 
 
-def _score(model: Json, key: str) -> tuple[float | None, list[float] | None]:
-    """Return a model's mean and its interval, as far as they were taken."""
-    return model.get(key), model["intervals"].get(key)
-
-
-def _data_licence(data: Json) -> str | None:
+def _data_licence(data: dict[str, Any]) -> str | None:
     """Return the licence of a run's data, if it is known."""
-    # The embedded records come with this project.
-    if data["source"] == "nano":
-        return "apache-2.0"
-
     # Runs of earlier versions did not note the licence. Only Alpaca's changes that of the weights.
     earlier = "cc-by-nc-4.0" if data["source"] == "alpaca" else None
     found: str | None = data.get("licence", earlier)
     return found
 
 
-def _licence(base: str, data: str | None) -> Json:
+def _licence(base: str, data: str | None) -> dict[str, str | None]:
     """Return the licence of the weights, as a tag for the hub and as text.
 
     Data that forbid commercial use forbid it for the weights, too.

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sft.metrics import METRICS, Metric
 from sft.report.charts import histogram, loss_curves
-from sft.scoring.aggregate import not_asked_remarks
-from sft.scoring.metrics import METRICS, Metric
+from sft.scoring.aggregate import not_asked_remarks, visible_remark
 from sft.scoring.statistics import RELIABLE, TOO_FEW
 
 Json = dict[str, Any]
@@ -59,6 +59,7 @@ def contents(summary: Json, rows: list[Json], run: Json | None, metrics: list[Js
         "models": [name for name in MODELS if summary.get(name)],
         "headline": lines,
         "verdict": verdict,
+        "visible": visible_remark(_dict(summary, "tuned_against_base"), summary["records"]),
         "too_few": TOO_FEW if no_interval else None,
         "not_asked": not_asked_remarks(
             {name: _dict(summary, name, "not_asked") for name in MODELS if summary.get(name)}

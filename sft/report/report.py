@@ -84,7 +84,7 @@ def _environment(finalize: Callable[[Any], Any]) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for read in (number, signed, interval, p_value, duration, keys_and_values):
+    for read in (capitalize_first, number, signed, interval, p_value, duration, keys_and_values):
         environment.filters[read.__name__] = read
     return environment
 
@@ -99,6 +99,11 @@ def _plain_in_markdown(value: Any) -> Markup:
         return value
     text = " ".join(str(_empty_if_none(value)).split())
     return Markup(re.sub(r"([\\`*_\[\]<>|#~&$])", r"\\\1", text))
+
+
+def capitalize_first(text: str) -> str:
+    """Return the text with a capital letter at its beginning; the others stay as they are."""
+    return text[:1].upper() + text[1:]
 
 
 def number(value: Any, digits: int = 3) -> str:

@@ -1,4 +1,4 @@
-"""How good is an answer, and how sure is that number? Metrics, statistics, and their aggregates.
+"""How sure is a number? Means, statistics, and the files of results.
 
-Read `metrics.py` first.
+Read `sft/metrics.py` first.
 """

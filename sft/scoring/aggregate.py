@@ -8,9 +8,17 @@ from statistics import fmean as mean
 from statistics import median
 from typing import Any
 
-from sft.scoring.metrics import METRICS, TEXT_METRICS, Metric, spaced
+from sft.errors import counted
+from sft.metrics import BY_NAME, METRICS, TEXT_METRICS, Metric, spaced
 from sft.scoring.results import AnswerResult, RecordResult
-from sft.scoring.statistics import difference, interval, rank_correlation, verdict
+from sft.scoring.statistics import (
+    difference,
+    interval,
+    rank_correlation,
+    verdict,
+    visible_share,
+    visible_text,
+)
 
 
 def numbers(answers: Sequence[AnswerResult]) -> dict[str, Any]:
@@ -122,6 +130,21 @@ def differences(
     return found
 
 
+def visible_remark(compared: dict[str, dict[str, Any]] | None, records: int | None) -> str | None:
+    """Return what the records could have shown, given the differences between two models.
+
+    Without two models it is said of two that answer 30% of the records differently. None: nothing
+    is known.
+    """
+    visible = {}
+    for name, one in (compared or {}).items():
+        if one and one.get("visible"):
+            visible[BY_NAME[name].label] = one["visible"]
+    if not visible and records:
+        visible = {"exact match, where 30% are answered differently": visible_share(records)}
+    return visible_text(visible) if visible else None
+
+
 def by_category(
     rows: Sequence[RecordResult], models: Sequence[str], metric: str
 ) -> dict[str, dict[str, float]] | None:
@@ -198,6 +221,5 @@ def not_asked_text(counts: dict[str, int]) -> str:
     """Return the counts in words: "2 records, whose prompt is too long"."""
     texts = []
     for status, count in counts.items():
-        plural = "s" if count > 1 else ""
-        texts.append(f"{count} record{plural}, whose prompt is {status}")
+        texts.append(f"{counted(count, 'record')}, whose prompt is {status}")
     return "; ".join(texts)

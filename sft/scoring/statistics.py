@@ -22,6 +22,9 @@ Interval = tuple[float, float]
 # The level of every interval.
 LEVEL = 0.95
 
+# The chance with which a difference is found that is called visible.
+POWER = 0.8
+
 RESAMPLES = 9_999
 
 # How many numbers are drawn at a time, which limits the memory.
@@ -45,12 +48,15 @@ class Difference:
         interval: its 95% interval; None: there are too few records for one.
         p_value: how often chance makes as large a difference, if the two models' names are swapped
             at random on each record.
+        visible: the smallest difference that is found with a power of 80% in these records; None
+            for fewer than two.
         wins: the number of records on which the first model is better.
     """
 
     difference: float
     interval: Interval | None
     p_value: float
+    visible: float | None
     wins: int
     ties: int
     losses: int
@@ -88,6 +94,19 @@ def interval(
     if (numbers == numbers[0]).all():
         return float(numbers[0]), float(numbers[0])
     return _bootstrap(numbers, _weights(weights, numbers))
+
+
+def wilson(share: float, count: float, quantile: float) -> Interval:
+    """Return Wilson's interval (1927) of a share of `count` independent answers.
+
+    Args:
+        count: need not be whole. It is smaller than the number of answers if these are alike.
+        quantile: of the normal or of a t distribution.
+    """
+    square = quantile**2 / count
+    centre = (share + square / 2) / (1 + square)
+    half = quantile / (1 + square) * (share * (1 - share) / count + square / 4 / count) ** 0.5
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _weights(weights: Sequence[float] | Numbers | None, values: Numbers) -> Numbers:
@@ -134,10 +153,48 @@ def difference(
         difference=float((apart * weighing).sum() / weighing.sum()),
         interval=span,
         p_value=p_value,
+        visible=_visible(apart, weighing),
         wins=int((better > 0).sum()),
         ties=int((better == 0).sum()),
         losses=int((better < 0).sum()),
     )
+
+
+def _visible(apart: Numbers, weights: Numbers) -> float | None:
+    """Return the smallest difference that is found with a power of 80%; None for too few records.
+
+    It is the sum of two normal quantiles, times the standard error (Cohen, 1988). The standard
+    error is that of a weighted mean.
+    """
+    count = len(apart)
+    if count < 2:
+        return None
+    shares = weights / weights.sum()
+    distance = (apart - (apart * shares).sum()) * shares
+    error = float((distance**2).sum() * count / (count - 1)) ** 0.5
+    return error * float(stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER))
+
+
+def visible_share(records: int, differing: float = 0.3) -> float:
+    """Return the smallest difference between two shares that so many records show.
+
+    It is found with a power of 80%.
+
+    Args:
+        differing: the share of records that only one of the two models answers rightly.
+    """
+    quantiles = float(stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER))
+    return quantiles * (differing / records) ** 0.5
+
+
+def visible_text(visible: dict[str, float]) -> str:
+    """Say which differences the records could have shown.
+
+    Args:
+        visible: the smallest one of each metric, by the metric's label.
+    """
+    shown = ", ".join(f"{label} {value:.3g}" for label, value in visible.items())
+    return f"smallest difference that these records show four times in five: {shown}"
 
 
 def _sign_flip_test(apart: Numbers, weights: Numbers) -> tuple[Interval | None, float]:

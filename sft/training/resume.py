@@ -12,6 +12,7 @@ from sft.training.checkpoints import read_newest
 
 # The keys that a resumed run may change without becoming another run.
 CHANGEABLE = {
+    "data.licence",
     "data.path",
     "data.test",
     "data.validation",

@@ -25,7 +25,7 @@ def origins(*overrides: str, resume: str | None = None, **later: Any) -> dict[st
 def test_the_nano_run_names_nanos_recipe() -> None:
     assert origins() == {
         "model=gpt2-nano": "model.checkpoint=gpt2-nano",
-        "data=nano": "data.mask_prompt=true, optim.lr=0.0001",
+        "data=nano": "data.licence=apache-2.0, data.mask_prompt=true, optim.lr=0.0001",
     }
 
 
@@ -39,7 +39,7 @@ def test_the_published_run_has_the_documented_settings() -> None:
 def test_the_command_line_is_named_first() -> None:
     found = origins("optim.lr=3e-4", "seed=7", "batch_size=8", "model.dropout=0.1")
     assert found["command line"] == "model.dropout=0.1, optim.lr=0.0003, seed=7"
-    assert found["data=nano"] == "data.mask_prompt=true"
+    assert found["data=nano"] == "data.licence=apache-2.0, data.mask_prompt=true"
 
 
 def test_an_experiment_is_named_before_the_data() -> None:

@@ -131,9 +131,10 @@ def test_defaults_are_the_same_in_conf_and_in_the_dataclasses() -> None:
     config = composed(
         "train", "model=gpt2-small", "data=nano", "recipe=none", "model.checkpoint=x/y"
     )
-    assert config == TrainConfig(ModelConfig("x/y"), DataConfig(), OptimConfig(), EvalConfig())
+    data = DataConfig(licence="apache-2.0")
+    assert config == TrainConfig(ModelConfig("x/y"), data, OptimConfig(), EvalConfig())
     evaluated = composed("evaluate", "run=null")
-    assert evaluated == EvaluateConfig(DataConfig(), GenerateConfig())
+    assert evaluated == EvaluateConfig(data, GenerateConfig())
 
 
 def test_a_choice_says_in_its_first_line_what_it_is() -> None:

@@ -38,6 +38,9 @@ def assert_right(texts: Texts, of: list[Record], tokenizer: tiktoken.Encoding) -
         text = [*prompt, *tokenizer.encode_ordinary(record.output), tokenizer.eot_token]
         assert texts.tokens[texts.starts[i] :][: texts.sizes[i]].tolist() == text
         assert texts.prompts[i] == len(prompt)
+        learned = texts.answers[texts.starts[i] :][: texts.sizes[i]].tolist()
+        assert learned == [False] * len(prompt) + [True] * (len(text) - len(prompt))
+    assert len(texts.answers) == len(texts.tokens)
     assert len(texts.prompts) == len(texts.questions) == len(of)
 
 

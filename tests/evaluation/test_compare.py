@@ -90,6 +90,14 @@ def test_runs_of_other_records_are_refused_by_the_first_that_differs(tmp_path: P
         compare(read_evaluation(first), read_evaluation(third))
 
 
+def test_runs_of_other_splits_are_refused_with_what_to_run(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "a", [1.0] * 5), write(tmp_path / "b", [1.0] * 3)
+    file = Path(second) / "evaluation" / "summary.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"split": "validation"}))
+    with pytest.raises(InputError, match=r"validation split.* run=\S+/b split=test$"):
+        compare(read_evaluation(first), read_evaluation(second))
+
+
 def test_a_folder_without_a_readable_evaluation_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"has not been evaluated; first: python evaluate\.py run="
@@ -135,3 +143,12 @@ def test_interval_and_test_agree_on_few_records(tmp_path: Path, records: int) ->
         low, high = one["interval"] or (0, 0)
         assert (low <= 0 <= high) == ("within noise" in one["verdict"])
     assert ("no 95% interval" in comparison_text(found)) == (records < 6)
+
+
+def test_it_is_said_which_difference_the_records_could_have_shown(tmp_path: Path) -> None:
+    """110 records, of which 33 are answered differently, show about 15 points."""
+    first = write(tmp_path / "a", [1.0] * 94 + [0.0] * 16)
+    second = write(tmp_path / "b", [0.0] * 17 + [1.0] * 93)
+    found = compare(read_evaluation(first), read_evaluation(second))
+    assert found["differences"]["exact_match"]["visible"] == pytest.approx(0.146, abs=0.002)
+    assert "four times in five: exact match 0.147" in comparison_text(found)

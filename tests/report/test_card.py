@@ -16,17 +16,19 @@ from sft.config.loading import from_hydra
 from sft.config.schema import DataConfig
 from sft.prompts import PROMPTS
 from sft.report.card import card_text, write_card
+from sft.scoring.results import EvaluationSummary, ModelSummary, parse_summary
 from sft.summaries import parse_run_summary
 from tests.summaries import CONTENT, run_summary
 
 SUMMARY = run_summary()
 
-EVALUATION = {
+# An evaluation without a base and without a judge, as its file holds it.
+EVALUATION = dict.fromkeys(field.name for field in dataclasses.fields(EvaluationSummary)) | {
     "records": 110,
     "split": "test",
     "decoding": {"temperature": 0.0},
-    "judge": None,
-    "tuned": {
+    "tuned": dict.fromkeys(field.name for field in dataclasses.fields(ModelSummary))
+    | {
         "exact_match": 0.809,
         "token_f1": 0.9,
         "rouge_l": 0.9,
@@ -35,7 +37,6 @@ EVALUATION = {
         "intervals": {"exact_match": [0.741, 0.862]},
         "sha256": "",
     },
-    "base": None,
 }
 
 
@@ -58,7 +59,7 @@ def header(text: str) -> dict:
 
 
 def test_the_header_has_the_keys_of_the_hub() -> None:
-    assert header(card_text("mine", SUMMARY, {}, 1024)) == {
+    assert header(card_text("mine", SUMMARY, None, 1024)) == {
         "base_model": "openai-community/gpt2",
         "language": "en",
         "library_name": "transformers",
@@ -71,7 +72,7 @@ def test_the_header_has_the_keys_of_the_hub() -> None:
 @pytest.mark.parametrize(
     ("base", "data", "licence", "named"),
     [
-        ("gpt2-nano", {"source": "nano"}, "apache-2.0", None),
+        ("gpt2-nano", {"licence": "apache-2.0"}, "apache-2.0", None),
         ("openai-community/gpt2-xl", {"licence": None}, "mit", "openai-community/gpt2-xl"),
         ("openai-community/gpt2", {"licence": "cc-by-4.0"}, "mit", "openai-community/gpt2"),
         ("openai-community/gpt2", {"licence": "cc-by-nc-4.0"}, "cc-by-nc-4.0", ANY),
@@ -87,21 +88,21 @@ def test_the_header_names_the_licence_and_the_base(
 ) -> None:
     summary = changed(**data)
     summary["checkpoint"]["source"] = base
-    found = header(card_text("mine", parse_run_summary(summary), {}, 1024))
+    found = header(card_text("mine", parse_run_summary(summary), None, 1024))
     assert (found.get("license"), found.get("base_model")) == (licence, named)
 
 
 def test_the_licence_of_the_data_stands_beside_their_address(composed_alpaca: DataConfig) -> None:
     summary = changed(**dataclasses.asdict(composed_alpaca))
-    text = card_text("mine", parse_run_summary(summary), {}, 1024)
+    text = card_text("mine", parse_run_summary(summary), None, 1024)
     assert f"mine.json, from {composed_alpaca.url} (sha256" in text
     assert header(text)["license"] == composed_alpaca.licence == "cc-by-nc-4.0"
     assert "The data: cc-by-nc-4.0." in text
-    assert "The data: as their owner says." in card_text("mine", SUMMARY, {}, 1024)
+    assert "The data: as their owner says." in card_text("mine", SUMMARY, None, 1024)
 
 
 def test_the_card_holds_data_recipe_and_losses() -> None:
-    text = card_text("mine", SUMMARY, {}, 1024)
+    text = card_text("mine", SUMMARY, None, 1024)
     for part in (
         "# mine\n",
         "mine.json (sha256 `abab",
@@ -124,26 +125,26 @@ def test_the_card_holds_data_recipe_and_losses() -> None:
 
 def test_an_instruction_with_an_input_is_shown_as_the_template_takes_it() -> None:
     shown = "Rewrite the sentence in the past tense.\n\n### Input:\nShe sings.\n"
-    assert shown in card_text("mine", SUMMARY, {}, 1024)
+    assert shown in card_text("mine", SUMMARY, None, 1024)
     other = parse_run_summary(changed(prompt="alpaca-stanford"))
-    assert "another prompt than any message gives" in card_text("mine", other, {}, 1024)
+    assert "another prompt than any message gives" in card_text("mine", other, None, 1024)
 
 
 def test_plain_text_has_no_chat() -> None:
-    text = card_text("mine", parse_run_summary(changed(prompt="none")), {}, 1024)
+    text = card_text("mine", parse_run_summary(changed(prompt="none")), None, 1024)
     assert "it has no chat template" in text
     assert '"role"' not in text
 
 
 def test_scores_stand_with_their_intervals() -> None:
-    text = card_text("mine", SUMMARY, EVALUATION, 1024)
+    text = card_text("mine", SUMMARY, parse_summary(EVALUATION), 1024)
     assert "110 records of the test split, answered with temperature 0.0. In brackets" in text
     assert (
         "| | tuned |\n|---|---:|\n| exact match | 0.809 (0.741 to 0.862) |\n| token F1 | 0.900 |\n"
         in text
     )
     both = EVALUATION | {"base": EVALUATION["tuned"], "judge": {"model": "llama3"}}
-    text = card_text("mine", SUMMARY, both, 1024)
+    text = card_text("mine", SUMMARY, parse_summary(both), 1024)
     assert "; judged by llama3. In brackets" in text
     assert "| | base | tuned |\n|---|---:|---:|\n" in text
 
@@ -156,7 +157,7 @@ def test_an_adapter_is_named() -> None:
         "alpha": 16,
         "targets": ["c_attn", "c_fc"],
     }
-    text = card_text("m", parse_run_summary(summary), {}, 8)
+    text = card_text("m", parse_run_summary(summary), None, 8)
     assert "| trained | a LoRA adapter, rank 8, alpha 16, on c_attn, c_fc; merged |" in text
 
 

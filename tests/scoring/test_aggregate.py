@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from sft.metrics import TEXT_METRICS
 from sft.scoring.aggregate import (
     by_category,
     differences,
@@ -12,7 +13,6 @@ from sft.scoring.aggregate import (
     without_duplicates,
     worst,
 )
-from sft.scoring.metrics import TEXT_METRICS
 from sft.scoring.results import AnswerResult, RecordResult
 
 

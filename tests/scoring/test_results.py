@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sft.errors import InputError
-from sft.scoring.metrics import TEXT_METRICS
+from sft.metrics import TEXT_METRICS
 from sft.scoring.results import (
     AnswerResult,
     RecordResult,

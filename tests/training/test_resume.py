@@ -15,6 +15,7 @@ from sft.checkpoint.folder import load_pretrained, save_pretrained
 from sft.config.schema import DataConfig, TrainConfig
 from sft.errors import InputError
 from sft.gpt2.model import GPT
+from sft.training.checkpoints import CheckpointFiles
 from sft.training.resume import resumed_config
 from tests.training.processes import finish
 
@@ -71,6 +72,51 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
         assert mine == other or mine["step"] == halt
 
 
+SWITCHES = {
+    "optim__ema": 0.9,
+    "optim__neftune": 5.0,
+    "optim__schedule": "wsd",
+    "optim__min_lr": 1e-4,
+    "optim__warmup": 0.2,
+    "optim__beta2_half_life": 5000.0,
+}
+
+
+def test_a_run_with_every_switch_resumes_exactly(config: Config, run: Run) -> None:
+    common: dict[str, Any] = {"accumulate": 2, "eval__every": 0, "logger": "none", **SWITCHES}
+    folder = run(config(**common, checkpoint__every=4), "whole")
+    whole = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    assert whole["global_step"] == 12
+    assert whole["average"]["steps"] == 12
+
+    # The run before it was killed after step 4, inside the first epoch.
+    parts = config(**common, checkpoint__every=4)
+    halted = dataclasses.replace(parts, max_steps=-1, epochs=2)
+    stop_after(4, lambda: run(halted, "parts"))
+    resumed = resumed_config(dataclasses.replace(parts, resume=str(folder.parent / "parts")), [])
+    run(resumed, "parts")
+
+    found = torch.load(folder.parent / "parts/checkpoints/last.ckpt", weights_only=True)
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "average"):
+        assert equal(found[key], whole[key]), key
+    assert losses(folder.parent / "parts") == losses(folder)
+
+
+def stop_after(step: int, train: Callable[[], Any]) -> None:
+    """Train until the checkpoint of a step is written, as if the process were killed there."""
+    save = CheckpointFiles.save_checkpoint
+
+    def killed(self: CheckpointFiles, checkpoint: dict[str, Any], *given: Any, **more: Any) -> None:
+        save(self, checkpoint, *given, **more)
+        if checkpoint["global_step"] == step:
+            raise RuntimeError("killed")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CheckpointFiles, "save_checkpoint", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            train()
+
+
 def test_activation_checkpointing_may_begin_with_a_resumed_run(config: Config, run: Run) -> None:
     common = {"model__dropout": 0.2, "epochs": 1, "eval__every": 0}
     whole, folder = run(config(**common), "whole"), run(config(**common, max_steps=6), "parts")
@@ -82,6 +128,16 @@ def test_activation_checkpointing_may_begin_with_a_resumed_run(config: Config, r
         torch.load(path / "checkpoints/last.ckpt", weights_only=True) for path in (whole, folder)
     ]
     assert equal(ends[0]["state_dict"], ends[1]["state_dict"])
+
+
+def test_a_licence_that_was_noted_since_does_not_keep_a_run_from_resuming(
+    config: Config, run: Run
+) -> None:
+    folder = run(config(max_steps=1))
+    given = config(max_steps=2, data__licence="apache-2.0")
+    given = dataclasses.replace(given, resume=str(folder))
+    resumed = resumed_config(given, ["data=nano", "max_steps=2"])
+    assert (resumed.data.licence, resumed.max_steps) == ("apache-2.0", 2)
 
 
 def test_checkpoints_keep_the_names_that_older_ones_have(config: Config, run: Run) -> None:

@@ -1,7 +1,8 @@
 """How near an answer comes to the expected one. `METRICS` lists every number that a record has.
 
-To add a metric of the texts: write its function, its entry in `METRICS`, and its name in `Rank` in
-sft/config/schema.py, where a sweep can order its jobs by it. A test says so if one is missing.
+To add a metric of the texts, write its function and its entry in `METRICS`. The terminal, the
+report, the card, `eval.rank` and `--help` take it from there. Libraries that take seconds to import
+are imported where they are used, so that the config can read the names.
 
     exact_match  the same text, ignoring case, spacing and a final full stop
     token_f1     F1 of the words, without case, punctuation and articles
@@ -24,8 +25,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import regex
-from torch import Tensor
-from torchmetrics.functional.text import chrf_score, rouge_score, squad
 
 # The metrics of an answer's text, by name.
 Scores = dict[str, float]
@@ -104,6 +103,8 @@ def token_f1(answer: str, expected: str) -> float:
 
 
 def _squad(answer: str, expected: str) -> float:
+    from torchmetrics.functional.text import squad
+
     answers: dict[str, list[str] | list[int]] = {"text": [expected], "answer_start": [0]}
     found = squad({"id": "0", "prediction_text": answer}, {"id": "0", "answers": answers})
     return float(found["f1"]) / 100
@@ -117,6 +118,8 @@ def rouge_l(answer: str, expected: str) -> float:
     """
     if not _words(answer).strip() and not _words(expected).strip():
         return exact_match(answer, expected)
+    from torchmetrics.functional.text import rouge_score
+
     found = rouge_score(answer, expected, rouge_keys="rougeL", normalizer=_words)
     return float(found["rougeL_fmeasure"])
 
@@ -130,6 +133,9 @@ def chrf(answer: str, expected: str) -> float:
 
     They are no longer than the shorter text, as in sacreBLEU. So "4" for "4" is 1, and not 1/6.
     """
+    from torch import Tensor
+    from torchmetrics.functional.text import chrf_score
+
     answer = _composed(answer)
     expected = _composed(expected)
     order = min(6, *(len("".join(text.split())) for text in (answer, expected)))
