@@ -3,7 +3,6 @@
 `DEALERS` says how records are divided. To add a way, add it there and to `SplitBy` in the schema.
 """
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -153,8 +152,8 @@ def _at_random(
 def _by_question(
     source: Source, divided: Indices, sizes: dict[str, range], seed: int
 ) -> dict[str, Indices]:
-    """Deal groups of equal questions, the larger first, otherwise in random order."""
-    groups = _numbers(source, "question", _words)[divided]
+    """Deal groups of nearly equal questions, the larger first, otherwise in random order."""
+    groups = source.measured("question groups", _question_groups)[divided]
     counts = np.bincount(groups)
     order = np.random.default_rng(seed).permutation(len(counts))
     order = order[np.argsort(-counts[order], kind="stable")]
@@ -208,10 +207,13 @@ def _deal(counts: Iterable[int], sizes: Sequence[int]) -> list[int]:
     return found
 
 
-def _words(record: Record) -> str:
-    """Return the words of a question in small letters; of plain text, those of the text."""
-    asked = f"{record.instruction} {record.input}".strip() or record.output
-    return " ".join(re.findall(r"[\w']+", asked.casefold()))
+def _question_groups(records: Iterator[Record]) -> Iterable[int]:
+    """Number the groups of nearly equal questions, each with the turns before it."""
+    # scipy takes a while to import, and no other way to split needs it.
+    from sft.data.neighbours import groups, question
+
+    turns = ([*(turn.content for turn in record.before), question(record)] for record in records)
+    return groups(["\n".join(texts) for texts in turns]).tolist()
 
 
 def _numbers(source: Source, name: str, key: Callable[[Record], str]) -> Indices:
