@@ -50,9 +50,11 @@ def _no_rules(config: object) -> Problems:
 
 
 def _data(data: DataConfig) -> Problems:
-    local = data.source in (*OWN_FILES, "nano")
+    local = data.source in (*OWN_FILES, "hub", "nano")
     if data.source in OWN_FILES and not all(data.paths() or [""]):
         yield NO_PATH
+    if data.source == "hub" and not (isinstance(data.path, str) and data.path):
+        yield "data.path: missing; data=hub needs the name of a data set, data.path=OWNER/NAME"
     given = [("path", path) for path in data.paths()]
     for key, path in (*given, ("test", data.test or ""), ("validation", data.validation or "")):
         if scheme := scheme_of(path):
@@ -85,7 +87,7 @@ def _data(data: DataConfig) -> Problems:
 
 def _path(data: DataConfig) -> Problems:
     """A data set with a file of its own needs no path, unless a run that exists looks for it."""
-    if data.source not in OWN_FILES and data.path is not None:
+    if data.source not in (*OWN_FILES, "hub") and data.path is not None:
         yield f"data.path: {data.path!r} would not be read by data={data.source}; use data=file"
 
 
@@ -292,6 +294,11 @@ UNREAD_BY_BOTH: tuple[Unread[TrainConfig | EvaluateConfig], ...] = (
             and (config.data.keep == 1 or config.data.keep_by != "random")
         ),
         "nothing is drawn with data.split_by=order; leave it out, or choose another data.split_by",
+    ),
+    Unread(
+        ("data.name", "data.part", "data.revision"),
+        lambda config, sweep: config.data.source != "hub",
+        "only a data set of the hub has one (data=hub data.path=OWNER/NAME); leave it out",
     ),
     Unread(
         ("data.keep_by",),

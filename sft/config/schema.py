@@ -82,6 +82,9 @@ def scheme_of(path: str) -> str | None:
 class DataConfig:
     source: str = "nano"
     path: str | list[str] | None = None
+    name: str | None = None
+    part: str = "train"
+    revision: str | None = None
     weights: list[AboveZero] | None = None
     test: str | None = None
     validation: str | None = None
@@ -104,7 +107,10 @@ class DataConfig:
     workers: Natural = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.path, list):
+        if self.source == "hub":
+            # The path is a name on the hub.
+            pass
+        elif isinstance(self.path, list):
             self.path = [_whole(path) for path in self.path]
         elif self.path:
             self.path = _whole(self.path)
@@ -112,7 +118,7 @@ class DataConfig:
         self.validation = self.validation and _whole(self.validation)
 
     def paths(self) -> list[str]:
-        """Return the files, folders and patterns of the user's own data."""
+        """Return the files, folders and patterns of the user's own data, or its name on the hub."""
         if isinstance(self.path, str):
             return [self.path]
         return self.path or []

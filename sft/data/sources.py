@@ -79,6 +79,7 @@ class Source:
         chosen: the places of the records used, counted through all files.
         blocks: the records of all files, in the order of their places.
         is_sorted: whether records with the same category lie together.
+        revision: the commit of a data set of the hub; None for all others.
         unused: keys in the files that are not read, and in how many of the records each is; the
             most frequent first.
         notes: lines about the files that the user should read.
@@ -92,6 +93,7 @@ class Source:
     unused: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     is_sorted: bool = False
+    revision: str | None = None
 
     @property
     def path(self) -> Path:
@@ -169,19 +171,28 @@ class Contents:
     is_sorted: bool
 
 
-def load_source(config: DataConfig, known: str | None = None) -> Source:
+def load_source(config: DataConfig, known: str | None = None, commit: str | None = None) -> Source:
     """Find the files that `config` names, read them through once, and draw the sample.
 
     The cache keeps what was found in a large file, under its hash.
 
     Args:
         known: the hash of data that a run exists of; its keys are not refused.
+        commit: the commit on the hub of such data.
 
     Raises:
         InputError: there is no such file, its download failed, or it holds something other than
             records. The message names the file and the record.
     """
-    entries = _locate(config)
+    revision = None
+    if config.source == "hub":
+        # huggingface_hub is imported only where it is needed.
+        from sft.data.hub import fetch_data
+
+        fetched, revision = fetch_data(config, commit)
+        entries = [fetched]
+    else:
+        entries = _locate(config)
     roles: list[tuple[str | None, int, Path]] = [
         (None, entry, path) for entry, paths in enumerate(entries) for path in paths
     ]
@@ -215,6 +226,11 @@ def load_source(config: DataConfig, known: str | None = None) -> Source:
     name = str(files[0].path)
     if len(divided) > 1:
         name = f"{files[0].path.parent} ({len(divided)} files)"
+    if config.source == "hub":
+        [name] = config.paths()
+        shown = ", ".join(file.path.name for file in files[: min(3, len(divided))])
+        more = f" and {len(divided) - 3} more" if len(divided) > 3 else ""
+        notes.insert(0, f"{name} at commit {revision}: {shown}{more}")
 
     return Source(
         name,
@@ -225,6 +241,7 @@ def load_source(config: DataConfig, known: str | None = None) -> Source:
         dict(unused.most_common()),
         tuple(notes),
         is_sorted=len(divided) == 1 and divided[0].is_sorted,
+        revision=revision,
     )
 
 

@@ -77,7 +77,8 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
 
     # Load the data and the model it tunes. A split without records is refused before the weights
     # are read.
-    source = load_source(config.data, past.made_of.get("data"))
+    commit = past.made_of.get("data commit")
+    source = load_source(config.data, past.made_of.get("data"), commit)
     notes = list(source.notes)
     parts = part_rows(source, config.data, notes)
     base = load_base(config, precision)
@@ -86,6 +87,8 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     # Plan the steps, and find the place in the plan where a resumed run goes on.
     steps = total_steps(config, data, processes)
     made_of = {"data": source.sha256, "weights": base.sha256}
+    if source.revision:
+        made_of["data commit"] = source.revision
     if config.resume:
         past.check(folder, made_of)
     nothing_left = past.steps >= steps
@@ -309,7 +312,7 @@ def summarise(
         best_validation_loss=run_folder.best if run_folder.best < float("inf") else None,
         device=device,
         precision=precision,
-        data=DataUsed(source.name, source.sha256, overview(data.splits)),
+        data=DataUsed(source.name, source.sha256, overview(data.splits), source.revision),
         checkpoint=CheckpointUsed(base.source, base.revision, base.sha256),
         seed=config.seed,
         versions=versions(),
