@@ -1,89 +1,24 @@
 """Data sets from the hub, which is a server on this machine: what is chosen, kept and refused."""
 
 import gzip
-import hashlib
 import json
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import pytest
-from huggingface_hub import close_session, constants
+from huggingface_hub import constants
 
 from sft.config.schema import DataConfig
 from sft.data.hub import files_of_part
 from sft.data.sources import load_source
 from sft.errors import InputError
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-LATER = "fedcba9876543210fedcba9876543210fedcba98"
-REPO = "someone/questions"
+from tests.fixtures.hub import COMMIT, LATER, REPO, FakeHub, served
 
 
 def lines(numbers: range) -> bytes:
     items = [{"instruction": "a", "output": str(number)} for number in numbers]
     return "\n".join(map(json.dumps, items)).encode()
-
-
-@dataclass
-class FakeHub:
-    """What the server holds at each commit, which one is the newest, and its card."""
-
-    commits: dict[str, dict[str, bytes]]
-    newest: str = COMMIT
-    card: dict[str, Any] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
-    status: int = 200
-
-
-def handler(fake: FakeHub) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-        def do_HEAD(self) -> None:
-            self.answer()
-
-        def do_GET(self) -> None:
-            self.answer()
-
-        def answer(self) -> None:
-            path = unquote(self.path).partition("?")[0].lstrip("/")
-            fake.asked.append(path)
-            api, _, revision = path.removeprefix("api/").partition("/revision/")
-            files, _, place = path.partition("/resolve/")
-            if fake.status != 200:
-                self.send({"X-Error-Code": "Overloaded"}, b"", fake.status)
-            elif f"datasets/{REPO}" not in (api, files):
-                self.send({"X-Error-Code": "RepoNotFound"}, b"", 404)
-            elif path.startswith("api/"):
-                commit = revision if revision in fake.commits else fake.newest
-                if revision not in ("", "main", *fake.commits):
-                    self.send({"X-Error-Code": "RevisionNotFound"}, b"", 404)
-                    return
-                names = [{"rfilename": name} for name in fake.commits[commit]]
-                content = {"id": REPO, "sha": commit, "siblings": names, "cardData": fake.card}
-                self.send({"Content-Type": "application/json"}, json.dumps(content).encode())
-            else:
-                commit, _, name = place.partition("/")
-                content = fake.commits[commit][name]
-                etag = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-                self.send({"X-Repo-Commit": commit, "ETag": f'"{etag}"'}, content)
-
-        def send(self, headers: dict[str, str], content: bytes, status: int = 200) -> None:
-            self.send_response(status)
-            for name, value in (headers | {"Content-Length": str(len(content))}).items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(content)
-            self.close_connection = True
-
-    return Handler
 
 
 @pytest.fixture
@@ -97,26 +32,8 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     }
     later = files | {"data/train-00001-of-00002.jsonl": lines(range(50, 52))}
     fake = FakeHub({COMMIT: files, LATER: later})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(fake))
-    threading.Thread(
-        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
-    ).start()
-    endpoint = f"http://127.0.0.1:{server.server_port}"
-
-    # huggingface_hub reads these from the environment when it is imported.
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("SFT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    close_session()
-    yield fake
-    server.shutdown()
-    server.server_close()
-    close_session()
+    with served(fake, tmp_path, monkeypatch):
+        yield fake
 
 
 def outputs(commit: str | None = None, **settings: Any) -> list[int]:

@@ -128,7 +128,7 @@ def test_a_weighted_run_resumed_inside_an_epoch_equals_an_uninterrupted_one(
     common |= {"epochs": 2, "eval__every": 0, "data__split_by": "random"}
     whole = run(config(**common), "whole")
 
-    # An epoch has 11 steps. The second draws other records than the first.
+    # An epoch has 10 steps. The second draws other records than the first.
     folder = run(config(**common, max_steps=15), "parts")
     given = dataclasses.replace(config(**common), resume=str(folder))
     run(resumed_config(given, ["max_steps=-1"]), "parts")
@@ -137,7 +137,8 @@ def test_a_weighted_run_resumed_inside_an_epoch_equals_an_uninterrupted_one(
     ]
     assert ends[0]["global_step"] == ends[1]["global_step"] > 15
     assert equal(ends[0]["state_dict"], ends[1]["state_dict"])
-    assert losses(folder) == losses(whole)
+    found = [row["train/loss"] for row in losses(folder) if row["step"]]
+    assert found == [row["train/loss"] for row in losses(whole) if row["step"]]
 
 
 def test_activation_checkpointing_may_begin_with_a_resumed_run(config: Config, run: Run) -> None:
