@@ -50,9 +50,11 @@ def _no_rules(config: object) -> Problems:
 
 
 def _data(data: DataConfig) -> Problems:
-    local = data.source in (*OWN_FILES, "nano")
+    local = data.source in (*OWN_FILES, "hub", "nano")
     if data.source in OWN_FILES and not all(data.paths() or [""]):
         yield NO_PATH
+    if data.source == "hub" and not (isinstance(data.path, str) and data.path):
+        yield "data.path: missing; data=hub needs the name of a data set, data.path=OWNER/NAME"
     given = [("path", path) for path in data.paths()]
     for key, path in (*given, ("test", data.test or ""), ("validation", data.validation or "")):
         if scheme := scheme_of(path):
@@ -69,6 +71,11 @@ def _data(data: DataConfig) -> Problems:
             "data.url: holds a name and a password, which would be kept in the run's files; use "
             "data=file data.path=FILE"
         )
+    if data.weights is not None and len(data.weights) != len(data.paths()):
+        yield (
+            f"data.weights: {len(data.weights)} numbers for {len(data.paths())} files in "
+            "data.path; expected one for each, as in data.path=[a.jsonl,b.csv] data.weights=[1,0.3]"
+        )
     if len(data.split) != 3:
         yield (
             f"data.split: {len(data.split)} numbers, expected 3: the shares of train, test and "
@@ -80,7 +87,7 @@ def _data(data: DataConfig) -> Problems:
 
 def _path(data: DataConfig) -> Problems:
     """A data set with a file of its own needs no path, unless a run that exists looks for it."""
-    if data.source not in OWN_FILES and data.path is not None:
+    if data.source not in (*OWN_FILES, "hub") and data.path is not None:
         yield f"data.path: {data.path!r} would not be read by data={data.source}; use data=file"
 
 
@@ -282,8 +289,21 @@ UNREAD_BY_BOTH: tuple[Unread[TrainConfig | EvaluateConfig], ...] = (
     ),
     Unread(
         ("data.split_seed",),
-        lambda config, sweep: config.data.split_by == "order",
+        lambda config, sweep: (
+            config.data.split_by == "order"
+            and (config.data.keep == 1 or config.data.keep_by != "random")
+        ),
         "nothing is drawn with data.split_by=order; leave it out, or choose another data.split_by",
+    ),
+    Unread(
+        ("data.name", "data.part", "data.revision"),
+        lambda config, sweep: config.data.source != "hub",
+        "only a data set of the hub has one (data=hub data.path=OWNER/NAME); leave it out",
+    ),
+    Unread(
+        ("data.keep_by",),
+        lambda config, sweep: config.data.keep == 1,
+        "would not be read without data.keep=SHARE; add it",
     ),
     Unread(
         ("data.split",),
@@ -396,7 +416,15 @@ UNREAD_BY_EVALUATE: tuple[Unread[EvaluateConfig], ...] = (
         "the training records of a checkpoint= are not known; leave it out",
     ),
     Unread(
-        ("data.shuffle", "data.bucket", "data.workers"),
+        (
+            "data.shuffle",
+            "data.bucket",
+            "data.workers",
+            "data.weights",
+            "data.drop_empty",
+            "data.keep",
+            "data.keep_by",
+        ),
         lambda config, sweep: True,
         "only training reads it; leave it out",
     ),

@@ -125,7 +125,7 @@ def setup_of_run(folder: str | None, now: DataConfig | None = None) -> Setup:
             raise InputError(
                 f"{path}: no such file; {run} was trained on it: give data.{key}=, where it is now"
             )
-    source = load_source(data, past.data.sha256)
+    source = load_source(data, past.data.sha256, past.data.revision)
     if source.sha256 != past.data.sha256:
         change = f"changed since {run} was trained on it"
         if moved:
@@ -163,8 +163,9 @@ FILES = ("path", "test", "validation")
 
 def given_files(data: DataConfig) -> Iterator[tuple[str, str]]:
     """Yield the files of the user's own data, each with its key."""
-    for path in data.paths():
-        yield "path", path
+    if data.source != "hub":
+        for path in data.paths():
+            yield "path", path
     for key in FILES[1:]:
         if path := getattr(data, key):
             yield key, path

@@ -7,7 +7,7 @@ checked, since torch and Lightning take seconds to import.
 import dataclasses
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,10 +18,10 @@ from sft.checkpoint.folder import Pretrained, load_pretrained
 from sft.config.rules import steps_warning
 from sft.config.schema import LoraConfig, OptimConfig, TrainConfig
 from sft.data.datamodule import InstructionData
-from sft.data.overview import example_text, overview, overview_text, unused_text
+from sft.data.overview import example_text, overview, overview_text, unused_text, weights_text
 from sft.data.pairs import load_pairs
 from sft.data.sources import Indices, Source, load_source
-from sft.data.splits import load_splits, part_rows, split_text
+from sft.data.splits import load_splits, part_rows
 from sft.device import (
     DTYPES,
     Precision,
@@ -85,14 +85,18 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
 
     # Load the data and the model it tunes. A split without records is refused before the weights
     # are read.
-    source = load_source(config.data, past.made_of.get("data"))
-    parts = part_rows(source, config.data)
+    commit = past.made_of.get("data commit")
+    source = load_source(config.data, past.made_of.get("data"), commit)
+    notes = list(source.notes)
+    parts = part_rows(source, config.data, notes)
     base = load_base(config, precision)
     data = load_data(config, source, parts, base, device)
 
     # Plan the steps, and find the place in the plan where a resumed run goes on.
     steps = total_steps(config, data, processes)
     made_of = {"data": source.sha256, "weights": base.sha256}
+    if source.revision:
+        made_of["data commit"] = source.revision
     if config.resume:
         past.check(folder, made_of)
     nothing_left = past.steps >= steps
@@ -106,7 +110,7 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     tracker = make_tracker(config.logger, folder, past)
     if changed:
         log.info(changed)
-    log_data(config, data, source, base)
+    log_data(config, data, source, base, notes)
     resumed = f", resumed at step {past.steps + 1}" if past.steps else ""
     log.info(f"{processes} × {device}, {precision}, {counted(steps, 'step')}{resumed}")
     if warning := steps_warning(config, steps):
@@ -187,6 +191,7 @@ def load_data(
         config.data.workers,
         multiple=row_multiple(device),
         bucket=config.data.bucket,
+        weights=config.data.weights or (),
     )
 
 
@@ -214,12 +219,23 @@ def total_steps(config: TrainConfig, data: InstructionData, processes: int) -> i
     return planned if config.max_steps == -1 else min(planned, config.max_steps)
 
 
-def log_data(config: TrainConfig, data: InstructionData, source: Source, base: Pretrained) -> None:
-    """Show the splits in numbers, the unused keys, and one example as the model sees it."""
-    for note in source.notes:
+def log_data(
+    config: TrainConfig,
+    data: InstructionData,
+    source: Source,
+    base: Pretrained,
+    notes: Sequence[str],
+) -> None:
+    """Show how the data was divided, the splits in numbers, and one example as the model sees it.
+
+    Args:
+        notes: lines on the files, and on how their records were divided.
+    """
+    for note in notes:
         log.info(note)
     log.info(overview_text(overview(data.splits)))
-    log.info(split_text(source, config.data))
+    if config.data.weights:
+        log.info(weights_text(config.data.paths(), data.plan(1)))
     if unused := unused_text(source.name, source.unused):
         log.info(unused)
     example = example_text(data.splits["train"], base.tokenizer)
@@ -325,7 +341,7 @@ def summarise(
         best_validation_loss=run_folder.best if run_folder.best < float("inf") else None,
         device=device,
         precision=precision,
-        data=DataUsed(source.name, source.sha256, overview(data.splits)),
+        data=DataUsed(source.name, source.sha256, overview(data.splits), source.revision),
         checkpoint=CheckpointUsed(base.source, base.revision, base.sha256),
         seed=config.seed,
         versions=versions(),

@@ -118,6 +118,30 @@ def stop_after(step: int, train: Callable[[], Any]) -> None:
             train()
 
 
+def test_a_weighted_run_resumed_inside_an_epoch_equals_an_uninterrupted_one(
+    config: Config, run: Run, records_file: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.jsonl"
+    items = json.loads(records_file.read_text())[:20]
+    lines = [json.dumps(item | {"output": f"{item['output']}!"}) for item in items]
+    other.write_text("\n".join(lines))
+    common = {"data__path": [str(records_file), str(other)], "data__weights": [0.3, 2]}
+    common |= {"epochs": 2, "eval__every": 0, "data__split_by": "random"}
+    whole = run(config(**common), "whole")
+
+    # An epoch has 10 steps. The second draws other records than the first.
+    folder = run(config(**common, max_steps=15), "parts")
+    given = dataclasses.replace(config(**common), resume=str(folder))
+    run(resumed_config(given, ["max_steps=-1"]), "parts")
+    ends = [
+        torch.load(path / "checkpoints/last.ckpt", weights_only=True) for path in (whole, folder)
+    ]
+    assert ends[0]["global_step"] == ends[1]["global_step"] > 15
+    assert equal(ends[0]["state_dict"], ends[1]["state_dict"])
+    found = [row["train/loss"] for row in losses(folder) if row["step"]]
+    assert found == [row["train/loss"] for row in losses(whole) if row["step"]]
+
+
 def test_activation_checkpointing_may_begin_with_a_resumed_run(config: Config, run: Run) -> None:
     common = {"model__dropout": 0.2, "epochs": 1, "eval__every": 0}
     whole, folder = run(config(**common), "whole"), run(config(**common, max_steps=6), "parts")
