@@ -106,7 +106,7 @@ def convert_file(
     encoding = read_tokenizer(tokenizer)
     kind, model = load_state_dict(source, encoding.n_vocab, heads)
     template = PROMPTS[prompt] if prompt else None
-    save_verified(model, out, encoding, template, template)
+    save_verified(model, out, encoding, template, chat_template=template)
     size = sum(parameter.numel() for parameter in model.parameters())
     tied = "" if model.config.tie_word_embeddings else ", with an output head of its own"
     print(f"{source}: {kind}, {size:,} parameters{tied}")

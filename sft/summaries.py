@@ -42,11 +42,15 @@ class LossChange:
 
 @dataclass(frozen=True)
 class DataUsed:
-    """The data file, and for each split the numbers of its overview."""
+    """The data, and for each split the numbers of its overview.
+
+    `revision` is the commit of a data set of the hub.
+    """
 
     path: str
     sha256: str
     splits: dict[str, dict[str, int]]
+    revision: str | None = None
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ class Record:
     Attributes:
         before: the turns before the last question, the system's included; empty for a single
             instruction.
+        rejected: a worse answer than `output`, where the record is a preference.
     """
 
     instruction: str
@@ -45,6 +46,7 @@ class Record:
     output: str
     category: str | None = None
     before: tuple[Turn, ...] = ()
+    rejected: str | None = None
 
     def plain(self) -> dict[str, Any]:
         """Return the fields as plain values; each turn before has its role and content by name."""
@@ -110,6 +112,17 @@ _ALPACA = {"instruction": "instruction", "input": "input", "output": "output", *
 
 # To add a shape, add it here. `text` is plain text: a dict has it only if it has no other.
 SHAPES: dict[str, Shape] = {
+    "preference": Shape(
+        {
+            "instruction": "instruction",
+            "prompt": "prompt",
+            "input": "input",
+            "output": "chosen",
+            "rejected": "rejected",
+            "category": "category",
+        },
+        ("chosen", "rejected"),
+    ),
     "instruction": Shape(_ALPACA, ("instruction", "output")),
     "Dolly": Shape(
         {"instruction": "instruction", "input": "context", "output": "response", **_EXTRAS},
@@ -150,6 +163,7 @@ class Contents:
         keys: the keys that are read.
         answers: the answers in all records; a single instruction has one.
         conversations: how many records have turns before the last question.
+        is_sorted: whether each of several categories stands in one piece.
     """
 
     records: int = 0
@@ -159,6 +173,7 @@ class Contents:
     keys: list[str] = field(default_factory=list)
     answers: int = 0
     conversations: int = 0
+    is_sorted: bool = False
 
     def add(self, item: dict[str, Any], shape: Shape, record: Record) -> None:
         """Count a record."""
@@ -229,6 +244,8 @@ class Reader:
         ]
         if not names and "text" in item:
             names = ["text"]
+        if "preference" in names:
+            names = ["preference"]
         if self.known:
             return SHAPES[names[0] if names else "instruction"]
 
@@ -347,6 +364,8 @@ def _found(item: dict[str, Any], key: str) -> Any:
 
 def _record(item: dict[str, Any], shape: Shape, where: str) -> Record:
     """Return the record of a dict that has all required keys."""
+    if "rejected" in shape.keys:
+        return _preference(item, shape, where)
     category = _optional(item, shape, "category", where, strict=False) or None
     if "text" in shape.keys:
         return Record("", "", _text(item, shape.keys["text"], where), category)
@@ -355,7 +374,8 @@ def _record(item: dict[str, Any], shape: Shape, where: str) -> Record:
     if system := _optional(item, shape, "system", where):
         before.append(Turn("system", system))
     if "messages" in shape.keys:
-        turns = _conversation(item, shape.keys["messages"], where)
+        key = shape.keys["messages"]
+        turns = _turns(_found(item, key), key, where)
         if before and turns[0].role == "system":
             raise InputError(
                 f"{where}: both '{shape.keys['system']}' and a system turn; leave out one of them"
@@ -390,9 +410,45 @@ def _optional(
     return _text(item, key, where)
 
 
-def _conversation(item: dict[str, Any], key: str, where: str) -> list[Turn]:
+def _preference(item: dict[str, Any], shape: Shape, where: str) -> Record:
+    """Return a question with the chosen and the rejected answer.
+
+    The question is an instruction with its input, or a prompt, as text. As in TRL, prompt and
+    answers may be lists of messages instead, and the question may be within the answers' lists.
+    """
+    category = _optional(item, shape, "category", where, strict=False) or None
+    prompt = item.get("prompt")
+    if isinstance(item["chosen"], list):
+        asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt or []
+        both: list[list[Turn]] = []
+        for key in ("chosen", "rejected"):
+            answer = item[key] if isinstance(item[key], list) else []
+            both.append(_turns([*asked, *answer], key, where))
+        chosen, rejected = both
+        if chosen[:-1] != rejected[:-1]:
+            raise InputError(
+                f"{where}: 'chosen' and 'rejected' differ before their last message; they must "
+                "answer the same question"
+            )
+        *before, question, wanted = chosen
+        return Record(
+            question.content, "", wanted.content, category, tuple(before), rejected[-1].content
+        )
+
+    name = "instruction" if "instruction" in item else "prompt"
+    if name not in item:
+        raise InputError(f"{where}: no 'instruction' or 'prompt' beside 'chosen' and 'rejected'")
+    return Record(
+        instruction=_text(item, name, where),
+        input=_optional(item, shape, "input", where),
+        output=_text(item, "chosen", where),
+        category=category,
+        rejected=_text(item, "rejected", where),
+    )
+
+
+def _turns(value: Any, key: str, where: str) -> list[Turn]:
     """Return the turns in a list of messages, from the first question to the last answer."""
-    value = _found(item, key)
     if not isinstance(value, list):
         raise InputError(f"{where}: '{key}' is {kind_of(value)}, expected an array of turns")
     if not value:

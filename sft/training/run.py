@@ -6,20 +6,30 @@ checked, since torch and Lightning take seconds to import.
 
 import dataclasses
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import torch
 from lightning.pytorch import Callback
 
 from sft.checkpoint.folder import Pretrained, load_pretrained
 from sft.config.rules import steps_warning
 from sft.config.schema import DataConfig, LoraConfig, OptimConfig, TrainConfig
 from sft.data.datamodule import InstructionData
-from sft.data.overview import contents_text, example_text, overview, overview_text, unused_text
+from sft.data.overview import (
+    contents_text,
+    example_text,
+    overview,
+    overview_text,
+    unused_text,
+    weights_text,
+)
+from sft.data.pairs import load_pairs
 from sft.data.prompt import same_prompts, template_of
-from sft.data.sources import Source, load_source
-from sft.data.splits import load_splits, split_rows
+from sft.data.sources import Indices, Source, load_source
+from sft.data.splits import load_splits, part_rows
 from sft.device import (
     DTYPES,
     Precision,
@@ -27,11 +37,14 @@ from sft.device import (
     keep_freed_memory,
     pick_device,
     pick_precision,
+    pick_threads,
 )
 from sft.errors import InputError, counted
 from sft.gpt2.fast import row_multiple
 from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT
+from sft.latest import LATEST
+from sft.objective import Preference
 from sft.prompts import PROMPTS
 from sft.summaries import RUN_SUMMARY, CheckpointUsed, DataUsed, RunSummary, versions
 from sft.training.interruption import Interruption
@@ -43,6 +56,7 @@ from sft.training.mps import EmptyCache
 from sft.training.optim import beta2_of
 from sft.training.order import in_order
 from sft.training.progress import Progress
+from sft.training.reference import with_reference
 from sft.training.resume import Past, past_of
 from sft.training.run_folder import RunFolder
 from sft.training.samples import SampleAnswer
@@ -55,7 +69,6 @@ from sft.training.trainer import explain_out_of_memory, make_trainer
 log = logging.getLogger("sft")
 
 # The link to the newest run.
-LATEST = Path("outputs/latest")
 
 
 def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") -> None:
@@ -72,14 +85,18 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     """
     device = pick_device(config.device, config.devices)
     precision = pick_precision(config.precision, device)
+    threads = pick_threads(config.threads, device, config.devices)
+    config = dataclasses.replace(config, threads=threads)
     keep_freed_memory()
 
     past = past_of(folder) if config.resume else Past()
 
     # Load the data and the model it tunes. A split without records is refused before the weights
     # are read.
-    source = load_source(config.data, past.made_of.get("data"))
-    parts = split_rows(len(source.chosen), config.data.split)
+    commit = past.made_of.get("data commit")
+    source = load_source(config.data, past.made_of.get("data"), commit)
+    notes = list(source.notes)
+    parts = part_rows(source, config.data, notes)
     base = load_base(config, precision)
     template = pick_template(config.data, base)
     data = load_data(config, source, parts, base, device, template)
@@ -87,6 +104,8 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     # Plan the steps, and find the place in the plan where a resumed run goes on.
     steps = total_steps(config, data, processes)
     made_of = {"data": source.sha256, "weights": base.sha256}
+    if source.revision:
+        made_of["data commit"] = source.revision
     if config.resume:
         past.check(folder, made_of)
     nothing_left = past.steps >= steps
@@ -100,14 +119,17 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     tracker = make_tracker(config.logger, folder, past)
     if changed:
         log.info(changed)
-    log_data(data, source, base)
+    log_data(config, data, source, base, notes)
     resumed = f", resumed at step {past.steps + 1}" if past.steps else ""
     log.info(f"{processes} × {device}, {precision}, {counted(steps, 'step')}{resumed}")
     if warning := steps_warning(config, steps):
         log.warning(warning)
+    if config.objective == "dpo":
+        add_reference(config, data, base, source, device, precision)
     tokens_per_step = data.tokens_per_step(processes)
     module = make_module(config, base, steps, device, tokens_per_step)
-    metrics = Metrics(config.eval, MetricsFile(folder / "metrics.csv"))
+    beside = module.objective.names
+    metrics = Metrics(config.eval, MetricsFile(folder / "metrics.csv", beside=beside))
     gate = SanityGate(config.eval.batches, config.model.allow_untrained)
     save = model_saver(config, base, folder, template, source.conversations)
     run_folder = RunFolder(folder, config, made_of, save, LATEST)
@@ -157,7 +179,7 @@ def adapter_of(config: TrainConfig) -> LoraConfig | None:
 def load_data(
     config: TrainConfig,
     source: Source,
-    parts: dict[str, range],
+    parts: dict[str, Indices],
     base: Pretrained,
     device: str,
     template: str,
@@ -173,15 +195,13 @@ def load_data(
             f"{source.name}: text alone, which has no questions; give data.prompt=none to train "
             "on plain text, or name the keys by data.fields={instruction: KEY, output: KEY}"
         )
-    splits = load_splits(
-        source,
-        parts,
-        template,
-        base.tokenizer,
-        config.data.max_length,
-        base.model.config.n_positions,
-        config.data.mask_prompt,
-    )
+    limits = (config.data.max_length, base.model.config.n_positions)
+    if config.objective == "dpo":
+        splits = load_pairs(source, parts, template, base.tokenizer, *limits)
+    else:
+        splits = load_splits(
+            source, parts, template, base.tokenizer, *limits, config.data.mask_prompt
+        )
     return InstructionData(
         splits,
         config.batch_size,
@@ -191,6 +211,25 @@ def load_data(
         config.data.workers,
         multiple=row_multiple(device),
         bucket=config.data.bucket,
+        weights=config.data.weights or (),
+    )
+
+
+def add_reference(
+    config: TrainConfig,
+    data: InstructionData,
+    base: Pretrained,
+    source: Source,
+    device: str,
+    precision: Precision,
+) -> None:
+    """Give the pairs of preferences their log-probabilities by the model as it is now."""
+    place = torch.device(device)
+    if device == "cuda":
+        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    made_of = (source.sha256, source.chosen, config.data.split, config.data.prompt, base.sha256)
+    data.splits = with_reference(
+        data.splits, base.model, place, precision, config.batch_size, made_of
     )
 
 
@@ -224,12 +263,24 @@ def total_steps(config: TrainConfig, data: InstructionData, processes: int) -> i
     return planned if config.max_steps == -1 else min(planned, config.max_steps)
 
 
-def log_data(data: InstructionData, source: Source, base: Pretrained) -> None:
-    """Show the splits in numbers, the unused keys, and one example as the model sees it."""
+def log_data(
+    config: TrainConfig,
+    data: InstructionData,
+    source: Source,
+    base: Pretrained,
+    notes: Sequence[str],
+) -> None:
+    """Show how the data was divided, the splits in numbers, and one example as the model sees it.
+
+    Args:
+        notes: lines on the files, and on how their records were divided.
+    """
+    for note in notes:
+        log.info(note)
     log.info(contents_text(source.contents))
     log.info(overview_text(overview(data.splits)))
-    for note in source.notes:
-        log.info(note)
+    if config.data.weights:
+        log.info(weights_text(config.data.paths(), data.plan(1)))
     if unused := unused_text(source.name, source.unused, source.keys):
         log.info(unused)
     example = example_text(data.splits["train"], base.tokenizer)
@@ -254,6 +305,7 @@ def make_module(
         config.accumulate,
         config.seed,
         config.on_nonfinite,
+        Preference(base.model, config.dpo) if config.objective == "dpo" else None,
     )
 
 
@@ -347,7 +399,7 @@ def summarise(
         best_validation_loss=run_folder.best if run_folder.best < float("inf") else None,
         device=device,
         precision=precision,
-        data=DataUsed(source.name, source.sha256, overview(data.splits)),
+        data=DataUsed(source.name, source.sha256, overview(data.splits), source.revision),
         checkpoint=CheckpointUsed(base.source, base.revision, base.sha256),
         seed=config.seed,
         versions=versions(),

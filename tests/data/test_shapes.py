@@ -79,6 +79,11 @@ READ: list[tuple[str, dict[str, Any], Record]] = [
         {"conversations": SHAREGPT, "system": "Be short."},
         Record("And of fox?", "", "foxes", before=(SYSTEM, *EARLIER)),
     ),
+    (
+        "preference",
+        {"prompt": "q", "chosen": "a", "rejected": "b"},
+        Record("q", "", "a", rejected="b"),
+    ),
     ("text", {"text": "Once upon a time"}, Record("", "", "Once upon a time")),
 ]
 
