@@ -133,8 +133,9 @@ def reader(
     from sft.checkpoint.folder import load_pretrained
     from sft.data.prompt import template_of
 
-    template = PROMPTS[config.data.prompt]
-    named = f"the template {config.data.prompt}"
+    name = config.data.prompt or "alpaca"
+    template = PROMPTS[name]
+    named = f"the template {name}"
     if checkpoint is None:
         checkpoint = cached_gpt2() or "gpt2-nano"
         found = load_pretrained(checkpoint, device="meta")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sft.data.batches import Batch, Examples, as_examples, longest
 from sft.data.records import Record
-from sft.data.sources import Source
+from sft.data.sources import Indices, Source
 from sft.data.splits import Split
 from sft.data.tokens import tokenise
 from sft.errors import InputError
@@ -54,7 +54,7 @@ class Pairs(Examples):
         rows: Sequence[int],
         mask_prompt: bool | None = None,
         multiple: int = 1,
-        totals: tuple[int, int] = (0, 0),
+        totals: tuple[float, int] = (0, 0),
     ) -> Batch:
         """Collate pairs. Whatever `mask_prompt` says, only answers have labels."""
         both = self.rows_read(np.asarray(rows, np.int64)) if len(rows) else []
@@ -93,7 +93,7 @@ def as_pairs(chosen: Examples, rejected: Examples) -> Pairs:
 
 def load_pairs(
     source: Source,
-    parts: Mapping[str, Sequence[int]],
+    parts: Mapping[str, Indices],
     template: str,
     tokenizer: tiktoken.Encoding,
     max_length: int | None,
@@ -111,6 +111,7 @@ def load_pairs(
         check_pair(record, f"{source.name}: record {number}")
 
     splits = {}
+    entries = source.entries()
     for name, part in parts.items():
         of_split = [records[row] for row in part]
         rejected = [dataclasses.replace(one, output=one.rejected or "") for one in of_split]
@@ -124,7 +125,7 @@ def load_pairs(
             )
         first = of_split[0] if of_split else None
         empty = int(texts[0].empty.sum())
-        splits[name] = Split(examples, texts[0].questions, empty, first)
+        splits[name] = Split(examples, texts[0].questions, entries[part], empty, first)
     return splits
 
 

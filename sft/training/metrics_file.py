@@ -16,6 +16,8 @@ COLUMNS = (
     "train/loss",
     "lr",
     "tokens_per_sec",
+    "grad_norm",
+    "mfu",
     "train/eval_loss",
     "val/loss",
     "val/full_loss",

@@ -67,8 +67,10 @@ class InstructionTuner(LightningModule):
         self.signals = Signals()
         self.average = Average(model, optim.ema) if optim.ema is not None else None
 
-        # The last optimizer step: its loss before the update, and its learning rate.
+        # The last optimizer step: its loss before the update, the norm of its gradient before it is
+        # clipped (None in fp16, where the gradient is scaled), and its learning rate.
         self.step_loss = float("nan")
+        self.step_norm: float | None = None
         self.step_lr = 0.0
         # What the objective measured beside that loss, by name.
         self.step_beside: dict[str, float] = {}
@@ -171,13 +173,10 @@ class InstructionTuner(LightningModule):
         if self.trainer.precision_plugin.precision == "16-mixed":
             return loss_is_finite
 
-        # On the CPU a sum is cheaper than a norm. On a GPU each sum would be a kernel of its own.
+        # The norm is finite only if every gradient is.
         grads = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-        if self.device.type == "cpu":
-            found = torch.stack([grad.sum() for grad in grads])
-        else:
-            found = torch.nn.utils.get_total_norm(grads)
-        return loss_is_finite and bool(unsharded(found).isfinite().all())
+        self.step_norm = float(unsharded(torch.nn.utils.get_total_norm(grads)))
+        return loss_is_finite and self.step_norm < float("inf")
 
     def _refuse_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Stop the run, or have the optimizer skip the step by removing the gradients. Collective.
