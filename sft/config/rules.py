@@ -211,8 +211,8 @@ def _evaluate(config: EvaluateConfig) -> Problems:
         yield "out: missing; checkpoint= has no run folder to write to, so give out=FOLDER"
     if config.checkpoint is None and config.compare is None and config.out is not None:
         yield "out: only for checkpoint= and compare=; a run is evaluated in its own folder"
-    if config.compare is not None and len(config.compare) != 2:
-        yield (f"compare: {len(config.compare)} runs, expected two: compare=[FOLDER,FOLDER]")
+    if config.compare is not None and not config.compare:
+        yield "compare: no run; expected runs or sweeps: compare=[FOLDER,FOLDER]"
     yield from _device(config)
 
 
@@ -339,6 +339,16 @@ UNREAD_BY_TRAIN: tuple[Unread[TrainConfig], ...] = (
         "would not be read without an adapter; add lora=default",
     ),
     Unread(
+        ("dpo.",),
+        lambda config, sweep: config.objective != "dpo",
+        "would not be read by objective=sft; add objective=dpo",
+    ),
+    Unread(
+        ("data.mask_prompt",),
+        lambda config, sweep: config.objective == "dpo",
+        "objective=dpo compares the answers alone; leave it out",
+    ),
+    Unread(
         ("optim.min_lr",),
         lambda config, sweep: config.optim.min_lr > 0 and config.optim.schedule == "constant",
         "would not be read at optim.schedule=constant; add optim.schedule=cosine, linear or wsd",
@@ -381,7 +391,7 @@ UNREAD_BY_EVALUATE: tuple[Unread[EvaluateConfig], ...] = (
     Unread(
         NOT_COMPARED,
         lambda config, sweep: config.compare is not None,
-        "two evaluations that exist are compared as they are; leave it out",
+        "evaluations that exist are compared as they are; leave it out",
     ),
     Unread(
         ("revision", "data", "data."),

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from sft.latest import followed
 from sft.metrics import BY_NAME
 from sft.prompts import PROMPTS
 
@@ -68,8 +69,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         # A folder is kept by its real path: `outputs/latest` will point at the new run, which must
         # not become its own base. Other names are repositories of the hub.
-        if os.path.isdir(self.checkpoint):
-            self.checkpoint = os.path.realpath(self.checkpoint)
+        folder = followed(self.checkpoint)
+        if folder.is_dir():
+            self.checkpoint = os.path.realpath(folder)
 
 
 def scheme_of(path: str) -> str | None:
@@ -191,6 +193,12 @@ class LoraConfig:
 
 
 @dataclass
+class DpoConfig:
+    beta: AboveZero = 0.1
+    loss: Literal["sigmoid", "ipo", "norm"] = "sigmoid"
+
+
+@dataclass
 class CheckpointConfig:
     every: Positive | None = None
     minutes: AboveZero | None = None
@@ -204,10 +212,13 @@ class TrainConfig:
     data: DataConfig
     optim: OptimConfig
     eval: EvalConfig
+    objective: Literal["sft", "dpo"] = "sft"
+    dpo: DpoConfig = field(default_factory=DpoConfig)
     device: Device = "auto"
     devices: Positive = 1
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     precision: PrecisionName = "auto"
+    threads: Positive | Literal["auto"] = "auto"
     batch_size: Positive = 8
     accumulate: Positive = 1
     epochs: Positive = 2

@@ -29,7 +29,7 @@ def overview(splits: dict[str, Split]) -> dict[str, dict[str, int]]:
         numbers[name] = {
             "records": len(questions),
             "tokens": int(lengths.sum()),
-            "targets": int(examples.targets().sum()),
+            "targets": int(examples.labels_of_rows().sum()),
             "longest": int(lengths.max(initial=0)),
             "cut": examples.cut,
             "dropped": examples.dropped,
@@ -102,7 +102,8 @@ def weights_text(paths: Sequence[str], plan: Plan) -> str:
 def example_text(split: Split, tokenizer: tiktoken.Encoding) -> str:
     """Return the first example, decoded, with the part that is learned between ⟦ and ⟧."""
     batch = split.examples.batch([0])
-    text = np.append(batch.input_ids[0].numpy(), batch.labels[0, -1])
+    end = int(batch.lengths[0])
+    text = np.append(batch.input_ids[0, :end].numpy(), batch.labels[0, end - 1])
 
     # Labels are shifted by one: the label of position j is token j + 1.
     first = int((batch.labels[0].numpy() != IGNORE_INDEX).argmax()) + 1

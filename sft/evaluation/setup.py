@@ -19,6 +19,7 @@ from sft.data.records import Record
 from sft.data.sources import Source, load_source
 from sft.data.splits import split_source
 from sft.errors import InputError
+from sft.latest import followed
 from sft.prompts import PROMPTS
 from sft.shell import setting
 from sft.summaries import RUN_SUMMARY, RunSummary, read_run_summary
@@ -108,7 +109,7 @@ def setup_of_run(folder: str | None, now: DataConfig | None = None) -> Setup:
     """
     if folder is None:
         raise InputError("run: missing; give run=FOLDER or checkpoint=")
-    run = Path(os.path.expanduser(folder))
+    run = followed(folder)
 
     # A link such as `latest` is followed once, since it may point at another run meanwhile.
     if run.is_symlink():

@@ -6,10 +6,12 @@ checked, since torch and Lightning take seconds to import.
 
 import dataclasses
 import logging
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import torch
 from lightning.pytorch import Callback
 
 from sft.checkpoint.folder import Pretrained, load_pretrained
@@ -17,6 +19,7 @@ from sft.config.rules import steps_warning
 from sft.config.schema import LoraConfig, OptimConfig, TrainConfig
 from sft.data.datamodule import InstructionData
 from sft.data.overview import example_text, overview, overview_text, unused_text, weights_text
+from sft.data.pairs import load_pairs
 from sft.data.sources import Indices, Source, load_source
 from sft.data.splits import load_splits, part_rows
 from sft.device import (
@@ -26,11 +29,14 @@ from sft.device import (
     keep_freed_memory,
     pick_device,
     pick_precision,
+    pick_threads,
 )
 from sft.errors import InputError, counted
 from sft.gpt2.fast import row_multiple
 from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT
+from sft.latest import LATEST
+from sft.objective import Preference
 from sft.prompts import PROMPTS
 from sft.summaries import RUN_SUMMARY, CheckpointUsed, DataUsed, RunSummary, versions
 from sft.training.interruption import Interruption
@@ -42,6 +48,7 @@ from sft.training.mps import EmptyCache
 from sft.training.optim import beta2_of
 from sft.training.order import in_order
 from sft.training.progress import Progress
+from sft.training.reference import with_reference
 from sft.training.resume import Past, past_of
 from sft.training.run_folder import RunFolder
 from sft.training.samples import SampleAnswer
@@ -54,7 +61,6 @@ from sft.training.trainer import explain_out_of_memory, make_trainer
 log = logging.getLogger("sft")
 
 # The link to the newest run.
-LATEST = Path("outputs/latest")
 
 
 def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") -> None:
@@ -71,6 +77,8 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     """
     device = pick_device(config.device, config.devices)
     precision = pick_precision(config.precision, device)
+    threads = pick_threads(config.threads, device, config.devices)
+    config = dataclasses.replace(config, threads=threads)
     keep_freed_memory()
 
     past = past_of(folder) if config.resume else Past()
@@ -107,9 +115,12 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     log.info(f"{processes} × {device}, {precision}, {counted(steps, 'step')}{resumed}")
     if warning := steps_warning(config, steps):
         log.warning(warning)
+    if config.objective == "dpo":
+        add_reference(config, data, base, source, device, precision)
     tokens_per_step = data.tokens_per_step(processes)
     module = make_module(config, base, steps, device, tokens_per_step)
-    metrics = Metrics(config.eval, MetricsFile(folder / "metrics.csv"))
+    beside = module.objective.names
+    metrics = Metrics(config.eval, MetricsFile(folder / "metrics.csv", beside=beside))
     gate = SanityGate(config.eval.batches, config.model.allow_untrained)
     run_folder = RunFolder(folder, config, made_of, model_saver(config, base, folder), LATEST)
     others = other_callbacks(config, base, metrics, run_folder, device)
@@ -163,15 +174,14 @@ def load_data(
     device: str,
 ) -> InstructionData:
     """Tokenise the splits for this model, and plan their batches."""
-    splits = load_splits(
-        source,
-        parts,
-        PROMPTS[config.data.prompt],
-        base.tokenizer,
-        config.data.max_length,
-        base.model.config.n_positions,
-        config.data.mask_prompt,
-    )
+    template = PROMPTS[config.data.prompt]
+    limits = (config.data.max_length, base.model.config.n_positions)
+    if config.objective == "dpo":
+        splits = load_pairs(source, parts, template, base.tokenizer, *limits)
+    else:
+        splits = load_splits(
+            source, parts, template, base.tokenizer, *limits, config.data.mask_prompt
+        )
     return InstructionData(
         splits,
         config.batch_size,
@@ -182,6 +192,24 @@ def load_data(
         multiple=row_multiple(device),
         bucket=config.data.bucket,
         weights=config.data.weights or (),
+    )
+
+
+def add_reference(
+    config: TrainConfig,
+    data: InstructionData,
+    base: Pretrained,
+    source: Source,
+    device: str,
+    precision: Precision,
+) -> None:
+    """Give the pairs of preferences their log-probabilities by the model as it is now."""
+    place = torch.device(device)
+    if device == "cuda":
+        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    made_of = (source.sha256, source.chosen, config.data.split, config.data.prompt, base.sha256)
+    data.splits = with_reference(
+        data.splits, base.model, place, precision, config.batch_size, made_of
     )
 
 
@@ -232,6 +260,7 @@ def make_module(
         config.accumulate,
         config.seed,
         config.on_nonfinite,
+        Preference(base.model, config.dpo) if config.objective == "dpo" else None,
     )
 
 

@@ -63,7 +63,7 @@ CONTRADICTIONS = [
     ("train", "optim.ema=0.99 strategy=fsdp devices=2", "strategy", "optim.ema"),
     ("evaluate", "checkpoint=x", "out", "out=FOLDER"),
     ("evaluate", "out=x", "out", "checkpoint= and compare="),
-    ("evaluate", "compare=[a]", "compare", "1 runs, expected two"),
+    ("evaluate", "compare=[]", "compare", "no run"),
     ("evaluate", "generate.temperature=1e-5", "generate.temperature", "1e-05"),
     ("evaluate", "generate.best_of=4", "generate.best_of", "generate.temperature=0"),
     ("evaluate", "generate.stop=['']", "generate.stop", "empty"),
