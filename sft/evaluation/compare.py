@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from glob import glob, has_magic
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 from sft.config.loading import flat
