@@ -27,12 +27,15 @@ def rows_of(
 
     rows = []
     for index, record in enumerate(records):
+        # Answers are compared with the wanted one alone.
+        fields = record.plain()
+        del fields["rejected"]
         rows.append(
             RecordResult(
                 record=index + 1,
                 duplicate=duplicates[index].kind,
                 similarity=duplicates[index].similarity,
-                **record.plain(),
+                **fields,
                 tuned=tuned[index],
                 base=base[index],
             )
