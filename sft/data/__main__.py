@@ -80,7 +80,7 @@ def main() -> None:
     from sft.atomic import write_json_lines
     from sft.data.doctor import examine
     from sft.data.sources import load_source
-    from sft.data.splits import split_rows
+    from sft.data.splits import part_rows
 
     source = load_source(config.data)
     read = [file.path.resolve() for file in source.files]
@@ -88,7 +88,7 @@ def main() -> None:
         raise InputError(f"--write: {given.write} is the file to be read; give another")
     records = source.records
     tokenizer, context, template, counted_by = reader(config, given.checkpoint, given.prompt)
-    splits = split_rows(len(records), config.data.split)
+    splits = part_rows(source, config.data)
     found = examine(records, splits, template, tokenizer, config.data.max_length or context)
 
     # Whatever is wrong with --drop is said before anything is written.

@@ -180,7 +180,7 @@ def examine(
     # Lengths, as training counts them: the last token of a text is only a label.
     texts = tokenise(tqdm(records, "tokenising", leave=False, delay=1), template, tokenizer)
     prompts = texts.prompts.astype(np.int64)
-    answers = np.diff(texts.starts) - prompts
+    answers = texts.sizes - prompts
     marked["too-long"] = np.flatnonzero(prompts + answers > context + 1)
 
     # Records by themselves.

@@ -227,7 +227,8 @@ def add_reference(
     place = torch.device(device)
     if device == "cuda":
         place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    made_of = (source.sha256, source.chosen, config.data.split, config.data.prompt, base.sha256)
+    rows = [split.questions.tobytes() for split in data.splits.values()]
+    made_of = (*source.identity, rows, config.data.prompt, base.sha256)
     data.splits = with_reference(
         data.splits, base.model, place, precision, config.batch_size, made_of
     )
