@@ -144,8 +144,8 @@ class Examination:
         """Return the places of the records, the shortest first."""
         return np.argsort(self.lengths, kind="stable")
 
-    def kept(self, checks: Collection[str]) -> list[Record]:
-        """Return the records that none of the named checks marks.
+    def kept(self, checks: Collection[str]) -> list[int]:
+        """Return the places of the records that none of the named checks marks.
 
         Raises:
             InputError: a check is unknown, or was not made.
@@ -157,7 +157,7 @@ class Examination:
             if name in self.skipped:
                 raise InputError(f"--drop: {name} was not checked ({self.skipped[name]})")
             dropped.update(self.marked[name].tolist())
-        return [record for place, record in enumerate(self.records) if place not in dropped]
+        return [place for place in range(len(self.records)) if place not in dropped]
 
 
 def examine(
