@@ -28,7 +28,7 @@ DESCRIPTION = """\
 Look at data before any training: what it holds, how long it is, and what is wrong with it.
 
   python -m sft.data mine.json
-  python -m sft.data mine.csv data.fields.output=answer --html data.html
+  python -m sft.data train.csv data.test=test.csv --html data.html
   python -m sft.data mine.json --write clean.jsonl --drop duplicates,empty
 
 Settings (data.split=..., data.prompt=...) are those of train.py, so the records and their splits
@@ -87,8 +87,9 @@ def main() -> None:
 
     from sft.atomic import write_json_lines
     from sft.data.doctor import examine
+    from sft.data.overview import unused_text
     from sft.data.sources import load_source
-    from sft.data.splits import split_rows
+    from sft.data.splits import part_rows
 
     source = load_source(config.data)
     read = [file.path.resolve() for file in source.files]
@@ -96,7 +97,7 @@ def main() -> None:
         raise InputError(f"--write: {given.write} is the file to be read; give another")
     records = source.records
     tokenizer, context, template, counted_by = reader(config, given.checkpoint, given.prompt)
-    splits = split_rows(len(records), config.data.split)
+    splits = {name: rows.tolist() for name, rows in part_rows(source, config.data).items()}
     found = examine(records, splits, template, tokenizer, config.data.max_length or context)
 
     # Whatever is wrong with --drop is said before the slow part, and before anything is written.
@@ -104,6 +105,9 @@ def main() -> None:
     hard = difficulties(source, given.ifd, template) if given.ifd else None
     drawn = random.Random(given.seed).sample(range(len(records)), min(10, len(records)))
     splitting = {name: len(rows) for name, rows in splits.items()}
+    unused = unused_text(source.name, source.unused)
+    for note in [*source.notes, *([unused] if unused else [])]:
+        print(note)
     print(summary_text(found, source.name, counted_by, splitting, drawn))
     if hard is not None:
         print(difficulty_text(found, hard, given.ifd))
@@ -209,7 +213,9 @@ def summary_text(
 
     count = len(found.records)
     parts = ", ".join(f"{size:,} {split}" for split, size in splits.items())
-    lines = [f"{name}: {counted(count, 'record')} ({parts})", "", f"lengths {counted_by}"]
+    asked = sum(1 + sum(turn.role == "user" for turn in record.before) for record in found.records)
+    each = f", {asked / count:.1f} questions each" if asked > count else ""
+    lines = [f"{name}: {counted(count, 'record')}{each} ({parts})", "", f"lengths {counted_by}"]
 
     columns = [f"{percent}%" if percent < 100 else "longest" for percent in PERCENTILES]
     lines.append(f"{'':10}" + "".join(f"{column:>9}" for column in columns))

@@ -72,7 +72,9 @@ def write_page(
         .render(
             name=name,
             records=len(found.records),
-            turns=sum(1 + len(record.before) // 2 for record in found.records),
+            turns=sum(
+                1 + sum(turn.role == "user" for turn in record.before) for record in found.records
+            ),
             counted_by=counted_by,
             splits=splits,
             checks=checks,

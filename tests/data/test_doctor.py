@@ -126,7 +126,7 @@ def test_the_command_shows_writes_a_page_and_a_copy(
     copy = file.with_name("clean.jsonl")
     before = file.read_bytes()
     doctor(
-        monkeypatch, file, "data.split=[0.8,0.2,0]", "data.max_length=90",
+        monkeypatch, file, "data.split=[0.8,0.2,0]", "data.split_by=order", "data.max_length=90",
         "--checkpoint", "gpt2-nano", "--html", page, "--write", copy, "--drop", "near,empty",
     )  # fmt: skip
     assert file.read_bytes() == before
