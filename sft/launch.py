@@ -17,6 +17,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
@@ -29,6 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sft.claims import release_all
 from sft.config.loading import likely_key
 from sft.config.schema import Device, PrecisionName
+from sft.cpus import bound_waiting
 from sft.errors import InputError
 from sft.folders import in_sweep, release_job
 from sft.logs import prepare_streams, visible
@@ -37,6 +39,9 @@ from sft.sweep import note_job
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+# OpenMP reads this when torch is imported, which every door does later than this file.
+bound_waiting()
 
 # Whether the user wants tracebacks. `run` itself sets HYDRA_FULL_ERROR, and the processes that it
 # starts inherit that. SFT_ONE_LINE tells them that the user did not set it.
@@ -166,6 +171,21 @@ def command(main: Callable[[], None]) -> None:
         if FULL_ERROR:
             raise
         sys.exit(f"error: {_on_one_line(error)}")
+
+
+def require(extra: str, use: str, *packages: str) -> None:
+    """Raise InputError if a package is missing that only some users need.
+
+    Args:
+        extra: of pyproject.toml, which brings the packages.
+        use: what needs them.
+    """
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"{use} needs {' and '.join(missing)}, not installed here; pip install "
+            f"{' '.join(packages)}, or this package with its extra [{extra}]"
+        )
 
 
 def add_placement(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ import random
 import stat
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from glob import glob
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from sft.atomic import sha256_of
 from sft.config.rules import NO_PATH
 from sft.config.schema import DataConfig
-from sft.data.cache import Arrays, cache_folder, cached
+from sft.data.cache import Arrays, cache_folder, cached, name_of
 from sft.data.formats import endings
 from sft.data.records import Record, stream_records
 from sft.download import fetch_rest
@@ -79,6 +79,7 @@ class Source:
         chosen: the places of the records used, counted through all files.
         blocks: the records of all files, in the order of their places.
         is_sorted: whether records with the same category lie together.
+        revision: the commit of a data set of the hub; None for all others.
         unused: keys in the files that are not read, and in how many of the records each is; the
             most frequent first.
         notes: lines about the files that the user should read.
@@ -92,6 +93,7 @@ class Source:
     unused: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     is_sorted: bool = False
+    revision: str | None = None
 
     @property
     def path(self) -> Path:
@@ -113,6 +115,25 @@ class Source:
         given = [block.split == split for block in self.blocks]
         places = np.repeat(given, [block.records for block in self.blocks])
         return np.flatnonzero(places[np.asarray(self.chosen)])
+
+    def entries(self) -> Indices:
+        """Return for each record used the number of its path in data.path."""
+        numbers = [block.entry for block in self.blocks]
+        places = np.repeat(numbers, [block.records for block in self.blocks])
+        return places[np.asarray(self.chosen)]
+
+    def measured(self, name: str, measure: Callable[[Iterator[Record]], Iterable[int]]) -> Indices:
+        """Return a number for each record used, in one pass; of large files from the cache.
+
+        Args:
+            name: of the measure, in the cache.
+        """
+
+        def make() -> Arrays:
+            return {"numbers": np.fromiter(measure(self.stream()), np.int64)}
+
+        found = make() if self.is_small else cached(name_of(name, *self.identity), make)
+        return found["numbers"]
 
     def stream(self) -> Iterator[Record]:
         """Yield the records one by one. Only a sample is held in memory.
@@ -150,19 +171,28 @@ class Contents:
     is_sorted: bool
 
 
-def load_source(config: DataConfig, known: str | None = None) -> Source:
+def load_source(config: DataConfig, known: str | None = None, commit: str | None = None) -> Source:
     """Find the files that `config` names, read them through once, and draw the sample.
 
     The cache keeps what was found in a large file, under its hash.
 
     Args:
         known: the hash of data that a run exists of; its keys are not refused.
+        commit: the commit on the hub of such data.
 
     Raises:
         InputError: there is no such file, its download failed, or it holds something other than
             records. The message names the file and the record.
     """
-    entries = _locate(config)
+    revision = None
+    if config.source == "hub":
+        # huggingface_hub is imported only where it is needed.
+        from sft.data.hub import fetch_data
+
+        fetched, revision = fetch_data(config, commit)
+        entries = [fetched]
+    else:
+        entries = _locate(config)
     roles: list[tuple[str | None, int, Path]] = [
         (None, entry, path) for entry, paths in enumerate(entries) for path in paths
     ]
@@ -196,6 +226,11 @@ def load_source(config: DataConfig, known: str | None = None) -> Source:
     name = str(files[0].path)
     if len(divided) > 1:
         name = f"{files[0].path.parent} ({len(divided)} files)"
+    if config.source == "hub":
+        [name] = config.paths()
+        shown = ", ".join(file.path.name for file in files[: min(3, len(divided))])
+        more = f" and {len(divided) - 3} more" if len(divided) > 3 else ""
+        notes.insert(0, f"{name} at commit {revision}: {shown}{more}")
 
     return Source(
         name,
@@ -206,6 +241,7 @@ def load_source(config: DataConfig, known: str | None = None) -> Source:
         dict(unused.most_common()),
         tuple(notes),
         is_sorted=len(divided) == 1 and divided[0].is_sorted,
+        revision=revision,
     )
 
 

@@ -19,6 +19,7 @@ from sft.data.records import Record
 from sft.data.sources import Source, load_source
 from sft.data.splits import split_source
 from sft.errors import InputError
+from sft.latest import followed
 from sft.prompts import PROMPTS
 from sft.shell import setting
 from sft.summaries import RUN_SUMMARY, RunSummary, read_run_summary
@@ -108,7 +109,7 @@ def setup_of_run(folder: str | None, now: DataConfig | None = None) -> Setup:
     """
     if folder is None:
         raise InputError("run: missing; give run=FOLDER or checkpoint=")
-    run = Path(os.path.expanduser(folder))
+    run = followed(folder)
 
     # A link such as `latest` is followed once, since it may point at another run meanwhile.
     if run.is_symlink():
@@ -124,7 +125,7 @@ def setup_of_run(folder: str | None, now: DataConfig | None = None) -> Setup:
             raise InputError(
                 f"{path}: no such file; {run} was trained on it: give data.{key}=, where it is now"
             )
-    source = load_source(data, past.data.sha256)
+    source = load_source(data, past.data.sha256, past.data.revision)
     if source.sha256 != past.data.sha256:
         change = f"changed since {run} was trained on it"
         if moved:
@@ -162,8 +163,9 @@ FILES = ("path", "test", "validation")
 
 def given_files(data: DataConfig) -> Iterator[tuple[str, str]]:
     """Yield the files of the user's own data, each with its key."""
-    for path in data.paths():
-        yield "path", path
+    if data.source != "hub":
+        for path in data.paths():
+            yield "path", path
     for key in FILES[1:]:
         if path := getattr(data, key):
             yield key, path
