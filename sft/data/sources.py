@@ -83,6 +83,8 @@ class Source:
         unused: keys in the files that are not read, and in how many of the records each is; the
             most frequent first.
         notes: lines about the files that the user should read.
+        difficulties: for each record used a score, the highest first, if `data.keep_by=ifd` chooses
+            among them. A model measures them (`sft.evaluation.ifd`).
     """
 
     name: str
@@ -94,6 +96,7 @@ class Source:
     notes: tuple[str, ...] = ()
     is_sorted: bool = False
     revision: str | None = None
+    difficulties: NDArray[np.float64] | None = None
 
     @property
     def path(self) -> Path:

@@ -14,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sft.checkpoint.folder import Pretrained, load_pretrained
+from sft.config.schema import DataConfig
 from sft.data.batches import Examples, encode
 from sft.data.cache import Arrays, cached
 from sft.data.sources import Source
 from sft.device import pick_device, pick_precision
 from sft.errors import InputError
 from sft.evaluation.loss import losses
+from sft.prompts import PROMPTS
 
 BATCH_SIZE = 16
 
@@ -74,6 +76,27 @@ def difficulty(
     name = f"ifd-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:32]}"
     arrays = cached(name, lambda: _measure(source, checkpoint, template, device))
     return Difficulty(arrays["asked"], arrays["alone"])
+
+
+def with_difficulties(
+    source: Source, data: DataConfig, checkpoint: str, revision: str | None
+) -> Source:
+    """Return the source with the scores that `data.keep_by=ifd` chooses by; else unchanged.
+
+    Collective in effect: of several processes, one measures and the others wait for the cache.
+
+    Args:
+        checkpoint, revision: the model that is tuned.
+    """
+    if data.keep == 1 or data.keep_by != "ifd":
+        return source
+    found = difficulty(
+        source, load_pretrained(checkpoint, revision, device="meta"), PROMPTS[data.prompt]
+    )
+    order = found.order()
+    scores = np.full(len(found.ratios), -np.inf)
+    scores[order] = -np.arange(len(order), dtype=np.float64)
+    return replace(source, difficulties=scores)
 
 
 def _measure(source: Source, checkpoint: Pretrained, template: str, device: str) -> Arrays:

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from sft.checkpoint.folder import load_pretrained
 from sft.config.schema import DataConfig
 from sft.data.sources import load_source
+from sft.data.splits import part_rows
 from sft.errors import InputError
 from sft.evaluation import ifd
-from sft.evaluation.ifd import Difficulty, difficulty
+from sft.evaluation.ifd import Difficulty, difficulty, with_difficulties
 
 TEMPLATE = "{{ instruction }} {{ input }}: "
 
@@ -64,3 +65,24 @@ def test_records_that_the_question_does_not_help_come_last() -> None:
 def test_plain_text_has_no_question(file: DataConfig) -> None:
     with pytest.raises(InputError, match=r"data\.prompt"):
         difficulty(load_source(file), load_pretrained("gpt2-nano", device="meta"), "")
+
+
+def test_the_hardest_records_are_kept_for_training(
+    file: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.split = [1.0, 0.0, 0.0]
+    source = load_source(file)
+    assert with_difficulties(source, file, "gpt2-nano", None) is source
+
+    file.keep = 0.5
+    file.keep_by = "ifd"
+    one = np.ones(4)
+    hard = Difficulty(np.array([0.5, 1.5, np.nan, 0.7]), one)
+    monkeypatch.setattr(ifd, "difficulty", lambda *_: hard)
+    ready = with_difficulties(source, file, "gpt2-nano", None)
+    assert part_rows(ready, file)["train"].tolist() == [0, 3]
+
+    file.keep = 0.75
+    assert part_rows(ready, file)["train"].tolist() == [0, 1, 3]
+    with pytest.raises(InputError, match="keep_by"):
+        part_rows(source, file)
