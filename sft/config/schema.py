@@ -50,7 +50,7 @@ JudgeName = Annotated[str, OneOf(("none", *JUDGES))]
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 SplitBy = Literal["order", "random", "question", "category"]
-KeepBy = Literal["random", "longest"]
+KeepBy = Literal["random", "longest", "ifd"]
 PrecisionName = Literal["auto", "32", "bf16-mixed", "16-mixed"]
 Rank = Annotated[str, OneOf(("validation_loss", *BY_NAME))]
 

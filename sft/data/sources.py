@@ -85,6 +85,8 @@ class Source:
         notes: lines about the files that the user should read.
         fields: the user's own keys of a record.
         contents: what was found in each of the files.
+        difficulties: for each record used a score, the highest first, if `data.keep_by=ifd` chooses
+            among them. A model measures them (`sft.evaluation.ifd`).
     """
 
     name: str
@@ -98,6 +100,7 @@ class Source:
     contents: tuple[Contents, ...] = ()
     is_sorted: bool = False
     revision: str | None = None
+    difficulties: NDArray[np.float64] | None = None
 
     @property
     def path(self) -> Path:

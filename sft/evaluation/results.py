@@ -28,7 +28,6 @@ def rows_of(
 
     rows = []
     for index, record in enumerate(records):
-        # Answers are compared with the wanted one alone.
         rows.append(
             RecordResult(
                 record=index + 1,

@@ -40,6 +40,7 @@ from sft.device import (
     pick_threads,
 )
 from sft.errors import InputError, counted
+from sft.evaluation.ifd import with_difficulties
 from sft.gpt2.fast import row_multiple
 from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT
@@ -95,6 +96,7 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     # are read.
     commit = past.made_of.get("data commit")
     source = load_source(config.data, past.made_of.get("data"), commit)
+    source = with_difficulties(source, config.data, config.model.checkpoint, config.model.revision)
     notes = list(source.notes)
     parts = part_rows(source, config.data, notes)
     base = load_base(config, precision)
