@@ -108,7 +108,7 @@ def load_pairs(
     max_length = longest(max_length, context)
     records = source.records
     for number, record in enumerate(records, 1):
-        check_pair(record, f"{source.path}: record {number}")
+        check_pair(record, f"{source.name}: record {number}")
 
     entries = source.entries()
     splits = {}

@@ -127,7 +127,7 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     if warning := steps_warning(config, steps):
         log.warning(warning)
     if config.objective == "dpo":
-        add_reference(config, data, base, source, device, precision)
+        add_reference(config, data, base, device, precision)
     tokens_per_step = data.tokens_per_step(processes)
     module = make_module(config, base, steps, device, tokens_per_step)
     beside = module.objective.names
@@ -221,7 +221,6 @@ def add_reference(
     config: TrainConfig,
     data: InstructionData,
     base: Pretrained,
-    source: Source,
     device: str,
     precision: Precision,
 ) -> None:
@@ -229,10 +228,8 @@ def add_reference(
     place = torch.device(device)
     if device == "cuda":
         place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    rows = [split.questions.tobytes() for split in data.splits.values()]
-    made_of = (*source.identity, rows, config.data.prompt, base.sha256)
     data.splits = with_reference(
-        data.splits, base.model, place, precision, config.batch_size, made_of
+        data.splits, base.model, base.sha256, place, precision, config.batch_size
     )
 
 
