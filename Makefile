@@ -51,6 +51,9 @@ test-wheel: .venv/ready  ## the wheel in a fresh environment and another folder;
 	$(BIN)/python -m pip install --quiet build
 	$(BIN)/python -m pytest tests/wheel $(ARGS)
 
+test-trl: .venv/bench  ## the loss and the gradient of preferences beside TRL's DPOTrainer
+	$(BIN)/python -m pytest tests/trl $(ARGS)
+
 screenshot: .venv/browser  ## .github/report.png: the newest run's report in the system's chromium
 	$(BIN)/python -m tests.browser.screenshot outputs/latest/evaluation/report.html .github/report.png
 

@@ -18,8 +18,10 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
+from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
@@ -28,6 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sft.claims import release_all
 from sft.config.loading import likely_key
 from sft.config.schema import Device, PrecisionName
+from sft.cpus import bound_waiting
 from sft.errors import InputError
 from sft.folders import in_sweep, release_job
 from sft.logs import prepare_streams, visible
@@ -36,6 +39,9 @@ from sft.sweep import note_job
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+# OpenMP reads this when torch is imported, which every door does later than this file.
+bound_waiting()
 
 # Whether the user wants tracebacks. `run` itself sets HYDRA_FULL_ERROR, and the processes that it
 # starts inherit that. SFT_ONE_LINE tells them that the user did not set it.
@@ -138,6 +144,20 @@ def _explain(error: BaseException) -> str:
         hint = f"did you mean {likely}? " if likely else ""
         return f"{key}: unknown key; {hint}--help lists all keys"
     return message
+
+
+def composed(door: str, overrides: list[str]) -> Any:
+    """Return the settings of a door, such as `train`, composed as if it was given `overrides`.
+
+    Raises:
+        InputError: they cannot be composed.
+    """
+    conf = Path(__file__).parents[1] / "conf"
+    try:
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            return compose(door, overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(_explain(error)) from error
 
 
 def command(main: Callable[[], None]) -> None:

@@ -4,7 +4,7 @@ Training writes it. Evaluation, the report, the model's card and the table of a 
 """
 
 import platform
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,11 +42,15 @@ class LossChange:
 
 @dataclass(frozen=True)
 class DataUsed:
-    """The data file, and for each split the numbers of its overview."""
+    """The data, and for each split the numbers of its overview.
+
+    `revision` is the commit of a data set of the hub.
+    """
 
     path: str
     sha256: str
     splits: dict[str, dict[str, int]]
+    revision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,7 @@ def _parse(kind: type[Any], content: dict[str, Any]) -> Any:
     names = [field.name for field in fields(kind)]
     if not isinstance(content, dict):
         raise ValueError(f"expected an object with {', '.join(names)}")
-    if missing := [name for name in names if name not in content]:
+    required = [field.name for field in fields(kind) if field.default is MISSING]
+    if missing := [name for name in required if name not in content]:
         raise ValueError(f"{missing[0]}: missing")
-    return kind(**{name: content[name] for name in names})
+    return kind(**{name: content[name] for name in names if name in content})

@@ -81,8 +81,15 @@ def _converted(value: Any, hint: Any, key: str) -> Any:
             raise InputError(f"{key}: found {value!r}, expected a group of keys")
         return from_dict(typing.cast(type[Any], hint), value, key + ".")
 
-    # X | None, or X | list[X] | None. With an Annotated inside, Python makes it a typing.Union.
+    # X | None, X | list[X] | None, or X | Literal["auto"]. With an Annotated inside, Python makes
+    # it a typing.Union.
     if origin in (types.UnionType, typing.Union):
+        literals = [option for option in arguments if typing.get_origin(option) is Literal]
+        words = [word for option in literals for word in typing.get_args(option)]
+        if value in words:
+            return value
+        if words and isinstance(value, str):
+            raise InputError(f"{key}: found {value!r}, expected a number, or {' or '.join(words)}")
         lists = [option for option in arguments if typing.get_origin(option) is list]
         option = lists[0] if lists and isinstance(value, list) else arguments[0]
         return None if value is None else _converted(value, option, key)

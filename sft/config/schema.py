@@ -49,6 +49,8 @@ JUDGES = {
 JudgeName = Annotated[str, OneOf(("none", *JUDGES))]
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+SplitBy = Literal["order", "random", "question", "category"]
+KeepBy = Literal["random", "longest"]
 PrecisionName = Literal["auto", "32", "bf16-mixed", "16-mixed"]
 Rank = Annotated[str, OneOf(("validation_loss", *BY_NAME))]
 
@@ -82,12 +84,23 @@ def scheme_of(path: str) -> str | None:
 class DataConfig:
     source: str = "nano"
     path: str | list[str] | None = None
+    name: str | None = None
+    part: str = "train"
+    revision: str | None = None
+    weights: list[AboveZero] | None = None
+    test: str | None = None
+    validation: str | None = None
     url: str | None = None
     sha256: str | None = None
     licence: str | None = None
     sample: Positive | None = None
     sample_seed: int = 123
     split: list[NotNegative] = field(default_factory=lambda: [0.85, 0.10, 0.05])
+    split_by: SplitBy = "order"
+    split_seed: Natural = 123
+    drop_empty: bool = False
+    keep: Annotated[float, Gt(0), Le(1)] = 1.0
+    keep_by: KeepBy = "random"
     prompt: PromptName = "alpaca"
     mask_prompt: bool = False
     max_length: Annotated[int, Ge(2)] | None = None
@@ -96,13 +109,18 @@ class DataConfig:
     workers: Natural = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.path, list):
+        if self.source == "hub":
+            # The path is a name on the hub.
+            pass
+        elif isinstance(self.path, list):
             self.path = [_whole(path) for path in self.path]
         elif self.path:
             self.path = _whole(self.path)
+        self.test = self.test and _whole(self.test)
+        self.validation = self.validation and _whole(self.validation)
 
     def paths(self) -> list[str]:
-        """Return the files, folders and patterns of the user's own data."""
+        """Return the files, folders and patterns of the user's own data, or its name on the hub."""
         if isinstance(self.path, str):
             return [self.path]
         return self.path or []
@@ -175,6 +193,12 @@ class LoraConfig:
 
 
 @dataclass
+class DpoConfig:
+    beta: AboveZero = 0.1
+    loss: Literal["sigmoid", "ipo", "norm"] = "sigmoid"
+
+
+@dataclass
 class CheckpointConfig:
     every: Positive | None = None
     minutes: AboveZero | None = None
@@ -188,10 +212,13 @@ class TrainConfig:
     data: DataConfig
     optim: OptimConfig
     eval: EvalConfig
+    objective: Literal["sft", "dpo"] = "sft"
+    dpo: DpoConfig = field(default_factory=DpoConfig)
     device: Device = "auto"
     devices: Positive = 1
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     precision: PrecisionName = "auto"
+    threads: Positive | Literal["auto"] = "auto"
     batch_size: Positive = 8
     accumulate: Positive = 1
     epochs: Positive = 2

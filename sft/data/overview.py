@@ -1,18 +1,19 @@
 """The data in numbers, and one example as the model sees it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import tiktoken
 
 from sft.data.batches import IGNORE_INDEX
+from sft.data.plan import Plan
 from sft.data.records import KEYS, resembled
 from sft.data.splits import Split
 
 
 def overview(splits: dict[str, Split]) -> dict[str, dict[str, int]]:
-    """Count, for each split, records, tokens, targets, rows cut and dropped, and duplicates.
+    """Count each split's records, tokens, targets, rows cut and dropped, duplicates, empty answers.
 
     In train, a duplicate is a question that came before; in the other splits, one of train's.
     """
@@ -28,11 +29,12 @@ def overview(splits: dict[str, Split]) -> dict[str, dict[str, int]]:
         numbers[name] = {
             "records": len(questions),
             "tokens": int(lengths.sum()),
-            "targets": int(examples.targets().sum()),
+            "targets": int(examples.labels_of_rows().sum()),
             "longest": int(lengths.max(initial=0)),
             "cut": examples.cut,
             "dropped": examples.dropped,
             "duplicates": duplicates,
+            "empty": split.empty,
         }
     return numbers
 
@@ -40,6 +42,9 @@ def overview(splits: dict[str, Split]) -> dict[str, dict[str, int]]:
 def overview_text(numbers: dict[str, dict[str, int]]) -> str:
     """Return the overview as a table, with notes on what needs explaining."""
     columns = list(numbers["train"])
+    has_empty = any(row["empty"] for row in numbers.values())
+    if not has_empty:
+        columns.remove("empty")
     lines = [f"{'data':12}" + "".join(f"{column:>12}" for column in columns)]
     for name, row in numbers.items():
         lines.append(f"{name:12}" + "".join(f"{row[column]:>12,}" for column in columns))
@@ -51,6 +56,11 @@ def overview_text(numbers: dict[str, dict[str, int]]) -> str:
         )
     if any(row["duplicates"] for row in numbers.values()):
         lines.append("duplicates: prompts that are also in train, word for word")
+    if has_empty:
+        lines.append(
+            "empty: answers that are blank, N/A, <noinput> or <nooutput>; data.drop_empty=true "
+            "leaves out those of train"
+        )
     return "\n".join(lines)
 
 
@@ -77,10 +87,23 @@ def unused_text(name: Path | str, unused: Mapping[str, int]) -> str | None:
     )
 
 
+def weights_text(paths: Sequence[str], plan: Plan) -> str:
+    """Say how many records of each path an epoch takes."""
+    assert plan.sources is not None
+    counts = np.bincount(plan.sources, minlength=len(paths)).tolist()
+    rows = zip(paths, counts, plan.weights, plan.taken, strict=True)
+    lines = [
+        f"{Path(path).name}: {count:,} records × {weight:g} = {taken:,}"
+        for path, count, weight, taken in rows
+    ]
+    return f"each epoch trains on {', '.join(lines)}"
+
+
 def example_text(split: Split, tokenizer: tiktoken.Encoding) -> str:
     """Return the first example, decoded, with the part that is learned between ⟦ and ⟧."""
     batch = split.examples.batch([0])
-    text = np.append(batch.input_ids[0].numpy(), batch.labels[0, -1])
+    end = int(batch.lengths[0])
+    text = np.append(batch.input_ids[0, :end].numpy(), batch.labels[0, end - 1])
 
     # Labels are shifted by one: the label of position j is token j + 1.
     first = int((batch.labels[0].numpy() != IGNORE_INDEX).argmax()) + 1

@@ -37,6 +37,7 @@ class Record:
     Attributes:
         before: the turns before the last question, the system's included; empty for a single
             instruction.
+        rejected: a worse answer than `output`, where the record is a preference.
     """
 
     instruction: str
@@ -44,6 +45,7 @@ class Record:
     output: str
     category: str | None = None
     before: tuple[Turn, ...] = ()
+    rejected: str | None = None
 
     def plain(self) -> dict[str, Any]:
         """Return the fields as plain values; each turn before has its role and content by name."""
@@ -79,6 +81,63 @@ def _instruction_record(item: dict[str, Any], where: str) -> Record:
     )
 
 
+def _preference_record(item: dict[str, Any], where: str) -> Record:
+    """Read a question with a `chosen` and a `rejected` answer.
+
+    The question is an instruction with its input, or a prompt, as text. As in TRL, prompt and
+    answers may be lists of messages instead, and the question may be within the answers' lists.
+    """
+    if isinstance(item["chosen"], list):
+        chosen = _conversation(item, "chosen", where)
+        rejected = _conversation(item, "rejected", where)
+        *before, question, answer = chosen
+        if chosen[:-1] != rejected[:-1]:
+            raise InputError(
+                f"{where}: 'chosen' and 'rejected' differ before their last message; they must "
+                "answer the same question"
+            )
+        return Record(
+            question.content, "", answer.content, None, tuple(before), rejected[-1].content
+        )
+
+    name = "instruction" if "instruction" in item else "prompt"
+    if name not in item:
+        raise InputError(f"{where}: no 'instruction' or 'prompt' beside 'chosen' and 'rejected'")
+    category = item.get("category")
+    return Record(
+        instruction=_text(item, name, where),
+        input="" if item.get("input") is None else _text(item, "input", where),
+        output=_text(item, "chosen", where),
+        category=category if isinstance(category, str) else None,
+        rejected=_text(item, "rejected", where),
+    )
+
+
+def _conversation(item: dict[str, Any], key: str, where: str) -> list[Turn]:
+    """Return the prompt's messages and those of an answer, which end with question and answer."""
+    prompt = item.get("prompt")
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt or []
+    answer = item[key]
+    turns = []
+    for message in [*messages, *answer] if isinstance(answer, list) else []:
+        role = message.get("role") if isinstance(message, dict) else None
+        if role not in ("system", "user", "assistant"):
+            raise InputError(
+                f"{where}: '{key}' has a message with the role {role!r}, expected system, user or "
+                "assistant"
+            )
+        turns.append(Turn(role, _text(message, "content", f"{where}: '{key}'")))
+    if [turn.role for turn in turns[-2:]] != ["user", "assistant"]:
+        raise InputError(
+            f"{where}: '{key}', with its prompt, must end with a message of the user and one of "
+            "the assistant"
+        )
+    return turns
+
+
+PREFERENCE_KEYS = ("instruction", "input", "prompt", "chosen", "rejected", "category")
+
+
 @dataclass(frozen=True)
 class Shape:
     """One form that a record has in a file.
@@ -97,6 +156,7 @@ class Shape:
 
 # To add a shape, add it here. A dict has the first shape whose required keys are all there.
 SHAPES: dict[str, Shape] = {
+    "preference": Shape(PREFERENCE_KEYS, ("chosen", "rejected"), _preference_record),
     "instruction": Shape(KEYS, ("instruction", "output"), _instruction_record),
 }
 

@@ -24,8 +24,9 @@ from sft.evaluation.answers import (
     collect_shares,
     unanswered,
 )
-from sft.evaluation.compare import compare, comparison_text, read_evaluation
+from sft.evaluation.compare import compare, comparison_text, evaluated_runs, read_evaluation
 from sft.evaluation.duplicates import duplicates
+from sft.evaluation.groups import compare_groups, grouped, groups_text, keep, read_member
 from sft.evaluation.measure import (
     EncodedRecords,
     ModelResult,
@@ -260,16 +261,29 @@ def show(folder: Path, rows: list[RecordResult], summary: EvaluationSummary) -> 
 
 
 def compare_runs(runs: list[str], out: str | None) -> None:
-    """Compare two evaluations that were made before, and keep the numbers in `out` if it is given.
+    """Compare evaluations that were made before, and keep the numbers in `out` if it is given.
+
+    Two runs are compared record by record. More, or the jobs of a sweep, are compared in groups.
 
     Raises:
         InputError: there are no such evaluations, or they are not of the same records.
     """
-    first, second = runs
-    found = compare(read_evaluation(first), read_evaluation(second))
-    print(comparison_text(found))
-    if out is not None:
-        folder = Path(out).expanduser()
+    found = evaluated_runs(runs)
+    folder = Path(out).expanduser() if out is not None else None
+    if folder is not None:
         make_folder(folder)
-        write_json(folder / "comparison.json", found)
-        print(f"\nall numbers: {folder / 'comparison.json'}")
+
+    if len(found) == 2:
+        first, second = found
+        pair = compare(read_evaluation(first), read_evaluation(second))
+        print(comparison_text(pair))
+        if folder is not None:
+            write_json(folder / "comparison.json", pair)
+            print(f"\nall numbers: {folder / 'comparison.json'}")
+        return
+
+    groups = grouped([read_member(Path(name), evaluated=True) for name in found])
+    compared = compare_groups(groups, "exact_match")
+    print(groups_text(compared))
+    if folder is not None:
+        print(f"\nto look at: {keep(folder, groups, compared)}")

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from tqdm import tqdm
-
+from sft.bars import Bar
 from sft.config.schema import JUDGES, JudgeConfig
 from sft.data.records import Record
 from sft.jsonl import LineFile
@@ -150,7 +149,7 @@ def _judge_all(
         case.keep(file, _judge_one(judge, case, file.kind))
 
     pool = ThreadPoolExecutor(judge.config.concurrency)
-    bar = tqdm(total=len(cases), initial=len(cases) - len(waiting), desc=name, unit="judgement")
+    bar = Bar(total=len(cases), initial=len(cases) - len(waiting), desc=name, unit="judgement")
     try:
         with bar:
             for future in as_completed([pool.submit(ask_and_keep, case) for case in waiting]):

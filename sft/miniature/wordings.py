@@ -21,6 +21,11 @@ class Skill:
     requests: tuple[tuple[str, str, str], ...]
     rule: bool = False
 
+    @property
+    def full(self) -> str:
+        """The wording of a full answer."""
+        return self.requests[0][2]
+
 
 def requests(
     answer: str, *asked: tuple[str, str], short: tuple[str, str] | None = None

@@ -200,8 +200,15 @@ class Storyteller:
 
 
 def documents(seed: int, count: int, tokens: Callable[[str], int], longest: int) -> Iterator[str]:
-    """Yield `count` documents, each as close to `longest` tokens as whole passages allow."""
+    """Yield `count` documents of stories, each of at most `longest` tokens."""
     passages = Storyteller(all_facts(seed), random.Random(seed)).passages()
+    yield from filled(passages, count, tokens, longest)
+
+
+def filled(
+    passages: Iterator[str], count: int, tokens: Callable[[str], int], longest: int
+) -> Iterator[str]:
+    """Yield `count` documents, each as close to `longest` tokens as whole passages allow."""
     passage = next(passages)
     for _ in range(count):
         document = ""

@@ -6,19 +6,22 @@ checked, since torch and Lightning take seconds to import.
 
 import dataclasses
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import torch
 from lightning.pytorch import Callback
 
 from sft.checkpoint.folder import Pretrained, load_pretrained
 from sft.config.rules import steps_warning
 from sft.config.schema import LoraConfig, OptimConfig, TrainConfig
 from sft.data.datamodule import InstructionData
-from sft.data.overview import example_text, overview, overview_text, unused_text
-from sft.data.sources import Source, load_source
-from sft.data.splits import load_splits, split_rows
+from sft.data.overview import example_text, overview, overview_text, unused_text, weights_text
+from sft.data.pairs import load_pairs
+from sft.data.sources import Indices, Source, load_source
+from sft.data.splits import load_splits, part_rows
 from sft.device import (
     DTYPES,
     Precision,
@@ -26,12 +29,14 @@ from sft.device import (
     keep_freed_memory,
     pick_device,
     pick_precision,
+    pick_threads,
 )
 from sft.errors import InputError, counted
 from sft.gpt2.fast import row_multiple
 from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT
 from sft.latest import LATEST
+from sft.objective import Preference
 from sft.prompts import PROMPTS
 from sft.summaries import RUN_SUMMARY, CheckpointUsed, DataUsed, RunSummary, versions
 from sft.training.interruption import Interruption
@@ -43,6 +48,7 @@ from sft.training.mps import EmptyCache
 from sft.training.optim import beta2_of
 from sft.training.order import in_order
 from sft.training.progress import Progress
+from sft.training.reference import with_reference
 from sft.training.resume import Past, past_of
 from sft.training.run_folder import RunFolder
 from sft.training.samples import SampleAnswer
@@ -71,20 +77,26 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     """
     device = pick_device(config.device, config.devices)
     precision = pick_precision(config.precision, device)
+    threads = pick_threads(config.threads, device, config.devices)
+    config = dataclasses.replace(config, threads=threads)
     keep_freed_memory()
 
     past = past_of(folder) if config.resume else Past()
 
     # Load the data and the model it tunes. A split without records is refused before the weights
     # are read.
-    source = load_source(config.data, past.made_of.get("data"))
-    parts = split_rows(len(source.chosen), config.data.split)
+    commit = past.made_of.get("data commit")
+    source = load_source(config.data, past.made_of.get("data"), commit)
+    notes = list(source.notes)
+    parts = part_rows(source, config.data, notes)
     base = load_base(config, precision)
     data = load_data(config, source, parts, base, device)
 
     # Plan the steps, and find the place in the plan where a resumed run goes on.
     steps = total_steps(config, data, processes)
     made_of = {"data": source.sha256, "weights": base.sha256}
+    if source.revision:
+        made_of["data commit"] = source.revision
     if config.resume:
         past.check(folder, made_of)
     nothing_left = past.steps >= steps
@@ -98,14 +110,17 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     tracker = make_tracker(config.logger, folder, past)
     if changed:
         log.info(changed)
-    log_data(data, source, base)
+    log_data(config, data, source, base, notes)
     resumed = f", resumed at step {past.steps + 1}" if past.steps else ""
     log.info(f"{processes} × {device}, {precision}, {counted(steps, 'step')}{resumed}")
     if warning := steps_warning(config, steps):
         log.warning(warning)
+    if config.objective == "dpo":
+        add_reference(config, data, base, source, device, precision)
     tokens_per_step = data.tokens_per_step(processes)
     module = make_module(config, base, steps, device, tokens_per_step)
-    metrics = Metrics(config.eval, MetricsFile(folder / "metrics.csv"))
+    beside = module.objective.names
+    metrics = Metrics(config.eval, MetricsFile(folder / "metrics.csv", beside=beside))
     gate = SanityGate(config.eval.batches, config.model.allow_untrained)
     run_folder = RunFolder(folder, config, made_of, model_saver(config, base, folder), LATEST)
     others = other_callbacks(config, base, metrics, run_folder, device)
@@ -154,20 +169,19 @@ def adapter_of(config: TrainConfig) -> LoraConfig | None:
 def load_data(
     config: TrainConfig,
     source: Source,
-    parts: dict[str, range],
+    parts: dict[str, Indices],
     base: Pretrained,
     device: str,
 ) -> InstructionData:
     """Tokenise the splits for this model, and plan their batches."""
-    splits = load_splits(
-        source,
-        parts,
-        PROMPTS[config.data.prompt],
-        base.tokenizer,
-        config.data.max_length,
-        base.model.config.n_positions,
-        config.data.mask_prompt,
-    )
+    template = PROMPTS[config.data.prompt]
+    limits = (config.data.max_length, base.model.config.n_positions)
+    if config.objective == "dpo":
+        splits = load_pairs(source, parts, template, base.tokenizer, *limits)
+    else:
+        splits = load_splits(
+            source, parts, template, base.tokenizer, *limits, config.data.mask_prompt
+        )
     return InstructionData(
         splits,
         config.batch_size,
@@ -177,6 +191,25 @@ def load_data(
         config.data.workers,
         multiple=row_multiple(device),
         bucket=config.data.bucket,
+        weights=config.data.weights or (),
+    )
+
+
+def add_reference(
+    config: TrainConfig,
+    data: InstructionData,
+    base: Pretrained,
+    source: Source,
+    device: str,
+    precision: Precision,
+) -> None:
+    """Give the pairs of preferences their log-probabilities by the model as it is now."""
+    place = torch.device(device)
+    if device == "cuda":
+        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    made_of = (source.sha256, source.chosen, config.data.split, config.data.prompt, base.sha256)
+    data.splits = with_reference(
+        data.splits, base.model, place, precision, config.batch_size, made_of
     )
 
 
@@ -186,11 +219,23 @@ def total_steps(config: TrainConfig, data: InstructionData, processes: int) -> i
     return planned if config.max_steps == -1 else min(planned, config.max_steps)
 
 
-def log_data(data: InstructionData, source: Source, base: Pretrained) -> None:
-    """Show the splits in numbers, the unused keys, and one example as the model sees it."""
-    log.info(overview_text(overview(data.splits)))
-    for note in source.notes:
+def log_data(
+    config: TrainConfig,
+    data: InstructionData,
+    source: Source,
+    base: Pretrained,
+    notes: Sequence[str],
+) -> None:
+    """Show how the data was divided, the splits in numbers, and one example as the model sees it.
+
+    Args:
+        notes: lines on the files, and on how their records were divided.
+    """
+    for note in notes:
         log.info(note)
+    log.info(overview_text(overview(data.splits)))
+    if config.data.weights:
+        log.info(weights_text(config.data.paths(), data.plan(1)))
     if unused := unused_text(source.name, source.unused):
         log.info(unused)
     example = example_text(data.splits["train"], base.tokenizer)
@@ -215,6 +260,7 @@ def make_module(
         config.accumulate,
         config.seed,
         config.on_nonfinite,
+        Preference(base.model, config.dpo) if config.objective == "dpo" else None,
     )
 
 
@@ -295,7 +341,7 @@ def summarise(
         best_validation_loss=run_folder.best if run_folder.best < float("inf") else None,
         device=device,
         precision=precision,
-        data=DataUsed(source.name, source.sha256, overview(data.splits)),
+        data=DataUsed(source.name, source.sha256, overview(data.splits), source.revision),
         checkpoint=CheckpointUsed(base.source, base.revision, base.sha256),
         seed=config.seed,
         versions=versions(),

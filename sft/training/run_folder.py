@@ -128,11 +128,11 @@ class RunFolder(RunCallback):
         if not signals.interrupted:
             loss = module.validation_loss
             if not math.isnan(loss):
-                averaged = f", with averaged weights {module.averaged_loss:.4f}"
-                log.info(
-                    f"epoch {epochs_done(trainer):g}: validation loss {loss:.4f}"
-                    f"{averaged if module.average else ''}"
-                )
+                numbers = {"validation loss": loss, **module.validation_beside}
+                if module.average:
+                    numbers["with averaged weights"] = module.averaged_loss
+                shown = ", ".join(f"{name} {value:.4f}" for name, value in numbers.items())
+                log.info(f"epoch {epochs_done(trainer):g}: {shown}")
         if at_epoch_end(trainer):
             self._save(trainer)
         steps_left = trainer.global_step < module.total_steps
