@@ -32,7 +32,11 @@ def rows_of(
                 record=index + 1,
                 duplicate=duplicates[index].kind,
                 similarity=duplicates[index].similarity,
-                **record.plain(),
+                instruction=record.instruction,
+                input=record.input,
+                output=record.output,
+                category=record.category,
+                before=[turn._asdict() for turn in record.before],
                 tuned=tuned[index],
                 base=base[index],
             )
