@@ -177,13 +177,13 @@ def as_examples(texts: Texts, eot: int, max_length: int, mask_prompt: bool) -> E
     The limit is for prompt and answer together. A row that is cut loses its end token.
     """
     # The last token of a text is only a label, so the model reads one token fewer.
-    whole = np.diff(texts.starts)
+    whole = texts.sizes
     sizes = np.minimum(whole, max_length + 1)
 
     # The last answer is there, or else an earlier one must be. Nothing predicts the first token.
     keeps = sizes > np.maximum(texts.prompts, 1)
-    starts = texts.starts[:-1]
-    keeps[~keeps] = _count(texts.answers, starts[~keeps] + 1, (starts + sizes)[~keeps]) > 0
+    starts = texts.starts[~keeps]
+    keeps[~keeps] = _count(texts.answers, starts + 1, starts + sizes[~keeps]) > 0
     rows = np.flatnonzero(keeps)
     return Examples(
         tokens=texts.tokens,

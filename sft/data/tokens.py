@@ -11,9 +11,10 @@ import tiktoken
 from numpy.typing import NDArray
 
 from sft.bars import Bar
-from sft.data.cache import Arrays, cached
+from sft.data.cache import Arrays, cached, name_of
 from sft.data.prompt import END, SpecialTokens, earlier_answers, split_answers, split_prompts
 from sft.data.records import SURROGATE, Record, record_of
+from sft.data.selection import is_empty
 from sft.data.sources import Source
 
 # How many records are tokenised together.
@@ -27,31 +28,35 @@ LONG = 10_000
 class Texts(NamedTuple):
     """The token ids of records, one record after the other.
 
-    The text of record i is `tokens[starts[i] : starts[i + 1]]`: prompt, answer and end token of
-    each turn. Its last answer begins at its token `prompts[i]`.
+    The text of record i is `tokens[starts[i] : starts[i] + sizes[i]]`: prompt, answer and end token
+    of each turn. Its last answer begins at its token `prompts[i]`.
 
     Attributes:
         tokens: (all tokens,), uint16 if the vocabulary is small enough, else uint32.
         answers: (all tokens,), true for the tokens of answers and for their end tokens.
-        starts: (records + 1,)
-        prompts: (records,)
+        starts, sizes, prompts: (records,)
         questions: (records,), equal numbers for equal questions.
+        empty: (records,), whether the answer says nothing.
     """
 
     tokens: NDArray[Any]
     answers: NDArray[np.bool_]
     starts: NDArray[np.int64]
+    sizes: NDArray[np.int64]
     prompts: NDArray[np.int32]
     questions: NDArray[np.uint64]
+    empty: NDArray[np.bool_]
 
-    def part(self, rows: range) -> "Texts":
+    def part(self, rows: NDArray[np.int64]) -> "Texts":
         """Return some of the records. The arrays of tokens are shared, not copied."""
         return Texts(
             tokens=self.tokens,
             answers=self.answers,
-            starts=self.starts[rows.start : rows.stop + 1],
-            prompts=self.prompts[rows.start : rows.stop],
-            questions=self.questions[rows.start : rows.stop],
+            starts=self.starts[rows],
+            sizes=self.sizes[rows],
+            prompts=self.prompts[rows],
+            questions=self.questions[rows],
+            empty=self.empty[rows],
         )
 
 
@@ -66,9 +71,11 @@ def tokenise(records: Iterable[Record], template: str, tokenizer: tiktoken.Encod
     while chunk := list(islice(waiting, CHUNK)):
         chunks.append(_tokenise(chunk, template, tokenizer))
 
-    tokens, answers, sizes, prompts, questions = map(np.concatenate, zip(*chunks, strict=True))
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    return Texts(tokens, answers, starts, prompts.astype(np.int32), questions)
+    tokens, answers, sizes, prompts, questions, empty = map(
+        np.concatenate, zip(*chunks, strict=True)
+    )
+    starts = np.cumsum(sizes) - sizes
+    return Texts(tokens, answers, starts, sizes, prompts.astype(np.int32), questions, empty)
 
 
 # Tokens, which of them are an answer's, the sizes of the texts, and where their last answers begin.
@@ -78,7 +85,7 @@ Encoded = tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.int64], NDArray[np.i
 def _tokenise(
     records: list[Record], template: str, tokenizer: tiktoken.Encoding
 ) -> Sequence[NDArray[Any]]:
-    """Return the arrays of `Texts`, with sizes in place of starts."""
+    """Return the arrays of `Texts`, without starts."""
     encoded = _encode_together(records, template, tokenizer)
     if encoded is None:
         encoded = _encode_apart(records, template, tokenizer)
@@ -86,7 +93,8 @@ def _tokenise(
 
     narrow = np.uint16 if tokenizer.n_vocab <= 1 << 16 else np.uint32
     questions = np.array([_question(record) for record in records], dtype=np.uint64)
-    return tokens.astype(narrow), answers, sizes, prompts, questions
+    empty = np.array([is_empty(record) for record in records], dtype=np.bool_)
+    return tokens.astype(narrow), answers, sizes, prompts, questions, empty
 
 
 def _encode_together(
@@ -217,6 +225,4 @@ def _watched(source: Source, shown: Sequence[int], found: dict[int, Record]) -> 
 def _name(source: Source, shown: Sequence[int], template: str, tokenizer: tiktoken.Encoding) -> str:
     """Return the name in the cache: a hash of everything that the tokens are made from."""
     words = (tokenizer._pat_str, tokenizer._mergeable_ranks, tokenizer._special_tokens)
-    return hashlib.sha256(
-        repr((source.sha256, source.chosen, shown, template, words)).encode()
-    ).hexdigest()[:32]
+    return name_of(*source.identity, shown, template, words)
