@@ -21,7 +21,7 @@ from sft.training.module import InstructionTuner
 log = logging.getLogger("sft")
 
 # Kineto would print a line of its own at the start and at the end of a trace.
-os.environ.setdefault("KINETO_LOG_LEVEL", "5")
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 # The first steps of a process make buffers and choose kernels, so they are left out.
 SKIPPED = 2
