@@ -228,6 +228,7 @@ class TrainConfig:
     on_nonfinite: Literal["stop", "skip"] = "stop"
     logger: Literal["tensorboard", "csv", "wandb", "mlflow", "none"] = "tensorboard"
     compile: bool = False
+    profile: bool = False
     activation_checkpointing: bool = False
     evaluate: bool = False
     judge: JudgeConfig = field(default_factory=JudgeConfig)

@@ -56,6 +56,7 @@ from sft.training.module import InstructionTuner
 from sft.training.mps import EmptyCache
 from sft.training.optim import beta2_of
 from sft.training.order import in_order
+from sft.training.profile import Profile
 from sft.training.progress import Progress
 from sft.training.reference import with_reference
 from sft.training.resume import Past, past_of
@@ -367,6 +368,8 @@ def other_callbacks(
     callbacks: list[Callback] = [Interruption(), Progress(), EnoughMemory(), tracking]
     if config.eval.sample:
         callbacks.append(SampleAnswer(template, base.tokenizer, config.compile))
+    if config.profile:
+        callbacks.append(Profile(run_folder.folder / "profile"))
     if device == "mps":
         callbacks.append(EmptyCache())
     return callbacks
