@@ -44,6 +44,9 @@ test-openai: .venv/openai  ## the import of a checkpoint that TensorFlow wrote
 test-book: .venv/bench  ## the package of the book's code: its models, converted, have the same logits
 	$(BIN)/python -m pytest tests/book $(ARGS)
 
+test-clients: .venv/clients  ## other programs ask the server: litellm, curl, and lm-eval, with transformers' numbers
+	$(BIN)/python -m pytest tests/clients $(ARGS)
+
 screenshot: .venv/browser  ## .github/report.png: the newest run's report in the system's chromium
 	$(BIN)/python -m tests.browser.screenshot outputs/latest/evaluation/report.html .github/report.png
 
@@ -103,4 +106,8 @@ clean:  ## remove what was made here, but not outputs/
 
 .venv/openai: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable .[openai]
+	touch $@
+
+.venv/clients: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable .[clients]
 	touch $@

@@ -1,4 +1,4 @@
-"""The one kind of error that the user sees as a single line, without a traceback."""
+"""The one kind of error that the user sees as a single line, and how numbers stand in it."""
 
 
 class InputError(Exception):
@@ -13,3 +13,8 @@ class InputError(Exception):
         if len(message) > 1500:
             message = f"{message[:1000]} … {message[-400:]}"
         super().__init__(message)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, as in "1 record" or "1,200 records"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -78,9 +78,9 @@ def main() -> None:
         written = folder
         names = HF_FILES
     else:
-        raise InputError(
-            f"{folder}: is a Hugging Face folder already; give --dtype, --out, --push or "
-            "--format gguf"
+        print(
+            f"{folder} is a Hugging Face folder already, and other programs load it as it is.\n"
+            "Other forms: --dtype f16, --format gguf, --out FOLDER, or --push USER/NAME"
         )
 
     if given.push:
@@ -139,6 +139,7 @@ def export_hf(folder: Path, dtype: str | None, out: Path | None) -> Path:
         FLOAT_TYPES[dtype],
         source.chat_template,
         check=check,
+        conversations=source.conversations,
     )
     if (folder / CARD).exists():
         shutil.copy(folder / CARD, out / CARD)

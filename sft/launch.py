@@ -11,6 +11,7 @@ import argparse
 import builtins
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -122,6 +123,12 @@ def _explain(error: BaseException) -> str:
         )
     if "Could not find 'hydra/" in message:
         return f"{message.partition(' Available')[0]}; is it installed? pip install -e '.[sweep]'"
+
+    found = re.match(r"In .+: Could not find '(.+)/(.+)' Available options.*: (.*)", message)
+    if found:
+        group, name, options = found.groups()
+        expected = ", ".join(options.split())
+        return f"{group}: unknown value {name!r}; expected one of {expected}"
 
     # Hydra's own advice is to add the key with a +, which is refused here.
     if message.startswith("Could not override '"):

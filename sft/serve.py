@@ -2,6 +2,8 @@
 
 import argparse
 import logging
+import os
+import re
 import signal
 import socket
 from typing import TYPE_CHECKING, Any
@@ -16,17 +18,21 @@ if TYPE_CHECKING:
 log = logging.getLogger("sft")
 
 DESCRIPTION = """\
-Serve a tuned model and its base with OpenAI's chat API, and a page to try them side by side.
+Serve a tuned model and its base with OpenAI's API, and a page to try them side by side.
 
   python -m sft.serve                                the newest run, at http://127.0.0.1:8000
   python -m sft.serve outputs/mine --port 9000 --slots 32
   python -m sft.serve someone/tuned-gpt2             a Hugging Face folder or repository
+  python -m sft.serve --add de=outputs/de --add fr=outputs/fr     several, each by its name
 
-POST /v1/chat/completions (also as a stream) and GET /v1/models, with the models `tuned` and `base`;
-GET /health. The last user message is the instruction. The body may also hold `input`, as in the
-training records. The model learned from single instructions, so it is not shown earlier turns,
-unless it came with a chat template of its own. System messages are refused. The likeliest token is
-taken, unless a request gives a temperature.
+POST /v1/chat/completions and /v1/completions (also as streams) and GET /v1/models, with the models
+`tuned` and `base`; GET /health. Completions continue plain text, without a template. Of a chat, the
+last user message is the instruction. The body may also hold `input`, as in the training records.
+The model learned from single instructions, so it is not shown earlier turns, unless it came with a
+chat template of its own. System messages are refused. The likeliest token is taken, unless a
+request gives a temperature.
+
+If SFT_API_KEY is set in the environment, every request to the API must carry that key.
 """
 EPILOG = """\
 SIGINT (Ctrl-C) or SIGTERM stops the server. It takes nothing new, finishes the answers at hand in
@@ -35,6 +41,9 @@ at most 30 seconds, and exits with code 0. A second Ctrl-C does not wait.
 
 # The most seconds in which answers at hand may be finished after a signal.
 GRACE = 30
+
+# A command line can be read by every user of the machine, so the key is not given there.
+API_KEY = "SFT_API_KEY"
 
 
 def positive(text: str) -> int:
@@ -49,6 +58,22 @@ def port(text: str) -> int:
     if not 0 <= number < 1 << 16:
         raise ValueError
     return number
+
+
+def named(text: str) -> tuple[str, str]:
+    name, _, run = text.partition("=")
+    if not re.fullmatch(r"[\w.-]+", name) or not run or name in ("tuned", "base"):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected NAME=RUN, with letters, digits, '.', '_' and '-' in the name, "
+            "which is neither tuned nor base"
+        )
+    return name, run
+
+
+def origin(text: str) -> str:
+    if text != "*" and not re.fullmatch(r"https?://[^/\s]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected such as https://example.com, or *")
+    return text
 
 
 def parser() -> argparse.ArgumentParser:
@@ -85,6 +110,29 @@ def parser() -> argparse.ArgumentParser:
         help="the longest answer, in tokens (%(default)s)",
     )
     made.add_argument(
+        "--add",
+        action="append",
+        type=named,
+        default=[],
+        metavar="NAME=RUN",
+        help="serve another model, by this name; adapters of one base share its memory",
+    )
+    made.add_argument(
+        "--allow-origin",
+        action="append",
+        type=origin,
+        default=[],
+        metavar="URL",
+        help="pages of this site may ask, too; *: of every site",
+    )
+    made.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="answer to this name of the machine, too",
+    )
+    made.add_argument(
         "--no-base", action="store_true", help="serve the tuned model alone, in half the memory"
     )
     return made
@@ -96,7 +144,7 @@ def serve(arguments: argparse.Namespace) -> None:
     Raises:
         InputError: the address cannot be had, or the model cannot be loaded.
     """
-    from sft.inference.models import Placement, load_tuned
+    from sft.inference.models import Placement, load_tuned, share_weights
     from sft.serving.engine import Engine
     from sft.serving.guard import is_loopback
 
@@ -108,16 +156,25 @@ def serve(arguments: argparse.Namespace) -> None:
         base = try_base(chat_models["tuned"], placement)
         if base is not None:
             chat_models["base"] = base
+    for name, run in arguments.add:
+        if name in chat_models:
+            raise InputError(f"--add: {name} is given twice")
+        chat_models[name] = load_tuned(run, placement)
 
     engines = {}
     for name, chat_model in chat_models.items():
+        others = [engine.chat_model.model for engine in engines.values()]
+        shared = share_weights(chat_model.model, others)
         engines[name] = Engine(chat_model, arguments.slots, arguments.queue)
-        print(f"{name}: {chat_model}")
-    if not is_loopback(arguments.host):
-        print("warning: other machines can ask too; there are no passwords")
+        print(f"{name}: {chat_model}" + (f", {shared:.0%} of them shared" if shared else ""))
+    key = os.environ.get(API_KEY, "").strip() or None
+    if not is_loopback(arguments.host) and key is None:
+        print(f"warning: other machines can ask too, without a key; {API_KEY} sets one")
     where = f"on {placement.device} in {placement.precision}"
+    if key:
+        where += f", for those with the key in {API_KEY}"
     print(f"{where}, at {address(listener)}", flush=True)
-    run(engines, arguments, listener)
+    run_server(engines, arguments, key, listener)
 
 
 def try_base(tuned: "ChatModel", placement: "Placement") -> "ChatModel | None":
@@ -164,13 +221,17 @@ def address(listener: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def run(
-    engines: "dict[str, Engine]", arguments: argparse.Namespace, listener: socket.socket
+def run_server(
+    engines: "dict[str, Engine]",
+    arguments: argparse.Namespace,
+    key: str | None,
+    listener: socket.socket,
 ) -> None:
     """Answer until a signal comes, and finish the answers at hand."""
     import uvicorn
 
     from sft.serving.app import make_app
+    from sft.serving.guard import Access
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: Any) -> None:
@@ -182,7 +243,9 @@ def run(
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, lambda *_: None)
 
-    app = make_app(engines, arguments.max_tokens, arguments.host)
+    origins = tuple(arguments.allow_origin)
+    access = Access(arguments.host, origins, tuple(arguments.allow_host), key)
+    app = make_app(engines, arguments.max_tokens, access)
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE
     )

@@ -13,9 +13,10 @@ from omegaconf import DictConfig
 
 from sft.atomic import read_json, write_json, writing
 from sft.config.schema import TrainConfig
-from sft.errors import InputError
+from sft.errors import InputError, counted
 from sft.folders import is_rank_0, sweep_folder
 from sft.metrics import BY_NAME
+from sft.shell import setting
 from sft.summaries import RUN_SUMMARY, read_run_summary
 
 # A folder in the sweep's folder, with a note on each job while the sweep goes on.
@@ -91,7 +92,7 @@ class SweepTable(Callback):
             rows = _rows(folder, rank)
             if rows:
                 _write(rows, folder / "results.csv")
-                print(f"\n{_table(rows, rank)}\n\n{folder / 'results.csv'}")
+                print(f"\n{_table(rows, rank)}\n\n{folder / 'results.csv'}{_next(folder, rows[0])}")
                 _compare_groups(folder, rows, rank)
             shutil.rmtree(folder / NOTES, ignore_errors=True)
         except Exception as error:
@@ -100,7 +101,8 @@ class SweepTable(Callback):
 
         failed = [row for row in rows if row["status"] != "finished"]
         if failed:
-            sys.exit(f"error: {len(failed)} of {len(rows)} jobs failed; see their messages above")
+            jobs = counted(len(rows), "job")
+            sys.exit(f"error: {len(failed)} of {jobs} failed; see their messages above")
 
 
 def _compare_groups(folder: Path, rows: list[dict[str, Any]], rank: str) -> None:
@@ -180,6 +182,13 @@ def _measured(folder: Path, rank: str, finished: bool) -> dict[str, Any]:
     tuned = read_summary(folder).tuned
     low, high = tuned.interval(rank) or (None, None)
     return {rank: tuned.mean(rank), "low": low, "high": high}
+
+
+def _next(folder: Path, best: dict[str, Any]) -> str:
+    """Return what to do with the best job. `outputs/latest` is the last one, and not the best."""
+    if best["status"] != "finished":
+        return ""
+    return f"\nNext, with the best job: python evaluate.py {setting('run', folder / best['job'])}"
 
 
 def _write(rows: list[dict[str, Any]], path: Path) -> None:

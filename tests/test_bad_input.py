@@ -182,11 +182,11 @@ SETTINGS = {
     ),
     "model": (
         "model=gpt3",
-        "In 'train': Could not find 'model/gpt3' Available options in 'model': gpt2-large ",
+        "model: unknown value 'gpt3'; expected one of gpt2-large, ",
     ),
     "data": (
         "data=web",
-        "In 'train': Could not find 'data/web' Available options in 'data': alpaca ",
+        "data: unknown value 'web'; expected one of alpaca, ",
     ),
     "device": ("device=gpu", "device: unknown value 'gpu'; expected one of auto, cpu, cuda, mps"),
     "precision": (
@@ -513,7 +513,7 @@ def test_the_command_itself_refuses_in_one_line(arguments: list[str], tmp_path: 
     cases = {
         ("batch_size=0",): "batch_size: 0 is out of range, expected at least 1",
         ("+optim.lrr=1",): "optim.lrr: unknown key; known here: ",
-        ("model=gpt3",): "In 'train': Could not find 'model/gpt3' ",
+        ("model=gpt3",): "model: unknown value 'gpt3'",
         (
             *arguments,
             "data.max_length=129",

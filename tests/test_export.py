@@ -18,7 +18,7 @@ from sft.checkpoint import weights
 from sft.checkpoint.folder import Pretrained, load_pretrained, save_pretrained
 from sft.checkpoint.gguf import TYPES
 from sft.checkpoint.verify import TOLERANCE
-from sft.data.prompt import chat_template, render, user_message
+from sft.data.prompt import render, user_message
 from sft.data.records import Record
 from sft.device import FLOAT_TYPES
 from sft.errors import InputError
@@ -49,14 +49,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(checkpoint: Path, tmp_path: Path) -> Path:
     """The tiny checkpoint, in a template."""
     loaded, prompt = load_pretrained(checkpoint), PROMPTS["alpaca"]
-    chat = chat_template(prompt)
     save_pretrained(
         loaded.model,
         tmp_path / "tiny",
         loaded.tokenizer,
         prompt,
         "someone/base",
-        chat_template=chat,
+        chat_template=prompt,
     )
     return tmp_path / "tiny"
 
@@ -141,7 +140,7 @@ def test_model_of_a_run_has_all_files_and_templates(run: Path) -> None:
     } < names
     config = json.loads((run / "model" / "tokenizer_config.json").read_text())
     assert config["sft_prompt"] == PROMPTS["alpaca"]
-    assert config["chat_template"] == chat_template(PROMPTS["alpaca"])
+    assert config["chat_template"] == PROMPTS["alpaca"]
     card = (run / "model" / "README.md").read_text()
     assert "These weights were not evaluated." in card
 
@@ -240,6 +239,17 @@ def test_a_chat_template_of_another_program_is_exported(
     assert (again.prompt, again.chat_template) == (None, chat)
 
 
+def test_a_model_that_needs_no_export_is_named_with_its_other_forms(
+    folder: Path, call: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path.name for path in folder.parent.iterdir()}
+    call(str(folder))
+    told = capsys.readouterr().out
+    assert str(folder) in told
+    assert "--format gguf" in told
+    assert {path.name for path in folder.parent.iterdir()} == before
+
+
 # What is refused
 
 
@@ -247,10 +257,6 @@ def test_a_chat_template_of_another_program_is_exported(
     ("arguments", "message"),
     [
         (["nothing"], "nothing: neither a run with a model nor a Hugging Face folder; train first"),
-        (
-            ["tiny"],
-            "tiny: is a Hugging Face folder already; give --dtype, --out, --push or --format gguf",
-        ),
         (["tiny", "--dtype", "q8_0"], "--dtype: q8_0 exists only in GGUF; add --format gguf"),
         (
             ["tiny", "--format", "gguf", "--dtype", "q8_0"],

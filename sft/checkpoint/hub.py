@@ -7,6 +7,7 @@ sizes alone. So each file is hashed here when it arrives.
 
 import errno
 import hashlib
+import logging
 import re
 from pathlib import Path
 
@@ -63,6 +64,22 @@ REMEDY = (
     "try again, set HF_ENDPOINT to a mirror, or give a local folder "
     "(HF_HUB_OFFLINE=1 uses only the cache)"
 )
+
+
+def _one_line_for_retries(record: logging.LogRecord) -> bool:
+    """Keep one line of the ten that the hub's client logs while it cannot reach the hub.
+
+    The error that follows says what failed.
+    """
+    message = record.getMessage()
+    if "[Retry 1/" in message:
+        record.msg = f"no answer from {public(constants.ENDPOINT)} yet; trying again"
+        record.args = ()
+        return True
+    return "[Retry" not in message and "thrown while requesting" not in message
+
+
+logging.getLogger("huggingface_hub.utils._http").addFilter(_one_line_for_retries)
 
 
 def download(repo: str, revision: str | None = None) -> tuple[Path, str]:

@@ -86,6 +86,18 @@ def _path(data: DataConfig) -> Problems:
 def _optim(optim: OptimConfig) -> Problems:
     if len(optim.betas) != 2:
         yield f"optim.betas: {len(optim.betas)} numbers, expected 2"
+    elif optim.beta2_half_life is not None and optim.betas[1] != OptimConfig().betas[1]:
+        yield (
+            f"optim.betas: {optim.betas[1]} would not be read, as optim.beta2_half_life decides; "
+            "leave out one of the two"
+        )
+    if optim.warmup is not None and optim.warmup_steps:
+        yield (
+            f"optim.warmup: {optim.warmup} is a share of the steps, and optim.warmup_steps="
+            f"{optim.warmup_steps} their number; give one of them"
+        )
+    if optim.min_lr > optim.lr:
+        yield f"optim.min_lr: {optim.min_lr} is more than optim.lr={optim.lr}; lower it"
 
 
 def _lora(lora: LoraConfig) -> Problems:
@@ -170,10 +182,18 @@ def _train(config: TrainConfig) -> Problems:
             "lora": config.lora.kind != "none",
             "compile=true": config.compile,
             "precision=16-mixed": config.precision == "16-mixed",
+            "optim.ema": config.optim.ema is not None,
         }
         for name, given in clashes.items():
             if given:
                 yield f"strategy: fsdp does not go with {name}; leave out one of the two"
+
+    # The average of the weights is kept only where a validation finds it better.
+    if config.optim.ema is not None and config.data.split[2] == 0:
+        yield (
+            "optim.ema: a share of 0 for validation in data.split leaves nothing to choose between "
+            "plain and averaged weights by; leave out one of the two"
+        )
 
 
 def _evaluate(config: EvaluateConfig) -> Problems:
@@ -283,6 +303,11 @@ UNREAD_BY_TRAIN: tuple[Unread[TrainConfig], ...] = (
         ("lora.",),
         lambda config, sweep: config.lora.kind == "none",
         "would not be read without an adapter; add lora=default",
+    ),
+    Unread(
+        ("optim.min_lr",),
+        lambda config, sweep: config.optim.min_lr > 0 and config.optim.schedule == "constant",
+        "would not be read at optim.schedule=constant; add optim.schedule=cosine, linear or wsd",
     ),
     Unread(
         ("eval.split",),

@@ -125,9 +125,14 @@ class OptimConfig:
     lr: AboveZero = 5e-5
     weight_decay: NotNegative = 0.1
     betas: list[ShareBelowOne] = field(default_factory=lambda: [0.9, 0.999])
-    schedule: Literal["constant", "cosine"] = "constant"
+    beta2_half_life: AboveZero | None = None
+    schedule: Literal["constant", "cosine", "linear", "wsd"] = "constant"
+    min_lr: NotNegative = 0.0
     warmup_steps: Natural = 0
+    warmup: ShareBelowOne | None = None
     grad_clip: AboveZero | None = None
+    ema: Annotated[float, Gt(0), Lt(1)] | None = None
+    neftune: AboveZero | None = None
 
 
 @dataclass

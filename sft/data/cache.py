@@ -19,7 +19,7 @@ from sft.atomic import locked
 log = logging.getLogger(__name__)
 
 # Raise it when the same name comes to mean other content.
-VERSION = 1
+VERSION = 2
 
 Arrays = dict[str, NDArray[Any]]
 

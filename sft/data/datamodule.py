@@ -108,6 +108,11 @@ class InstructionData(LightningDataModule):
             lengths=examples.lengths() if self.bucket else None,
         )
 
+    def tokens_per_step(self, world_size: int) -> float:
+        """Return the tokens that an optimizer step reads on all ranks, as a mean of an epoch."""
+        total = int(self.splits["train"].examples.lengths().sum())
+        return total / self.plan(world_size).steps
+
     def train_dataloader(self) -> DataLoader[Batch]:
         assert self.trainer is not None
         epoch, done = place_in_plan(self.trainer)

@@ -11,7 +11,7 @@ from sft.data.batches import Examples, as_examples, longest
 from sft.data.records import Record
 from sft.data.sources import Source
 from sft.data.tokens import Texts, load_texts, tokenise
-from sft.errors import InputError
+from sft.errors import InputError, counted
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ def split_rows(count: int, fractions: Sequence[float]) -> dict[str, range]:
     for (name, part), fraction in zip(rows.items(), fractions, strict=True):
         if fraction > 0 and not part:
             raise InputError(
-                f"data.split: {list(fractions)} of {count} records leaves none for {name}; "
-                "raise its share, give it 0, or use more records"
+                f"data.split: {list(fractions)} of {counted(count, 'record')} leaves none for "
+                f"{name}; raise its share, give it 0, or use more records"
             )
     return rows
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.config.loading import flat
-from sft.errors import InputError
+from sft.errors import InputError, counted
 from sft.metrics import BY_NAME
 from sft.scoring.aggregate import differences, not_asked, not_asked_text, visible_remark
 from sft.scoring.results import (
@@ -141,6 +141,13 @@ def identity(judge: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def check_same_records(first: Evaluation, second: Evaluation) -> None:
     """Raise InputError, with the key that is to blame, if two were not asked the same records."""
+    one, other = first.summary.split, second.summary.split
+    if one != other:
+        raise InputError(
+            f"compare: {first.name} was last evaluated on its {one} split and {second.name} on its "
+            f"{other} split; evaluate one of them again: python evaluate.py "
+            f"{setting('run', second.name)} split={one}"
+        )
     pairs = zip_longest(map(_texts, first.rows), map(_texts, second.rows))
     for number, (one, other) in enumerate(pairs, 1):
         if one != other:
@@ -154,7 +161,7 @@ def check_same_records(first: Evaluation, second: Evaluation) -> None:
 
 def _key_that_differs(first: EvaluationSummary, second: EvaluationSummary) -> str:
     """Return the first setting of the records that differs, with both values; or nothing."""
-    keys = ("split", "limit", "data.split", "data.sample", "data.sample_seed", "data.path")
+    keys = ("limit", "data.split", "data.sample", "data.sample_seed", "data.path")
     settings = [flat(summary.config) for summary in (first, second)]
     for key in keys:
         one, other = (values.get(key) for values in settings)
@@ -171,7 +178,8 @@ def _texts(row: RecordResult) -> tuple[str, str, str]:
 
 def comparison_text(found: dict[str, Any]) -> str:
     """Return the comparison as a table, and its meaning in sentences."""
-    header = f"{found['records']:>5} records   {'difference':>11}{'95% interval':>20}{'p':>8}"
+    records = counted(found["records"], "record")
+    header = f"{records:>13}   {'difference':>11}{'95% interval':>20}{'p':>8}"
     lines = [
         f"first:  {found['first']}",
         f"second: {found['second']}",

@@ -2,7 +2,6 @@
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from sft.data.records import Record
 from sft.evaluation.measure import ModelResult
@@ -31,7 +30,7 @@ def rows_of(
             RecordResult(
                 record=index + 1,
                 duplicate=duplicates[index],
-                **asdict(record),
+                **record.plain(),
                 tuned=tuned[index],
                 base=base[index],
             )

@@ -16,7 +16,7 @@ from sft.config.schema import EvaluateConfig
 from sft.data.overview import unused_text
 from sft.data.records import Record
 from sft.device import Precision, keep_freed_memory, pick_device, pick_precision
-from sft.errors import InputError
+from sft.errors import InputError, counted
 from sft.evaluation.answers import (
     AnswerFile,
     Decoding,
@@ -158,8 +158,9 @@ def log_start(config: EvaluateConfig, setup: Setup, encoded: dict[str, EncodedRe
     """Show what is evaluated, and what cannot be."""
     tuned = encoded["tuned"]
     log.info(
-        f"{len(tuned.records)} records of the {config.split} split (data.split={setup.data.split} "
-        f"of {len(setup.source.records)} in all), for {tuned.checkpoint.source}"
+        f"{counted(len(tuned.records), 'record')} of the {config.split} split "
+        f"(data.split={setup.data.split} of {len(setup.source.records)} in all), for "
+        f"{tuned.checkpoint.source}"
     )
     if unused := unused_text(setup.source.name, setup.source.unused):
         log.info(unused)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from sft.errors import counted
 from sft.evaluation.measure import ModelResult
 from sft.metrics import BY_NAME, METRICS
 from sft.scoring.aggregate import (
@@ -68,7 +69,7 @@ def _of_model(result: ModelResult, rows: Sequence[RecordResult], name: str) -> M
 def table(summary: EvaluationSummary) -> str:
     """Return the means of base and tuned with their 95% intervals, and what to know of them."""
     models = list(summary.models.values())
-    header = f"{summary.records:>5} records   "
+    header = f"{counted(summary.records, 'record'):>13}   "
     for name in summary.models:
         header += f"{name:>9}{'95% interval':>18}"
     lines = [header]
@@ -135,8 +136,8 @@ def _remarks(summary: EvaluationSummary) -> list[str]:
         waiting += status.get("timeout", 0) + status.get("error", 0)
     if waiting:
         remarks.append(
-            f"{waiting} answers have no score yet, as the judge gave no reply; run the same "
-            "command again to ask for them"
+            f"no score yet for {counted(waiting, 'answer')}, as the judge gave no reply; run the "
+            "same command again to ask for them"
         )
 
     # The records.

@@ -136,12 +136,16 @@ class GPT(nn.Module):
     With `activation_checkpointing`, training stores only the input of each layer and computes the
     layer a second time in the backward pass (Chen et al., "Training Deep Nets with Sublinear Memory
     Cost", 2016): less memory, more time, the same numbers.
+
+    With `neftune` above 0, training adds uniform noise to the embeddings of tokens, up to `neftune`
+    divided by the root of the row's tokens times its channels (Jain et al., 2310.05914).
     """
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
         self.activation_checkpointing = False
+        self.neftune = 0.0
         self._pool = fast.BufferPool()
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)  # tokens
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)  # positions
@@ -209,6 +213,10 @@ class GPT(nn.Module):
         return Padding(input_ids, lengths)
 
     def _features(self, embeddings: Tensor, rows: Padding) -> Tensor:  # (N, C) -> (N, C)
+        if self.neftune and self.training:
+            most = self.neftune / (rows.sizes() * self.config.n_embd).sqrt()  # (N,)
+            noise = torch.empty_like(embeddings).uniform_(-1, 1)
+            embeddings = embeddings + noise * most.unsqueeze(1)
         return self.layers(embeddings, rows.positions(), [rows] * self.config.n_layer)
 
     def layers(

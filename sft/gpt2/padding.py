@@ -22,6 +22,7 @@ class Padding:
 
     def __init__(self, input_ids: Tensor, lengths: Tensor | None, other_tokens: int = 0) -> None:
         self.B, self.T = input_ids.shape
+        self._lengths = lengths
         self._columns = torch.arange(self.T, device=input_ids.device)  # (T,)
 
         # Without lengths every token is real, and the stream is the batch, flattened.
@@ -38,6 +39,12 @@ class Padding:
     def positions(self) -> Tensor:
         """Return each token's position in its row, (N,)."""
         return self.unpad(self._columns.expand(self.B, -1))
+
+    def sizes(self) -> Tensor:
+        """Return the number of real tokens in each token's row, (N,)."""
+        if self._lengths is None:
+            return self._columns.new_full((self.count,), self.T)
+        return self.unpad(self._lengths.unsqueeze(1).expand(-1, self.T))
 
     def unpad(self, x: Tensor) -> Tensor:
         """Return the stream of a batch, (B, T, ...) to (N, ...)."""

@@ -8,6 +8,7 @@ from statistics import fmean as mean
 from statistics import median
 from typing import Any
 
+from sft.errors import counted
 from sft.metrics import BY_NAME, METRICS, TEXT_METRICS, Metric, spaced
 from sft.scoring.results import AnswerResult, RecordResult
 from sft.scoring.statistics import (
@@ -220,6 +221,5 @@ def not_asked_text(counts: dict[str, int]) -> str:
     """Return the counts in words: "2 records, whose prompt is too long"."""
     texts = []
     for status, count in counts.items():
-        plural = "s" if count > 1 else ""
-        texts.append(f"{count} record{plural}, whose prompt is {status}")
+        texts.append(f"{counted(count, 'record')}, whose prompt is {status}")
     return "; ".join(texts)

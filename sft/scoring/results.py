@@ -67,6 +67,7 @@ class RecordResult:
         record: its number in the split, from 1.
         duplicate: `exact` or `near` if a record that tuned the model asks the same question.
         base: None if there is no base.
+        before: the turns before the instruction, each with `role` and `content`.
     """
 
     record: int
@@ -77,6 +78,7 @@ class RecordResult:
     category: str | None
     tuned: AnswerResult
     base: AnswerResult | None
+    before: list[dict[str, str]] = field(default_factory=list)
 
     def of(self, model: str) -> AnswerResult:
         """Return the result of the model `tuned` or `base`, which must be there."""

@@ -1,125 +1,117 @@
-"""OpenAI's chat completions, as far as a GPT-2 tuned on single instructions can give them.
+"""OpenAI's completions, of a chat and of plain text, as far as a tuned GPT-2 can give them.
 
-Reference: platform.openai.com/docs/api-reference/chat. A parameter that is not supported is refused
-by name, unless it has the value that changes nothing.
+Reference: platform.openai.com/docs/api-reference, "Chat" and "Completions". A parameter that is not
+supported is refused by name, unless it has a value that changes nothing.
 
-Two parameters are added: `top_k`, and `input`, which is what the instruction is about, as in the
-training records. Two defaults differ: `temperature` is 0, as in evaluation, and an answer ends at
-the server's limit of tokens.
+Some parameters are added: `top_k`, `min_p` and `repetition_penalty`; and for a chat `input`, which
+is what the instruction is about, as in the training records. Two defaults differ: `temperature` is
+0, as in evaluation, and the answer of a chat ends at the server's limit of tokens.
 """
 
-import json
 import secrets
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from typing import Any
 
 from sft.gpt2.sampling import Sampling
+from sft.serving.fields import Json, json_object, refuse, shown, typed, whole
 
-T = TypeVar("T")
-Json = dict[str, Any]
-
+# Both kinds of request have these.
 SUPPORTED = {
     "model",
-    "messages",
-    "input",
     "stream",
     "stream_options",
     "stop",
     "seed",
+    "n",
     "max_tokens",
-    "max_completion_tokens",
     "temperature",
     "top_k",
     "top_p",
+    "min_p",
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+    "logprobs",
 }
+OF_CHAT = SUPPORTED | {"messages", "input", "max_completion_tokens", "top_logprobs"}
+OF_TEXT = SUPPORTED | {"prompt", "echo"}
 
 # Parameters about the caller. They are accepted, and nothing here reads them.
 IGNORED = {"user", "metadata", "safety_identifier", "prompt_cache_key"}
 
-# Parameters that are not supported, each with the one value that changes nothing.
-NEUTRAL: Json = {
-    "n": 1,
-    "frequency_penalty": 0,
-    "presence_penalty": 0,
-    "logprobs": False,
-    "logit_bias": {},
-    "response_format": {"type": "text"},
-    "modalities": ["text"],
-    "store": False,
-    "tools": [],
-    "parallel_tool_calls": False,
+# Parameters that are not supported, each with the values that change nothing.
+NEUTRAL: dict[str, list[Any]] = {
+    "best_of": [1],
+    "function_call": ["none", "auto"],
+    "functions": [[]],
+    "logit_bias": [{}],
+    "modalities": [["text"]],
+    "parallel_tool_calls": [False, True],
+    "response_format": [{"type": "text"}],
+    "service_tier": ["auto", "default"],
+    "store": [False],
+    "suffix": [""],
+    "tool_choice": ["none", "auto"],
+    "tools": [[]],
 }
 
 # The most stop strings of a request, and the most characters of each.
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 256
 
-TYPE_NAMES = {
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    bool: "true or false",
-    dict: "an object",
-}
+# The most answers to one prompt, and the most likeliest tokens that are told of each place.
+MAX_CHOICES = 128
+MAX_LOGPROBS = 20
+
+# As OpenAI's, if a request for plain text does not say how long it may be.
+TEXT_TOKENS = 16
 
 
-class ApiError(Exception):
-    """An error that is sent back in OpenAI's form.
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What both kinds of request say about their answers, checked.
 
-    Args:
-        param: the parameter at fault; None: the request as a whole, or the server.
+    Attributes:
+        n: answers to each prompt.
     """
 
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        param: str | None,
-        code: str,
-        kind: str = "invalid_request_error",
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.param = param
-        self.code = code
-        self.kind = kind
-
-    def body(self) -> Json:
-        error = {
-            "message": str(self),
-            "type": self.kind,
-            "param": self.param,
-            "code": self.code,
-        }
-        return {"error": error}
+    model: str
+    sampling: Sampling
+    seed: int
+    n: int
+    max_tokens: int
+    stop: list[str]
+    stream: bool
+    include_usage: bool
 
 
-def refuse(param: str, problem: str, code: str = "invalid_value") -> NoReturn:
-    raise ApiError(400, f"{param}: {problem}", param, code)
-
-
-@dataclass(frozen=True)
-class ChatRequest:
-    """The body of a request, checked.
+@dataclass(frozen=True, kw_only=True)
+class ChatRequest(Request):
+    """A request for the next turn of a chat.
 
     `instruction` is the text of the last message. `earlier` holds the messages before it, whose
     contents are not checked yet: see `earlier_turns`.
     """
 
-    model: str
     instruction: str
     input: str
-    sampling: Sampling
-    seed: int
-    max_tokens: int
-    stop: list[str]
-    stream: bool
-    include_usage: bool
     earlier: list[Json]
 
 
-def parse_request(body: bytes, limit: int) -> ChatRequest:
-    """Read and check the body of a request.
+@dataclass(frozen=True, kw_only=True)
+class TextRequest(Request):
+    """A request for the continuation of plain texts, or of token ids.
+
+    Attributes:
+        echo: each answer begins with its prompt.
+    """
+
+    prompts: list[str | list[int]]
+    echo: bool
+
+
+def parse_chat(body: bytes, limit: int) -> ChatRequest:
+    """Read and check the body of a chat's request.
 
     Args:
         limit: the most tokens that an answer may have, and their default number.
@@ -127,65 +119,68 @@ def parse_request(body: bytes, limit: int) -> ChatRequest:
     Raises:
         ApiError: the body is not a request that can be answered, by parameter.
     """
-    found = _json_object(body)
-    for name, value in found.items():
-        if name in SUPPORTED or name in IGNORED or value is None or value == NEUTRAL.get(name):
-            continue
-        problem = f"{_shown(value)} is not supported here; leave it out"
-        refuse(name, problem, "unsupported_parameter")
+    found = json_object(body)
+    _check_names(found, OF_CHAT)
 
-    model = _typed(found, "model", str)
-    if model is None:
-        problem = "missing; GET /v1/models lists those there are"
-        refuse("model", problem, "missing_required_parameter")
-    seed = _typed(found, "seed", int)
-    stream = _typed(found, "stream", bool) or False
+    # OpenAI renamed the parameter. The new name comes first.
+    wanted = whole(found, "max_completion_tokens", 2**63, least=1)
+    if wanted is None:
+        wanted = whole(found, "max_tokens", 2**63, least=1)
+
+    logprobs = typed(found, "logprobs", bool) or False
+    top_logprobs = whole(found, "top_logprobs", MAX_LOGPROBS)
+    if top_logprobs is not None and not logprobs:
+        refuse("top_logprobs", "only for logprobs=true")
     return ChatRequest(
-        model=model,
+        **_common(found, (top_logprobs or 0) if logprobs else None),
+        max_tokens=limit if wanted is None else min(wanted, limit),
         instruction=_instruction(found.get("messages")),
-        input=_typed(found, "input", str) or "",
-        sampling=_sampling(found),
-        seed=secrets.randbits(63) if seed is None else seed % 2**63,
-        max_tokens=_max_tokens(found, limit),
-        stop=_stop(found.get("stop")),
-        stream=stream,
-        include_usage=_include_usage(found, stream),
+        input=typed(found, "input", str) or "",
         earlier=found["messages"][:-1],
     )
 
 
-def _json_object(body: bytes) -> Json:
-    # Python reads NaN and Infinity, which are not JSON.
-    def refuse_constant(text: str) -> NoReturn:
-        raise ValueError(f"{text} is not valid JSON")
+def parse_text(body: bytes, limit: int) -> TextRequest:
+    """Read and check the body of a request for plain text; otherwise as `parse_chat`."""
+    found = json_object(body)
+    _check_names(found, OF_TEXT)
+    echo = typed(found, "echo", bool) or False
 
-    try:
-        found = json.loads(body, parse_constant=refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise ApiError(400, f"the body is not JSON: {error}", None, "invalid_json") from error
-    if not isinstance(found, dict):
-        message = f"the body: expected a JSON object, found {_shown(found)}"
-        raise ApiError(400, message, None, "invalid_type")
-    return found
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    # With `echo`, a caller who wants no more tokens asks for what the model thinks of the prompt.
+    wanted = whole(found, "max_tokens", 2**63, least=0 if echo else 1)
+    return TextRequest(
+        **_common(found, whole(found, "logprobs", MAX_LOGPROBS)),
+        max_tokens=min(TEXT_TOKENS if wanted is None else wanted, limit),
+        prompts=_prompts(found.get("prompt")),
+        echo=echo,
+    )
 
 
-def _typed(found: Json, name: str, kind: type[T], where: str = "") -> T | None:
-    """Return a value of the type `kind`; None: it is absent or null."""
-    value = found.get(name)
+def _check_names(found: Json, supported: set[str]) -> None:
+    for name, value in found.items():
+        neutral = value is None or value in NEUTRAL.get(name, [])
+        if name not in supported | IGNORED and not neutral:
+            problem = f"{shown(value)} is not supported here; leave it out"
+            refuse(name, problem, "unsupported_parameter")
 
-    # A whole number may stand for a fraction. One too long for a double becomes its nearest.
-    if kind is float and type(value) is int:
-        value = float(min(max(value, -(2**1023)), 2**1023))
 
-    # In Python, true is an int. So the type must be equal.
-    if value is None or type(value) is kind:
-        return value
-    refuse(where + name, f"found {_shown(value)}, expected {TYPE_NAMES[kind]}", "invalid_type")
+def _common(found: Json, logprobs: int | None) -> dict[str, Any]:
+    model = typed(found, "model", str)
+    if model is None:
+        problem = "missing; GET /v1/models lists those there are"
+        refuse("model", problem, "missing_required_parameter")
+    seed = typed(found, "seed", int)
+    stream = typed(found, "stream", bool) or False
+    n = whole(found, "n", MAX_CHOICES, least=1)
+    return {
+        "model": model,
+        "sampling": _sampling(found, logprobs),
+        "seed": secrets.randbits(63) if seed is None else seed % 2**63,
+        "n": n or 1,
+        "stop": _stop(found.get("stop")),
+        "stream": stream,
+        "include_usage": _include_usage(found, stream),
+    }
 
 
 def _instruction(messages: Any) -> str:
@@ -196,7 +191,7 @@ def _instruction(messages: Any) -> str:
     if messages is None:
         refuse("messages", "missing", "missing_required_parameter")
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        refuse("messages", f"found {_shown(messages)}, expected a list of objects", "invalid_type")
+        refuse("messages", f"found {shown(messages)}, expected a list of objects", "invalid_type")
     if not messages:
         refuse("messages", "empty; expected a message from the user")
 
@@ -206,7 +201,7 @@ def _instruction(messages: Any) -> str:
         if role in ("system", "developer"):
             refuse(param, f"{role}: this model was tuned without; say it in the user's message")
         if role not in ("user", "assistant"):
-            refuse(param, f"found {_shown(role)}, expected user or assistant")
+            refuse(param, f"found {shown(role)}, expected user or assistant")
 
     last = len(messages) - 1
     if messages[last]["role"] != "user":
@@ -214,7 +209,7 @@ def _instruction(messages: Any) -> str:
     return _text(messages[last].get("content"), f"messages[{last}].content")
 
 
-def earlier_turns(request: ChatRequest) -> list[tuple[str, str]]:
+def earlier_turns(request: ChatRequest) -> list[tuple[Any, str]]:
     """Return the roles and texts of the turns before the last.
 
     Raises:
@@ -233,38 +228,52 @@ def _text(content: Any, param: str) -> str:
         for index, part in enumerate(content):
             is_text = isinstance(part, dict) and part.get("type") == "text"
             if not is_text or not isinstance(part.get("text"), str):
-                problem = f"found {_shown(part)}, expected a part of type text"
+                problem = f"found {shown(part)}, expected a part of type text"
                 refuse(f"{param}[{index}]", problem, "invalid_type")
         content = "\n".join(part["text"] for part in content)
 
     if not isinstance(content, str):
-        refuse(param, f"found {_shown(content)}, expected text", "invalid_type")
+        refuse(param, f"found {shown(content)}, expected text", "invalid_type")
     if not content:
         refuse(param, "empty; expected an instruction")
     return content
 
 
-def _sampling(found: Json) -> Sampling:
-    temperature = _typed(found, "temperature", float) or 0.0
-    top_k = _typed(found, "top_k", int)
-    top_p = _typed(found, "top_p", float)
+def _prompts(prompt: Any) -> list[str | list[int]]:
+    """Return the prompts: a text, token ids, or a list of several of either."""
+    if prompt is None:
+        refuse("prompt", "missing", "missing_required_parameter")
+    if isinstance(prompt, str) or _are_ids(prompt):
+        return [prompt]
+    texts_or_ids = isinstance(prompt, list) and all(
+        isinstance(one, str) or _are_ids(one) for one in prompt
+    )
+    if not texts_or_ids or not prompt:
+        problem = f"found {shown(prompt)}, expected text, a list of token ids, or a list of these"
+        refuse("prompt", problem, "invalid_type")
+    return list(prompt)
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(id) is int for id in value)
+
+
+def _sampling(found: Json, logprobs: int | None) -> Sampling:
+    penalty = typed(found, "repetition_penalty", float)
     try:
-        return Sampling(temperature, top_k, top_p)
+        return Sampling(
+            temperature=typed(found, "temperature", float) or 0.0,
+            top_k=typed(found, "top_k", int),
+            top_p=typed(found, "top_p", float),
+            min_p=typed(found, "min_p", float),
+            repetition_penalty=1.0 if penalty is None else penalty,
+            frequency_penalty=typed(found, "frequency_penalty", float) or 0.0,
+            presence_penalty=typed(found, "presence_penalty", float) or 0.0,
+            logprobs=logprobs,
+        )
     except ValueError as error:
         name, _, problem = str(error).partition(": ")
         refuse(name, problem)
-
-
-def _max_tokens(found: Json, limit: int) -> int:
-    # OpenAI renamed the parameter. The new name comes first.
-    for name in ("max_completion_tokens", "max_tokens"):
-        wanted = _typed(found, name, int)
-        if wanted is None:
-            continue
-        if not 1 <= wanted <= limit:
-            refuse(name, f"found {_shown(wanted)}, expected 1 to {limit}, this server's limit")
-        return wanted
-    return limit
 
 
 def _stop(stop: Any) -> list[str]:
@@ -272,14 +281,14 @@ def _stop(stop: Any) -> list[str]:
         return []
     stops = [stop] if isinstance(stop, str) else stop
     if not isinstance(stops, list) or not all(isinstance(text, str) for text in stops):
-        refuse("stop", f"found {_shown(stop)}, expected text or a list of texts", "invalid_type")
+        refuse("stop", f"found {shown(stop)}, expected text or a list of texts", "invalid_type")
     if len(stops) > MAX_STOPS or not all(0 < len(text) <= MAX_STOP_LENGTH for text in stops):
         refuse("stop", f"expected at most {MAX_STOPS} texts of 1 to {MAX_STOP_LENGTH} characters")
     return stops
 
 
 def _include_usage(found: Json, stream: bool) -> bool:
-    options = _typed(found, "stream_options", dict) or {}
+    options = typed(found, "stream_options", dict) or {}
     if options and not stream:
         refuse("stream_options", "only for stream=true")
 
@@ -288,4 +297,4 @@ def _include_usage(found: Json, stream: bool) -> bool:
         if name not in ("include_usage", "include_obfuscation"):
             problem = "not supported here; leave it out"
             refuse(f"stream_options.{name}", problem, "unsupported_parameter")
-    return _typed(options, "include_usage", bool, "stream_options.") or False
+    return typed(options, "include_usage", bool, "stream_options.") or False

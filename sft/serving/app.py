@@ -9,14 +9,15 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from sft.serving.api import ApiError
 from sft.serving.endpoints import Endpoints
 from sft.serving.engine import Engine
-from sft.serving.guard import Guard
+from sft.serving.fields import ApiError
+from sft.serving.guard import Access, Guard
 from sft.serving.responses import json_response
 
 PAGE = Path(__file__).parent / "page"
@@ -34,14 +35,13 @@ PAGE_HEADERS = {
 RETRY_AFTER = "1"
 
 
-def make_app(engines: Mapping[str, Engine], max_tokens: int, host: str) -> Starlette:
+def make_app(engines: Mapping[str, Engine], max_tokens: int, access: Access) -> Starlette:
     """Return the application.
 
     Args:
         engines: by the name that the model has in requests.
         max_tokens: the most tokens of an answer.
-        host: the address that it listens at. If it is a loopback address, only requests to this
-            machine's names are answered.
+        access: who may ask.
     """
     api = Endpoints(engines, max_tokens, int(time.time()))
     routes = [
@@ -49,6 +49,7 @@ def make_app(engines: Mapping[str, Engine], max_tokens: int, host: str) -> Starl
         Route("/page.css", partial(page, PAGE / "page.css")),
         Route("/page.js", partial(page, PAGE / "page.js")),
         Route("/v1/chat/completions", api.chat, methods=["POST"]),
+        Route("/v1/completions", api.completions, methods=["POST"]),
         Route("/v1/models", api.models),
         Route("/v1/models/{name:path}", api.model),
         Route("/health", api.health),
@@ -59,9 +60,19 @@ def make_app(engines: Mapping[str, Engine], max_tokens: int, host: str) -> Starl
         ClientDisconnect: on_disconnect,
         Exception: on_failure,
     }
+    middleware = [Middleware(Guard, access=access)]
+    if access.origins:
+        # A browser shows an answer to another site's page only if the server allows it.
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=access.origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+        )
+        middleware.insert(0, cors)
     return Starlette(
         routes=routes,
-        middleware=[Middleware(Guard, host=host)],
+        middleware=middleware,
         exception_handlers=handlers,
         lifespan=api.lifespan,
     )

@@ -1,24 +1,23 @@
 """The endpoints of OpenAI's API: from HTTP to the engine and back."""
 
-import asyncio
-import json
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.requests import Request
+from starlette.responses import Response
 
 from sft.errors import InputError
+from sft.gpt2.tokenizer import decode
 from sft.inference.models import ChatModel, TooLongError
-from sft.inference.stream import AnswerStream
-from sft.serving.api import ApiError, ChatRequest, Json, earlier_turns, parse_request
-from sft.serving.engine import ClosingError, Engine, FullError, Generation, Piece
-from sft.serving.responses import ChatResponse, json_response, usage
+from sft.inference.stream import FinishReason
+from sft.serving.api import ChatRequest, TextRequest, earlier_turns, parse_chat, parse_text
+from sft.serving.engine import Engine, Piece
+from sft.serving.fields import ApiError, Json, refuse
+from sft.serving.responses import ChatAnswers, TextAnswers, json_response
+from sft.serving.sending import answer
 
 # In bytes. No model's context holds as much text.
 BODY_LIMIT = 1 << 18
@@ -70,20 +69,25 @@ class Endpoints:
         return self.engines[name]
 
     async def chat(self, http: Request) -> Response:
-        request = parse_request(await read_body(http), self.max_tokens)
+        request = parse_chat(await read_body(http), self.max_tokens)
         engine = self._engine(request.model)
+        response = ChatAnswers(request, engine.chat_model.tokenizer)
 
         # Tokenizing takes a while for a long text, so it leaves the event loop.
-        queue: asyncio.Queue[Piece] = asyncio.Queue()
-        on_piece = from_thread(queue.put_nowait)
-        generation = await run_in_threadpool(make_generation, request, engine.chat_model, on_piece)
+        prompt = await run_in_threadpool(chat_prompt, request, engine.chat_model)
+        return await answer(http, request, engine, [prompt], response)
 
-        submit(engine, generation)
-        pieces = read_pieces(queue)
-        cancel = partial(engine.cancel, generation)
-        if request.stream:
-            return EventStream(events(request, generation, pieces), cancel)
-        return await whole_answer(http, request, generation, pieces, cancel)
+    async def completions(self, http: Request) -> Response:
+        request = parse_text(await read_body(http), self.max_tokens)
+        engine = self._engine(request.model)
+        response = TextAnswers(request, engine.chat_model.tokenizer)
+        prompts = await run_in_threadpool(text_prompts, request, engine.chat_model)
+
+        # With `echo`, the prompt is the first piece of each of its answers.
+        echoes = None
+        if request.echo:
+            echoes = await run_in_threadpool(echoed, request, engine, prompts)
+        return await answer(http, request, engine, prompts, response, echoes)
 
 
 async def read_body(http: Request) -> bytes:
@@ -96,153 +100,54 @@ async def read_body(http: Request) -> bytes:
     return bytes(body)
 
 
-def make_generation(
-    request: ChatRequest, chat_model: ChatModel, on_piece: Callable[[Piece], None]
-) -> Generation:
-    """Turn a request into a prompt for the engine.
+# Prompts
+
+
+def chat_prompt(request: ChatRequest, chat_model: ChatModel) -> list[int]:
+    """Return the token ids of a chat's prompt.
 
     Raises:
         ApiError: the prompt cannot be made, or leaves no room for an answer.
     """
     earlier = earlier_turns(request) if chat_model.takes_earlier_turns else []
     try:
-        prompt = chat_model.prompt(request.instruction, request.input, earlier)
+        return chat_model.prompt(request.instruction, request.input, earlier)
     except TooLongError as error:
         raise ApiError(400, f"messages: {error}", "messages", "context_length_exceeded") from error
     except InputError as error:
         raise ApiError(400, f"messages: {error}", "messages", "invalid_value") from error
 
-    max_tokens = min(chat_model.context - len(prompt), request.max_tokens)
-    answer = AnswerStream(chat_model.tokenizer, max_tokens, request.stop)
-    return Generation(prompt, answer, on_piece, request.sampling, request.seed)
 
-
-def submit(engine: Engine, generation: Generation) -> None:
-    """Give a prompt to the engine.
+def text_prompts(request: TextRequest, chat_model: ChatModel) -> list[list[int]]:
+    """Return the token ids of plain texts, without a template.
 
     Raises:
-        ApiError: the queue is full, or the server is shutting down.
+        ApiError: an id is none of the tokenizer's, or a prompt leaves no room for an answer.
     """
-    try:
-        engine.submit(generation)
-    except FullError:
-        message = (
-            f"{engine.slots} questions are being answered and {engine.queue} wait; ask again later"
-        )
-        raise ApiError(429, message, None, "queue_full", "rate_limit_error") from None
-    except ClosingError:
-        message = "the server is shutting down"
-        raise ApiError(503, message, None, "shutting_down", "server_error") from None
+    tokenizer = chat_model.tokenizer
+    prompts = []
+    for prompt in request.prompts:
+        # As OpenAI's, an empty text is what stands after the end of another.
+        ids = tokenizer.encode_ordinary(prompt) if isinstance(prompt, str) else prompt
+        ids = ids or [tokenizer.eot_token]
+        if strange := [id for id in ids if not 0 <= id < tokenizer.n_vocab]:
+            most = tokenizer.n_vocab - 1
+            refuse("prompt", f"{strange[0]} is no token id; expected 0 to {most}")
+        if len(ids) + min(1, request.max_tokens) > chat_model.context:
+            problem = (
+                f"{len(ids)} tokens leave no room in the model's context of {chat_model.context}"
+            )
+            refuse("prompt", problem, "context_length_exceeded")
+        prompts.append(ids)
+    return prompts
 
 
-def from_thread(function: Callable[[Piece], None]) -> Callable[[Piece], None]:
-    """Make a function of the event loop callable from another thread."""
-    loop = asyncio.get_running_loop()
-
-    def call(piece: Piece) -> None:
-        # A closed loop raises RuntimeError: the server ended without waiting for this answer.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(function, piece)
-
-    return call
-
-
-async def read_pieces(queue: asyncio.Queue[Piece]) -> AsyncIterator[Piece]:
-    """Yield all pieces of an answer.
-
-    Raises:
-        ApiError: the model failed.
-    """
-    while True:
-        piece = await queue.get()
-        if piece.finish_reason == "failed":
-            message = "the model failed; the server's log says how"
-            raise ApiError(500, message, None, "model_failed", "server_error")
-        yield piece
-        if piece.finish_reason:
-            return
-
-
-async def whole_answer(
-    http: Request,
-    request: ChatRequest,
-    generation: Generation,
-    pieces: AsyncIterator[Piece],
-    cancel: Callable[[], None],
-) -> Response:
-    """Return the answer in one response.
-
-    Raises:
-        ClientDisconnect: the caller went away, and the answer was cancelled.
-        ApiError: the model failed.
-    """
-
-    async def collect() -> list[Piece]:
-        return [piece async for piece in pieces]
-
-    # Whichever comes first: the end of the answer, or the caller's.
-    collected = asyncio.ensure_future(collect())
-    gone = asyncio.ensure_future(disconnected(http))
-    try:
-        await asyncio.wait({collected, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not collected.done():
-            raise ClientDisconnect
-        received = collected.result()
-    finally:
-        collected.cancel()
-        gone.cancel()
-        cancel()
-
-    text = "".join(piece.text for piece in received)
-    finish_reason = received[-1].finish_reason or ""
-    counts = usage(len(generation.prompt), generation.answer.tokens)
-    return json_response(ChatResponse(request).completion(text, finish_reason, counts))
-
-
-async def disconnected(http: Request) -> None:
-    while (await http.receive())["type"] != "http.disconnect":
-        pass
-
-
-class EventStream(StreamingResponse):
-    """Server-sent events. `cancel` is called in the end, however the sending ended."""
-
-    def __init__(self, content: AsyncIterator[str], cancel: Callable[[], None]) -> None:
-        headers = {"cache-control": "no-cache"}
-        super().__init__(content, headers=headers, media_type="text/event-stream")
-        self.cancel = cancel
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self.cancel()
-
-
-async def events(
-    request: ChatRequest, generation: Generation, pieces: AsyncIterator[Piece]
-) -> AsyncIterator[str]:
-    """Yield the answer as it grows, as server-sent events.
-
-    The status 200 has been sent by then. So an error in the middle is an event, too.
-    """
-    response = ChatResponse(request)
-    yield event(response.chunk({"role": "assistant", "content": ""}))
-    try:
-        async for piece in pieces:
-            if piece.text:
-                yield event(response.chunk({"content": piece.text}))
-            if piece.finish_reason:
-                yield event(response.chunk({}, piece.finish_reason))
-    except ApiError as error:
-        yield event(error.body())
-        return
-
-    if request.include_usage:
-        counts = usage(len(generation.prompt), generation.answer.tokens)
-        yield event(response.usage_chunk(counts))
-    yield "data: [DONE]\n\n"
-
-
-def event(content: Json) -> str:
-    return f"data: {json.dumps(content)}\n\n"
+def echoed(request: TextRequest, engine: Engine, prompts: list[list[int]]) -> list[Piece]:
+    """Return each prompt as the first piece of its answer, with its log-probabilities if wanted."""
+    count = request.sampling.logprobs
+    pieces = []
+    for prompt in prompts:
+        scored = () if count is None else engine.score(prompt, count)
+        reason: FinishReason | None = None if request.max_tokens else "length"
+        pieces.append(Piece(decode(engine.chat_model.tokenizer, prompt), reason, scored))
+    return pieces

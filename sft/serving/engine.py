@@ -8,12 +8,13 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from threading import Condition, Thread
+from threading import Condition, Lock, Thread
 from typing import Literal, NamedTuple
 
-from sft.gpt2.generate import Decoder
+from sft.gpt2.generate import Decoder, TokenLogprobs
 from sft.gpt2.sampling import Sampling
 from sft.inference.models import ChatModel
+from sft.inference.scores import prompt_logprobs
 from sft.inference.stream import AnswerStream, FinishReason
 
 log = logging.getLogger(__name__)
@@ -27,14 +28,23 @@ class ClosingError(Exception):
     """The engine is stopping and takes nothing new."""
 
 
+class ScoredToken(NamedTuple):
+    """A token, and what the model thought of it; None: the text begins with it."""
+
+    id: int
+    logprobs: TokenLogprobs | None
+
+
 class Piece(NamedTuple):
     """Some text of an answer. The last piece has a finish reason.
 
-    `failed` says that the model raised an error, which is logged.
+    `failed` says that the model raised an error, which is logged. `tokens` holds those since the
+    piece before, with the end token, if the sampling asks for log-probabilities.
     """
 
     text: str
     finish_reason: FinishReason | Literal["failed"] | None = None
+    tokens: tuple[ScoredToken, ...] = ()
 
 
 @dataclass(eq=False)
@@ -51,6 +61,7 @@ class Generation:
     sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
     cancelled: bool = False
+    scored: list[ScoredToken] = field(default_factory=list)  # since the last piece
 
 
 class Engine:
@@ -66,6 +77,9 @@ class Engine:
         self.slots = slots
         self.queue = queue
         self.closing = False
+
+        # One prompt at a time is scored, beside the thread.
+        self._scoring = Lock()
 
         # The condition guards `_waiting` and wakes the thread.
         self._changed = Condition()
@@ -108,6 +122,16 @@ class Engine:
             if generation in self._waiting:
                 self._waiting.remove(generation)
             self._changed.notify()
+
+    def score(self, prompt: list[int], count: int) -> tuple[ScoredToken, ...]:
+        """Return what the model thinks of each token of a prompt, in the caller's thread.
+
+        Args:
+            count: so many of the likeliest tokens are given, too, at each place.
+        """
+        with self._scoring:
+            found = prompt_logprobs(self.chat_model.model, prompt, count)
+        return tuple(map(ScoredToken, prompt, found))
 
     def stop(self) -> None:
         """Take nothing new, finish every answer that was taken, and return."""
@@ -154,12 +178,15 @@ class Engine:
 
     def _take(self, row: int, token: int) -> None:
         generation = self._running[row]
+        if row in self._decoder.logprobs:
+            generation.scored.append(ScoredToken(token, self._decoder.logprobs[row]))
         text = generation.answer.add(token)
         finish_reason = generation.answer.finish_reason
         if finish_reason:
             self._free(row)
         if text or finish_reason:
-            generation.on_piece(Piece(text, finish_reason))
+            generation.on_piece(Piece(text, finish_reason, tuple(generation.scored)))
+            generation.scored.clear()
 
     def _free(self, row: int) -> None:
         self._decoder.remove(row)

@@ -129,7 +129,11 @@ class Metrics(RunCallback):
     def after_validation(
         self, trainer: Trainer, module: InstructionTuner, data: InstructionData
     ) -> None:
-        self._add(module, VALIDATION, {"val/full_loss": module.validation_loss})
+        losses = {"val/full_loss": module.validation_loss}
+        if module.average:
+            module.validate_average(data.val_dataloader())
+            losses["val/ema_loss"] = module.averaged_loss
+        self._add(module, VALIDATION, losses)
         self._finish_row(trainer)
 
     def _probe(self, module: InstructionTuner, data: InstructionData) -> None:

@@ -19,6 +19,7 @@ COLUMNS = (
     "train/eval_loss",
     "val/loss",
     "val/full_loss",
+    "val/ema_loss",
 )
 Row = dict[str, float]
 

@@ -15,6 +15,7 @@ from sft.data.batches import IGNORE_INDEX, Batch
 from sft.errors import InputError
 from sft.gpt2.model import GPT
 from sft.objective import CrossEntropy, Objective
+from sft.training.average import Average
 from sft.training.optim import OPTIMIZER, schedule
 from sft.training.sharding import unsharded
 from sft.training.signals import Signals
@@ -62,12 +63,15 @@ class InstructionTuner(LightningModule):
         self.seed = seed
         self.on_nonfinite = on_nonfinite
         self.signals = Signals()
+        self.average = Average(model, optim.ema) if optim.ema is not None else None
 
         # The last optimizer step: its loss before the update, and its learning rate.
         self.step_loss = float("nan")
         self.step_lr = 0.0
         # The loss of the last pass over the validation split.
         self.validation_loss = float("nan")
+        # The same with the averaged weights, if there are any.
+        self.averaged_loss = float("nan")
         # The shape (B, T) of the micro-batch at hand, for a message about memory.
         self.batch_shape: tuple[int, ...] | None = None
 
@@ -112,6 +116,11 @@ class InstructionTuner(LightningModule):
             self._refuse_step(optimizer)
         self._sums = []
         self._records = []
+
+    def optimizer_step(self, *arguments: Any, **more: Any) -> None:
+        super().optimizer_step(*arguments, **more)
+        if self.average:
+            self.average.update()
 
     def configure_gradient_clipping(
         self,
@@ -221,6 +230,16 @@ class InstructionTuner(LightningModule):
         """
         self.validation_loss = self._mean_over_ranks(self._probe(batches))
 
+    def validate_average(self, batches: Iterable[Batch]) -> None:
+        """Probe the validation split with the averaged weights.
+
+        Args:
+            batches: as in `validate`.
+        """
+        assert self.average is not None
+        with self.average.in_place():
+            self.averaged_loss = self._mean_over_ranks(self._probe(batches))
+
     def mean_loss(self, batches: Sequence[Batch]) -> float:
         """Return the mean loss of the labels in these batches, in nats; ranks share the batches."""
         ranks = self.trainer.world_size
@@ -269,11 +288,15 @@ class InstructionTuner(LightningModule):
         for name in self._frozen():
             del checkpoint["state_dict"][name]
         checkpoint["watched"] = {"skipped": self.skipped, "recent": list(self._recent)}
+        if self.average:
+            checkpoint["average"] = self.average.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"] |= self._frozen()
         self.skipped = checkpoint["watched"]["skipped"]
         self._recent.extend(checkpoint["watched"]["recent"])
+        if self.average:
+            self.average.load_state_dict(checkpoint["average"])
 
     def _frozen(self) -> dict[str, Tensor]:
         return {

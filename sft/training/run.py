@@ -14,7 +14,7 @@ from lightning.pytorch import Callback
 
 from sft.checkpoint.folder import Pretrained, load_pretrained
 from sft.config.rules import steps_warning
-from sft.config.schema import LoraConfig, TrainConfig
+from sft.config.schema import LoraConfig, OptimConfig, TrainConfig
 from sft.data.datamodule import InstructionData
 from sft.data.overview import example_text, overview, overview_text, unused_text
 from sft.data.sources import Source, load_source
@@ -27,7 +27,7 @@ from sft.device import (
     pick_device,
     pick_precision,
 )
-from sft.errors import InputError
+from sft.errors import InputError, counted
 from sft.gpt2.fast import row_multiple
 from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT
@@ -39,6 +39,7 @@ from sft.training.metrics import Metrics
 from sft.training.metrics_file import MetricsFile
 from sft.training.module import InstructionTuner
 from sft.training.mps import EmptyCache
+from sft.training.optim import beta2_of
 from sft.training.order import in_order
 from sft.training.progress import Progress
 from sft.training.resume import Past, past_of
@@ -99,10 +100,11 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
         log.info(changed)
     log_data(data, source, base)
     resumed = f", resumed at step {past.steps + 1}" if past.steps else ""
-    log.info(f"{processes} × {device}, {precision}, {steps} steps{resumed}")
+    log.info(f"{processes} × {device}, {precision}, {counted(steps, 'step')}{resumed}")
     if warning := steps_warning(config, steps):
         log.warning(warning)
-    module = make_module(config, base, steps, device)
+    tokens_per_step = data.tokens_per_step(processes)
+    module = make_module(config, base, steps, device, tokens_per_step)
     metrics = Metrics(config.eval, MetricsFile(folder / "metrics.csv"))
     gate = SanityGate(config.eval.batches, config.model.allow_untrained)
     run_folder = RunFolder(folder, config, made_of, model_saver(config, base, folder), LATEST)
@@ -195,22 +197,37 @@ def log_data(data: InstructionData, source: Source, base: Pretrained) -> None:
     log.info(f"one example, with what is learned in ⟦ ⟧:\n{example}")
 
 
-def make_module(config: TrainConfig, base: Pretrained, steps: int, device: str) -> InstructionTuner:
+def make_module(
+    config: TrainConfig, base: Pretrained, steps: int, device: str, tokens_per_step: float
+) -> InstructionTuner:
     """Make the LightningModule around the model, which gets its adapter and is compiled here."""
     if adapter := adapter_of(config):
         adapt(base, adapter, config.seed)
     base.model.activation_checkpointing = config.activation_checkpointing
+    base.model.neftune = config.optim.neftune or 0.0
     if config.compile:
         check_compiler(device)
         base.model.compile_layers()
     return InstructionTuner(
         base.model,
-        config.optim,
+        with_betas(config.optim, tokens_per_step),
         steps,
         config.accumulate,
         config.seed,
         config.on_nonfinite,
     )
+
+
+def with_betas(optim: OptimConfig, tokens_per_step: float) -> OptimConfig:
+    """Return the settings with the second beta that the half-life gives, if there is one."""
+    if optim.beta2_half_life is None:
+        return optim
+    beta2 = beta2_of(optim.beta2_half_life, tokens_per_step)
+    log.info(
+        f"the half-life of {optim.beta2_half_life:,.0f} tokens makes a second beta of {beta2:.6g}, "
+        f"at {tokens_per_step:,.0f} tokens in a step"
+    )
+    return dataclasses.replace(optim, betas=[optim.betas[0], beta2])
 
 
 def adapt(base: Pretrained, config: LoraConfig, seed: int) -> None:

@@ -37,6 +37,7 @@ class RunFolder(RunCallback):
 
     Attributes:
         best: the lowest loss over the whole validation split, in nats; infinity before the first.
+            With `optim.ema` it may be that of the averaged weights.
     """
 
     def __init__(
@@ -126,7 +127,11 @@ class RunFolder(RunCallback):
         if not signals.interrupted:
             loss = module.validation_loss
             if not math.isnan(loss):
-                log.info(f"epoch {epochs_done(trainer):g}: validation loss {loss:.4f}")
+                averaged = f", with averaged weights {module.averaged_loss:.4f}"
+                log.info(
+                    f"epoch {epochs_done(trainer):g}: validation loss {loss:.4f}"
+                    f"{averaged if module.average else ''}"
+                )
         if at_epoch_end(trainer):
             self._save(trainer)
         steps_left = trainer.global_step < module.total_steps
@@ -156,7 +161,12 @@ class RunFolder(RunCallback):
         self._saved_at = time.monotonic()
 
     def _keep_if_best(self, trainer: Trainer, module: InstructionTuner) -> None:
-        if module.validation_loss < self.best:
+        """Write the plain or the averaged weights, if one of them is the best so far."""
+        if module.average and module.averaged_loss < min(self.best, module.validation_loss):
+            self.best = module.averaged_loss
+            with module.average.in_place():
+                self._write_model(trainer, module)
+        elif module.validation_loss < self.best:
             self.best = module.validation_loss
             self._write_model(trainer, module)
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from sft.atomic import writing
+from sft.errors import counted
 from sft.report.card import write_card
 from sft.shell import setting
 from sft.summaries import LossChange, RunSummary, write_run_summary
@@ -119,8 +120,8 @@ def table(summary: RunSummary) -> str:
     if summary.best_validation_loss is not None:
         lines.append(f"{'whole validation, best':22}{'':10}{summary.best_validation_loss:10.3f}")
     lines.append(
-        f"{summary.steps} steps, {summary.tokens_seen:,} tokens in {summary.seconds:.0f} s "
-        f"({summary.tokens_per_sec:,.0f} tokens/s), "
+        f"{counted(summary.steps, 'step')}, {summary.tokens_seen:,} tokens in "
+        f"{summary.seconds:.0f} s ({summary.tokens_per_sec:,.0f} tokens/s), "
         f"peak memory {summary.peak_memory_bytes / 2**30:.1f} GiB"
     )
     return "\n".join(lines)

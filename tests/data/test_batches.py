@@ -236,7 +236,7 @@ def test_splits_keep_the_order_and_every_record() -> None:
 def test_an_empty_split_is_refused(count: int, fractions: list[float], name: str) -> None:
     with pytest.raises(InputError) as error:
         split_records(records(count), fractions)
-    assert str(error.value).startswith(f"data.split: {fractions} of {count} records")
+    assert str(error.value).startswith(f"data.split: {fractions} of {count} record")
     assert f" {name};" in str(error.value)
 
 

@@ -90,6 +90,14 @@ def test_runs_of_other_records_are_refused_by_the_first_that_differs(tmp_path: P
         compare(read_evaluation(first), read_evaluation(third))
 
 
+def test_runs_of_other_splits_are_refused_with_what_to_run(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "a", [1.0] * 5), write(tmp_path / "b", [1.0] * 3)
+    file = Path(second) / "evaluation" / "summary.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"split": "validation"}))
+    with pytest.raises(InputError, match=r"validation split.* run=\S+/b split=test$"):
+        compare(read_evaluation(first), read_evaluation(second))
+
+
 def test_a_folder_without_a_readable_evaluation_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"has not been evaluated; first: python evaluate\.py run="

@@ -436,7 +436,7 @@ def test_answers_of_other_seeds_differ_and_are_kept_apart(
         ),
         (["+generate.beams=4"], "generate.beams: unknown key"),
         (["bath_size=4"], "bath_size: unknown key"),
-        (["judge=llama"], "Could not find 'judge/llama'"),
+        (["judge=llama"], "judge: unknown value 'llama'"),
         (
             ["judge.model=phi3"],
             "judge.model: would not be read without a judge; add judge=ollama or judge=openai",

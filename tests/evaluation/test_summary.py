@@ -55,7 +55,7 @@ def test_the_table_has_the_judges_line_and_what_it_still_owes(summary: Evaluatio
         model.judge = JUDGED
     shown = table(replace(summary, judge=judge))
     assert shown.splitlines()[1].split()[:2] == ["judge", "61.500"]
-    for remark in ("low coverage", "trust it", "2 answers have no score yet"):
+    for remark in ("low coverage", "trust it", "no score yet for 2 answers"):
         assert remark in shown
 
 

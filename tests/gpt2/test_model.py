@@ -180,3 +180,21 @@ def test_ids_and_labels_at_the_padding_are_not_read(model):
     losses = model.token_losses(ids, ids, lengths)
     assert torch.equal(model.token_losses(wild, wild, lengths), losses)
     assert len(losses) == 26
+
+
+def test_noise_on_embeddings_is_bounded_by_each_rows_length_and_off_in_evaluation(model):
+    lengths = torch.tensor([4, 9])
+    input_ids = torch.randint(50, (2, 9))
+    seen = []
+    model.layers = lambda embeddings, positions, rows: seen.append(embeddings) or embeddings
+    model.neftune = 3.0
+    model.train().features(input_ids, lengths)
+    model.eval().features(input_ids, lengths)
+    noise = (seen[0] - seen[1])[:13]
+    assert torch.equal(seen[1][:13], model.wte(input_ids)[torch.arange(9) < lengths[:, None]])
+
+    # alpha / sqrt(L d), with 16 channels (2310.05914, section 2).
+    for row, length in ((noise[:4], 4), (noise[4:], 9)):
+        most = 3 / (length * 16) ** 0.5
+        assert 0.8 * most < row.abs().max() <= most
+        assert abs(row.mean()) < 0.3 * most

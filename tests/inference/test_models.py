@@ -9,7 +9,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sft.checkpoint.folder import load_pretrained, save_pretrained
 from sft.errors import InputError
-from sft.inference.models import ChatModel, Placement, TooLongError, load_base, load_tuned
+from sft.inference.models import (
+    ChatModel,
+    Placement,
+    TooLongError,
+    load_base,
+    load_tuned,
+    share_weights,
+)
 from sft.prompts import PROMPTS
 
 PLACEMENT = Placement("cpu", "32-true")
@@ -155,3 +162,16 @@ def test_a_chat_template_that_fails_is_warned_of_and_alpacas_used(
     (foreign / "chat_template.jinja").write_text("{{ raise_exception('only with tools') }}")
     assert load_tuned(str(foreign), PLACEMENT).template == PROMPTS["alpaca"]
     assert "only with tools" in caplog.text
+
+
+def test_equal_weights_take_memory_once(checkpoint: Path) -> None:
+    first = load_pretrained(checkpoint).model
+    second = load_pretrained(checkpoint).model
+    with torch.no_grad():
+        second.h[1].attn.c_attn.weight.add_(1)
+        changed = second.h[1].attn.c_attn.weight.clone()
+    whole = sum(parameter.numel() for parameter in second.parameters())
+    assert share_weights(second, [first]) == 1 - changed.numel() / whole
+    assert second.wte.weight.data_ptr() == first.wte.weight.data_ptr()
+    assert torch.equal(second.h[1].attn.c_attn.weight, changed)
+    assert not torch.equal(first.h[1].attn.c_attn.weight, changed)

@@ -10,13 +10,14 @@ import uvicorn
 from sft.serve import address, listen
 from sft.serving.app import make_app
 from sft.serving.engine import Engine
+from sft.serving.guard import Access
 
 
 @contextmanager
-def running(engines: Mapping[str, Engine], max_tokens: int = 64) -> Iterator[str]:
+def running(engines: Mapping[str, Engine], max_tokens: int = 64, **access: object) -> Iterator[str]:
     """Run a server in a thread; yield its URL."""
     listener = listen("127.0.0.1", 0)
-    app = make_app(engines, max_tokens, "127.0.0.1")
+    app = make_app(engines, max_tokens, Access("127.0.0.1", **access))
     server = uvicorn.Server(
         uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=10)
     )

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 from sft.gpt2.sampling import Sampling
-from sft.serving.api import ApiError, ChatRequest, earlier_turns, parse_request
+from sft.serving.api import ChatRequest, TextRequest, earlier_turns, parse_chat, parse_text
+from sft.serving.fields import ApiError
 
 SMALLEST = {"model": "tuned", "messages": [{"role": "user", "content": "Say hello."}]}
 
 
 def parse(changes: dict[str, Any] | None = None) -> ChatRequest:
-    return parse_request(json.dumps(SMALLEST | (changes or {})).encode(), limit=100)
+    return parse_chat(json.dumps(SMALLEST | (changes or {})).encode(), limit=100)
 
 
 def refusal(changes: dict[str, Any]) -> ApiError:
@@ -38,6 +39,7 @@ def test_the_smallest_request_gets_the_defaults():
         input="",
         sampling=Sampling(),
         seed=request.seed,
+        n=1,
         max_tokens=100,
         stop=[],
         stream=False,
@@ -56,6 +58,13 @@ def test_every_parameter_is_read():
             "temperature": 1,
             "top_p": 0.5,
             "top_k": 7,
+            "min_p": 0.1,
+            "repetition_penalty": 1.5,
+            "frequency_penalty": 1,
+            "presence_penalty": -2,
+            "n": 3,
+            "logprobs": True,
+            "top_logprobs": 4,
             "seed": -1,
             "max_tokens": 5,
             "stop": "x",
@@ -68,8 +77,9 @@ def test_every_parameter_is_read():
         model="tuned",
         instruction="Say hello.",
         input="box",
-        sampling=Sampling(temperature=1.0, top_k=7, top_p=0.5),
+        sampling=Sampling(1.0, 7, 0.5, 0.1, 1.5, None, 1.0, -2.0, logprobs=4),
         seed=2**63 - 1,
+        n=3,
         max_tokens=5,
         stop=["x"],
         stream=True,
@@ -86,6 +96,9 @@ def test_parameters_that_change_nothing_are_accepted():
         "presence_penalty": 0.0,
         "logprobs": False,
         "tools": None,
+        "tool_choice": "none",
+        "parallel_tool_calls": True,
+        "service_tier": "auto",
         "response_format": {"type": "text"},
     }
     assert parse({"seed": 1} | neutral) == parse({"seed": 1})
@@ -141,6 +154,53 @@ def test_a_temperature_too_large_for_a_double_becomes_a_large_one():
     assert parse({"temperature": 10**400}).sampling.temperature == 2.0**1023
 
 
+def test_an_answer_longer_than_the_limit_is_shortened():
+    assert parse({"max_tokens": 101}).max_tokens == 100
+    assert parse_text(b'{"model": "m", "prompt": "a", "max_tokens": 999}', 100).max_tokens == 100
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [("a", ["a"]), ([1, 2], [[1, 2]]), (["a", "b"], ["a", "b"]), ([[1], [2, 3]], [[1], [2, 3]])],
+)
+def test_prompts_of_plain_text_have_four_forms(prompt, prompts):
+    body = {"model": "base", "prompt": prompt, "echo": True, "max_tokens": 0, "logprobs": 2}
+    request = parse_text(json.dumps(body).encode(), 100)
+    assert request == TextRequest(
+        model="base",
+        sampling=Sampling(logprobs=2),
+        seed=request.seed,
+        n=1,
+        max_tokens=0,
+        stop=[],
+        stream=False,
+        include_usage=False,
+        prompts=prompts,
+        echo=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "param", "code"),
+    [
+        ({"prompt": None}, "prompt", "missing_required_parameter"),
+        ({"prompt": []}, "prompt", "invalid_type"),
+        ({"prompt": [1, "a"]}, "prompt", "invalid_type"),
+        ({"prompt": [[]]}, "prompt", "invalid_type"),
+        ({"prompt": [True]}, "prompt", "invalid_type"),
+        ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+        ({"messages": []}, "messages", "unsupported_parameter"),
+        ({"best_of": 2}, "best_of", "unsupported_parameter"),
+        ({"logprobs": True}, "logprobs", "invalid_type"),
+    ],
+)
+def test_a_wrong_parameter_of_plain_text_is_refused(changes, param, code):
+    body = {"model": "base", "prompt": "a"} | changes
+    with pytest.raises(ApiError) as error:
+        parse_text(json.dumps(body).encode(), 100)
+    assert (error.value.param, error.value.code) == (param, code)
+
+
 def test_max_completion_tokens_goes_before_max_tokens():
     assert parse({"max_completion_tokens": 3, "max_tokens": 5}).max_tokens == 3
 
@@ -157,8 +217,12 @@ def test_max_completion_tokens_goes_before_max_tokens():
         ({"top_p": 1.5}, "invalid_value", "1.5"),
         ({"top_k": 0}, "invalid_value", "0"),
         ({"top_k": 1.0}, "invalid_type", "1.0"),
-        ({"max_tokens": 0}, "invalid_value", "1 to 100"),
-        ({"max_tokens": 101}, "invalid_value", "101"),
+        ({"max_tokens": 0}, "invalid_value", "found 0, expected 1"),
+        ({"n": 0}, "invalid_value", "1 to 128"),
+        ({"logprobs": 2}, "invalid_type", "2"),
+        ({"top_logprobs": 2}, "invalid_value", "logprobs=true"),
+        ({"frequency_penalty": 2.5}, "invalid_value", "2.5"),
+        ({"tool_choice": "required"}, "unsupported_parameter", "required"),
         ({"max_completion_tokens": 1e2}, "invalid_type", "100.0"),
         ({"seed": "1"}, "invalid_type", '"1"'),
         ({"stream": 1}, "invalid_type", "1"),
@@ -167,11 +231,8 @@ def test_max_completion_tokens_goes_before_max_tokens():
         ({"stop": [""]}, "invalid_value", "1 to 256"),
         ({"stop": ["a"] * 5}, "invalid_value", "at most 4"),
         ({"stop": "a" * 257}, "invalid_value", "256"),
-        ({"n": 2}, "unsupported_parameter", "2"),
-        ({"logprobs": True}, "unsupported_parameter", "true"),
         ({"tools": [{"type": "function"}]}, "unsupported_parameter", "function"),
         ({"response_format": {"type": "json_object"}}, "unsupported_parameter", "json_object"),
-        ({"frequency_penalty": 0.1}, "unsupported_parameter", "0.1"),
         ({"temprature": 1}, "unsupported_parameter", "1"),
         ({"messages": None}, "missing_required_parameter", "missing"),
         ({"messages": "hi"}, "invalid_type", '"hi"'),
@@ -247,5 +308,5 @@ def test_a_wrong_message_is_refused_by_its_part(message, param, code, found):
 )
 def test_a_body_that_is_not_a_json_object_is_refused(body, code):
     with pytest.raises(ApiError) as error:
-        parse_request(body, 100)
+        parse_chat(body, 100)
     assert (error.value.status, error.value.code, error.value.param) == (400, code, None)

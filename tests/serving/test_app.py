@@ -1,15 +1,18 @@
 """The server over real HTTP, asked by the official client and by callers that misbehave."""
 
+import asyncio
 import json
 import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 import openai
 import pytest
 import requests
+import torch
 
 from sft.config.schema import DataConfig
 from sft.data.sources import load_source
@@ -125,7 +128,7 @@ def test_stop_strings_and_seeds_change_the_answer(tiny, engine):
 @pytest.mark.parametrize(
     ("changes", "status", "param", "code"),
     [
-        ({"n": 2}, 400, "n", "unsupported_parameter"),
+        ({"n": 129}, 400, "n", "invalid_value"),
         ({"model": None}, 400, "model", "missing_required_parameter"),
         ({"model": "\ud800"}, 404, "model", "model_not_found"),
         (
@@ -162,7 +165,7 @@ def test_a_prompt_that_leaves_room_for_one_token_gets_one(post):
 
 
 def test_an_unknown_path_or_method_is_refused_in_openais_form(post):
-    assert post(path="/v1/completions").json()["error"]["code"] == "not_found"
+    assert post(path="/v1/embeddings").json()["error"]["code"] == "not_found"
     assert post(path="/v1/models").json()["error"]["code"] == "method_not_allowed"
 
 
@@ -180,6 +183,34 @@ def test_an_unknown_path_or_method_is_refused_in_openais_form(post):
 def test_other_sites_are_kept_out(post, headers):
     response = post(headers=headers)
     assert (response.status_code, response.json()["error"]["code"]) == (403, "forbidden")
+
+
+def test_named_origins_and_hosts_are_let_in(tiny, engine):
+    site = "https://me.example"
+    with running({"tuned": engine(tiny)}, origins=(site,), hosts=("box",)) as url:
+        asked = {"model": "tuned", "messages": HELLO}
+        path = f"{url}/v1/chat/completions"
+        wants = {"access-control-request-method": "POST", "access-control-request-headers": "a"}
+        before = requests.options(path, headers={"origin": site, **wants}, timeout=9)
+        assert before.headers["access-control-allow-origin"] == site
+        answer = requests.post(path, json=asked, headers={"origin": site, "host": "box"}, timeout=9)
+        assert answer.headers["access-control-allow-origin"] == site
+        assert answer.status_code == 200
+        for headers in ({"origin": "https://evil.example"}, {"host": "evil.example"}):
+            assert requests.post(path, json=asked, headers=headers, timeout=9).status_code == 403
+
+
+def test_the_key_is_asked_for(tiny, engine):
+    with running({"tuned": engine(tiny)}, key="sésame") as url:
+        for given in ({}, {"authorization": "Bearer sesame"}, {"authorization": "sésame"}):
+            headers = {name: value.encode() for name, value in given.items()}
+            answer = requests.get(f"{url}/v1/models", headers=headers, timeout=9)
+            assert answer.status_code == 401
+            assert answer.json()["error"]["code"] == "invalid_api_key"
+        headers = {"authorization": "Bearer sésame".encode()}
+        assert requests.get(f"{url}/v1/models", headers=headers, timeout=9).status_code == 200
+        assert requests.get(f"{url}/health", timeout=9).status_code == 200
+        assert requests.get(url, timeout=9).status_code == 200
 
 
 @pytest.mark.parametrize("host", ["localhost:99", "127.0.0.1", "[::1]:80"])
@@ -259,3 +290,133 @@ def test_a_model_that_fails_is_an_error_and_the_next_question_is_answered(tiny, 
         time.sleep(0.05)
         answer = create(model="tuned", messages=HELLO)
         assert answer.choices[0].finish_reason == "length"
+
+
+# Several answers, log-probabilities, plain text
+
+
+def reference(chat_model, prompt: list[int], count: int) -> tuple[list[int], torch.Tensor]:
+    """Return the likeliest tokens after a prompt, and the log-probabilities at every place."""
+    [tokens] = generate(chat_model.model, [prompt], count, eos_id=chat_model.tokenizer.eot_token)
+    with torch.no_grad():
+        logits = chat_model.model(torch.tensor([prompt + tokens]))[0]
+    return tokens, logits.log_softmax(-1)
+
+
+def test_a_chat_has_log_probabilities_and_several_answers(nano, engine):
+    prompt = nano.prompt("What is the plural of box?")
+    tokens, logprobs = reference(nano, prompt, 16)
+    with running({"tuned": engine(nano)}) as url, client(url) as official:
+        ask = partial(
+            official.chat.completions.create,
+            model="tuned",
+            messages=[{"role": "user", "content": "What is the plural of box?"}],
+            logprobs=True,
+            top_logprobs=3,
+            max_tokens=16,
+        )
+        found = ask(n=2, presence_penalty=0)
+        streamed = [chunk.choices[0] for chunk in ask(stream=True)]
+        drawn = ask(n=3, temperature=2.0, seed=5)
+        again = ask(temperature=2.0, seed=6)
+
+    assert [choice.index for choice in found.choices] == [0, 1]
+    assert found.usage.completion_tokens == 2 * len(tokens)
+    for choice in found.choices:
+        content = choice.logprobs.content
+        assert "".join(one.token for one in content) == choice.message.content
+        assert len(content) == len(tokens)
+        for place, one in enumerate(content):
+            expected = logprobs[len(prompt) - 1 + place]
+            assert one.logprob == pytest.approx(float(expected[tokens[place]]), abs=1e-4)
+            assert [other.logprob for other in one.top_logprobs] == pytest.approx(
+                expected.topk(3).values.tolist(), abs=1e-4
+            )
+            assert bytes(one.bytes).decode() == one.token
+    parts = [one for choice in streamed if choice.logprobs for one in choice.logprobs.content]
+    whole = found.choices[0].logprobs.content
+    assert [one.token for one in parts] == [one.token for one in whole]
+    texts = [choice.message.content for choice in drawn.choices]
+    assert len(set(texts)) == 3
+    assert texts[1] == again.choices[0].message.content
+
+
+def test_penalties_change_an_answer(nano, engine):
+    with running({"tuned": engine(nano)}) as url, client(url) as official:
+        texts = []
+        for options in ({}, {"frequency_penalty": 2.0}, {"presence_penalty": 2.0}):
+            found = official.completions.create(model="tuned", prompt="a a a a", **options)
+            texts.append(found.choices[0].text)
+    assert len(set(texts)) > 1
+
+
+def test_plain_text_is_continued_as_generate_does(nano, engine):
+    text = "The plural of box is"
+    prompt = nano.tokenizer.encode_ordinary(text)
+    tokens, logprobs = reference(nano, prompt, 6)
+    answer = decode(nano.tokenizer, tokens)
+    with running({"base": engine(nano)}) as url, client(url) as official:
+        create = partial(official.completions.create, model="base", max_tokens=6)
+        found = create(prompt=[text, "a b"], n=2)
+        assert [choice.text for choice in found.choices[:2]] == [answer, answer]
+        assert found.choices[2].text == found.choices[3].text != answer
+        assert [choice.index for choice in found.choices] == [0, 1, 2, 3]
+        assert create(prompt=prompt).choices[0].text == answer
+        assert create(prompt=[prompt, prompt]).choices[1].text == answer
+
+        [echo] = create(prompt=prompt, echo=True, logprobs=2).choices
+        assert echo.text == text + answer
+        assert "".join(echo.logprobs.tokens) == echo.text
+        assert echo.logprobs.token_logprobs[0] is echo.logprobs.top_logprobs[0] is None
+        ids = prompt + tokens
+        expected = [float(logprobs[place, id]) for place, id in enumerate(ids[1:])]
+        assert echo.logprobs.token_logprobs[1:] == pytest.approx(expected, abs=1e-4)
+        for place, top in enumerate(echo.logprobs.top_logprobs[1:]):
+            assert max(top.values()) == pytest.approx(float(logprobs[place].max()), abs=1e-4)
+        starts = [len(decode(nano.tokenizer, ids[:place])) for place in range(len(ids))]
+        assert echo.logprobs.text_offset == starts
+
+        [alone] = create(prompt=text, echo=True, logprobs=0, max_tokens=0).choices
+        assert (alone.text, alone.finish_reason) == (text, "length")
+        assert alone.logprobs.top_logprobs is None
+        chunks = list(create(prompt=text, echo=True, stream=True))
+        assert "".join(chunk.choices[0].text for chunk in chunks) == text + answer
+
+        stop = answer[3:6]
+        [stopped] = create(prompt=text, stop=stop, logprobs=1).choices
+        assert (stopped.text, stopped.finish_reason) == (answer[: answer.index(stop)], "stop")
+        assert len("".join(stopped.logprobs.tokens)) < len(answer)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "code"),
+    [([5000], "invalid_value"), ([-1], "invalid_value"), ("a " * 300, "context_length_exceeded")],
+)
+def test_plain_text_that_cannot_be_continued_is_refused(post, prompt, code):
+    response = post({"model": "tuned", "prompt": prompt}, path="/v1/completions")
+    error = response.json()["error"]
+    assert (response.status_code, error["param"], error["code"]) == (400, "prompt", code)
+
+
+def test_more_answers_than_the_queue_takes_are_refused(tiny, engine):
+    with running({"tuned": engine(tiny, slots=2, queue=3)}) as url, client(url) as official:
+        create = partial(official.completions.create, model="tuned", prompt="a")
+        assert len(create(n=5).choices) == 5
+        with pytest.raises(openai.BadRequestError, match=r"6 answers in all.* at most 5"):
+            create(n=6)
+
+
+def test_the_asynchronous_client_is_answered(tiny, engine):
+    async def ask(url: str) -> tuple[str, str]:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as official:
+            create = official.chat.completions.create
+            whole = await create(model="tuned", messages=HELLO)
+            parts = [
+                chunk.choices[0].delta.content or ""
+                async for chunk in await create(model="tuned", messages=HELLO, stream=True)
+            ]
+            return whole.choices[0].message.content, "".join(parts)
+
+    with running({"tuned": engine(tiny)}) as url:
+        whole, streamed = asyncio.run(ask(url))
+    assert whole == streamed != ""

@@ -8,8 +8,10 @@ import pytest
 from sft.checkpoint.folder import load_pretrained
 from sft.data.prompt import template_of
 from sft.inference.models import ChatModel
-from sft.serving.api import ApiError, ChatRequest, parse_request
-from sft.serving.endpoints import make_generation
+from sft.serving.api import ChatRequest, parse_chat
+from sft.serving.endpoints import chat_prompt
+from sft.serving.fields import ApiError
+from sft.serving.sending import make_generation
 
 CHAT_TEMPLATE = """{% for message in messages %}
 {{ message['role'] }}: {{ message['content'] }}
@@ -21,7 +23,7 @@ def foreign(checkpoint: Path) -> ChatModel:
     """A model with a chat template of its own."""
     template = template_of("foreign", None, CHAT_TEMPLATE)
     assert template
-    return ChatModel(load_pretrained(checkpoint), template)
+    return ChatModel(load_pretrained(checkpoint), template, takes_earlier_turns=True)
 
 
 def request_of(*contents: str | None) -> ChatRequest:
@@ -31,12 +33,11 @@ def request_of(*contents: str | None) -> ChatRequest:
         {"role": role, "content": content} for role, content in zip(roles, contents, strict=True)
     ]
     body = json.dumps({"model": "tuned", "messages": messages}).encode()
-    return parse_request(body, limit=10)
+    return parse_chat(body, limit=10)
 
 
 def prompt_text(chat_model: ChatModel, request: ChatRequest) -> str:
-    generation = make_generation(request, chat_model, lambda _: None)
-    return chat_model.tokenizer.decode(generation.prompt)
+    return chat_model.tokenizer.decode(chat_prompt(request, chat_model))
 
 
 def test_a_model_with_a_chat_template_sees_the_earlier_turns(foreign: ChatModel) -> None:
@@ -54,8 +55,10 @@ def test_a_model_of_single_instructions_sees_the_last_message_alone(tiny: ChatMo
     assert prompt_text(tiny, request_of("a", None, "c")) == "c"
 
 
-def test_the_rest_of_the_context_limits_the_answer(tiny: ChatModel) -> None:
-    request = request_of("a", "b", "!" * 120)
-    assert make_generation(request, tiny, lambda _: None).answer.max_tokens == 128 - 120
-    request = request_of("a", "b", "!" * 100)
-    assert make_generation(request, tiny, lambda _: None).answer.max_tokens == request.max_tokens
+def test_the_rest_of_the_context_limits_the_answer(tiny: ChatModel, engine) -> None:
+    one = engine(tiny)
+    for length, most in ((120, 8), (100, 10)):
+        request = request_of("a", "b", "!" * length)
+        prompt = chat_prompt(request, tiny)
+        generation = make_generation(request, one, prompt, 0, lambda _: None)
+        assert generation.answer.max_tokens == most

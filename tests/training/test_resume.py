@@ -15,6 +15,7 @@ from sft.checkpoint.folder import load_pretrained, save_pretrained
 from sft.config.schema import DataConfig, TrainConfig
 from sft.errors import InputError
 from sft.gpt2.model import GPT
+from sft.training.checkpoints import CheckpointFiles
 from sft.training.resume import resumed_config
 from tests.training.processes import finish
 
@@ -69,6 +70,51 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     ):  # the row of the halt has probes that the other run did not take
         assert {key: mine[key] for key in other} == other
         assert mine == other or mine["step"] == halt
+
+
+SWITCHES = {
+    "optim__ema": 0.9,
+    "optim__neftune": 5.0,
+    "optim__schedule": "wsd",
+    "optim__min_lr": 1e-4,
+    "optim__warmup": 0.2,
+    "optim__beta2_half_life": 5000.0,
+}
+
+
+def test_a_run_with_every_switch_resumes_exactly(config: Config, run: Run) -> None:
+    common: dict[str, Any] = {"accumulate": 2, "eval__every": 0, "logger": "none", **SWITCHES}
+    folder = run(config(**common, checkpoint__every=4), "whole")
+    whole = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    assert whole["global_step"] == 12
+    assert whole["average"]["steps"] == 12
+
+    # The run before it was killed after step 4, inside the first epoch.
+    parts = config(**common, checkpoint__every=4)
+    halted = dataclasses.replace(parts, max_steps=-1, epochs=2)
+    stop_after(4, lambda: run(halted, "parts"))
+    resumed = resumed_config(dataclasses.replace(parts, resume=str(folder.parent / "parts")), [])
+    run(resumed, "parts")
+
+    found = torch.load(folder.parent / "parts/checkpoints/last.ckpt", weights_only=True)
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "average"):
+        assert equal(found[key], whole[key]), key
+    assert losses(folder.parent / "parts") == losses(folder)
+
+
+def stop_after(step: int, train: Callable[[], Any]) -> None:
+    """Train until the checkpoint of a step is written, as if the process were killed there."""
+    save = CheckpointFiles.save_checkpoint
+
+    def killed(self: CheckpointFiles, checkpoint: dict[str, Any], *given: Any, **more: Any) -> None:
+        save(self, checkpoint, *given, **more)
+        if checkpoint["global_step"] == step:
+            raise RuntimeError("killed")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CheckpointFiles, "save_checkpoint", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            train()
 
 
 def test_activation_checkpointing_may_begin_with_a_resumed_run(config: Config, run: Run) -> None:
