@@ -20,6 +20,7 @@ from sft.data.loops import repeats_itself
 from sft.data.neighbours import CLOSE, NEAR, nearest, question, spare
 from sft.data.records import Record
 from sft.data.selection import is_empty
+from sft.data.sources import Indices
 from sft.data.tokens import tokenise
 from sft.errors import InputError
 
@@ -161,7 +162,7 @@ class Examination:
 
 def examine(
     records: list[Record],
-    splits: Mapping[str, Sequence[int]],
+    splits: Mapping[str, Indices],
     template: str,
     tokenizer: tiktoken.Encoding,
     context: int,
@@ -217,7 +218,7 @@ def examine(
     )
 
 
-def _shared(questions: Sequence[str], rows: Sequence[int], train: Sequence[int]) -> Shared:
+def _shared(questions: Sequence[str], rows: Indices, train: Indices) -> Shared:
     asked = [questions[row] for row in rows]
     known = [questions[row] for row in train]
     places, similarities = nearest(asked, known)
