@@ -35,7 +35,7 @@ Penalty = Annotated[float, Ge(-2), Le(2)]
 NotNegative = Annotated[float, Ge(0)]
 AboveZero = Annotated[float, Gt(0)]
 
-PromptName = Annotated[str, OneOf(PROMPTS)]
+PromptName = Annotated[str, OneOf(tuple(PROMPTS))]
 
 # The data sets that are the user's own files: `json` is the older name.
 OWN_FILES = ("file", "json")
@@ -93,6 +93,7 @@ class DataConfig:
     url: str | None = None
     sha256: str | None = None
     licence: str | None = None
+    fields: dict[str, str] | None = None
     sample: Positive | None = None
     sample_seed: int = 123
     split: list[NotNegative] = field(default_factory=lambda: [0.85, 0.10, 0.05])
@@ -101,7 +102,7 @@ class DataConfig:
     drop_empty: bool = False
     keep: Annotated[float, Gt(0), Le(1)] = 1.0
     keep_by: KeepBy = "random"
-    prompt: PromptName = "alpaca"
+    prompt: PromptName | None = None
     mask_prompt: bool = False
     max_length: Annotated[int, Ge(2)] | None = None
     shuffle: bool = True
@@ -227,6 +228,7 @@ class TrainConfig:
     on_nonfinite: Literal["stop", "skip"] = "stop"
     logger: Literal["tensorboard", "csv", "wandb", "mlflow", "none"] = "tensorboard"
     compile: bool = False
+    profile: bool = False
     activation_checkpointing: bool = False
     evaluate: bool = False
     judge: JudgeConfig = field(default_factory=JudgeConfig)

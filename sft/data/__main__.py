@@ -97,7 +97,7 @@ def main() -> None:
         raise InputError(f"--write: {given.write} is the file to be read; give another")
     records = source.records
     tokenizer, context, template, counted_by = reader(config, given.checkpoint, given.prompt)
-    splits = {name: rows.tolist() for name, rows in part_rows(source, config.data).items()}
+    splits = part_rows(source, config.data)
     found = examine(records, splits, template, tokenizer, config.data.max_length or context)
 
     # Whatever is wrong with --drop is said before the slow part, and before anything is written.
@@ -147,8 +147,9 @@ def reader(
     from sft.checkpoint.folder import load_pretrained
     from sft.data.prompt import template_of
 
-    template = PROMPTS[config.data.prompt]
-    named = f"the template {config.data.prompt}"
+    name = config.data.prompt or "alpaca"
+    template = PROMPTS[name]
+    named = f"the template {name}"
     if checkpoint is None:
         checkpoint = cached_gpt2() or "gpt2-nano"
         found = load_pretrained(checkpoint, device="meta")

@@ -108,8 +108,9 @@ def load_pairs(
     max_length = longest(max_length, context)
     records = source.records
     for number, record in enumerate(records, 1):
-        check_pair(record, f"{source.path}: record {number}")
+        check_pair(record, f"{source.name}: record {number}")
 
+    entries = source.entries()
     splits = {}
     for name, part in parts.items():
         of_split = [records[row] for row in part]
@@ -124,7 +125,7 @@ def load_pairs(
             )
         first = of_split[0] if of_split else None
         empty = int(texts[0].empty.sum())
-        splits[name] = Split(examples, texts[0].questions, empty, first)
+        splits[name] = Split(examples, texts[0].questions, entries[part], empty, first)
     return splits
 
 

@@ -162,7 +162,7 @@ def check_same_records(first: Evaluation, second: Evaluation) -> None:
 
 def _key_that_differs(first: EvaluationSummary, second: EvaluationSummary) -> str:
     """Return the first setting of the records that differs, with both values; or nothing."""
-    keys = ("split", "limit", "data.split", "data.sample", "data.sample_seed", "data.path")
+    keys = ("limit", "data.split", "data.sample", "data.sample_seed", "data.path")
     settings = [flat(summary.config) for summary in (first, second)]
     for key in keys:
         one, other = (values.get(key) for values in settings)
@@ -173,8 +173,8 @@ def _key_that_differs(first: EvaluationSummary, second: EvaluationSummary) -> st
     return ""
 
 
-def _texts(row: RecordResult) -> tuple[str, str, str]:
-    return row.instruction, row.input, row.output
+def _texts(row: RecordResult) -> tuple[Any, ...]:
+    return row.turns_before, row.instruction, row.input, row.output
 
 
 def comparison_text(found: dict[str, Any]) -> str:

@@ -223,7 +223,7 @@ def _template(tuned: Pretrained, data: DataConfig) -> str:
     Without either, it is the template that the config names.
     """
     own = template_of(tuned.source, tuned.prompt, tuned.chat_template, tuned.names)
-    template = PROMPTS[data.prompt] if own is None else own
+    template = PROMPTS[data.prompt or "alpaca"] if own is None else own
     if not template:
         raise InputError(
             f"data.prompt: {tuned.source} was trained on plain text, without a prompt template"

@@ -16,10 +16,18 @@ from lightning.pytorch import Callback
 
 from sft.checkpoint.folder import Pretrained, load_pretrained
 from sft.config.rules import steps_warning
-from sft.config.schema import LoraConfig, OptimConfig, TrainConfig
+from sft.config.schema import DataConfig, LoraConfig, OptimConfig, TrainConfig
 from sft.data.datamodule import InstructionData
-from sft.data.overview import example_text, overview, overview_text, unused_text, weights_text
+from sft.data.overview import (
+    contents_text,
+    example_text,
+    overview,
+    overview_text,
+    unused_text,
+    weights_text,
+)
 from sft.data.pairs import load_pairs
+from sft.data.prompt import same_prompts, template_of
 from sft.data.sources import Indices, Source, load_source
 from sft.data.splits import load_splits, part_rows
 from sft.device import (
@@ -48,6 +56,7 @@ from sft.training.module import InstructionTuner
 from sft.training.mps import EmptyCache
 from sft.training.optim import beta2_of
 from sft.training.order import in_order
+from sft.training.profile import Profile
 from sft.training.progress import Progress
 from sft.training.reference import with_reference
 from sft.training.resume import Past, past_of
@@ -92,7 +101,8 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     notes = list(source.notes)
     parts = part_rows(source, config.data, notes)
     base = load_base(config, precision)
-    data = load_data(config, source, parts, base, device)
+    template = pick_template(config.data, base)
+    data = load_data(config, source, parts, base, device, template)
 
     # Plan the steps, and find the place in the plan where a resumed run goes on.
     steps = total_steps(config, data, processes)
@@ -118,14 +128,15 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     if warning := steps_warning(config, steps):
         log.warning(warning)
     if config.objective == "dpo":
-        add_reference(config, data, base, source, device, precision)
+        add_reference(config, data, base, device, precision)
     tokens_per_step = data.tokens_per_step(processes)
     module = make_module(config, base, steps, device, tokens_per_step)
     beside = module.objective.names
     metrics = Metrics(config.eval, MetricsFile(folder / "metrics.csv", beside=beside))
     gate = SanityGate(config.eval.batches, config.model.allow_untrained)
-    run_folder = RunFolder(folder, config, made_of, model_saver(config, base, folder), LATEST)
-    others = other_callbacks(config, base, metrics, run_folder, device)
+    save = model_saver(config, base, folder, template, source.conversations)
+    run_folder = RunFolder(folder, config, made_of, save, LATEST)
+    others = other_callbacks(config, base, metrics, run_folder, device, template)
     callbacks = in_order([gate, metrics, run_folder, *others])
     stop_at = steps if nothing_left else -1
     trainer = make_trainer(config, processes, device, precision, callbacks, tracker, stop_at)
@@ -140,7 +151,7 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     # Finish. A signal may have come when there was no step left for it to stop.
     if trainer.is_global_zero:
         summary = summarise(
-            config, source, base, data, device, precision, metrics, gate, run_folder
+            config, source, base, data, device, precision, metrics, gate, run_folder, template
         )
         report_run(folder, summary, metrics.file.rows)
         module.signals.leave_if_noted()
@@ -174,9 +185,19 @@ def load_data(
     parts: dict[str, Indices],
     base: Pretrained,
     device: str,
+    template: str,
 ) -> InstructionData:
-    """Tokenise the splits for this model, and plan their batches."""
-    template = PROMPTS[config.data.prompt]
+    """Tokenise the splits for this model, and plan their batches.
+
+    Raises:
+        InputError: the records are plain text, and the template asks questions; or as in
+            `load_splits`.
+    """
+    if template and any(found.shape == "text" for found in source.contents):
+        raise InputError(
+            f"{source.name}: text alone, which has no questions; give data.prompt=none to train "
+            "on plain text, or name the keys by data.fields={instruction: KEY, output: KEY}"
+        )
     limits = (config.data.max_length, base.model.config.n_positions)
     if config.objective == "dpo":
         splits = load_pairs(source, parts, template, base.tokenizer, *limits)
@@ -201,7 +222,6 @@ def add_reference(
     config: TrainConfig,
     data: InstructionData,
     base: Pretrained,
-    source: Source,
     device: str,
     precision: Precision,
 ) -> None:
@@ -209,10 +229,33 @@ def add_reference(
     place = torch.device(device)
     if device == "cuda":
         place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    made_of = (source.sha256, source.chosen, config.data.split, config.data.prompt, base.sha256)
     data.splits = with_reference(
-        data.splits, base.model, place, precision, config.batch_size, made_of
+        data.splits, base.model, base.sha256, place, precision, config.batch_size
     )
+
+
+def pick_template(data: DataConfig, base: Pretrained) -> str:
+    """Return the template that the config names, or the checkpoint's own, or else alpaca's.
+
+    A named template is preferred to a text that earlier versions wrote for it, as it knows several
+    turns.
+    """
+    own = template_of(base.source, base.prompt, base.chat_template, base.names)
+    if data.prompt is None:
+        if not own:
+            return PROMPTS["alpaca"]
+        template = next((text for text in PROMPTS.values() if same_prompts(own, text)), own)
+        names = [name for name, text in PROMPTS.items() if text == template]
+        log.info(f"prompt template: {names[0] if names else 'its own'}, as {base.source} has it")
+        return template
+
+    given = PROMPTS[data.prompt]
+    if own and not same_prompts(own, given):
+        log.warning(
+            f"warning: data.prompt: {data.prompt}, but {base.source} has another template; "
+            "leave it out to take that"
+        )
+    return given
 
 
 def total_steps(config: TrainConfig, data: InstructionData, processes: int) -> int:
@@ -235,10 +278,11 @@ def log_data(
     """
     for note in notes:
         log.info(note)
+    log.info(contents_text(source.contents))
     log.info(overview_text(overview(data.splits)))
     if config.data.weights:
         log.info(weights_text(config.data.paths(), data.plan(1)))
-    if unused := unused_text(source.name, source.unused):
+    if unused := unused_text(source.name, source.unused, source.keys):
         log.info(unused)
     example = example_text(data.splits["train"], base.tokenizer)
     log.info(f"one example, with what is learned in ⟦ ⟧:\n{example}")
@@ -297,21 +341,35 @@ def adapt(base: Pretrained, config: LoraConfig, seed: int) -> None:
     log.info(f"LoRA: {trained:,} of {every:,} parameters are trained")
 
 
-def model_saver(config: TrainConfig, base: Pretrained, folder: Path) -> Callable[[GPT], None]:
+def model_saver(
+    config: TrainConfig, base: Pretrained, folder: Path, template: str, conversations: bool
+) -> Callable[[GPT], None]:
     """Return the function that writes a model's weights into the run's folder."""
-    template = PROMPTS[config.data.prompt]
-    return partial(save_tuned, base=base, lora=adapter_of(config), template=template, folder=folder)
+    return partial(
+        save_tuned,
+        base=base,
+        lora=adapter_of(config),
+        template=template,
+        folder=folder,
+        conversations=conversations,
+    )
 
 
 def other_callbacks(
-    config: TrainConfig, base: Pretrained, metrics: Metrics, run_folder: RunFolder, device: str
+    config: TrainConfig,
+    base: Pretrained,
+    metrics: Metrics,
+    run_folder: RunFolder,
+    device: str,
+    template: str,
 ) -> list[Callback]:
     """Make the callbacks that nothing is asked of after the training."""
     tracking = Tracking(config, metrics.file, lambda: run_folder.best)
     callbacks: list[Callback] = [Interruption(), Progress(), EnoughMemory(), tracking]
     if config.eval.sample:
-        template = PROMPTS[config.data.prompt]
         callbacks.append(SampleAnswer(template, base.tokenizer, config.compile))
+    if config.profile:
+        callbacks.append(Profile(run_folder.folder / "profile"))
     if device == "mps":
         callbacks.append(EmptyCache())
     return callbacks
@@ -327,6 +385,7 @@ def summarise(
     metrics: Metrics,
     gate: SanityGate,
     run_folder: RunFolder,
+    template: str,
 ) -> RunSummary:
     """Gather the numbers and the origin of a finished run."""
     rows = metrics.file.rows
@@ -348,4 +407,5 @@ def summarise(
         seed=config.seed,
         versions=versions(),
         config=dataclasses.asdict(config),
+        template=template,
     )

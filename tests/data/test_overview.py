@@ -9,6 +9,7 @@ from sft.data.overview import example_text, overview, overview_text, unused_text
 from sft.data.records import Record
 from sft.data.splits import Split, encode_splits
 
+KEYS = ["instruction", "input", "output"]
 TEMPLATE = "{{ instruction }}{% if input %}/{{ input }}{% endif %}:"
 
 
@@ -107,10 +108,11 @@ def test_an_example_with_its_learned_part_marked(
 
 
 def test_unused_keys_are_named_with_their_counts() -> None:
-    assert unused_text("mine.json", {}) is None
-    line = unused_text(Path("mine.json"), {"context": 4000, "\ud800" * 99: 2})
+    assert unused_text("mine.json", {}, []) is None
+    line = unused_text(Path("mine.json"), {"context": 4000, "\ud800" * 99: 2}, KEYS)
     assert line is not None
-    assert line.startswith("mine.json: not read: 'context' in 4,000, ")
+    assert line.startswith("mine.json: not read: 'context' (to read it: data.fields=")
+    assert "input: context}) in 4,000, " in line
 
     # Half of a surrogate pair is written as an escape, or this would raise.
     assert line.encode()
@@ -118,7 +120,7 @@ def test_unused_keys_are_named_with_their_counts() -> None:
 
 
 def test_of_many_unused_keys_the_rest_are_counted() -> None:
-    line = unused_text("mine.json", {str(key): 1 for key in range(500)} | {"Input": 1})
+    line = unused_text("mine.json", {str(key): 1 for key in range(500)} | {"Input": 1}, KEYS)
     assert line is not None
     assert "not read: 'Input' (like 'input') in 1, '0' in 1," in line
     assert "'6' in 1 of its records and 493 other keys;" in line
