@@ -203,7 +203,13 @@ def load_data(
         splits = load_pairs(source, parts, template, base.tokenizer, *limits)
     else:
         splits = load_splits(
-            source, parts, template, base.tokenizer, *limits, config.data.mask_prompt
+            source,
+            parts,
+            template,
+            base.tokenizer,
+            *limits,
+            config.data.mask_prompt,
+            config.data.too_long,
         )
     return InstructionData(
         splits,
