@@ -33,6 +33,9 @@ MARKERS = re.compile(
 # More records are not compared with each other: that would take hours.
 MOST_COMPARED = 200_000
 
+# The places of records.
+Places = Sequence[int] | NDArray[np.int64]
+
 PERCENTILES = (5, 25, 50, 75, 95, 99, 100)
 
 
@@ -161,7 +164,7 @@ class Examination:
 
 def examine(
     records: list[Record],
-    splits: Mapping[str, Sequence[int]],
+    splits: Mapping[str, Places],
     template: str,
     tokenizer: tiktoken.Encoding,
     context: int,
@@ -217,7 +220,7 @@ def examine(
     )
 
 
-def _shared(questions: Sequence[str], rows: Sequence[int], train: Sequence[int]) -> Shared:
+def _shared(questions: Sequence[str], rows: Places, train: Places) -> Shared:
     asked = [questions[row] for row in rows]
     known = [questions[row] for row in train]
     places, similarities = nearest(asked, known)

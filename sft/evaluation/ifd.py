@@ -17,6 +17,7 @@ from sft.checkpoint.folder import Pretrained, load_pretrained
 from sft.config.schema import DataConfig
 from sft.data.batches import Examples, encode
 from sft.data.cache import Arrays, cached
+from sft.data.prompt import template_of
 from sft.data.sources import Source
 from sft.device import pick_device, pick_precision
 from sft.errors import InputError
@@ -90,9 +91,10 @@ def with_difficulties(
     """
     if data.keep == 1 or data.keep_by != "ifd":
         return source
-    found = difficulty(
-        source, load_pretrained(checkpoint, revision, device="meta"), PROMPTS[data.prompt]
-    )
+    model = load_pretrained(checkpoint, revision, device="meta")
+    own = template_of(model.source, model.prompt, model.chat_template, model.names)
+    template = PROMPTS[data.prompt] if data.prompt else own or PROMPTS["alpaca"]
+    found = difficulty(source, model, template)
     order = found.order()
     scores = np.full(len(found.ratios), -np.inf)
     scores[order] = -np.arange(len(order), dtype=np.float64)
