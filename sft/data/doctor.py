@@ -34,8 +34,6 @@ MARKERS = re.compile(
 # More records are not compared with each other: that would take hours.
 MOST_COMPARED = 200_000
 
-# The places of records.
-
 PERCENTILES = (5, 25, 50, 75, 95, 99, 100)
 
 
