@@ -58,6 +58,7 @@ ROOMS: dict[str, set[str]] = {
         "sft.data",
         "sft.checkpoint",
         "sft.objective",
+        "sft.evaluation",
         "sft.report",
     },
 }

@@ -354,14 +354,19 @@ UNREAD_BY_TRAIN: tuple[Unread[TrainConfig], ...] = (
         "would not be read without an adapter; add lora=default",
     ),
     Unread(
+        ("data.too_long",),
+        lambda config, sweep: config.objective == "dpo" and config.data.too_long != "cut",
+        "objective=dpo cuts both answers; leave it out",
+    ),
+    Unread(
         ("dpo.",),
         lambda config, sweep: config.objective != "dpo",
         "would not be read by objective=sft; add objective=dpo",
     ),
     Unread(
-        ("data.mask_prompt", "data.prompt_weight"),
+        ("data.mask_prompt", "data.prompt_weight", "data.too_long"),
         lambda config, sweep: config.objective == "dpo",
-        "objective=dpo compares the answers alone; leave it out",
+        "objective=dpo compares the answers alone, cut to data.max_length; leave it out",
     ),
     Unread(
         ("optim.min_lr",),
@@ -435,6 +440,7 @@ UNREAD_BY_EVALUATE: tuple[Unread[EvaluateConfig], ...] = (
             "data.shuffle",
             "data.bucket",
             "data.workers",
+            "data.too_long",
             "data.weights",
             "data.drop_empty",
             "data.keep",

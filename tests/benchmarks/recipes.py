@@ -7,8 +7,8 @@ same command continues where it stopped. `--only NAME,NAME` measures some of the
 measures nothing and writes the table of what is there into docs/recipes.md.
 
 Each recipe is trained from every seed and answers the records of `--split`. A recipe of decoding is
-measured on the runs of `plain`. The intervals are over seeds and records, and a difference is paired
-by the seed.
+measured on the runs of `plain`. The intervals are over seeds and records, and a difference is
+paired by the seed.
 """
 
 import argparse
@@ -248,17 +248,15 @@ def write_log(model: str, text: str, split: str) -> None:
     begin, end = (mark.format(model=model) for mark in MARKS)
     log = LOG.read_text(encoding="utf-8")
     explained = (
-        f"`make recipes MODEL={model}`, {split} split, 95% intervals over seeds and records. Loops: "
-        "the share of an answer's word 3-grams that came before in it. The verdict is corrected for "
-        "the number of comparisons (Holm)."
+        f"`make recipes MODEL={model}`, {split} split, 95% intervals over seeds and records. "
+        "Loops: the share of an answer's word 3-grams that came before in it. The verdict is "
+        "corrected for the number of comparisons (Holm)."
     )
     part = f"{begin}\n### Measured on `{model}`\n\n{explained}\n\n{text}\n{end}"
     before, found, rest = log.partition(begin)
-    if found:
-        log = before + part + rest.partition(end)[2]
-    else:
-        log = f"{log.rstrip()}\n\n{part}\n"
-    LOG.write_text(log, encoding="utf-8")
+    after = rest.partition(end)[2] if found else "\n"
+    text_before = before if found else f"{log.rstrip()}\n\n"
+    LOG.write_text(text_before + part + after, encoding="utf-8")
 
 
 def main() -> None:
