@@ -20,6 +20,7 @@ from sft.data.loops import repeats_itself
 from sft.data.neighbours import CLOSE, NEAR, nearest, question, spare
 from sft.data.records import Record
 from sft.data.selection import is_empty
+from sft.data.sources import Indices
 from sft.data.tokens import tokenise
 from sft.errors import InputError
 
@@ -32,9 +33,6 @@ MARKERS = re.compile(
 
 # More records are not compared with each other: that would take hours.
 MOST_COMPARED = 200_000
-
-# The places of records.
-Places = Sequence[int] | NDArray[np.int64]
 
 PERCENTILES = (5, 25, 50, 75, 95, 99, 100)
 
@@ -164,7 +162,7 @@ class Examination:
 
 def examine(
     records: list[Record],
-    splits: Mapping[str, Places],
+    splits: Mapping[str, Indices],
     template: str,
     tokenizer: tiktoken.Encoding,
     context: int,
@@ -220,7 +218,7 @@ def examine(
     )
 
 
-def _shared(questions: Sequence[str], rows: Places, train: Places) -> Shared:
+def _shared(questions: Sequence[str], rows: Indices, train: Indices) -> Shared:
     asked = [questions[row] for row in rows]
     known = [questions[row] for row in train]
     places, similarities = nearest(asked, known)

@@ -4,11 +4,10 @@ import logging
 import os
 from pathlib import Path
 
+import torch
 from lightning.pytorch import Trainer
 from torch.profiler import (
-    ProfilerActivity,
     profile,
-    supported_activities,
     tensorboard_trace_handler,
 )
 
@@ -70,7 +69,7 @@ class Profile(RunCallback):
         if self.profiler is None:
             return
         self.profiler.stop()
-        device = "cuda" if ProfilerActivity.CUDA in supported_activities() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
         operations = self.profiler.key_averages().table(
             sort_by=f"self_{device}_time_total", row_limit=LONGEST, max_name_column_width=40
         )

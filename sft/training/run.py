@@ -16,7 +16,7 @@ from lightning.pytorch import Callback
 
 from sft.checkpoint.folder import Pretrained, load_pretrained
 from sft.config.rules import steps_warning
-from sft.config.schema import DataConfig, LoraConfig, OptimConfig, TrainConfig
+from sft.config.schema import LoraConfig, OptimConfig, TrainConfig
 from sft.data.datamodule import InstructionData
 from sft.data.overview import (
     contents_text,
@@ -27,7 +27,7 @@ from sft.data.overview import (
     weights_text,
 )
 from sft.data.pairs import load_pairs
-from sft.data.prompt import same_prompts, template_of
+from sft.data.prompt import pick_template, template_of
 from sft.data.sources import Indices, Source, load_source
 from sft.data.splits import load_splits, part_rows
 from sft.device import (
@@ -46,7 +46,6 @@ from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT
 from sft.latest import LATEST
 from sft.objective import Preference
-from sft.prompts import PROMPTS
 from sft.summaries import RUN_SUMMARY, CheckpointUsed, DataUsed, RunSummary, versions
 from sft.training.interruption import Interruption
 from sft.training.memory import EnoughMemory
@@ -101,7 +100,8 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     notes = list(source.notes)
     parts = part_rows(source, config.data, notes)
     base = load_base(config, precision)
-    template = pick_template(config.data, base)
+    own = template_of(base.source, base.prompt, base.chat_template, base.names)
+    template = pick_template(config.data.prompt, own, base.source)
     data = load_data(config, source, parts, base, device, template)
 
     # Plan the steps, and find the place in the plan where a resumed run goes on.
@@ -232,30 +232,6 @@ def add_reference(
     data.splits = with_reference(
         data.splits, base.model, base.sha256, place, precision, config.batch_size
     )
-
-
-def pick_template(data: DataConfig, base: Pretrained) -> str:
-    """Return the template that the config names, or the checkpoint's own, or else alpaca's.
-
-    A named template is preferred to a text that earlier versions wrote for it, as it knows several
-    turns.
-    """
-    own = template_of(base.source, base.prompt, base.chat_template, base.names)
-    if data.prompt is None:
-        if not own:
-            return PROMPTS["alpaca"]
-        template = next((text for text in PROMPTS.values() if same_prompts(own, text)), own)
-        names = [name for name, text in PROMPTS.items() if text == template]
-        log.info(f"prompt template: {names[0] if names else 'its own'}, as {base.source} has it")
-        return template
-
-    given = PROMPTS[data.prompt]
-    if own and not same_prompts(own, given):
-        log.warning(
-            f"warning: data.prompt: {data.prompt}, but {base.source} has another template; "
-            "leave it out to take that"
-        )
-    return given
 
 
 def total_steps(config: TrainConfig, data: InstructionData, processes: int) -> int:
