@@ -124,7 +124,8 @@ def load_pairs(
             )
         first = of_split[0] if of_split else None
         empty = int(texts[0].empty.sum())
-        splits[name] = Split(examples, texts[0].questions, empty, first)
+        entries = source.entries()[part]
+        splits[name] = Split(examples, texts[0].questions, entries, empty, first)
     return splits
 
 
