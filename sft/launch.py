@@ -131,7 +131,21 @@ def _explain(error: BaseException) -> str:
     if "Could not find 'hydra/" in message:
         return f"{message.partition(' Available')[0]}; is it installed? pip install -e '.[sweep]'"
 
-    found = re.match(r"In .+: Could not find '(.+)/(.+)' Available options.*: (.*)", message)
+    # The list and the sweep are written otherwise.
+    if found := re.match(r"Ambiguous value for argument '([^=]+)=(.*?)' 1\. ", message):
+        key, values = found.groups()
+        return f"{key}: {values} are several values; a list is {key}=[{values}], a sweep wants -m"
+
+    # Hydra does not say which group it was.
+    if message.startswith("Config group override"):
+        empty = [key for key, _, value in (a.partition("=") for a in sys.argv) if value == "null"]
+        key = next((key for key in empty if "." not in key), "a group")
+        return f"{key}: null is no choice; leave it out, or give one that --help lists"
+    if found := re.match(r"In .+: Could not load '(.+)/(.+)'", message):
+        group, name = found.groups()
+        return f"{group}: cannot load {name!r}; give one choice, {group}=NAME"
+
+    found = re.match(r"In .+: Could not find '(.+)/(.*)' Available options.*: (.*)", message)
     if found:
         group, name, options = found.groups()
         expected = ", ".join(options.split())

@@ -130,7 +130,7 @@ def test_a_missing_data_file_is_refused(refused: Refused) -> None:
     Path("mine.json").unlink()
     assert (
         refused()
-        == f"{Path('mine.json').resolve()}: no such file; give data.path= a JSON file of records"
+        == f"{Path('mine.json').resolve()}: no such file; give data.path= a file of records"
     )
 
 
@@ -203,7 +203,10 @@ SETTINGS = {
     "type": ("batch_size=eight", "batch_size: found 'eight', expected a whole number"),
     "type of a list": ("data.split=0.5", "data.split: found 0.5, expected a list, as in [a,b]"),
     "type of a switch": ("compile=2", "compile: found 2, expected true or false"),
-    "json without a path": ("data.path=null", "data.path: missing; data=json needs data.path=FILE"),
+    "json without a path": (
+        "data.path=null",
+        "data.path: missing; data=file (or data=json) needs data.path=FILE",
+    ),
 }
 
 

@@ -53,7 +53,7 @@ JudgeName = Annotated[str, OneOf(("none", *JUDGES))]
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 SplitBy = Literal["order", "random", "question", "category"]
-KeepBy = Literal["random", "longest"]
+KeepBy = Literal["random", "longest", "ifd"]
 PrecisionName = Literal["auto", "32", "bf16-mixed", "16-mixed"]
 Rank = Annotated[str, OneOf(("validation_loss", *BY_NAME))]
 
@@ -232,6 +232,7 @@ class TrainConfig:
     on_nonfinite: Literal["stop", "skip"] = "stop"
     logger: Literal["tensorboard", "csv", "wandb", "mlflow", "none"] = "tensorboard"
     compile: bool = False
+    profile: bool = False
     activation_checkpointing: bool = False
     evaluate: bool = False
     judge: JudgeConfig = field(default_factory=JudgeConfig)

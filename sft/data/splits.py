@@ -213,7 +213,8 @@ def _question_groups(records: Iterator[Record]) -> Iterable[int]:
     from sft.data.neighbours import groups, question
 
     turns = ([*(turn.content for turn in record.before), question(record)] for record in records)
-    return groups(["\n".join(texts) for texts in turns]).tolist()
+    numbers: list[int] = groups(["\n".join(texts) for texts in turns]).tolist()
+    return numbers
 
 
 def _numbers(source: Source, name: str, key: Callable[[Record], str]) -> Indices:
