@@ -58,6 +58,7 @@ ROOMS: dict[str, set[str]] = {
         "sft.data",
         "sft.checkpoint",
         "sft.objective",
+        "sft.evaluation",
         "sft.report",
     },
 }
@@ -73,6 +74,7 @@ DOORS = (
     "sft/convert_openai.py",
     "sft/export.py",
     "sft/import_book.py",
+    "sft/prefer.py",
     "sft/serve.py",
 )
 

@@ -97,9 +97,9 @@ DATA = {
     "truncated JSON Lines": (f"{A}\n{A[:30]}", "not JSON at line 2, column 26 "),
     "no instruction": (f'[{A}, {{"output": "b"}}]', "record 2: no 'instruction', expected "),
     "no output": (f'[{A}, {{"instruction": "a"}}]', "record 2: no 'output', expected "),
-    "a number": (
-        f'[{A}, {A}, {{"instruction": 1, "output": "b"}}]',
-        "record 3: 'instruction' is a number, expected text",
+    "a truth value": (
+        f'[{A}, {A}, {{"instruction": true, "output": "b"}}]',
+        "record 3: 'instruction' is a truth value, expected text",
     ),
     "a capital": (
         f'[{A}, {{"instruction": "a", "Input": "", "output": "b"}}]',
@@ -177,8 +177,8 @@ SETTINGS = {
         "max_steps: 0 would train nothing; expected a number from 1 up, or -1",
     ),
     "template": (
-        "data.prompt=chatml",
-        "data.prompt: unknown value 'chatml'; expected one of alpaca, ",
+        "data.prompt=chat",
+        "data.prompt: unknown value 'chat'; expected one of alpaca, ",
     ),
     "model": (
         "model=gpt3",

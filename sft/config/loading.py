@@ -105,6 +105,9 @@ def _converted(value: Any, hint: Any, key: str) -> Any:
         _check_option(text, arguments, key)
         return text
 
+    if origin is dict and isinstance(value, dict):
+        return {str(name): _converted(item, arguments[1], key) for name, item in value.items()}
+
     if origin is list and isinstance(value, list):
         return [_converted(item, arguments[0], key) for item in value]
 
@@ -118,7 +121,8 @@ def _converted(value: Any, hint: Any, key: str) -> Any:
             return str(value)
     misfit = hint is int and isinstance(value, bool)
     if misfit or not isinstance(value, origin or hint):
-        expected = NAMES.get(hint, "a list, as in [a,b]")
+        found_kind = "keys and values, as in {a: b}" if origin is dict else "a list, as in [a,b]"
+        expected = NAMES.get(hint, found_kind)
         raise InputError(f"{key}: found {value!r}, expected {expected}")
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{key}: {value} is not a finite number")
@@ -149,10 +153,13 @@ def _check_option(value: str, options: Collection[str], key: str) -> None:
 
 
 def flat(values: dict[str, Any], where: str = "") -> dict[str, Any]:
-    """Return nested values by their dotted keys: {"optim": {"lr": 1}} -> {"optim.lr": 1}."""
+    """Return nested values by their dotted keys: {"optim": {"lr": 1}} -> {"optim.lr": 1}.
+
+    A dict that is itself the value of a key, such as `data.fields`, stays whole.
+    """
     found: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and not where:
             found |= flat(value, f"{where}{name}.")
         else:
             found[where + name] = value

@@ -35,7 +35,10 @@ Penalty = Annotated[float, Ge(-2), Le(2)]
 NotNegative = Annotated[float, Ge(0)]
 AboveZero = Annotated[float, Gt(0)]
 
-PromptName = Annotated[str, OneOf(PROMPTS)]
+# What becomes of a record that is longer than data.max_length.
+TooLong = Literal["cut", "drop", "split"]
+
+PromptName = Annotated[str, OneOf(tuple(PROMPTS))]
 
 # The data sets that are the user's own files: `json` is the older name.
 OWN_FILES = ("file", "json")
@@ -50,7 +53,7 @@ JudgeName = Annotated[str, OneOf(("none", *JUDGES))]
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 SplitBy = Literal["order", "random", "question", "category"]
-KeepBy = Literal["random", "longest"]
+KeepBy = Literal["random", "longest", "ifd"]
 PrecisionName = Literal["auto", "32", "bf16-mixed", "16-mixed"]
 Rank = Annotated[str, OneOf(("validation_loss", *BY_NAME))]
 
@@ -93,6 +96,7 @@ class DataConfig:
     url: str | None = None
     sha256: str | None = None
     licence: str | None = None
+    fields: dict[str, str] | None = None
     sample: Positive | None = None
     sample_seed: int = 123
     split: list[NotNegative] = field(default_factory=lambda: [0.85, 0.10, 0.05])
@@ -101,9 +105,10 @@ class DataConfig:
     drop_empty: bool = False
     keep: Annotated[float, Gt(0), Le(1)] = 1.0
     keep_by: KeepBy = "random"
-    prompt: PromptName = "alpaca"
+    prompt: PromptName | None = None
     mask_prompt: bool = False
     max_length: Annotated[int, Ge(2)] | None = None
+    too_long: TooLong = "cut"
     shuffle: bool = True
     bucket: bool = False
     workers: Natural = 0
@@ -227,6 +232,7 @@ class TrainConfig:
     on_nonfinite: Literal["stop", "skip"] = "stop"
     logger: Literal["tensorboard", "csv", "wandb", "mlflow", "none"] = "tensorboard"
     compile: bool = False
+    profile: bool = False
     activation_checkpointing: bool = False
     evaluate: bool = False
     judge: JudgeConfig = field(default_factory=JudgeConfig)

@@ -14,16 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 import tiktoken
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from sft.bars import Bar
 from sft.data.loops import repeats_itself
 from sft.data.neighbours import CLOSE, NEAR, nearest, question, spare
 from sft.data.records import Record
+from sft.data.selection import is_empty
+from sft.data.sources import Indices
 from sft.data.tokens import tokenise
 from sft.errors import InputError
-
-# Answers that stand for none, in small letters. The Alpaca data has the last two.
-NOTHING = frozenset(("", "n/a", "<noinput>", "<nooutput>"))
 
 # What templates write between the turns. In a field, a model takes it for the end of that field.
 MARKERS = re.compile(
@@ -53,13 +52,14 @@ class Check:
 
 def fields(record: Record) -> list[str]:
     """Return the texts of a record."""
-    return [record.instruction, record.input, record.output]
+    earlier = [turn.content for turn in record.before]
+    return [*earlier, record.instruction, record.input, record.output]
 
 
-def is_empty(record: Record) -> bool:
+def says_nothing(record: Record) -> bool:
     """Return whether the answer says nothing, or there is no question but an input."""
     no_question = not record.instruction.strip() and bool(record.input.strip())
-    return record.output.strip().casefold() in NOTHING or no_question
+    return is_empty(record) or no_question
 
 
 def is_mojibake(record: Record) -> bool:
@@ -79,7 +79,7 @@ CHECKS: dict[str, Check] = {
     "duplicates": Check("the question of an earlier record, word for word"),
     "close": Check(f"a question close to another ({CLOSE} of the trigrams in common)"),
     "near": Check(f"a question near another ({NEAR} of the trigrams in common)"),
-    "empty": Check("no answer, N/A, or no question", is_empty),
+    "empty": Check("no answer, N/A, or no question", says_nothing),
     "mojibake": Check("text decoded with the wrong encoding", is_mojibake),
     "markers": Check("a prompt template's own markers inside a field", has_markers),
     "loops": Check("an answer that repeats itself", lambda record: repeats_itself(record.output)),
@@ -144,8 +144,8 @@ class Examination:
         """Return the places of the records, the shortest first."""
         return np.argsort(self.lengths, kind="stable")
 
-    def kept(self, checks: Collection[str]) -> list[Record]:
-        """Return the records that none of the named checks marks.
+    def kept(self, checks: Collection[str]) -> list[int]:
+        """Return the places of the records that none of the named checks marks.
 
         Raises:
             InputError: a check is unknown, or was not made.
@@ -157,12 +157,12 @@ class Examination:
             if name in self.skipped:
                 raise InputError(f"--drop: {name} was not checked ({self.skipped[name]})")
             dropped.update(self.marked[name].tolist())
-        return [record for place, record in enumerate(self.records) if place not in dropped]
+        return [place for place in range(len(self.records)) if place not in dropped]
 
 
 def examine(
     records: list[Record],
-    splits: Mapping[str, Sequence[int]],
+    splits: Mapping[str, Indices],
     template: str,
     tokenizer: tiktoken.Encoding,
     context: int,
@@ -178,7 +178,7 @@ def examine(
     skipped: dict[str, str] = {}
 
     # Lengths, as training counts them: the last token of a text is only a label.
-    texts = tokenise(tqdm(records, "tokenising", leave=False, delay=1), template, tokenizer)
+    texts = tokenise(Bar(records, "tokenising", leave=False, delay=1), template, tokenizer)
     prompts = texts.prompts.astype(np.int64)
     answers = texts.sizes - prompts
     marked["too-long"] = np.flatnonzero(prompts + answers > context + 1)
@@ -192,7 +192,7 @@ def examine(
         if check.applies and name not in skipped
     }
     places: dict[str, list[int]] = {name: [] for name in single}
-    for place, record in enumerate(tqdm(records, "checking", leave=False, delay=1)):
+    for place, record in enumerate(Bar(records, "checking", leave=False, delay=1)):
         for name, applies in single.items():
             if applies(record):
                 places[name].append(place)
@@ -218,7 +218,7 @@ def examine(
     )
 
 
-def _shared(questions: Sequence[str], rows: Sequence[int], train: Sequence[int]) -> Shared:
+def _shared(questions: Sequence[str], rows: Indices, train: Indices) -> Shared:
     asked = [questions[row] for row in rows]
     known = [questions[row] for row in train]
     places, similarities = nearest(asked, known)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sft.config.schema import DataConfig
 from sft.data.records import Record
 from sft.data.sources import Indices, Source
+from sft.errors import InputError
 
 # Answers that stand for none, in small letters. The Alpaca data has the last two.
 NOTHING = ("", "n/a", "<noinput>", "<nooutput>")
@@ -70,4 +71,11 @@ def _random(source: Source, rows: Indices, seed: int) -> NDArray[np.float64]:
     return np.random.default_rng(seed).random(len(rows))
 
 
-SELECTORS: dict[str, Selector] = {"longest": _longest, "random": _random}
+def _hardest(source: Source, rows: Indices, seed: int) -> NDArray[np.float64]:
+    """Score by instruction-following difficulty (Li et al., 2023, arXiv 2308.12032)."""
+    if source.difficulties is None:
+        raise InputError("data.keep_by: ifd needs a model, as in train.py; choose another way here")
+    return source.difficulties[rows]
+
+
+SELECTORS: dict[str, Selector] = {"longest": _longest, "random": _random, "ifd": _hardest}

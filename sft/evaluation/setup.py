@@ -19,6 +19,7 @@ from sft.data.records import Record
 from sft.data.sources import Source, load_source
 from sft.data.splits import split_source
 from sft.errors import InputError
+from sft.evaluation.ifd import with_difficulties
 from sft.latest import followed
 from sft.prompts import PROMPTS
 from sft.shell import setting
@@ -146,6 +147,7 @@ def setup_of_run(folder: str | None, now: DataConfig | None = None) -> Setup:
             f"evaluate the tuned model with {setting('checkpoint', run / 'model')} data=... "
             "out=FOLDER"
         )
+    source = with_difficulties(source, data, config.model.checkpoint, past.checkpoint.revision)
     return Setup(
         models={"tuned": tuned, "base": base},
         no_base=None,
@@ -221,7 +223,7 @@ def _template(tuned: Pretrained, data: DataConfig) -> str:
     Without either, it is the template that the config names.
     """
     own = template_of(tuned.source, tuned.prompt, tuned.chat_template, tuned.names)
-    template = PROMPTS[data.prompt] if own is None else own
+    template = PROMPTS[data.prompt or "alpaca"] if own is None else own
     if not template:
         raise InputError(
             f"data.prompt: {tuned.source} was trained on plain text, without a prompt template"

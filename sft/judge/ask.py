@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from sft.bars import Bar
 from sft.config.schema import JUDGES, JudgeConfig
-from sft.data.records import Record
+from sft.data.records import Record, transcript
 from sft.jsonl import LineFile
 from sft.judge.client import NoReplyError, one_line
 from sft.judge.judge import Judge, Reply, Request
@@ -252,7 +252,7 @@ def audit_questions(
                 break
 
         for target, answer in answers.items():
-            questions.append(
-                Question(number, target, record.instruction, record.input, record.output, answer)
-            )
+            task = (record.instruction, record.input, record.output)
+            before = transcript(record.before)
+            questions.append(Question(number, target, *task, answer, before))
     return questions

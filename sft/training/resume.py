@@ -21,6 +21,7 @@ CHANGEABLE = {
     "device",
     "data.workers",
     "logger",
+    "profile",
     "resume",
     "checkpoint.every",
     "checkpoint.minutes",

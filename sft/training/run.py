@@ -18,8 +18,16 @@ from sft.checkpoint.folder import Pretrained, load_pretrained
 from sft.config.rules import steps_warning
 from sft.config.schema import LoraConfig, OptimConfig, TrainConfig
 from sft.data.datamodule import InstructionData
-from sft.data.overview import example_text, overview, overview_text, unused_text, weights_text
+from sft.data.overview import (
+    contents_text,
+    example_text,
+    overview,
+    overview_text,
+    unused_text,
+    weights_text,
+)
 from sft.data.pairs import load_pairs
+from sft.data.prompt import pick_template, template_of
 from sft.data.sources import Indices, Source, load_source
 from sft.data.splits import load_splits, part_rows
 from sft.device import (
@@ -32,12 +40,12 @@ from sft.device import (
     pick_threads,
 )
 from sft.errors import InputError, counted
+from sft.evaluation.ifd import with_difficulties
 from sft.gpt2.fast import row_multiple
 from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT
 from sft.latest import LATEST
 from sft.objective import Preference
-from sft.prompts import PROMPTS
 from sft.summaries import RUN_SUMMARY, CheckpointUsed, DataUsed, RunSummary, versions
 from sft.training.interruption import Interruption
 from sft.training.memory import EnoughMemory
@@ -47,6 +55,7 @@ from sft.training.module import InstructionTuner
 from sft.training.mps import EmptyCache
 from sft.training.optim import beta2_of
 from sft.training.order import in_order
+from sft.training.profile import Profile
 from sft.training.progress import Progress
 from sft.training.reference import with_reference
 from sft.training.resume import Past, past_of
@@ -87,10 +96,13 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     # are read.
     commit = past.made_of.get("data commit")
     source = load_source(config.data, past.made_of.get("data"), commit)
+    source = with_difficulties(source, config.data, config.model.checkpoint, config.model.revision)
     notes = list(source.notes)
     parts = part_rows(source, config.data, notes)
     base = load_base(config, precision)
-    data = load_data(config, source, parts, base, device)
+    own = template_of(base.source, base.prompt, base.chat_template, base.names)
+    template = pick_template(config.data.prompt, own, base.source)
+    data = load_data(config, source, parts, base, device, template)
 
     # Plan the steps, and find the place in the plan where a resumed run goes on.
     steps = total_steps(config, data, processes)
@@ -116,14 +128,15 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     if warning := steps_warning(config, steps):
         log.warning(warning)
     if config.objective == "dpo":
-        add_reference(config, data, base, source, device, precision)
+        add_reference(config, data, base, device, precision)
     tokens_per_step = data.tokens_per_step(processes)
     module = make_module(config, base, steps, device, tokens_per_step)
     beside = module.objective.names
     metrics = Metrics(config.eval, MetricsFile(folder / "metrics.csv", beside=beside))
     gate = SanityGate(config.eval.batches, config.model.allow_untrained)
-    run_folder = RunFolder(folder, config, made_of, model_saver(config, base, folder), LATEST)
-    others = other_callbacks(config, base, metrics, run_folder, device)
+    save = model_saver(config, base, folder, template, source.conversations)
+    run_folder = RunFolder(folder, config, made_of, save, LATEST)
+    others = other_callbacks(config, base, metrics, run_folder, device, template)
     callbacks = in_order([gate, metrics, run_folder, *others])
     stop_at = steps if nothing_left else -1
     trainer = make_trainer(config, processes, device, precision, callbacks, tracker, stop_at)
@@ -138,7 +151,7 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     # Finish. A signal may have come when there was no step left for it to stop.
     if trainer.is_global_zero:
         summary = summarise(
-            config, source, base, data, device, precision, metrics, gate, run_folder
+            config, source, base, data, device, precision, metrics, gate, run_folder, template
         )
         report_run(folder, summary, metrics.file.rows)
         module.signals.leave_if_noted()
@@ -172,15 +185,31 @@ def load_data(
     parts: dict[str, Indices],
     base: Pretrained,
     device: str,
+    template: str,
 ) -> InstructionData:
-    """Tokenise the splits for this model, and plan their batches."""
-    template = PROMPTS[config.data.prompt]
+    """Tokenise the splits for this model, and plan their batches.
+
+    Raises:
+        InputError: the records are plain text, and the template asks questions; or as in
+            `load_splits`.
+    """
+    if template and any(found.shape == "text" for found in source.contents):
+        raise InputError(
+            f"{source.name}: text alone, which has no questions; give data.prompt=none to train "
+            "on plain text, or name the keys by data.fields={instruction: KEY, output: KEY}"
+        )
     limits = (config.data.max_length, base.model.config.n_positions)
     if config.objective == "dpo":
         splits = load_pairs(source, parts, template, base.tokenizer, *limits)
     else:
         splits = load_splits(
-            source, parts, template, base.tokenizer, *limits, config.data.mask_prompt
+            source,
+            parts,
+            template,
+            base.tokenizer,
+            *limits,
+            config.data.mask_prompt,
+            config.data.too_long,
         )
     return InstructionData(
         splits,
@@ -199,7 +228,6 @@ def add_reference(
     config: TrainConfig,
     data: InstructionData,
     base: Pretrained,
-    source: Source,
     device: str,
     precision: Precision,
 ) -> None:
@@ -207,10 +235,8 @@ def add_reference(
     place = torch.device(device)
     if device == "cuda":
         place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    rows = [split.questions.tobytes() for split in data.splits.values()]
-    made_of = (*source.identity, rows, config.data.prompt, base.sha256)
     data.splits = with_reference(
-        data.splits, base.model, place, precision, config.batch_size, made_of
+        data.splits, base.model, base.sha256, place, precision, config.batch_size
     )
 
 
@@ -234,10 +260,11 @@ def log_data(
     """
     for note in notes:
         log.info(note)
+    log.info(contents_text(source.contents))
     log.info(overview_text(overview(data.splits)))
     if config.data.weights:
         log.info(weights_text(config.data.paths(), data.plan(1)))
-    if unused := unused_text(source.name, source.unused):
+    if unused := unused_text(source.name, source.unused, source.keys):
         log.info(unused)
     example = example_text(data.splits["train"], base.tokenizer)
     log.info(f"one example, with what is learned in ⟦ ⟧:\n{example}")
@@ -296,21 +323,35 @@ def adapt(base: Pretrained, config: LoraConfig, seed: int) -> None:
     log.info(f"LoRA: {trained:,} of {every:,} parameters are trained")
 
 
-def model_saver(config: TrainConfig, base: Pretrained, folder: Path) -> Callable[[GPT], None]:
+def model_saver(
+    config: TrainConfig, base: Pretrained, folder: Path, template: str, conversations: bool
+) -> Callable[[GPT], None]:
     """Return the function that writes a model's weights into the run's folder."""
-    template = PROMPTS[config.data.prompt]
-    return partial(save_tuned, base=base, lora=adapter_of(config), template=template, folder=folder)
+    return partial(
+        save_tuned,
+        base=base,
+        lora=adapter_of(config),
+        template=template,
+        folder=folder,
+        conversations=conversations,
+    )
 
 
 def other_callbacks(
-    config: TrainConfig, base: Pretrained, metrics: Metrics, run_folder: RunFolder, device: str
+    config: TrainConfig,
+    base: Pretrained,
+    metrics: Metrics,
+    run_folder: RunFolder,
+    device: str,
+    template: str,
 ) -> list[Callback]:
     """Make the callbacks that nothing is asked of after the training."""
     tracking = Tracking(config, metrics.file, lambda: run_folder.best)
     callbacks: list[Callback] = [Interruption(), Progress(), EnoughMemory(), tracking]
     if config.eval.sample:
-        template = PROMPTS[config.data.prompt]
         callbacks.append(SampleAnswer(template, base.tokenizer, config.compile))
+    if config.profile:
+        callbacks.append(Profile(run_folder.folder / "profile"))
     if device == "mps":
         callbacks.append(EmptyCache())
     return callbacks
@@ -326,6 +367,7 @@ def summarise(
     metrics: Metrics,
     gate: SanityGate,
     run_folder: RunFolder,
+    template: str,
 ) -> RunSummary:
     """Gather the numbers and the origin of a finished run."""
     rows = metrics.file.rows
@@ -347,4 +389,5 @@ def summarise(
         seed=config.seed,
         versions=versions(),
         config=dataclasses.asdict(config),
+        template=template,
     )

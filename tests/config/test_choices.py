@@ -10,7 +10,7 @@ from tests.config.composing import CONF, composed
 
 MODELS = ("gpt2-nano", "gpt2-small", "gpt2-medium", "gpt2-large", "gpt2-xl")
 DATA = ("nano", "instructions", "alpaca", "file", "json", "hub")
-EXPERIMENTS = ("book", "alpaca-1k", "alpaca-52k", "masked", "phi3", "lora", "nano-base")
+EXPERIMENTS = ("book", "alpaca-1k", "alpaca-52k", "masked", "phi3", "lora", "dpo", "nano-base")
 
 
 CHECKPOINTS = {name: f"openai-community/{name}" for name in MODELS} | {

@@ -8,7 +8,7 @@ import tiktoken
 
 from sft.data.batches import encode
 from sft.data.pairs import as_pairs, check_pair
-from sft.data.records import Record, Turn, checked_record
+from sft.data.records import Reader, Record, Turn
 from sft.errors import InputError
 
 TEMPLATE = "{{ instruction }}:"
@@ -104,14 +104,14 @@ BEFORE = (Turn("user", "Hi"), Turn("assistant", "Hello"))
     ],
 )
 def test_each_shape_of_a_preference_is_read(item: dict[str, Any], expected: Record) -> None:
-    assert checked_record(item, "f.json", 1) == expected
+    assert Reader("f.json").read(item, 1)[0] == expected
 
 
 @pytest.mark.parametrize(
     ("item", "words"),
     [
         ({"chosen": "a", "rejected": "b"}, "no 'instruction' or 'prompt'"),
-        ({"instruction": "Q", "chosen": "a", "rejected": 3}, "'rejected' is"),
+        ({"instruction": "Q", "chosen": "a", "rejected": True}, "'rejected' is"),
         (
             {"prompt": "Q", "chosen": [message("assistant", "a")], "rejected": "b"},
             "'rejected'",
@@ -129,7 +129,7 @@ def test_each_shape_of_a_preference_is_read(item: dict[str, Any], expected: Reco
 )
 def test_a_faulty_preference_is_refused_by_its_key(item: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=rf"^f\.json: record 7: .*{words}"):
-        checked_record(item, "f.json", 7)
+        Reader("f.json").read(item, 7)[0]
 
 
 @pytest.mark.parametrize(("rejected", "words"), [(None, "no 'rejected'"), ("a", "the same text")])
