@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from sft.metrics import BY_NAME
+from sft.metrics import BY_NAME, TEXT_METRICS
 from sft.prompts import PROMPTS
 
 
@@ -49,6 +49,7 @@ JudgeName = Annotated[str, OneOf(("none", *JUDGES))]
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 PrecisionName = Literal["auto", "32", "bf16-mixed", "16-mixed"]
+BestName = Annotated[str, OneOf(("validation_loss", *TEXT_METRICS))]
 Rank = Annotated[str, OneOf(("validation_loss", *BY_NAME))]
 
 # `c_proj` is the name of two layers: the output of attention, and that of the MLP.
@@ -142,6 +143,10 @@ class EvalConfig:
     sample: bool = True
     split: Literal["validation", "test"] = "validation"
     rank: Rank = "validation_loss"
+    answers: Positive | None = None
+    answers_every: Positive | None = None
+    best: BestName = "validation_loss"
+    patience: Positive | None = None
 
 
 @dataclass

@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from sft.atomic import read_numbers, write_text, writing
+from sft.metrics import TEXT_METRICS
+
+# The means of the answers to validation records, by the metric.
+ANSWERED = {f"val/{name}": name for name in TEXT_METRICS}
 
 COLUMNS = (
     "step",
@@ -20,6 +24,7 @@ COLUMNS = (
     "val/loss",
     "val/full_loss",
     "val/ema_loss",
+    *ANSWERED,
 )
 Row = dict[str, float]
 

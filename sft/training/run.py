@@ -8,6 +8,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from lightning.pytorch import Callback
@@ -33,6 +34,8 @@ from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT
 from sft.prompts import PROMPTS
 from sft.summaries import RUN_SUMMARY, CheckpointUsed, DataUsed, RunSummary, versions
+from sft.training.answers import ValidationAnswers
+from sft.training.best import Best, is_exhausted
 from sft.training.interruption import Interruption
 from sft.training.memory import EnoughMemory
 from sft.training.metrics import Metrics
@@ -87,11 +90,13 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     made_of = {"data": source.sha256, "weights": base.sha256}
     if config.resume:
         past.check(folder, made_of)
-    nothing_left = past.steps >= steps
+    out_of_patience = is_exhausted(past.without_better, config.eval.patience)
+    nothing_left = past.steps >= steps or out_of_patience
     if nothing_left and (folder / RUN_SUMMARY).exists():
-        log.info(
-            f"{folder}: all {past.steps} steps are done; to go on, raise epochs= or max_steps="
-        )
+        done = f"all {past.steps} steps are done; to go on, raise epochs= or max_steps="
+        if out_of_patience:
+            done = f"step {past.steps} was the last by eval.patience; to go on, raise it"
+        log.info(f"{folder}: {done}")
         return
 
     # Make the trainer. A tracker that does not answer is found before anything is logged.
@@ -105,12 +110,15 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
         log.warning(warning)
     tokens_per_step = data.tokens_per_step(processes)
     module = make_module(config, base, steps, device, tokens_per_step)
-    metrics = Metrics(config.eval, MetricsFile(folder / "metrics.csv"))
+    best = Best(config.eval)
+    answers = validation_answers(config, source, parts, base)
+    metrics = Metrics(config.eval, MetricsFile(folder / "metrics.csv"), best, answers)
     gate = SanityGate(config.eval.batches, config.model.allow_untrained)
-    run_folder = RunFolder(folder, config, made_of, model_saver(config, base, folder), LATEST)
+    saver = model_saver(config, base, folder)
+    run_folder = RunFolder(folder, config, made_of, best, saver, LATEST)
     others = other_callbacks(config, base, metrics, run_folder, device)
     callbacks = in_order([gate, metrics, run_folder, *others])
-    stop_at = steps if nothing_left else -1
+    stop_at = past.steps if nothing_left else -1
     trainer = make_trainer(config, processes, device, precision, callbacks, tracker, stop_at)
 
     # Fit.
@@ -255,11 +263,37 @@ def model_saver(config: TrainConfig, base: Pretrained, folder: Path) -> Callable
     return partial(save_tuned, base=base, lora=adapter_of(config), template=template, folder=folder)
 
 
+def validation_answers(
+    config: TrainConfig, source: Source, parts: dict[str, range], base: Pretrained
+) -> ValidationAnswers | None:
+    """Prepare the validation records that are answered while the model trains; None for none.
+
+    Raises:
+        InputError: there are none, but `eval.answers` wants some, or `eval.patience` a loss.
+    """
+    part = parts["validation"]
+    if config.eval.patience is not None and not part:
+        raise InputError(
+            "eval.patience: there is no validation record to judge by; raise the third share of "
+            "data.split="
+        )
+    if config.eval.answers is None:
+        return None
+    first = part[: config.eval.answers]
+    return ValidationAnswers(
+        list(islice(source.stream(), first.start, first.stop)) if first else [],
+        PROMPTS[config.data.prompt],
+        base.tokenizer,
+        base.model.config.n_positions,
+        config.compile,
+    )
+
+
 def other_callbacks(
     config: TrainConfig, base: Pretrained, metrics: Metrics, run_folder: RunFolder, device: str
 ) -> list[Callback]:
     """Make the callbacks that nothing is asked of after the training."""
-    tracking = Tracking(config, metrics.file, lambda: run_folder.best)
+    tracking = Tracking(config, metrics.file, lambda: run_folder.best.lowest_loss)
     callbacks: list[Callback] = [Interruption(), Progress(), EnoughMemory(), tracking]
     if config.eval.sample:
         template = PROMPTS[config.data.prompt]
@@ -282,6 +316,7 @@ def summarise(
 ) -> RunSummary:
     """Gather the numbers and the origin of a finished run."""
     rows = metrics.file.rows
+    lowest = run_folder.best.lowest_loss
     return RunSummary(
         status="finished",
         steps=int(rows[-1]["step"]),
@@ -292,7 +327,7 @@ def summarise(
         losses=loss_changes(rows),
         peak_memory_bytes=peak_memory_bytes(device),
         answer_loss_before=gate.loss,
-        best_validation_loss=run_folder.best if run_folder.best < float("inf") else None,
+        best_validation_loss=lowest if lowest < float("inf") else None,
         device=device,
         precision=precision,
         data=DataUsed(source.name, source.sha256, overview(data.splits)),
