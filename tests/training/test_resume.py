@@ -174,7 +174,7 @@ def test_checkpoints_keep_the_names_that_older_ones_have(config: Config, run: Ru
     assert {name: set(state) for name, state in found["callbacks"].items()} == {
         "SanityGate": {"loss"},
         "Metrics": {"tokens_seen", "seconds", "row", "owed"},
-        "RunFolder": {"best"},
+        "RunFolder": {"best", "lowest_loss", "without_better"},
     }
 
 
