@@ -20,7 +20,7 @@ from sft.data.splits import split_records
 from sft.errors import InputError
 from sft.prompts import PROMPTS
 from sft.shell import setting
-from sft.summaries import RUN_SUMMARY, RunSummary, read_run_summary
+from sft.summaries import RUN_SUMMARY, RunSummary, read_run_summary, refuse_former_nano
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,7 @@ def setup_of_run(folder: str | None, data_path: str | list[str] | None = None) -
             )
     source = load_source(data, past.data.sha256)
     if source.sha256 != past.data.sha256:
+        refuse_former_nano(past.data.sha256, run)
         change = f"changed since {run} was trained on it"
         if data_path:
             change = f"not the file that {run} was trained on"
@@ -138,6 +139,7 @@ def setup_of_run(folder: str | None, data_path: str | list[str] | None = None) -
     tuned = check_model(run / "model")
     base = check_model(config.model.checkpoint, past.checkpoint.revision)
     if base.sha256 != past.checkpoint.sha256:
+        refuse_former_nano(past.checkpoint.sha256, run)
         raise InputError(
             f"{base.source}: other weights than those that {run} began with; bring these back, or "
             f"evaluate the tuned model with {setting('checkpoint', run / 'model')} data=... "
