@@ -21,7 +21,7 @@ from sft.config.schema import DataConfig, EvaluateConfig, TrainConfig
 from sft.data.batches import Batch
 from sft.data.datamodule import InstructionData
 from sft.data.overview import unused_text
-from sft.data.prompt import chat_template, template_of
+from sft.data.prompt import template_of
 from sft.data.records import Record, checked_record, count_unused
 from sft.data.splits import encode_splits
 from sft.device import pick_device, pick_precision
@@ -101,7 +101,8 @@ def finetune(
     gpt2.prompt = template or None
     gpt2.base = gpt2.source
     gpt2.sha256 = ""
-    gpt2.chat_template = None
+    gpt2.chat_template = gpt2.prompt
+    gpt2.conversations = any(record.before for record in parts["train"])
     return losses.values
 
 
@@ -114,8 +115,15 @@ def save(gpt2: Pretrained, folder: str | Path) -> None:
     _check_loaded(gpt2)
     if not isinstance(folder, str | Path):
         raise InputError(f"folder: found {folder!r}, expected the path of a folder")
-    chat = chat_template(gpt2.prompt) if gpt2.prompt else gpt2.chat_template
-    save_pretrained(gpt2.model, folder, gpt2.tokenizer, gpt2.prompt, gpt2.base, chat_template=chat)
+    save_pretrained(
+        gpt2.model,
+        folder,
+        gpt2.tokenizer,
+        gpt2.prompt,
+        gpt2.base,
+        chat_template=gpt2.chat_template,
+        conversations=gpt2.conversations,
+    )
 
 
 def answer(

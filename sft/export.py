@@ -139,6 +139,7 @@ def export_hf(folder: Path, dtype: str | None, out: Path | None) -> Path:
         FLOAT_TYPES[dtype],
         source.chat_template,
         check=check,
+        conversations=source.conversations,
     )
     if (folder / CARD).exists():
         shutil.copy(folder / CARD, out / CARD)

@@ -17,8 +17,10 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
+from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
@@ -137,6 +139,20 @@ def _explain(error: BaseException) -> str:
         hint = f"did you mean {likely}? " if likely else ""
         return f"{key}: unknown key; {hint}--help lists all keys"
     return message
+
+
+def composed(door: str, overrides: list[str]) -> Any:
+    """Return the settings of a door, such as `train`, composed as if it was given `overrides`.
+
+    Raises:
+        InputError: they cannot be composed.
+    """
+    conf = Path(__file__).parents[1] / "conf"
+    try:
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            return compose(door, overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(_explain(error)) from error
 
 
 def command(main: Callable[[], None]) -> None:

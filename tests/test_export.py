@@ -18,7 +18,7 @@ from sft.checkpoint import weights
 from sft.checkpoint.folder import Pretrained, load_pretrained, save_pretrained
 from sft.checkpoint.gguf import TYPES
 from sft.checkpoint.verify import TOLERANCE
-from sft.data.prompt import chat_template, render, user_message
+from sft.data.prompt import render, user_message
 from sft.data.records import Record
 from sft.device import FLOAT_TYPES
 from sft.errors import InputError
@@ -49,14 +49,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(checkpoint: Path, tmp_path: Path) -> Path:
     """The tiny checkpoint, in a template."""
     loaded, prompt = load_pretrained(checkpoint), PROMPTS["alpaca"]
-    chat = chat_template(prompt)
     save_pretrained(
         loaded.model,
         tmp_path / "tiny",
         loaded.tokenizer,
         prompt,
         "someone/base",
-        chat_template=chat,
+        chat_template=prompt,
     )
     return tmp_path / "tiny"
 
@@ -141,7 +140,7 @@ def test_model_of_a_run_has_all_files_and_templates(run: Path) -> None:
     } < names
     config = json.loads((run / "model" / "tokenizer_config.json").read_text())
     assert config["sft_prompt"] == PROMPTS["alpaca"]
-    assert config["chat_template"] == chat_template(PROMPTS["alpaca"])
+    assert config["chat_template"] == PROMPTS["alpaca"]
     card = (run / "model" / "README.md").read_text()
     assert "These weights were not evaluated." in card
 

@@ -74,6 +74,7 @@ class Pretrained:
         adapter: config of the adapter that was merged into the model; None: the folder is not an
             adapter's.
         names: special tokens, by the names that chat templates use for them.
+        conversations: it was tuned on conversations of several turns.
     """
 
     model: GPT
@@ -87,6 +88,7 @@ class Pretrained:
     read: weights.Read = field(repr=False)
     adapter: AdapterConfig | None = None
     names: dict[str, str] = field(default_factory=dict)
+    conversations: bool = False
 
 
 def load_pretrained(
@@ -161,6 +163,7 @@ def load_pretrained(
         read=read,
         adapter=tuned,
         names=_special_names(tokenizer_config),
+        conversations=tokenizer_config.get("sft_conversations") is True,
     )
 
 
@@ -174,6 +177,7 @@ def save_pretrained(
     chat_template: str | None = None,
     read: weights.Read | None = None,
     check: Callable[[Path], None] | None = None,
+    conversations: bool = False,
 ) -> None:
     """Write a folder for `load_pretrained` and for transformers' AutoModel and AutoTokenizer.
 
@@ -188,6 +192,7 @@ def save_pretrained(
         read: gives the tensors, by name, of a model on the meta device, which has none.
         check: is called with the new folder before that takes its place. If it raises, the old
             folder stays.
+        conversations: it was tuned on conversations of several turns.
 
     Raises:
         InputError: the folder holds something else, or cannot be written.
@@ -207,7 +212,8 @@ def save_pretrained(
     config["dtype"] = str(dtype).removeprefix("torch.")
     if base:
         config["_name_or_path"] = base
-    tokenizer_config = _tokenizer_config(model.config.n_positions, prompt, chat_template)
+    context = model.config.n_positions
+    tokenizer_config = _tokenizer_config(context, prompt, chat_template, conversations)
 
     with _written(folder) as beside:
         weights.save(model, beside / WEIGHTS, dtype, read)
@@ -226,6 +232,7 @@ def save_adapter(
     folder: str | Path,
     prompt: str | None = None,
     chat_template: str | None = None,
+    conversations: bool = False,
 ) -> None:
     """Write the adapters that `add_lora` gave a loaded model.
 
@@ -233,10 +240,11 @@ def save_adapter(
     `save_pretrained`.
     """
     context = tuned.model.config.n_positions
+    tokenizer_config = _tokenizer_config(context, prompt, chat_template, conversations)
     with _written(folder) as beside:
         write_adapter(tuned.model, config, beside, tuned.source, tuned.revision, tuned.sha256)
         save_tokenizer(tuned.tokenizer, beside)
-        write_config(beside / TOKENIZER_CONFIG, _tokenizer_config(context, prompt, chat_template))
+        write_config(beside / TOKENIZER_CONFIG, tokenizer_config)
 
 
 def merge_adapter(adapter: str | Path, folder: str | Path) -> None:
@@ -256,6 +264,7 @@ def merge_adapter(adapter: str | Path, folder: str | Path) -> None:
         merged.base,
         chat_template=merged.chat_template,
         read=merged.read,
+        conversations=merged.conversations,
     )
 
 
@@ -393,9 +402,9 @@ def _text(found: dict[str, Any], key: str, path: Path) -> str | None:
 
 
 def _tokenizer_config(
-    context: int, prompt: str | None, chat_template: str | None
+    context: int, prompt: str | None, chat_template: str | None, conversations: bool
 ) -> dict[str, Any]:
-    content = {
+    content: dict[str, Any] = {
         "bos_token": END,
         "eos_token": END,
         "unk_token": END,
@@ -408,6 +417,7 @@ def _tokenizer_config(
     }
     if prompt is not None:
         content["sft_prompt"] = prompt
+        content["sft_conversations"] = conversations
     if chat_template is not None:
         content["chat_template"] = chat_template
     return content

@@ -53,12 +53,13 @@ def _data(data: DataConfig) -> Problems:
     local = data.source in (*OWN_FILES, "nano")
     if data.source in OWN_FILES and not all(data.paths() or [""]):
         yield NO_PATH
-    for path in data.paths():
+    given = [("path", path) for path in data.paths()]
+    for key, path in (*given, ("test", data.test or ""), ("validation", data.validation or "")):
         if scheme := scheme_of(path):
-            remedy = "download it first, and give data.path=FILE"
+            remedy = f"download it first, and give data.{key}=FILE"
             if scheme == "file":
                 remedy = "leave file:// out"
-            yield f"data.path: an address ({scheme}://…), expected a file; {remedy}"
+            yield f"data.{key}: an address ({scheme}://…), expected a file; {remedy}"
     if local and data.url:
         yield f"data.url: {data.url!r} would not be read by data={data.source}"
     if not local and not data.url:
@@ -280,6 +281,19 @@ UNREAD_BY_BOTH: tuple[Unread[TrainConfig | EvaluateConfig], ...] = (
         "only a download is checked against it; leave it out",
     ),
     Unread(
+        ("data.split_seed",),
+        lambda config, sweep: config.data.split_by == "order",
+        "nothing is drawn with data.split_by=order; leave it out, or choose another data.split_by",
+    ),
+    Unread(
+        ("data.split",),
+        lambda config, sweep: (
+            (config.data.test is not None and config.data.split[1] > 0)
+            or (config.data.validation is not None and config.data.split[2] > 0)
+        ),
+        "a split with a file of its own takes nothing of data.path; give it a share of 0",
+    ),
+    Unread(
         ("data.mask_prompt",),
         lambda config, sweep: config.data.mask_prompt and config.data.prompt == "none",
         "data.prompt=none leaves no prompt to mask; leave out one of the two",
@@ -353,7 +367,7 @@ UNREAD_BY_EVALUATE: tuple[Unread[EvaluateConfig], ...] = (
         ("revision", "data", "data."),
         lambda config, sweep: config.checkpoint is None,
         "a run is evaluated on its own data and base; other data goes with checkpoint=",
-        but=("data", "data.path"),
+        but=("data", "data.path", "data.test", "data.validation"),
     ),
     Unread(
         ("data", "data.path"),

@@ -48,6 +48,7 @@ JUDGES = {
 JudgeName = Annotated[str, OneOf(("none", *JUDGES))]
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+SplitBy = Literal["order", "random", "question", "category"]
 PrecisionName = Literal["auto", "32", "bf16-mixed", "16-mixed"]
 Rank = Annotated[str, OneOf(("validation_loss", *BY_NAME))]
 
@@ -80,12 +81,16 @@ def scheme_of(path: str) -> str | None:
 class DataConfig:
     source: str = "nano"
     path: str | list[str] | None = None
+    test: str | None = None
+    validation: str | None = None
     url: str | None = None
     sha256: str | None = None
     licence: str | None = None
     sample: Positive | None = None
     sample_seed: int = 123
     split: list[NotNegative] = field(default_factory=lambda: [0.85, 0.10, 0.05])
+    split_by: SplitBy = "order"
+    split_seed: Natural = 123
     prompt: PromptName = "alpaca"
     mask_prompt: bool = False
     max_length: Annotated[int, Ge(2)] | None = None
@@ -98,6 +103,8 @@ class DataConfig:
             self.path = [_whole(path) for path in self.path]
         elif self.path:
             self.path = _whole(self.path)
+        self.test = self.test and _whole(self.test)
+        self.validation = self.validation and _whole(self.validation)
 
     def paths(self) -> list[str]:
         """Return the files, folders and patterns of the user's own data."""

@@ -14,6 +14,13 @@ but no label, so the model still learns the one E that ends the answer:
     input_ids         c  :  q  E  E  E
     labels            :  q  E  .  .  .
     labels, masked    .  q  E  .  .  .
+
+In a conversation each answer has its end token. The turns "ab:", "xy", "c:" and "z":
+
+    text              a  b  :  x  y  E  c  :  z  E
+    input_ids         a  b  :  x  y  E  c  :  z
+    labels            b  :  x  y  E  c  :  z  E
+    labels, masked    .  .  x  y  E  .  .  z  E     every answer is learned, with its end token
 """
 
 from collections.abc import Sequence
@@ -58,21 +65,23 @@ class Batch(NamedTuple):
 class Examples:
     """The token ids of a split, cut to what the model reads, all rows in one array.
 
-    The text of row i is `tokens[starts[i] : starts[i] + sizes[i]]`. Its first `prompts[i]` tokens
-    are the prompt.
+    The text of row i is `tokens[starts[i] : starts[i] + sizes[i]]`. Its last answer begins at its
+    token `prompts[i]`, which may be cut off.
 
     Attributes:
         tokens: (all tokens,)
+        answers: (all tokens,), true for the tokens of answers and for their end tokens.
         starts, sizes, prompts: (rows,)
         records: (rows,), the place of each row's record in its split.
         eot: the id of the end token.
         max_length: the most tokens that the model reads of a row.
-        mask_prompt: learn the answer alone, not the prompt.
+        mask_prompt: learn the answers alone, not the prompts.
         cut: how many rows lost their end, and with it the end token.
         dropped: how many records have no row, since no answer was left.
     """
 
     tokens: NDArray[Any]
+    answers: NDArray[np.bool_]
     starts: NDArray[np.int64]
     sizes: NDArray[np.int64]
     prompts: NDArray[np.int32]
@@ -95,14 +104,16 @@ class Examples:
         start: int = self.starts[row]
         return self.tokens[start : start + self.sizes[row]]
 
+    def is_answer(self, row: int) -> NDArray[np.bool_]:
+        """Return which tokens of a row are an answer's or its end token, (size of the row,)."""
+        start: int = self.starts[row]
+        return self.answers[start : start + self.sizes[row]]
+
     def targets(self) -> NDArray[np.int64]:
         """Return how many tokens of each row are learned, (rows,)."""
-        counts: NDArray[np.int64] = self.sizes - self._first_targets(self.mask_prompt)
-        return counts
-
-    def _first_targets(self, mask_prompt: bool) -> NDArray[np.int32]:
-        """Return where the learned part of each text begins; nothing predicts the first token."""
-        return np.maximum(self.prompts, 1) if mask_prompt else np.ones_like(self.prompts)
+        if not self.mask_prompt:
+            return self.sizes - 1
+        return _count(self.answers, self.starts + 1, self.starts + self.sizes)
 
     def batch(
         self,
@@ -118,7 +129,7 @@ class Examples:
         has a batch for every micro-step.
 
         Args:
-            mask_prompt: learn the answer alone; None: as `self.mask_prompt` says.
+            mask_prompt: learn the answers alone; None: as `self.mask_prompt` says.
             totals: `step_targets` and `step_tokens` of the batch.
         """
         if mask_prompt is None:
@@ -136,16 +147,28 @@ class Examples:
         input_ids = torch.full((len(rows), width), self.eot)
         labels = torch.full((len(rows), width), IGNORE_INDEX)
 
-        # `text[first:]` is the learned part. Token j is the label of position j - 1.
-        firsts = self._first_targets(mask_prompt)[list(rows)]
-        for i, (ids, first) in enumerate(zip(texts, firsts, strict=True)):
+        # Token j is the label of position j - 1.
+        for i, (row, ids) in enumerate(zip(rows, texts, strict=True)):
             text = torch.from_numpy(ids.astype(np.int64))
             length = len(text) - 1
             input_ids[i, :length] = text[:-1]
-            labels[i, first - 1 : length] = text[first:]
+            if mask_prompt:
+                learned = torch.from_numpy(self.is_answer(row)[1:])
+                labels[i, :length][learned] = text[1:][learned]
+            else:
+                labels[i, :length] = text[1:]
 
         records = torch.from_numpy(self.records[list(rows)])
         return Batch(input_ids, labels, lengths, records, *totals)
+
+
+def _count(
+    answers: NDArray[np.bool_], starts: NDArray[np.int64], ends: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Count the true values in ranges. A sum over all tokens would take much more memory."""
+    ranges = zip(starts.tolist(), ends.tolist(), strict=True)
+    counts = (np.count_nonzero(answers[start:end]) for start, end in ranges)
+    return np.fromiter(counts, np.int64, len(starts))
 
 
 def as_examples(texts: Texts, eot: int, max_length: int, mask_prompt: bool) -> Examples:
@@ -154,12 +177,17 @@ def as_examples(texts: Texts, eot: int, max_length: int, mask_prompt: bool) -> E
     The limit is for prompt and answer together. A row that is cut loses its end token.
     """
     # The last token of a text is only a label, so the model reads one token fewer.
-    whole = np.diff(texts.starts)
+    whole = texts.sizes
     sizes = np.minimum(whole, max_length + 1)
 
-    rows = np.flatnonzero(sizes > np.maximum(texts.prompts, 1))
+    # The last answer is there, or else an earlier one must be. Nothing predicts the first token.
+    keeps = sizes > np.maximum(texts.prompts, 1)
+    starts = texts.starts[~keeps]
+    keeps[~keeps] = _count(texts.answers, starts + 1, starts + sizes[~keeps]) > 0
+    rows = np.flatnonzero(keeps)
     return Examples(
         tokens=texts.tokens,
+        answers=texts.answers,
         starts=texts.starts[rows],
         sizes=sizes[rows],
         prompts=texts.prompts[rows],

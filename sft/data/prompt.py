@@ -1,22 +1,25 @@
 """Prompt templates: the text with which the model is asked for a record's answer.
 
-A template is Jinja with the variables `instruction` and `input`. Its text ends where the answer
-begins. A checkpoint carries the template itself, not its name; `sft/prompts.py` has the named ones.
+A template is Jinja over `messages`, a chat template as transformers has them. Its text ends where
+the answer begins. A checkpoint carries the template itself, not its name; `sft/prompts.py` has the
+named ones. Two other kinds occur:
 
-A checkpoint of another program may have a chat template instead. `template_of` makes a template of
-it, which renders a record as a single user message.
+- Checkpoints of earlier versions have a template with the variables `instruction` and `input`. It
+  knows single instructions alone.
+- A checkpoint of another program may have a chat template. `template_of` makes a template of it.
 """
 
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from typing import NoReturn
 
 import tiktoken
-from jinja2 import StrictUndefined, Template, TemplateError, nodes
+from jinja2 import StrictUndefined, Template, TemplateError, meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -54,10 +57,13 @@ CHATS.filters["tojson"] = lambda value, indent=None: json.dumps(
 CHATS.globals["raise_exception"] = _raise
 CHATS.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
 
-# The beginning of a template that was made of a chat template.
-CHAT = "{# a chat template #}"
+# The beginning of a template that was made of another program's chat template.
+FOREIGN = "{# a chat template #}"
 
 END = "<|endoftext|>"
+
+# A message of a chat template.
+Message = dict[str, str]
 
 
 @lru_cache
@@ -65,9 +71,15 @@ def _compiled(template: str) -> Template:
     return (CHATS if is_chat(template) else SANDBOX).from_string(template)
 
 
+@lru_cache
 def is_chat(template: str) -> bool:
-    """Whether a template was made of a chat template."""
-    return template.startswith(CHAT)
+    """Whether a template renders messages, so that it can show earlier turns."""
+    if template.startswith(FOREIGN):
+        return True
+    try:
+        return "messages" in meta.find_undeclared_variables(CHATS.parse(template))
+    except TemplateError:
+        return False
 
 
 def template_of(
@@ -89,7 +101,7 @@ def template_of(
     # A line break after a tag is left out, so the chat template still begins a line.
     names = names or {}
     named = "".join(f"{{% set {name} = {json.dumps(text)} %}}\n" for name, text in names.items())
-    template = f"{CHAT}\n{named}{chat}"
+    template = f"{FOREIGN}\n{named}{chat}"
     try:
         around(template)
     except InputError as error:
@@ -112,10 +124,13 @@ def render(template: str, record: Record) -> str:
     """Return the prompt of a record: the text before its answer.
 
     Raises:
-        InputError: the template is not Jinja, uses an unknown variable, or fails otherwise.
+        InputError: the template is not Jinja, uses an unknown variable, refuses the conversation,
+            or fails otherwise.
     """
     if is_chat(template):
-        return render_chat(template, [("user", message_of(record))])
+        return _render_chat(template, _messages(template, record))
+    if record.before:
+        raise InputError(_SINGLE if template else _PLAIN)
 
     # A template is code, and a checkpoint's was written by others, so it may raise anything.
     try:
@@ -126,23 +141,30 @@ def render(template: str, record: Record) -> str:
         ) from error
 
 
-def message_of(record: Record) -> str:
-    """Return a record as the user message of a chat template: the instruction, then the input."""
-    return f"{record.instruction}\n\n{record.input}" if record.input else record.instruction
+_SINGLE = (
+    "prompt template: the checkpoint's knows single instructions alone, and this is a conversation "
+    "of several turns; give another, such as data.prompt=chatml"
+)
+_PLAIN = (
+    "data.prompt: none is for plain text, and this is a conversation of several turns; give a "
+    "template, such as data.prompt=chatml"
+)
 
 
-def render_chat(template: str, turns: Sequence[tuple[str, str]]) -> str:
-    """Return the prompt of a conversation.
+def _messages(template: str, record: Record) -> list[Message]:
+    """Return the turns before the answer as a chat template takes them."""
+    earlier = [{"role": turn.role, "content": turn.content} for turn in record.before]
 
-    Args:
-        template: made of a chat template.
-        turns: roles and texts.
+    # Only our own templates know `input`.
+    if template.startswith(FOREIGN):
+        return [*earlier, {"role": "user", "content": record.question}]
+    return [
+        *earlier,
+        {"role": "user", "content": record.instruction, "input": record.input},
+    ]
 
-    Raises:
-        InputError: the template is not Jinja, refuses the conversation, or fails otherwise.
-    """
-    messages = [{"role": role, "content": text} for role, text in turns]
 
+def _render_chat(template: str, messages: list[Message]) -> str:
     # As in `render`, the template may raise anything.
     try:
         return _compiled(template).render(
@@ -152,53 +174,118 @@ def render_chat(template: str, turns: Sequence[tuple[str, str]]) -> str:
         raise InputError(f"chat template: {error}") from error
 
 
+def split_answers(template: str, record: Record) -> list[str]:
+    """Return the text before each answer, the last answer included, in order.
+
+    A text after an answer begins with what ends that answer, in our templates the end token.
+
+    Raises:
+        InputError: as in `render`, or the template does not show each earlier answer once.
+    """
+    earlier = earlier_answers(record)
+    if not earlier:
+        return [render(template, record)]
+
+    mark = _unused(template, record)
+    before = tuple(
+        turn._replace(content=mark) if turn.role == "assistant" else turn for turn in record.before
+    )
+    texts = render(template, replace(record, before=before)).split(mark)
+    if len(texts) != len(earlier) + 1:
+        raise InputError("chat template: does not show each earlier answer once")
+    return texts
+
+
+def earlier_answers(record: Record) -> list[str]:
+    """Return the answers before the last."""
+    return [turn.content for turn in record.before if turn.role == "assistant"]
+
+
+def _unused(template: str, record: Record) -> str:
+    """Return a character that neither the template nor the record holds."""
+    texts = "".join([template, *(turn.content for turn in record.turns)])
+    return next(letter for letter in map(chr, range(0xE000, 0xF900)) if letter not in texts)
+
+
+# As token ids
+
+
 def prompt_tokens(template: str, record: Record, tokenizer: tiktoken.Encoding) -> list[int]:
-    """Return the token ids of a record's prompt; errors are those of `render`."""
-    if is_chat(template):
-        return chat_tokens(template, [("user", message_of(record))], tokenizer)
-    return tokenizer.encode_ordinary(render(template, record))
-
-
-def chat_tokens(
-    template: str, turns: Sequence[tuple[str, str]], tokenizer: tiktoken.Encoding
-) -> list[int]:
-    """Return the token ids of a conversation.
+    """Return the token ids of a record's prompt; errors are those of `render`.
 
     A special token that the template writes gets its id. The same letters in a message are text, as
-    in all data. Otherwise a message could end its own turn.
+    in all data. Otherwise a message could end its own turn. The ids are those that transformers'
+    `apply_chat_template` gives.
     """
-    special = sorted(tokenizer.special_tokens_set, key=len, reverse=True)
-    known = re.compile(f"({'|'.join(map(re.escape, special))})")
-
-    # In messages, hide the letters of special tokens behind a character that occurs nowhere.
-    texts = "".join([template, *(text for _, text in turns)])
-    mark = next(letter for letter in map(chr, range(0xE000, 0xF900)) if letter not in texts)
-
-    def hidden(text: str) -> str:
-        return known.sub(lambda found: f"{mark}{special.index(found[0])}{mark}", text)
-
-    rendered = render_chat(template, [(role, hidden(text)) for role, text in turns])
-
-    # The special tokens that are left are the template's. In the other parts, show the hidden ones.
-    ids: list[int] = []
-    for part in known.split(rendered):
-        if part in tokenizer.special_tokens_set:
-            ids += tokenizer.encode(part, allowed_special={part})
-        else:
-            shown = re.sub(f"{mark}([0-9]+){mark}", lambda found: special[int(found[1])], part)
-            ids += tokenizer.encode_ordinary(shown)
-    return ids
+    if not is_chat(template):
+        return tokenizer.encode_ordinary(render(template, record))
+    special = SpecialTokens(tokenizer)
+    hidden, mark = special.hide(template, record)
+    return special.encode(render(template, hidden), mark)
 
 
-# As a chat
+def split_prompts(template: str, record: Record, special: "SpecialTokens") -> list[list[int]]:
+    """Return the token ids of the texts that `split_answers` gives."""
+    if not is_chat(template):
+        return [special.tokenizer.encode_ordinary(render(template, record))]
+    hidden, mark = special.hide(template, record)
+    return [special.encode(text, mark) for text in split_answers(template, hidden)]
+
+
+class SpecialTokens:
+    """Tells the special tokens that a template writes from the same letters in a message.
+
+    Attributes:
+        tokenizer: the one whose special tokens they are.
+    """
+
+    def __init__(self, tokenizer: tiktoken.Encoding) -> None:
+        self.tokenizer = tokenizer
+        self.texts = sorted(tokenizer.special_tokens_set, key=len, reverse=True)
+        self.known = re.compile(f"({'|'.join(map(re.escape, self.texts))})")
+
+    def count(self, text: str) -> int:
+        """Return how many special tokens a text spells."""
+        return sum(1 for _ in self.known.finditer(text))
+
+    def hide(self, template: str, record: Record) -> tuple[Record, str]:
+        """Return the record with its special tokens hidden, and the mark behind which they are.
+
+        The mark is a character that occurs nowhere else. The output is left as it is.
+        """
+        mark = _unused(template, record)
+
+        def hidden(text: str) -> str:
+            return self.known.sub(lambda found: f"{mark}{self.texts.index(found[0])}{mark}", text)
+
+        changed = replace(
+            record,
+            instruction=hidden(record.instruction),
+            input=hidden(record.input),
+            before=tuple(turn._replace(content=hidden(turn.content)) for turn in record.before),
+        )
+        return changed, mark
+
+    def encode(self, text: str, mark: str) -> list[int]:
+        """Return the token ids of a rendered text, in which the hidden tokens are text again."""
+
+        def shown(found: re.Match[str]) -> str:
+            return self.texts[int(found[1])]
+
+        ids: list[int] = []
+        for part in self.known.split(text):
+            if part in self.tokenizer.special_tokens_set:
+                ids += self.tokenizer.encode(part, allowed_special={part})
+            else:
+                plain = re.sub(f"{mark}([0-9]+){mark}", shown, part)
+                ids += self.tokenizer.encode_ordinary(plain)
+        return ids
+
+
+# As a single message
 
 # A character of the private use area, which no template contains.
 _MARK = "\ue000"
-
-_MESSAGE = (
-    "{% set instruction = "
-    "(messages | selectattr('role', 'equalto', 'user') | list | last)['content'] %}"
-)
 
 
 def around(template: str) -> tuple[str, str]:
@@ -231,54 +318,3 @@ def user_message(template: str, record: Record) -> str:
             "send plain text"
         )
     return message
-
-
-def chat_template(template: str) -> str:
-    """Return a template as a chat template, with the last user message for the instruction.
-
-    Programs that render it may leave out line breaks after a tag and blanks before it (Jinja's
-    `trim_blocks` and `lstrip_blocks`), and the last line break. Such text is written as an
-    expression, which they keep.
-
-    Raises:
-        InputError: the template is not Jinja.
-    """
-    tokens = list(_tokens(template))
-    kinds = ["block_end", *(kind for kind, _ in tokens), "block_begin"]
-    texts = [_MESSAGE, "{% set input = '' %}"]
-    for (kind, text), before, after in zip(tokens, kinds, kinds[2:], strict=False):
-        if kind == "raw":
-            texts.append(_expression(text))
-        elif kind == "data":
-            texts += _kept(text, before == "block_end", after == "block_begin")
-        else:
-            texts.append(text)
-    return "".join(texts)
-
-
-def _tokens(template: str) -> Iterator[tuple[str, str]]:
-    """Yield Jinja's tokens without comments and without the blanks that tags like `{%-` strip."""
-    raw = False
-    try:
-        for _, kind, text in SANDBOX.lex(template):
-            if kind in ("raw_begin", "raw_end"):
-                raw = kind == "raw_begin"
-            elif not kind.startswith("comment"):
-                yield "raw" if raw else kind, text
-    except TemplateError as error:
-        raise InputError(f"prompt template: {error}") from error
-
-
-def _kept(text: str, behind_tag: bool, before_tag: bool) -> Iterator[str]:
-    """Yield a piece of text, with the blanks at its ends as expressions where a tag is near."""
-    inner = text.lstrip() if behind_tag and text.startswith("\n") else text
-    if inner != text:
-        yield _expression(text[: len(text) - len(inner)])
-    bare = inner.rstrip() if before_tag else inner
-    yield bare
-    if bare != inner:
-        yield _expression(inner[len(bare) :])
-
-
-def _expression(text: str) -> str:
-    return "{{ " + json.dumps(text, ensure_ascii=False) + " }}"

@@ -6,10 +6,10 @@ A shape is one entry of the table. `formats.py` reads the dicts.
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from sft.data.formats import kind_of, read_values
 from sft.errors import InputError
@@ -20,17 +20,52 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 MOST_KEYS = 1000
 
 
+Role = Literal["system", "user", "assistant"]
+
+
+class Turn(NamedTuple):
+    """What one side says in a conversation."""
+
+    role: Role
+    content: str
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One instruction, what it is about (may be empty), and the answer wanted."""
+    """A conversation: the last question, what it is about (may be empty), and the answer wanted.
+
+    Attributes:
+        before: the turns before the last question, the system's included; empty for a single
+            instruction.
+    """
 
     instruction: str
     input: str
     output: str
     category: str | None = None
+    before: tuple[Turn, ...] = ()
+
+    def plain(self) -> dict[str, Any]:
+        """Return the fields as plain values; each turn before has its role and content by name."""
+        return asdict(self) | {"before": [turn._asdict() for turn in self.before]}
+
+    @property
+    def question(self) -> str:
+        """The last question as one text: the instruction, then the input after an empty line."""
+        return f"{self.instruction}\n\n{self.input}" if self.input else self.instruction
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The whole conversation."""
+        return (*self.before, Turn("user", self.question), Turn("assistant", self.output))
 
 
-KEYS = tuple(field.name for field in fields(Record))
+def record_of(fields: dict[str, Any]) -> Record:
+    """Return the record of what `Record.plain` gave."""
+    return Record(**fields | {"before": tuple(Turn(**turn) for turn in fields["before"])})
+
+
+KEYS = ("instruction", "input", "output", "category")
 
 
 def _instruction_record(item: dict[str, Any], where: str) -> Record:

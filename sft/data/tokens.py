@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -12,9 +11,10 @@ import tiktoken
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from sft.data.cache import Arrays, cached
-from sft.data.prompt import END, is_chat, prompt_tokens, render
-from sft.data.records import SURROGATE, Record
+from sft.data.cache import Arrays, cached, name_of
+from sft.data.prompt import END, SpecialTokens, earlier_answers, split_answers, split_prompts
+from sft.data.records import SURROGATE, Record, record_of
+from sft.data.selection import is_empty
 from sft.data.sources import Source
 
 # How many records are tokenised together.
@@ -26,113 +26,166 @@ LONG = 10_000
 
 
 class Texts(NamedTuple):
-    """The token ids of records, one record after the other: prompt, answer and end token of each.
+    """The token ids of records, one record after the other.
 
-    The text of record i is `tokens[starts[i] : starts[i + 1]]`. Its first `prompts[i]` tokens are
-    the prompt.
+    The text of record i is `tokens[starts[i] : starts[i] + sizes[i]]`: prompt, answer and end token
+    of each turn. Its last answer begins at its token `prompts[i]`.
 
     Attributes:
         tokens: (all tokens,), uint16 if the vocabulary is small enough, else uint32.
-        starts: (records + 1,)
-        prompts: (records,)
+        answers: (all tokens,), true for the tokens of answers and for their end tokens.
+        starts, sizes, prompts: (records,)
         questions: (records,), equal numbers for equal questions.
+        empty: (records,), whether the answer says nothing.
     """
 
     tokens: NDArray[Any]
+    answers: NDArray[np.bool_]
     starts: NDArray[np.int64]
+    sizes: NDArray[np.int64]
     prompts: NDArray[np.int32]
     questions: NDArray[np.uint64]
+    empty: NDArray[np.bool_]
 
-    def part(self, rows: range) -> "Texts":
-        """Return some of the records. The array of tokens is shared, not copied."""
+    def part(self, rows: NDArray[np.int64]) -> "Texts":
+        """Return some of the records. The arrays of tokens are shared, not copied."""
         return Texts(
             tokens=self.tokens,
-            starts=self.starts[rows.start : rows.stop + 1],
-            prompts=self.prompts[rows.start : rows.stop],
-            questions=self.questions[rows.start : rows.stop],
+            answers=self.answers,
+            starts=self.starts[rows],
+            sizes=self.sizes[rows],
+            prompts=self.prompts[rows],
+            questions=self.questions[rows],
+            empty=self.empty[rows],
         )
 
 
 def tokenise(records: Iterable[Record], template: str, tokenizer: tiktoken.Encoding) -> Texts:
-    """Encode each prompt and its answer apart, which keeps their border exact, and join them."""
+    """Encode each prompt and each answer apart, which keeps their borders exact, and join them.
+
+    Raises:
+        InputError: as in `split_answers`.
+    """
     waiting = iter(records)
     chunks = [_tokenise(list(islice(waiting, CHUNK)), template, tokenizer)]
     while chunk := list(islice(waiting, CHUNK)):
         chunks.append(_tokenise(chunk, template, tokenizer))
 
-    tokens, sizes, prompts, questions = map(np.concatenate, zip(*chunks, strict=True))
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    return Texts(tokens, starts, prompts.astype(np.int32), questions)
+    tokens, answers, sizes, prompts, questions, empty = map(
+        np.concatenate, zip(*chunks, strict=True)
+    )
+    starts = np.cumsum(sizes) - sizes
+    return Texts(tokens, answers, starts, sizes, prompts.astype(np.int32), questions, empty)
+
+
+# Tokens, which of them are an answer's, the sizes of the texts, and where their last answers begin.
+Encoded = tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]
 
 
 def _tokenise(
     records: list[Record], template: str, tokenizer: tiktoken.Encoding
 ) -> Sequence[NDArray[Any]]:
-    """Return the tokens, the sizes of the texts and of their prompts, and the questions."""
-    if is_chat(template):
-        tokens, ends = _encode_chats(records, template, tokenizer)
-    else:
-        texts: list[str] = []
-        for record in records:
-            texts += [render(template, record), record.output]
-        tokens = _encode(texts, tokenizer)
-        ends = np.flatnonzero(tokens == tokenizer.eot_token)
-
-    # Prompts and answers alternate, and each ends with an end token. Only the answer's stays.
-    sizes = np.diff(ends, prepend=-1)
-    prompts = sizes[::2] - 1
-    answers = sizes[1::2]
-    tokens = np.delete(tokens, ends[::2])
+    """Return the arrays of `Texts`, without starts."""
+    encoded = _encode_together(records, template, tokenizer)
+    if encoded is None:
+        encoded = _encode_apart(records, template, tokenizer)
+    tokens, answers, sizes, prompts = encoded
 
     narrow = np.uint16 if tokenizer.n_vocab <= 1 << 16 else np.uint32
     questions = np.array([_question(record) for record in records], dtype=np.uint64)
-    return tokens.astype(narrow), prompts + answers, prompts, questions
+    empty = np.array([is_empty(record) for record in records], dtype=np.bool_)
+    return tokens.astype(narrow), answers, sizes, prompts, questions, empty
 
 
-def _encode_chats(
+def _encode_together(
     records: list[Record], template: str, tokenizer: tiktoken.Encoding
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the tokens as `_encode` does, and the places of the end tokens that were appended.
-
-    A chat template may itself write end tokens, so the places cannot be found by the id.
-    """
-    tokens: list[int] = []
-    ends: list[int] = []
-    for record in records:
-        prompt = prompt_tokens(template, record, tokenizer)
-        for ids in (prompt, tokenizer.encode_ordinary(record.output)):
-            tokens += ids
-            ends.append(len(tokens))
-            tokens.append(tokenizer.eot_token)
-    return np.array(tokens, dtype=np.uint32), np.array(ends, dtype=np.int64)
-
-
-def _encode(texts: list[str], tokenizer: tiktoken.Encoding) -> NDArray[Any]:
-    """Return the tokens of texts, with an end token after each.
+) -> Encoded | None:
+    """Encode all texts in one call; None if a text spells a special token, or is very long.
 
     One call for all texts takes half the time of a call for each. It takes a third of the time of
     tiktoken's own batches, whose threads wait for each other on texts this short.
     """
-    joined = END.join([*texts, ""])
-    short = max(map(len, texts), default=0) < LONG
-    if short and joined.count(END) == len(texts) and not SURROGATE.search(joined):
-        return tokenizer.encode_to_numpy(joined, allowed_special={END}, disallowed_special=())
+    # Prompts and answers alternate.
+    texts: list[str] = []
+    ends: list[int] = []
+    for record in records:
+        first, *later = split_answers(template, record)
+        texts.append(first)
+        for answer, text in zip(earlier_answers(record), later, strict=True):
+            if not text.startswith(END):
+                return None
+            texts += [answer, text.removeprefix(END)]
+        texts.append(record.output)
+        ends.append(len(texts))
 
-    # A text that spells the end token stays text: `encode_ordinary` knows no special tokens.
+    joined = END.join([*texts, ""])
+    special = SpecialTokens(tokenizer)
+    if max(map(len, texts), default=0) >= LONG or SURROGATE.search(joined):
+        return None
+    if special.count(joined) > len(texts):
+        return None
+    tokens = tokenizer.encode_to_numpy(joined, allowed_special={END}, disallowed_special=())
+
+    # Each text ends with an end token. Only those of the answers stay.
+    places = np.flatnonzero(tokens == tokenizer.eot_token)
+    sizes = np.diff(places, prepend=-1)
+    sizes[::2] -= 1
+    answers = np.repeat(np.arange(len(sizes)) % 2 == 1, sizes)
+    tokens = np.delete(tokens, places[::2])
+
+    # Gather the sizes of each record's texts.
+    bounds = np.concatenate([[0], np.cumsum(sizes)])[[0, *ends]]
+    totals = np.diff(bounds)
+    last = sizes[np.array(ends, dtype=np.int64) - 1]
+    return tokens, answers, totals, totals - last
+
+
+def _encode_apart(records: list[Record], template: str, tokenizer: tiktoken.Encoding) -> Encoded:
+    """Encode text by text.
+
+    A text that spells a special token stays text. The chat template of another program may write
+    such tokens. What it writes after an earlier answer is part of the next prompt, unless it is the
+    end token.
+    """
+    special = SpecialTokens(tokenizer)
+    end = [tokenizer.eot_token]
     tokens: list[int] = []
-    for text in texts:
-        tokens += tokenizer.encode_ordinary(text)
-        tokens.append(tokenizer.eot_token)
-    return np.array(tokens, dtype=np.uint32)
+    answers: list[bool] = []
+    sizes: list[int] = []
+    prompts: list[int] = []
+    for record in records:
+        start = len(tokens)
+        wanted = [*earlier_answers(record), record.output]
+        parts = split_prompts(template, record, special)
+        for number, (prompt, answer) in enumerate(zip(parts, wanted, strict=True)):
+            ended = number > 0 and prompt[:1] == end
+            learned = tokenizer.encode_ordinary(answer)
+            tokens += prompt
+            answers += [place == 0 and ended for place in range(len(prompt))]
+            prompts_end = len(tokens)
+            tokens += learned
+            answers += [True] * len(learned)
+        tokens += end
+        answers.append(True)
+        sizes.append(len(tokens) - start)
+        prompts.append(prompts_end - start)
+    return (
+        np.array(tokens, dtype=np.uint32),
+        np.array(answers, dtype=np.bool_),
+        np.array(sizes, dtype=np.int64),
+        np.array(prompts, dtype=np.int64),
+    )
 
 
 def _question(record: Record) -> int:
-    """Hash the question of a record, to find equal questions.
+    """Hash the question of a record and the turns before it, to find equal questions.
 
     Plain text has no question, so its text is hashed.
     """
-    asked: tuple[str, ...] = (record.instruction, record.input)
-    if asked == ("", ""):
+    asked: tuple[Any, ...] = (record.instruction, record.input)
+    if record.before:
+        asked = (*asked, tuple(map(tuple, record.before)))
+    elif asked == ("", ""):
         asked = (record.output,)
     return int.from_bytes(hashlib.blake2b(repr(asked).encode(), digest_size=8).digest())
 
@@ -151,12 +204,12 @@ def load_texts(
     def make() -> Arrays:
         found: dict[int, Record] = {}
         texts = tokenise(_watched(source, shown, found), template, tokenizer)
-        content = json.dumps([asdict(found[place]) for place in shown]).encode()
+        content = json.dumps([found[place].plain() for place in shown]).encode()
         return texts._asdict() | {"shown": np.frombuffer(content, np.uint8)}
 
     name = _name(source, shown, template, tokenizer)
     arrays = make() if source.is_small else cached(name, make)
-    records = [Record(**record) for record in json.loads(arrays["shown"].tobytes())]
+    records = [record_of(fields) for fields in json.loads(arrays["shown"].tobytes())]
     return Texts(*(arrays[field] for field in Texts._fields)), records
 
 
@@ -172,6 +225,4 @@ def _watched(source: Source, shown: Sequence[int], found: dict[int, Record]) -> 
 def _name(source: Source, shown: Sequence[int], template: str, tokenizer: tiktoken.Encoding) -> str:
     """Return the name in the cache: a hash of everything that the tokens are made from."""
     words = (tokenizer._pat_str, tokenizer._mergeable_ranks, tokenizer._special_tokens)
-    return hashlib.sha256(
-        repr((source.sha256, source.chosen, shown, template, words)).encode()
-    ).hexdigest()[:32]
+    return name_of(*source.identity, shown, template, words)

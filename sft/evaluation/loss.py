@@ -13,7 +13,7 @@ from sft.device import DTYPES, Precision
 from sft.errors import InputError
 from sft.gpt2.fast import row_multiple
 from sft.gpt2.model import GPT
-from sft.objective import CrossEntropy, tokens_of_rows
+from sft.objective import CrossEntropy
 
 Numbers = NDArray[np.float64]
 
@@ -22,8 +22,8 @@ Numbers = NDArray[np.float64]
 class Losses:
     """The summed cross entropies of each row, in nats, and the numbers of tokens summed over.
 
-    Each is of shape (rows,). `answer`: of the expected answer alone. `learned`: of all tokens that
-    training learns, which may include the prompt.
+    Each is of shape (rows,). `answer`: of the last expected answer alone. `learned`: of all tokens
+    that training learns, which may include the prompt.
     """
 
     answer_sums: Numbers
@@ -89,8 +89,10 @@ def _losses_of_rows(
     with torch.autocast(device.type, DTYPES[precision], enabled=precision != "32-true"):
         loss = CrossEntropy(model).loss(on_device)
 
-    # The answer is the end of its row, whether training learns the prompt too or not.
-    answers = tokens_of_rows(examples.batch(rows, mask_prompt=True).labels)
+    # The last answer is the end of its row, whatever else training learns.
+    places = list(rows)
+    first = np.maximum(examples.prompts[places], 1)
+    answers = np.maximum(examples.sizes[places] - first, 0).tolist()
     learned = replace(loss, each=loss.each.cpu().double(), labels=batch.labels).rows()
     return [
         [float(row[len(row) - answer :].sum()), answer, float(row.sum()), len(row)]

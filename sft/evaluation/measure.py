@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -227,6 +227,6 @@ def noisiest(encoded: EncodedRecords, result: ModelResult, count: int = 20) -> l
     rows = np.argsort(-means, kind="stable")[:count]
     indices = encoded.training_examples.records[rows].tolist()
     return [
-        {"record": index + 1, "loss": loss, **asdict(encoded.training[index])}
+        {"record": index + 1, "loss": loss, **encoded.training[index].plain()}
         for index, loss in zip(indices, means[rows].tolist(), strict=True)
     ]

@@ -2,9 +2,9 @@
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from sft.data.records import Record
+from sft.evaluation.duplicates import Duplicate
 from sft.evaluation.measure import ModelResult
 from sft.metrics import TEXT_METRICS
 from sft.scoring.results import AnswerResult, RecordResult
@@ -13,12 +13,12 @@ from sft.scoring.results import AnswerResult, RecordResult
 def rows_of(
     records: Sequence[Record],
     results: dict[str, ModelResult],
-    duplicates: Sequence[str | None],
+    duplicates: Sequence[Duplicate],
 ) -> list[RecordResult]:
     """Gather the results of all models, record by record.
 
     Args:
-        duplicates: for each record its `RecordResult.duplicate`.
+        duplicates: for each record what another split holds of it.
     """
     tuned = answer_results(results["tuned"])
     base: Sequence[AnswerResult | None] = [None] * len(records)
@@ -30,8 +30,9 @@ def rows_of(
         rows.append(
             RecordResult(
                 record=index + 1,
-                duplicate=duplicates[index],
-                **asdict(record),
+                duplicate=duplicates[index].kind,
+                similarity=duplicates[index].similarity,
+                **record.plain(),
                 tuned=tuned[index],
                 base=base[index],
             )

@@ -5,6 +5,7 @@ they answer: their files have been checked, but take no memory.
 """
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from glob import glob
 from pathlib import Path
@@ -16,7 +17,7 @@ from sft.config.schema import DataConfig, EvaluateConfig, TrainConfig
 from sft.data.prompt import template_of
 from sft.data.records import Record
 from sft.data.sources import Source, load_source
-from sft.data.splits import split_records
+from sft.data.splits import split_source
 from sft.errors import InputError
 from sft.prompts import PROMPTS
 from sft.shell import setting
@@ -47,7 +48,7 @@ class Setup:
 
     def splits(self) -> dict[str, list[Record]]:
         """Return the records of each split, in file order."""
-        return split_records(self.source.records, self.data.split)
+        return split_source(self.source, self.data)
 
     def records(self, split: str, limit: int | None) -> list[Record]:
         """Return the first `limit` records of a split, in file order.
@@ -91,15 +92,15 @@ def load_setup(config: EvaluateConfig) -> Setup:
         InputError: something is missing, or does not fit.
     """
     if config.checkpoint is None:
-        return setup_of_run(config.run, config.data.path)
+        return setup_of_run(config.run, config.data)
     return setup_of_checkpoint(config)
 
 
-def setup_of_run(folder: str | None, data_path: str | list[str] | None = None) -> Setup:
+def setup_of_run(folder: str | None, now: DataConfig | None = None) -> Setup:
     """Load the model of a run of train.py, the base that it began with, and its data.
 
     Args:
-        data_path: where the files of the run's data are now; None: where they were.
+        now: says where the files of the run's data are now, if they have moved.
 
     Raises:
         InputError: there is no finished run, or its data or base have changed since, or they cannot
@@ -116,17 +117,18 @@ def setup_of_run(folder: str | None, data_path: str | list[str] | None = None) -
     config = from_dict(TrainConfig, past.config)
 
     # The data must be the file that the run was trained on, or its splits would be others.
-    data = replace(config.data, path=data_path or config.data.path)
-    for path in data.paths():
+    moved = {key: path for key in FILES if now and (path := getattr(now, key))}
+    data = replace(config.data, **moved)
+    for key, path in given_files(data):
         if not os.path.exists(path) and not glob(path, recursive=True):
             raise InputError(
-                f"{path}: no such file; {run} was trained on it: give data.path=, where it is now"
+                f"{path}: no such file; {run} was trained on it: give data.{key}=, where it is now"
             )
     source = load_source(data, past.data.sha256)
     if source.sha256 != past.data.sha256:
         refuse_former_nano(past.data.sha256, run)
         change = f"changed since {run} was trained on it"
-        if data_path:
+        if moved:
             change = f"not the file that {run} was trained on"
         raise InputError(
             f"{source.name}: {change} (sha256 {past.data.sha256[:12]}…, here "
@@ -154,6 +156,19 @@ def setup_of_run(folder: str | None, data_path: str | list[str] | None = None) -
         folder=run / "evaluation",
         run=run,
     )
+
+
+# The keys that name files, which may have moved since a run began.
+FILES = ("path", "test", "validation")
+
+
+def given_files(data: DataConfig) -> Iterator[tuple[str, str]]:
+    """Yield the files of the user's own data, each with its key."""
+    for path in data.paths():
+        yield "path", path
+    for key in FILES[1:]:
+        if path := getattr(data, key):
+            yield key, path
 
 
 def _read_run(run: Path) -> RunSummary:

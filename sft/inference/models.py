@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tiktoken
@@ -10,8 +10,8 @@ import torch
 
 from sft.checkpoint.base import base_of
 from sft.checkpoint.folder import Pretrained, load_pretrained
-from sft.data.prompt import chat_tokens, is_chat, message_of, prompt_tokens, template_of
-from sft.data.records import Record
+from sft.data.prompt import prompt_tokens, template_of
+from sft.data.records import Record, Role, Turn
 from sft.device import DTYPES, pick_device, pick_precision
 from sft.errors import InputError
 from sft.gpt2.model import GPT
@@ -74,10 +74,16 @@ def check_finite(checkpoint: Pretrained) -> None:
 
 @dataclass(frozen=True)
 class ChatModel:
-    """A checkpoint in memory, with the template that turns an instruction into its prompt."""
+    """A checkpoint in memory, with the template that turns an instruction into its prompt.
+
+    Attributes:
+        takes_earlier_turns: whether it may be shown earlier turns: it was tuned on conversations,
+            or came with a chat template of its own.
+    """
 
     checkpoint: Pretrained
     template: str
+    takes_earlier_turns: bool = False
 
     @property
     def model(self) -> GPT:
@@ -92,30 +98,21 @@ class ChatModel:
         """The most tokens that prompt and answer may have together."""
         return self.model.config.n_positions
 
-    @property
-    def takes_earlier_turns(self) -> bool:
-        """Whether the model came with a chat template of its own, which shows it earlier turns."""
-        return is_chat(self.template)
-
     def prompt(
-        self, instruction: str, input: str = "", earlier: Sequence[tuple[str, str]] = ()
+        self, instruction: str, input: str = "", earlier: Sequence[tuple[Role, str]] = ()
     ) -> list[int]:
         """Return the token ids of a prompt.
 
         Args:
-            earlier: roles and texts of earlier turns, for a model that `takes_earlier_turns`.
+            earlier: roles and texts of the turns before, for a model that `takes_earlier_turns`.
 
         Raises:
             TooLongError: the prompt leaves no room for an answer.
             InputError: the template makes an empty text of it.
         """
-        record = Record(instruction, input, "")
-        if earlier:
-            turns = [*earlier, ("user", message_of(record))]
-            prompt = chat_tokens(self.template, turns, self.tokenizer)
-        else:
-            prompt = prompt_tokens(self.template, record, self.tokenizer)
-
+        before = tuple(Turn(role, text) for role, text in earlier)
+        record = Record(instruction, input, "", before=before)
+        prompt = prompt_tokens(self.template, record, self.tokenizer)
         if not prompt:
             raise InputError("the question, in the model's template, is an empty text")
         if len(prompt) >= self.context:
@@ -137,12 +134,16 @@ def load_tuned(name: str, placement: Placement) -> ChatModel:
     """
     found = placement.load(name)
     template = template_of(found.source, found.prompt, found.chat_template, found.names)
+
+    # A chat template of another program is made for several turns. Of our own templates, the
+    # checkpoint says whether it was tuned on them.
+    takes_earlier_turns = found.conversations or (found.prompt is None and template is not None)
     if template is None:
         log.warning(f"warning: {found.source} names no prompt template; it is asked in alpaca's")
         template = PROMPTS["alpaca"]
     if not template:
         raise InputError(f"{found.source}: trained on plain text, without a template to ask it in")
-    return ChatModel(found, template)
+    return ChatModel(found, template, takes_earlier_turns)
 
 
 def load_base(tuned: ChatModel, placement: Placement) -> ChatModel:
@@ -152,7 +153,8 @@ def load_base(tuned: ChatModel, placement: Placement) -> ChatModel:
         InputError: the tuned model names no base, the base cannot be loaded, or it has the same
             weights.
     """
-    return ChatModel(base_of(tuned.checkpoint, placement.load), tuned.template)
+    base = base_of(tuned.checkpoint, placement.load)
+    return replace(tuned, checkpoint=base)
 
 
 def share_weights(model: GPT, others: Sequence[GPT]) -> float:

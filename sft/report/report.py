@@ -41,25 +41,26 @@ def write_report(
     shown = contents(summary, rows, run, metrics)
 
     # The page's policy lets this script run and no other, by its hash.
-    script = _read("report.js")
+    script = read_template("report.js")
     script_sha256 = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = (
-        _environment(_empty_if_none)
+        environment(empty_if_none)
         .get_template("report.html.jinja")
         .render(
             shown,
-            style=Markup(_read("report.css")),
+            style=Markup(read_template("report.css")),
             script=Markup(script),
             script_sha256=script_sha256,
             rows=_in_script(rows),
         )
     )
-    text = _environment(_plain_in_markdown).get_template("report.md.jinja").render(shown)
+    text = environment(_plain_in_markdown).get_template("report.md.jinja").render(shown)
     write_text(folder / "report.html", page)
     write_text(folder / "report.md", text.strip() + "\n")
 
 
-def _read(name: str) -> str:
+def read_template(name: str) -> str:
+    """Return the text of a file in `templates/`."""
     return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
@@ -71,7 +72,7 @@ def _in_script(rows: list[Json]) -> Markup:
     return Markup(text)
 
 
-def _environment(finalize: Callable[[Any], Any]) -> Environment:
+def environment(finalize: Callable[[Any], Any]) -> Environment:
     """Return templates in which each value goes through `finalize` and is then escaped.
 
     An absent value is empty.
@@ -89,7 +90,8 @@ def _environment(finalize: Callable[[Any], Any]) -> Environment:
     return environment
 
 
-def _empty_if_none(value: Any) -> Any:
+def empty_if_none(value: Any) -> Any:
+    """Return the value, or an empty text for None."""
     return "" if value is None else value
 
 
@@ -97,7 +99,7 @@ def _plain_in_markdown(value: Any) -> Markup:
     """Return the value as text that Markdown shows as it is, on one line."""
     if isinstance(value, Markup):
         return value
-    text = " ".join(str(_empty_if_none(value)).split())
+    text = " ".join(str(empty_if_none(value)).split())
     return Markup(re.sub(r"([\\`*_\[\]<>|#~&$])", r"\\\1", text))
 
 

@@ -209,7 +209,7 @@ def _instruction(messages: Any) -> str:
     return _text(messages[last].get("content"), f"messages[{last}].content")
 
 
-def earlier_turns(request: ChatRequest) -> list[tuple[str, str]]:
+def earlier_turns(request: ChatRequest) -> list[tuple[Any, str]]:
     """Return the roles and texts of the turns before the last.
 
     Raises:

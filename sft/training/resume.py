@@ -15,6 +15,8 @@ from sft.training.checkpoints import read_newest
 CHANGEABLE = {
     "data.licence",
     "data.path",
+    "data.test",
+    "data.validation",
     "epochs",
     "max_steps",
     "device",

@@ -17,8 +17,8 @@ from sft.config.rules import steps_warning
 from sft.config.schema import LoraConfig, OptimConfig, TrainConfig
 from sft.data.datamodule import InstructionData
 from sft.data.overview import example_text, overview, overview_text, unused_text
-from sft.data.sources import Source, load_source
-from sft.data.splits import load_splits, split_rows
+from sft.data.sources import Indices, Source, load_source
+from sft.data.splits import load_splits, part_rows, split_text
 from sft.device import (
     DTYPES,
     Precision,
@@ -78,7 +78,7 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     # Load the data and the model it tunes. A split without records is refused before the weights
     # are read.
     source = load_source(config.data, past.made_of.get("data"))
-    parts = split_rows(len(source.chosen), config.data.split)
+    parts = part_rows(source, config.data)
     base = load_base(config, precision)
     data = load_data(config, source, parts, base, device)
 
@@ -98,7 +98,7 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     tracker = make_tracker(config.logger, folder, past)
     if changed:
         log.info(changed)
-    log_data(data, source, base)
+    log_data(config, data, source, base)
     resumed = f", resumed at step {past.steps + 1}" if past.steps else ""
     log.info(f"{processes} × {device}, {precision}, {counted(steps, 'step')}{resumed}")
     if warning := steps_warning(config, steps):
@@ -154,7 +154,7 @@ def adapter_of(config: TrainConfig) -> LoraConfig | None:
 def load_data(
     config: TrainConfig,
     source: Source,
-    parts: dict[str, range],
+    parts: dict[str, Indices],
     base: Pretrained,
     device: str,
 ) -> InstructionData:
@@ -186,11 +186,12 @@ def total_steps(config: TrainConfig, data: InstructionData, processes: int) -> i
     return planned if config.max_steps == -1 else min(planned, config.max_steps)
 
 
-def log_data(data: InstructionData, source: Source, base: Pretrained) -> None:
+def log_data(config: TrainConfig, data: InstructionData, source: Source, base: Pretrained) -> None:
     """Show the splits in numbers, the unused keys, and one example as the model sees it."""
-    log.info(overview_text(overview(data.splits)))
     for note in source.notes:
         log.info(note)
+    log.info(overview_text(overview(data.splits)))
+    log.info(split_text(source, config.data))
     if unused := unused_text(source.name, source.unused):
         log.info(unused)
     example = example_text(data.splits["train"], base.tokenizer)

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from sft.data.datamodule import InstructionData
 from sft.data.loop_state import epochs_done
-from sft.data.prompt import render
+from sft.data.prompt import prompt_tokens
 from sft.gpt2.generate import complete
 from sft.gpt2.tokenizer import decode
 from sft.training.callback import RunCallback
@@ -57,7 +57,7 @@ class SampleAnswer(RunCallback):
         record = data.splits["validation"].first
         if not record:
             return
-        prompt = self.tokenizer.encode_ordinary(render(self.template, record))
+        prompt = prompt_tokens(self.template, record, self.tokenizer)
 
         # Gathering a sharded model is a collective, so every rank comes this far.
         model = unsharded_model(module.model)

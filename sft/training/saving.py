@@ -7,32 +7,42 @@ from lightning.pytorch import Trainer
 from sft.atomic import restore_folder
 from sft.checkpoint.folder import Pretrained, merge_adapter, save_adapter, save_pretrained
 from sft.config.schema import LoraConfig
-from sft.data.prompt import chat_template
 from sft.gpt2.model import GPT
 from sft.training.run_folder import RunFolder
 from sft.training.sharding import unsharded_model
 
 
 def save_tuned(
-    model: GPT, base: Pretrained, lora: LoraConfig | None, template: str, folder: Path
+    model: GPT,
+    base: Pretrained,
+    lora: LoraConfig | None,
+    template: str,
+    folder: Path,
+    conversations: bool = False,
 ) -> None:
     """Write a model's present weights into the folder of its run.
 
     Args:
         base: what it was tuned from; with an adapter, the model is a part of it.
-        template: the prompt's; "" for plain text.
+        template: the prompt's, which is the chat template too; "" for plain text.
+        conversations: it was tuned on conversations of several turns.
 
     Raises:
         InputError: it cannot be written.
     """
     prompt = template or None
-    chat = chat_template(template) if template else None
     if lora:
-        save_adapter(base, lora, folder / "adapter", prompt, chat)
+        save_adapter(base, lora, folder / "adapter", prompt, prompt, conversations)
         merge_adapter(folder / "adapter", folder / "model")
     else:
         save_pretrained(
-            model, folder / "model", base.tokenizer, prompt, base.source, chat_template=chat
+            model,
+            folder / "model",
+            base.tokenizer,
+            prompt,
+            base.source,
+            chat_template=prompt,
+            conversations=conversations,
         )
 
 

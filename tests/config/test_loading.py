@@ -185,7 +185,7 @@ def test_evaluate_names_the_options(overrides: str, key: str, expected: str) -> 
     ("door", "override", "key", "known"),
     [
         ("train", "+optim.lrr=1", "optim.lrr", "lr, weight_decay, betas, schedule, warmup_steps"),
-        ("train", "+data.bz=3", "data.bz", "source, path, url, sha256, licence, sample, "),
+        ("train", "+data.bz=3", "data.bz", "url, sha256, licence, sample, "),
         ("train", "+a.b=1", "a", "model, data, optim, eval, device, "),
         ("evaluate", "+generate.top_q=1", "generate.top_q", "max_new_tokens, temperature, top_k"),
         ("evaluate", "+model.dropout=0", "model", "data, generate, run, "),

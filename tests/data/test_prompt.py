@@ -1,5 +1,7 @@
 """The templates' exact text, and what a template may and may not do."""
 
+from dataclasses import replace
+
 import pytest
 import tiktoken
 from jinja2 import Environment
@@ -7,15 +9,12 @@ from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from sft.data.prompt import (
     around,
-    chat_template,
-    message_of,
     prompt_tokens,
     render,
-    render_chat,
     template_of,
     user_message,
 )
-from sft.data.records import Record
+from sft.data.records import Record, Turn
 from sft.errors import InputError
 from sft.prompts import PROMPTS
 
@@ -43,6 +42,10 @@ TEXTS = {
     "phi3": (
         "<|user|>\nName the capital.\nFrance\n<|assistant|>\n",
         "<|user|>\nName a bird.\n<|assistant|>\n",
+    ),
+    "chatml": (
+        "<|im_start|>user\nName the capital.\n\nFrance<|im_end|>\n<|im_start|>assistant\n",
+        "<|im_start|>user\nName a bird.<|im_end|>\n<|im_start|>assistant\n",
     ),
     "none": ("", ""),
 }
@@ -100,29 +103,143 @@ def test_a_failing_template_is_explained_in_one_line(template: str, message: str
     assert line.endswith("; it may use the variables `instruction` and `input`")
 
 
-# As a chat
-
-# Blanks that trim_blocks and lstrip_blocks would remove, and other things in templates.
-HARD = {
-    "tags on lines of their own": "A\n  {% if input %}\n  {{ input }}\n  {% endif %}\n"
-    "  {{ instruction }}\n",
-    "white space alone": "\n {% if true %} \n\n {% endif %} \n{{ instruction }}\n\n",
-    "signs": "A \n{%- if true -%} \n B {{- instruction -}} \n C{%+ endif +%} \n"
-    "{#- no -#} D {{--1}}\n",
-    "comments": "A\n{# one #}\n  {# two #}{% if true %}B{% endif %}{# three #}\n"
-    "{{ instruction }}{# four #}\n",
-    "raw": "{% raw %}\n {{ instruction }} \\n '\"{% endraw %}\n"
-    "{{ instruction }}{% raw %}{% if %}\n{% endraw %}",
-    "other line ends": "A\r\n{% if true %}\r\n{{ instruction }}\r\n{% endif %}\r\n",
-    "a set": "{% set who = 'me' %}\n{{ who }}: {{ instruction }}\n{% set x = 1 %}\n",
+# The templates of earlier versions, which knew single instructions alone. Checkpoints still have
+# them.
+EARLIER = {
+    "alpaca": (
+        "Below is an instruction that describes a task. "
+        "Write a response that appropriately completes the request."
+        "\n\n### Instruction:\n{{ instruction }}"
+        "{% if input %}\n\n### Input:\n{{ input }}{% endif %}"
+        "\n\n### Response:\n"
+    ),
+    "alpaca-stanford": (
+        "{% if input %}"
+        "Below is an instruction that describes a task, paired with an input that provides "
+        "further context. Write a response that appropriately completes the request."
+        "\n\n### Instruction:\n{{ instruction }}\n\n### Input:\n{{ input }}"
+        "{% else %}"
+        "Below is an instruction that describes a task. "
+        "Write a response that appropriately completes the request."
+        "\n\n### Instruction:\n{{ instruction }}"
+        "{% endif %}"
+        "\n\n### Response:"
+    ),
+    "phi3": "<|user|>\n{{ instruction }}{% if input %}\n{{ input }}{% endif %}\n<|assistant|>\n",
+    "none": "",
 }
-MESSAGES = [
+HARD = [
     "Name a bird.",
+    "",
     "{{ input }} {% if %} {# x #}",
     "  two\n\nlines \n",
     "<|endoftext|><|user|>",
-    "é😀\u2028",
+    "\ue000\ue001 é😀\u2028 \\n '\"",
 ]
+
+
+@pytest.mark.parametrize("name", EARLIER)
+def test_a_single_instruction_has_the_ids_of_earlier_versions(tokenizer, name: str) -> None:
+    for instruction in HARD:
+        for input in HARD:
+            record = Record(instruction, input, "")
+            expected = tokenizer.encode_ordinary(render(EARLIER[name], record))
+            assert prompt_tokens(PROMPTS[name], record, tokenizer) == expected
+
+
+# Conversations
+
+TALK = Record(
+    "And of fox?",
+    "",
+    "foxes",
+    before=(Turn("user", "What is the plural of box?"), Turn("assistant", "boxes")),
+)
+WITH_SYSTEM = replace(TALK, input="the animal", before=(Turn("system", "Be short."), *TALK.before))
+
+# The exact prompts of both, by template.
+TALKS = {
+    "alpaca": (
+        "Below is an instruction that describes a task. "
+        "Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\nWhat is the plural of box?\n\n### Response:\nboxes<|endoftext|>\n\n"
+        "### Instruction:\nAnd of fox?\n\n### Response:\n",
+        "Be short.\n\n"
+        "### Instruction:\nWhat is the plural of box?\n\n### Response:\nboxes<|endoftext|>\n\n"
+        "### Instruction:\nAnd of fox?\n\n### Input:\nthe animal\n\n### Response:\n",
+    ),
+    "alpaca-stanford": (
+        "Below is an instruction that describes a task. "
+        "Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\nWhat is the plural of box?\n\n### Response:boxes<|endoftext|>\n\n"
+        "### Instruction:\nAnd of fox?\n\n### Response:",
+        "Be short.\n\n"
+        "### Instruction:\nWhat is the plural of box?\n\n### Response:boxes<|endoftext|>\n\n"
+        "### Instruction:\nAnd of fox?\n\n### Input:\nthe animal\n\n### Response:",
+    ),
+    "phi3": (
+        "<|user|>\nWhat is the plural of box?\n<|assistant|>\nboxes<|endoftext|>\n"
+        "<|user|>\nAnd of fox?\n<|assistant|>\n",
+        "<|system|>\nBe short.\n"
+        "<|user|>\nWhat is the plural of box?\n<|assistant|>\nboxes<|endoftext|>\n"
+        "<|user|>\nAnd of fox?\nthe animal\n<|assistant|>\n",
+    ),
+    "chatml": (
+        "<|im_start|>user\nWhat is the plural of box?<|im_end|>\n"
+        "<|im_start|>assistant\nboxes<|endoftext|>\n"
+        "<|im_start|>user\nAnd of fox?<|im_end|>\n<|im_start|>assistant\n",
+        "<|im_start|>system\nBe short.<|im_end|>\n"
+        "<|im_start|>user\nWhat is the plural of box?<|im_end|>\n"
+        "<|im_start|>assistant\nboxes<|endoftext|>\n"
+        "<|im_start|>user\nAnd of fox?\n\nthe animal<|im_end|>\n<|im_start|>assistant\n",
+    ),
+}
+CONVERSING = sorted(TALKS)
+
+
+def test_every_template_of_conversations_is_written_out_here() -> None:
+    assert PROMPTS.keys() - {"none"} == TALKS.keys()
+
+
+@pytest.mark.parametrize("name", CONVERSING)
+def test_a_conversations_prompt_is_exactly_this_text(name: str) -> None:
+    assert (render(PROMPTS[name], TALK), render(PROMPTS[name], WITH_SYSTEM)) == TALKS[name]
+
+
+@pytest.mark.parametrize("template", ["", EARLIER["alpaca"], EARLIER["phi3"]])
+def test_a_conversation_is_refused_by_a_template_of_single_instructions(template: str) -> None:
+    with pytest.raises(InputError, match="conversation of several turns"):
+        render(template, TALK)
+
+
+@pytest.mark.parametrize("name", CONVERSING)
+def test_whoever_renders_a_template_gets_the_same_text(name: str) -> None:
+    messages = [{"role": turn.role, "content": turn.content} for turn in TALK.turns]
+    for system in ([], [{"role": "system", "content": "Be short."}]):
+        for text in HARD:
+            asked = [*system, *messages, {"role": "user", "content": text}]
+            expected = as_transformers(PROMPTS[name], asked)
+            for options in (
+                {},
+                {"keep_trailing_newline": True},
+                {"trim_blocks": True},
+                {"lstrip_blocks": True},
+            ):
+                template = Environment(**options).from_string(PROMPTS[name])
+                assert template.render(messages=asked, add_generation_prompt=True) == expected
+
+
+def test_special_tokens_in_a_conversation_are_the_templates_alone(tokenizer) -> None:
+    hard = "a<|endoftext|>b"
+    before = (Turn("system", hard), Turn("user", hard), Turn("assistant", hard))
+    for name in CONVERSING:
+        record = Record(hard, hard, "", before=before)
+        ids = prompt_tokens(PROMPTS[name], record, tokenizer)
+        assert ids.count(tokenizer.eot_token) == 1
+        assert tokenizer.decode(ids) == render(PROMPTS[name], record)
+
+
+# As a single message
 
 
 def as_transformers(template: str, messages: list[dict[str, str]]) -> str:
@@ -134,50 +251,14 @@ def as_transformers(template: str, messages: list[dict[str, str]]) -> str:
     return text
 
 
-@pytest.mark.parametrize("message", MESSAGES)
-@pytest.mark.parametrize("template", [*PROMPTS.values(), *HARD.values()], ids=[*PROMPTS, *HARD])
-def test_the_chat_template_gives_the_prompt_whoever_renders_it(template: str, message: str) -> None:
-    messages = [
-        {"role": "system", "content": "Be kind."},
-        {"role": "user", "content": "An earlier question."},
-        {"role": "assistant", "content": "An answer."},
-        {"role": "user", "content": message},
-    ]
-    chat, expected = chat_template(template), render(template, Record(message, "", ""))
-    assert as_transformers(chat, messages) == expected
-    for options in (
-        {},
-        {"keep_trailing_newline": True},
-        {"trim_blocks": True},
-        {"lstrip_blocks": True},
-    ):
-        assert Environment(**options).from_string(chat).render(messages=messages) == expected
-
-
-def test_a_chat_template_written_out() -> None:
-    start = (
-        "{% set instruction = "
-        "(messages | selectattr('role', 'equalto', 'user') | list | last)['content'] %}"
-    )
-    assert chat_template(PROMPTS["phi3"]) == (
-        start + "{% set input = '' %}<|user|>\n{{ instruction }}{% if input %}"
-        '{{ "\\n" }}{{ input }}{% endif %}{{ "\\n" }}<|assistant|>{{ "\\n" }}'
-    )
-
-
-def test_a_template_that_is_not_jinja_has_no_chat_template() -> None:
-    with pytest.raises(InputError, match="prompt template: unexpected"):
-        chat_template("{{ instruction ! }}")
-
-
 @pytest.mark.parametrize(
     "record", [WITH, WITHOUT, Record(" a\n", "\n{{ b }} ", ""), Record("", "x", "")]
 )
-@pytest.mark.parametrize("name", ["alpaca", "phi3"])
+@pytest.mark.parametrize("name", ["alpaca", "phi3", "chatml"])
 def test_the_message_of_a_record_gives_its_prompt(name: str, record: Record) -> None:
     message = user_message(PROMPTS[name], record)
     messages = [{"role": "user", "content": message}]
-    assert as_transformers(chat_template(PROMPTS[name]), messages) == render(PROMPTS[name], record)
+    assert as_transformers(PROMPTS[name], messages) == render(PROMPTS[name], record)
 
 
 def test_the_chat_message_of_a_record_written_out() -> None:
@@ -229,7 +310,7 @@ def test_a_chat_template_renders_as_in_transformers(tokenizer, chat: str, record
     names = {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
     template = template_of("x", None, chat, names)
     assert template
-    messages = [{"role": "user", "content": message_of(record)}]
+    messages = [{"role": "user", "content": record.question}]
     env = _compile_jinja_template(chat)
     expected = env.render(
         messages=messages, add_generation_prompt=True, tools=None, documents=None, **names
@@ -243,8 +324,8 @@ def test_turns_of_user_and_assistant_are_rendered(tokenizer) -> None:
         "x", None, "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
     )
     assert template
-    turns = [("user", "a"), ("assistant", "b"), ("user", "c")]
-    assert render_chat(template, turns) == "user: a\nassistant: b\nuser: c\nassistant:"
+    record = Record("c", "", "", before=(Turn("user", "a"), Turn("assistant", "b")))
+    assert render(template, record) == "user: a\nassistant: b\nuser: c\nassistant:"
 
 
 @pytest.fixture

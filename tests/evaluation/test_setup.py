@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import pytest
 
 from sft.config.schema import DataConfig, EvaluateConfig, GenerateConfig
 from sft.data.records import Record
+from sft.data.sources import load_source
 from sft.errors import InputError
 from sft.evaluation.measure import encode_records
 from sft.evaluation.setup import check_model, setup_of_checkpoint, setup_of_run
@@ -288,3 +290,26 @@ def test_a_checkpoint_with_a_chat_template_alone_is_asked_in_it(
         *tokenizer.encode_ordinary("!"),
         tokenizer.eot_token,
     ]
+
+
+def test_a_runs_own_test_file_is_found_also_where_it_has_moved(
+    run_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    test = tmp_path / "test.json"
+    test.write_text('[{"instruction": "a", "output": "b"}]')
+    choices = DataConfig("file", str(data), test=str(test), split=[0.9, 0.0, 0.1])
+    summary = json.loads((run_folder / "summary.json").read_text())
+    summary["config"]["data"] = dataclasses.asdict(choices)
+    summary["data"]["sha256"] = load_source(choices).sha256
+    change(run_folder / "summary.json", **summary)
+    expected = [Record("a", "", "b")]
+    assert setup_of_run(str(run_folder)).records("test", None) == expected
+
+    test.rename(tmp_path / "moved.json")
+    with pytest.raises(InputError, match=r"test.json: no such file; .* give data.test="):
+        setup_of_run(str(run_folder))
+    now = DataConfig("nano", test=str(tmp_path / "moved.json"))
+    assert setup_of_run(str(run_folder), now).records("test", None) == expected
+    (tmp_path / "moved.json").write_text('[{"instruction": "a", "output": "c"}]')
+    with pytest.raises(InputError, match="not the file that"):
+        setup_of_run(str(run_folder), now)

@@ -23,7 +23,7 @@ def foreign(checkpoint: Path) -> ChatModel:
     """A model with a chat template of its own."""
     template = template_of("foreign", None, CHAT_TEMPLATE)
     assert template
-    return ChatModel(load_pretrained(checkpoint), template)
+    return ChatModel(load_pretrained(checkpoint), template, takes_earlier_turns=True)
 
 
 def request_of(*contents: str | None) -> ChatRequest:
