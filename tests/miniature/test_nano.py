@@ -33,7 +33,8 @@ CONFIG = {
 
 @pytest.fixture(scope="module")
 def embedded() -> list[Record]:
-    return json.loads((EMBEDDED["gpt2-nano"].parent / "nano.json").read_text())
+    found: list[Record] = json.loads((EMBEDDED["gpt2-nano"].parent / "nano.json").read_text())
+    return found
 
 
 def test_embedded_records_are_those_of_the_generator(embedded: list[Record]) -> None:
