@@ -7,7 +7,6 @@ Only `save` writes files. For checkpoints, metrics and several devices, use trai
 """
 
 import logging
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +21,7 @@ from sft.data.batches import Batch
 from sft.data.datamodule import InstructionData
 from sft.data.overview import unused_text
 from sft.data.prompt import template_of
-from sft.data.records import Record, checked_record, count_unused
+from sft.data.records import Contents, Reader, Record
 from sft.data.splits import encode_splits
 from sft.device import pick_device, pick_precision
 from sft.errors import InputError
@@ -285,11 +284,14 @@ def _records_of(records: Any) -> list[Record]:
 def _checked(items: list[Any], name: str) -> list[Record]:
     """Return the records, checked. Warn of keys that are not read."""
     plain = [dict(item) if isinstance(item, Mapping) else item for item in items]
-    records = [checked_record(item, name, number) for number, item in enumerate(plain, 1)]
-    unused: Counter[str] = Counter()
-    for item in plain:
-        count_unused(item, unused)
-    if warning := unused_text(name, dict(unused.most_common())):
+    reader = Reader(name)
+    contents = Contents()
+    records: list[Record] = []
+    for number, item in enumerate(plain, 1):
+        record, shape = reader.read(item, number)
+        contents.add(item, shape, record)
+        records.append(record)
+    if warning := unused_text(name, dict(contents.unused.most_common()), contents.keys):
         log.warning(warning)
     return records
 

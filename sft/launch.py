@@ -17,6 +17,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
@@ -29,6 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sft.claims import release_all
 from sft.config.loading import likely_key
 from sft.config.schema import Device, PrecisionName
+from sft.cpus import bound_waiting
 from sft.errors import InputError
 from sft.folders import in_sweep, release_job
 from sft.logs import prepare_streams, visible
@@ -37,6 +39,9 @@ from sft.sweep import note_job
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+# OpenMP reads this when torch is imported, which every door does later than this file.
+bound_waiting()
 
 # Whether the user wants tracebacks. `run` itself sets HYDRA_FULL_ERROR, and the processes that it
 # starts inherit that. SFT_ONE_LINE tells them that the user did not set it.
@@ -126,7 +131,21 @@ def _explain(error: BaseException) -> str:
     if "Could not find 'hydra/" in message:
         return f"{message.partition(' Available')[0]}; is it installed? pip install -e '.[sweep]'"
 
-    found = re.match(r"In .+: Could not find '(.+)/(.+)' Available options.*: (.*)", message)
+    # The list and the sweep are written otherwise.
+    if found := re.match(r"Ambiguous value for argument '([^=]+)=(.*?)' 1\. ", message):
+        key, values = found.groups()
+        return f"{key}: {values} are several values; a list is {key}=[{values}], a sweep wants -m"
+
+    # Hydra does not say which group it was.
+    if message.startswith("Config group override"):
+        empty = [key for key, _, value in (a.partition("=") for a in sys.argv) if value == "null"]
+        key = next((key for key in empty if "." not in key), "a group")
+        return f"{key}: null is no choice; leave it out, or give one that --help lists"
+    if found := re.match(r"In .+: Could not load '(.+)/(.+)'", message):
+        group, name = found.groups()
+        return f"{group}: cannot load {name!r}; give one choice, {group}=NAME"
+
+    found = re.match(r"In .+: Could not find '(.+)/(.*)' Available options.*: (.*)", message)
     if found:
         group, name, options = found.groups()
         expected = ", ".join(options.split())
@@ -166,6 +185,21 @@ def command(main: Callable[[], None]) -> None:
         if FULL_ERROR:
             raise
         sys.exit(f"error: {_on_one_line(error)}")
+
+
+def require(extra: str, use: str, *packages: str) -> None:
+    """Raise InputError if a package is missing that only some users need.
+
+    Args:
+        extra: of pyproject.toml, which brings the packages.
+        use: what needs them.
+    """
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"{use} needs {' and '.join(missing)}, not installed here; pip install "
+            f"{' '.join(packages)}, or this package with its extra [{extra}]"
+        )
 
 
 def add_placement(parser: argparse.ArgumentParser) -> None:

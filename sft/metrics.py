@@ -60,7 +60,12 @@ def score(answer: str, expected: str) -> Scores:
 
 def exact_match(answer: str, expected: str) -> float:
     """Return 1 if the texts are the same but for case, spacing and a final full stop, else 0."""
-    return float(_plain(answer) == _plain(expected))
+    return float(same_text(answer, expected))
+
+
+def same_text(one: str, other: str) -> bool:
+    """Return whether two texts are the same but for case, spacing and a final full stop."""
+    return _plain(one) == _plain(other)
 
 
 def _plain(text: str) -> str:

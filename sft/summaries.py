@@ -4,7 +4,7 @@ Training writes it. Evaluation, the report, the model's card and the table of a 
 """
 
 import platform
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -66,11 +66,15 @@ class LossChange:
 
 @dataclass(frozen=True)
 class DataUsed:
-    """The data file, and for each split the numbers of its overview."""
+    """The data, and for each split the numbers of its overview.
+
+    `revision` is the commit of a data set of the hub.
+    """
 
     path: str
     sha256: str
     splits: dict[str, dict[str, int]]
+    revision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ class RunSummary:
     `losses` is keyed by the columns of metrics.csv. `seconds` and `tokens_per_sec` count optimizer
     steps alone. `answer_loss_before` is the loss of the sanity check. `best_validation_loss` is the
     loss of the weights in `model/`. Each is None if it was not taken. `config` is the TrainConfig
-    as plain values.
+    as plain values. `template` is the prompt's, in Jinja; earlier versions did not note it.
     """
 
     status: str
@@ -109,6 +113,7 @@ class RunSummary:
     seed: int
     versions: dict[str, str]
     config: dict[str, Any]
+    template: str | None = None
 
 
 def write_run_summary(folder: Path, summary: RunSummary) -> None:
@@ -161,9 +166,10 @@ def parse_run_summary(content: dict[str, Any]) -> RunSummary:
 
 
 def _parse(kind: type[Any], content: dict[str, Any]) -> Any:
-    names = [field.name for field in fields(kind)]
+    needed = [field.name for field in fields(kind) if field.default is MISSING]
     if not isinstance(content, dict):
-        raise ValueError(f"expected an object with {', '.join(names)}")
-    if missing := [name for name in names if name not in content]:
+        raise ValueError(f"expected an object with {', '.join(needed)}")
+    if missing := [name for name in needed if name not in content]:
         raise ValueError(f"{missing[0]}: missing")
-    return kind(**{name: content[name] for name in names})
+    known = [field.name for field in fields(kind) if field.name in content]
+    return kind(**{name: content[name] for name in known})

@@ -93,6 +93,7 @@ class SweepTable(Callback):
             if rows:
                 _write(rows, folder / "results.csv")
                 print(f"\n{_table(rows, rank)}\n\n{folder / 'results.csv'}{_next(folder, rows[0])}")
+                _compare_groups(folder, rows, rank)
             shutil.rmtree(folder / NOTES, ignore_errors=True)
         except Exception as error:
             # Hydra turns an exception of a callback into a warning.
@@ -102,6 +103,30 @@ class SweepTable(Callback):
         if failed:
             jobs = counted(len(rows), "job")
             sys.exit(f"error: {len(failed)} of {jobs} failed; see their messages above")
+
+
+def _compare_groups(folder: Path, rows: list[dict[str, Any]], rank: str) -> None:
+    """Compare the groups of finished jobs that differ in the seed alone, and write their page.
+
+    Without an evaluation and with one seed each, there is nothing to draw from.
+    """
+    finished = [folder / row["job"] for row in rows if row["status"] == "finished"]
+    if len(finished) < 2:
+        return
+    # This import takes seconds, and a sweep of one job goes without.
+    from sft.evaluation.groups import compare_groups, grouped, groups_text, keep, read_member
+
+    evaluated = all((job / "evaluation" / "records.jsonl").is_file() for job in finished)
+    try:
+        groups = grouped([read_member(job, evaluated) for job in sorted(finished)])
+        if not evaluated and all(len(group.members) == 1 for group in groups):
+            return
+        found = compare_groups(groups, rank)
+    except InputError as error:
+        print(f"\nthe groups are not compared: {error}")
+        return
+    page = keep(folder, groups, found)
+    print(f"\n{groups_text(found)}\n\nto look at: {page}")
 
 
 def _rows(folder: Path, rank: str) -> list[dict[str, Any]]:

@@ -16,12 +16,15 @@ NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 
 GROUND = {
     "sft.atomic",
+    "sft.bars",
     "sft.claims",
     "sft.config",
+    "sft.cpus",
     "sft.device",
     "sft.download",
     "sft.errors",
     "sft.jsonl",
+    "sft.latest",
     "sft.metrics",
     "sft.network",
     "sft.prompts",
@@ -40,7 +43,7 @@ ROOMS: dict[str, set[str]] = {
     "sft.miniature": {"sft.gpt2", "sft.data", "sft.checkpoint"},
     "sft.judge": {"sft.data", "sft.scoring"},
     "sft.report": {"sft.data", "sft.checkpoint", "sft.scoring"},
-    "sft.serving": {"sft.gpt2", "sft.inference"},
+    "sft.serving": {"sft.gpt2", "sft.data", "sft.inference"},
     "sft.evaluation": {
         "sft.gpt2",
         "sft.data",
@@ -55,6 +58,7 @@ ROOMS: dict[str, set[str]] = {
         "sft.data",
         "sft.checkpoint",
         "sft.objective",
+        "sft.evaluation",
         "sft.report",
     },
 }
@@ -79,8 +83,10 @@ LIGHT = (
     *(name for name in NAMES if name.startswith("sft/config/")),
     "sft/__init__.py",
     "sft/atomic.py",
+    "sft/cpus.py",
     "sft/errors.py",
     "sft/folders.py",
+    "sft/latest.py",
     "sft/launch.py",
     "sft/logs.py",
     "sft/metrics.py",

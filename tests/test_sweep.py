@@ -10,8 +10,9 @@ import pytest
 from sft.config.schema import TrainConfig
 from sft.errors import InputError
 from sft.summaries import write_run_summary
-from sft.sweep import NOTES, _rows
+from sft.sweep import NOTES, _compare_groups, _rows
 from tests.commands import line
+from tests.evaluation.test_groups import sweep as write_sweep
 from tests.summaries import run_summary
 
 
@@ -201,3 +202,31 @@ def test_a_job_that_died_is_listed_with_what_is_known(tmp_path: Path) -> None:
     assert [rows[job]["status"] for job in "01"] == ["failed", "failed"]
     assert [rows[job]["validation_loss"] for job in "01"] == [None, 1.5]
     assert all("killed" in row["reason"] for row in rows.values())
+
+
+def test_a_sweep_over_seeds_says_which_groups_differ(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = write_sweep(tmp_path / "sweep")
+    rows = [{"job": str(number), "status": "finished"} for number in range(6)]
+    _compare_groups(made, rows, "exact_match")
+    assert "optim.lr=0.0001 is better than optim.lr=0.001" in capsys.readouterr().out
+    assert len(json.loads((made / "groups.json").read_text())["groups"]) == 2
+    assert (made / "report.html").exists()
+
+    # Jobs that failed have no part in it, and the others are compared.
+    _compare_groups(made, [rows[0], rows[3], rows[5] | {"status": "failed"}], "exact_match")
+    groups = json.loads((made / "groups.json").read_text())["groups"]
+    assert [group["seeds"] for group in groups] == [[1], [1]]
+
+
+def test_a_sweep_over_other_records_keeps_its_table_and_says_why_nothing_is_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = write_sweep(tmp_path / "sweep")
+    path = made / "1" / "evaluation" / "records.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:30]))
+    rows = [{"job": str(number), "status": "finished"} for number in range(6)]
+    _compare_groups(made, rows, "exact_match")
+    assert "were not asked the same records" in capsys.readouterr().out
+    assert not (made / "groups.json").exists()

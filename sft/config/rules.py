@@ -50,9 +50,11 @@ def _no_rules(config: object) -> Problems:
 
 
 def _data(data: DataConfig) -> Problems:
-    local = data.source in (*OWN_FILES, "nano")
+    local = data.source in (*OWN_FILES, "hub", "nano")
     if data.source in OWN_FILES and not all(data.paths() or [""]):
         yield NO_PATH
+    if data.source == "hub" and not (isinstance(data.path, str) and data.path):
+        yield "data.path: missing; data=hub needs the name of a data set, data.path=OWNER/NAME"
     given = [("path", path) for path in data.paths()]
     for key, path in (*given, ("test", data.test or ""), ("validation", data.validation or "")):
         if scheme := scheme_of(path):
@@ -69,6 +71,11 @@ def _data(data: DataConfig) -> Problems:
             "data.url: holds a name and a password, which would be kept in the run's files; use "
             "data=file data.path=FILE"
         )
+    if data.weights is not None and len(data.weights) != len(data.paths()):
+        yield (
+            f"data.weights: {len(data.weights)} numbers for {len(data.paths())} files in "
+            "data.path; expected one for each, as in data.path=[a.jsonl,b.csv] data.weights=[1,0.3]"
+        )
     if len(data.split) != 3:
         yield (
             f"data.split: {len(data.split)} numbers, expected 3: the shares of train, test and "
@@ -80,7 +87,7 @@ def _data(data: DataConfig) -> Problems:
 
 def _path(data: DataConfig) -> Problems:
     """A data set with a file of its own needs no path, unless a run that exists looks for it."""
-    if data.source not in OWN_FILES and data.path is not None:
+    if data.source not in (*OWN_FILES, "hub") and data.path is not None:
         yield f"data.path: {data.path!r} would not be read by data={data.source}; use data=file"
 
 
@@ -204,8 +211,8 @@ def _evaluate(config: EvaluateConfig) -> Problems:
         yield "out: missing; checkpoint= has no run folder to write to, so give out=FOLDER"
     if config.checkpoint is None and config.compare is None and config.out is not None:
         yield "out: only for checkpoint= and compare=; a run is evaluated in its own folder"
-    if config.compare is not None and len(config.compare) != 2:
-        yield (f"compare: {len(config.compare)} runs, expected two: compare=[FOLDER,FOLDER]")
+    if config.compare is not None and not config.compare:
+        yield "compare: no run; expected runs or sweeps: compare=[FOLDER,FOLDER]"
     yield from _device(config)
 
 
@@ -282,8 +289,21 @@ UNREAD_BY_BOTH: tuple[Unread[TrainConfig | EvaluateConfig], ...] = (
     ),
     Unread(
         ("data.split_seed",),
-        lambda config, sweep: config.data.split_by == "order",
+        lambda config, sweep: (
+            config.data.split_by == "order"
+            and (config.data.keep == 1 or config.data.keep_by != "random")
+        ),
         "nothing is drawn with data.split_by=order; leave it out, or choose another data.split_by",
+    ),
+    Unread(
+        ("data.name", "data.part", "data.revision"),
+        lambda config, sweep: config.data.source != "hub",
+        "only a data set of the hub has one (data=hub data.path=OWNER/NAME); leave it out",
+    ),
+    Unread(
+        ("data.keep_by",),
+        lambda config, sweep: config.data.keep == 1,
+        "would not be read without data.keep=SHARE; add it",
     ),
     Unread(
         ("data.split",),
@@ -317,6 +337,16 @@ UNREAD_BY_TRAIN: tuple[Unread[TrainConfig], ...] = (
         ("lora.",),
         lambda config, sweep: config.lora.kind == "none",
         "would not be read without an adapter; add lora=default",
+    ),
+    Unread(
+        ("dpo.",),
+        lambda config, sweep: config.objective != "dpo",
+        "would not be read by objective=sft; add objective=dpo",
+    ),
+    Unread(
+        ("data.mask_prompt",),
+        lambda config, sweep: config.objective == "dpo",
+        "objective=dpo compares the answers alone; leave it out",
     ),
     Unread(
         ("optim.min_lr",),
@@ -361,7 +391,7 @@ UNREAD_BY_EVALUATE: tuple[Unread[EvaluateConfig], ...] = (
     Unread(
         NOT_COMPARED,
         lambda config, sweep: config.compare is not None,
-        "two evaluations that exist are compared as they are; leave it out",
+        "evaluations that exist are compared as they are; leave it out",
     ),
     Unread(
         ("revision", "data", "data."),
@@ -386,7 +416,15 @@ UNREAD_BY_EVALUATE: tuple[Unread[EvaluateConfig], ...] = (
         "the training records of a checkpoint= are not known; leave it out",
     ),
     Unread(
-        ("data.shuffle", "data.bucket", "data.workers"),
+        (
+            "data.shuffle",
+            "data.bucket",
+            "data.workers",
+            "data.weights",
+            "data.drop_empty",
+            "data.keep",
+            "data.keep_by",
+        ),
         lambda config, sweep: True,
         "only training reads it; leave it out",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import re
 import textwrap
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
     from sft.config.schema import TrainConfig
     from sft.data.doctor import Examination
     from sft.data.records import Record
+    from sft.data.sources import Source
+    from sft.evaluation.ifd import Difficulty
 
 DESCRIPTION = """\
 Look at data before any training: what it holds, how long it is, and what is wrong with it.
 
   python -m sft.data mine.json
-  python -m sft.data mine.csv data.fields.output=answer --html data.html
+  python -m sft.data train.csv data.test=test.csv --html data.html
   python -m sft.data mine.json --write clean.jsonl --drop duplicates,empty
 
 Settings (data.split=..., data.prompt=...) are those of train.py, so the records and their splits
@@ -57,6 +60,11 @@ def parser() -> argparse.ArgumentParser:
         "default: gpt2 if it is cached, else gpt2-nano",
     )
     made.add_argument(
+        "--ifd",
+        metavar="MODEL",
+        help="measure how much each question helps this model to its answer (slow; cached)",
+    )
+    made.add_argument(
         "--html", type=Path, metavar="FILE", help="write a page that needs no network"
     )
     made.add_argument("--write", type=Path, metavar="FILE", help="write the records as JSON Lines")
@@ -79,8 +87,9 @@ def main() -> None:
 
     from sft.atomic import write_json_lines
     from sft.data.doctor import examine
+    from sft.data.overview import unused_text
     from sft.data.sources import load_source
-    from sft.data.splits import split_rows
+    from sft.data.splits import part_rows
 
     source = load_source(config.data)
     read = [file.path.resolve() for file in source.files]
@@ -88,22 +97,27 @@ def main() -> None:
         raise InputError(f"--write: {given.write} is the file to be read; give another")
     records = source.records
     tokenizer, context, template, counted_by = reader(config, given.checkpoint, given.prompt)
-    splits = split_rows(len(records), config.data.split)
+    splits = part_rows(source, config.data)
     found = examine(records, splits, template, tokenizer, config.data.max_length or context)
 
-    # Whatever is wrong with --drop is said before anything is written.
-    names = [name for name in given.drop.split(",") if name]
-    kept = found.kept(names)
+    # Whatever is wrong with --drop is said before the slow part, and before anything is written.
+    kept = found.kept([name for name in given.drop.split(",") if name])
+    hard = difficulties(source, given.ifd, template) if given.ifd else None
     drawn = random.Random(given.seed).sample(range(len(records)), min(10, len(records)))
     splitting = {name: len(rows) for name, rows in splits.items()}
+    unused = unused_text(source.name, source.unused)
+    for note in [*source.notes, *([unused] if unused else [])]:
+        print(note)
     print(summary_text(found, source.name, counted_by, splitting, drawn))
+    if hard is not None:
+        print(difficulty_text(found, hard, given.ifd))
     if given.html:
         from sft.report.data import write_page
 
-        write_page(given.html, found, source.name, counted_by, splitting, drawn)
+        write_page(given.html, found, source.name, counted_by, splitting, drawn, hard, given.ifd)
         print(f"\nto look at: {given.html}")
     if given.write:
-        write_json_lines(given.write, map(plain, kept))
+        write_json_lines(given.write, [plain(records[place], place, hard) for place in kept])
         print(f"\n{given.write}: {len(kept):,} of {counted(len(records), 'record')}")
 
 
@@ -133,8 +147,9 @@ def reader(
     from sft.checkpoint.folder import load_pretrained
     from sft.data.prompt import template_of
 
-    template = PROMPTS[config.data.prompt]
-    named = f"the template {config.data.prompt}"
+    name = config.data.prompt or "alpaca"
+    template = PROMPTS[name]
+    named = f"the template {name}"
     if checkpoint is None:
         checkpoint = cached_gpt2() or "gpt2-nano"
         found = load_pretrained(checkpoint, device="meta")
@@ -159,10 +174,33 @@ def cached_gpt2() -> str | None:
     return str(Path(found).parent) if isinstance(found, str) else None
 
 
-def plain(record: Record) -> dict[str, Any]:
+def difficulties(source: Source, model: str, template: str) -> Difficulty:
+    """Measure the instruction-following difficulty of the records."""
+    from sft.checkpoint.folder import load_pretrained
+    from sft.evaluation.ifd import difficulty
+
+    if model == "gpt2":
+        model = "openai-community/gpt2"
+    return difficulty(source, load_pretrained(model, device="meta"), template)
+
+
+def plain(record: Record, place: int, hard: Difficulty | None) -> dict[str, Any]:
     """Return a record as it is written into a file."""
-    values = {"instruction": record.instruction, "input": record.input, "output": record.output}
-    return values | ({"category": record.category} if record.category else {})
+    if record.before:
+        turns = [{"role": turn.role, "content": turn.content} for turn in record.turns]
+        values: dict[str, Any] = {"messages": turns}
+    else:
+        values = {
+            "instruction": record.instruction,
+            "input": record.input,
+            "output": record.output,
+        }
+    if record.category:
+        values["category"] = record.category
+    if hard is not None:
+        ratio = float(hard.ratios[place])
+        values["ifd"] = None if math.isnan(ratio) else round(ratio, 6)
+    return values
 
 
 # In the terminal
@@ -176,7 +214,9 @@ def summary_text(
 
     count = len(found.records)
     parts = ", ".join(f"{size:,} {split}" for split, size in splits.items())
-    lines = [f"{name}: {counted(count, 'record')} ({parts})", "", f"lengths {counted_by}"]
+    asked = sum(1 + sum(turn.role == "user" for turn in record.before) for record in found.records)
+    each = f", {asked / count:.1f} questions each" if asked > count else ""
+    lines = [f"{name}: {counted(count, 'record')}{each} ({parts})", "", f"lengths {counted_by}"]
 
     columns = [f"{percent}%" if percent < 100 else "longest" for percent in PERCENTILES]
     lines.append(f"{'':10}" + "".join(f"{column:>9}" for column in columns))
@@ -207,6 +247,21 @@ def summary_text(
     lines += ["", "longest", *(excerpt(found, place) for place in order[:-4:-1])]
     lines += ["", "shortest", *(excerpt(found, place) for place in order[:3])]
     lines += ["", "at random", *(excerpt(found, place) for place in drawn)]
+    return "\n".join(lines)
+
+
+def difficulty_text(found: Examination, hard: Difficulty, model: str) -> str:
+    """Return the hardest and the easiest records, by their ratio of losses."""
+    order = hard.order().tolist()
+    above = int((hard.ratios >= 1).sum())
+    lines = [
+        "",
+        f"IFD by {model}: loss of the answer after its question, over its loss alone; "
+        f"{counted(above, 'record')} at 1 or more, where the question does not help",
+    ]
+    for title, places in (("hardest", order[:3]), ("easiest", order[:-4:-1])):
+        lines += ["", title]
+        lines += [f"  {hard.ratios[place]:.3f}  {excerpt(found, place)}" for place in places]
     return "\n".join(lines)
 
 

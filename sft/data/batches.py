@@ -51,6 +51,7 @@ class Batch(NamedTuple):
         records: (B,), each row's place in file order within its split; -1 for a filler row.
         step_targets: labels in the whole optimizer step of this batch, on all ranks.
         step_tokens: tokens without padding in that step, on all ranks.
+        reference: (B,), the log-probability of each row's labels before training; of preferences.
     """
 
     input_ids: Tensor
@@ -59,6 +60,7 @@ class Batch(NamedTuple):
     records: Tensor
     step_targets: int
     step_tokens: int
+    reference: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -110,10 +112,18 @@ class Examples:
         return self.answers[start : start + self.sizes[row]]
 
     def targets(self) -> NDArray[np.int64]:
+        """Return what the losses of each row are divided by, (rows,): its tokens with a label."""
+        return self.labels_of_rows()
+
+    def labels_of_rows(self) -> NDArray[np.int64]:
         """Return how many tokens of each row are learned, (rows,)."""
         if not self.mask_prompt:
             return self.sizes - 1
         return _count(self.answers, self.starts + 1, self.starts + self.sizes)
+
+    def rows_read(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return which rows the batch of some rows reads; preferences have two for each."""
+        return rows
 
     def batch(
         self,

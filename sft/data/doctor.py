@@ -19,11 +19,9 @@ from tqdm import tqdm
 from sft.data.loops import repeats_itself
 from sft.data.neighbours import CLOSE, NEAR, nearest, question, spare
 from sft.data.records import Record
+from sft.data.selection import is_empty
 from sft.data.tokens import tokenise
 from sft.errors import InputError
-
-# Answers that stand for none, in small letters. The Alpaca data has the last two.
-NOTHING = frozenset(("", "n/a", "<noinput>", "<nooutput>"))
 
 # What templates write between the turns. In a field, a model takes it for the end of that field.
 MARKERS = re.compile(
@@ -53,13 +51,14 @@ class Check:
 
 def fields(record: Record) -> list[str]:
     """Return the texts of a record."""
-    return [record.instruction, record.input, record.output]
+    earlier = [turn.content for turn in record.before]
+    return [*earlier, record.instruction, record.input, record.output]
 
 
-def is_empty(record: Record) -> bool:
+def says_nothing(record: Record) -> bool:
     """Return whether the answer says nothing, or there is no question but an input."""
     no_question = not record.instruction.strip() and bool(record.input.strip())
-    return record.output.strip().casefold() in NOTHING or no_question
+    return is_empty(record) or no_question
 
 
 def is_mojibake(record: Record) -> bool:
@@ -79,7 +78,7 @@ CHECKS: dict[str, Check] = {
     "duplicates": Check("the question of an earlier record, word for word"),
     "close": Check(f"a question close to another ({CLOSE} of the trigrams in common)"),
     "near": Check(f"a question near another ({NEAR} of the trigrams in common)"),
-    "empty": Check("no answer, N/A, or no question", is_empty),
+    "empty": Check("no answer, N/A, or no question", says_nothing),
     "mojibake": Check("text decoded with the wrong encoding", is_mojibake),
     "markers": Check("a prompt template's own markers inside a field", has_markers),
     "loops": Check("an answer that repeats itself", lambda record: repeats_itself(record.output)),
@@ -144,8 +143,8 @@ class Examination:
         """Return the places of the records, the shortest first."""
         return np.argsort(self.lengths, kind="stable")
 
-    def kept(self, checks: Collection[str]) -> list[Record]:
-        """Return the records that none of the named checks marks.
+    def kept(self, checks: Collection[str]) -> list[int]:
+        """Return the places of the records that none of the named checks marks.
 
         Raises:
             InputError: a check is unknown, or was not made.
@@ -157,7 +156,7 @@ class Examination:
             if name in self.skipped:
                 raise InputError(f"--drop: {name} was not checked ({self.skipped[name]})")
             dropped.update(self.marked[name].tolist())
-        return [record for place, record in enumerate(self.records) if place not in dropped]
+        return [place for place in range(len(self.records)) if place not in dropped]
 
 
 def examine(
@@ -180,7 +179,7 @@ def examine(
     # Lengths, as training counts them: the last token of a text is only a label.
     texts = tokenise(tqdm(records, "tokenising", leave=False, delay=1), template, tokenizer)
     prompts = texts.prompts.astype(np.int64)
-    answers = np.diff(texts.starts) - prompts
+    answers = texts.sizes - prompts
     marked["too-long"] = np.flatnonzero(prompts + answers > context + 1)
 
     # Records by themselves.

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
-from tqdm import tqdm
 
+from sft.bars import Bar
 from sft.data.records import Record
 
 # A neighbour's similarity, and that of one that is almost the same.
@@ -216,7 +216,7 @@ def _search(sets: Matrix, larger: Numbers, smaller: Numbers, least: float) -> It
     short = _first(sets, _prefixes(sizes, 2 * least / (1 + least)))
     products = long @ np.bincount(short[smaller].indices, minlength=sets.shape[1])
 
-    bar = tqdm(total=len(larger), desc="comparing questions", leave=False, delay=1)
+    bar = Bar(total=len(larger), desc="comparing questions", leave=False, delay=1)
     with bar:
         for part in _parts(products[larger]):
             rows = larger[part]

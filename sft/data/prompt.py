@@ -174,6 +174,15 @@ def _render_chat(template: str, messages: list[Message]) -> str:
         raise InputError(f"chat template: {error}") from error
 
 
+def same_prompts(first: str, second: str) -> bool:
+    """Whether two templates give single instructions the same prompts."""
+    probes = [Record("\ue000", "", ""), Record("\ue000", "\ue001", "")]
+    try:
+        return all(render(first, probe) == render(second, probe) for probe in probes)
+    except InputError:
+        return False
+
+
 def split_answers(template: str, record: Record) -> list[str]:
     """Return the text before each answer, the last answer included, in order.
 

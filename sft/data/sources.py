@@ -10,8 +10,8 @@ import random
 import stat
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from glob import glob
 from itertools import chain
@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from sft.atomic import sha256_of
 from sft.config.rules import NO_PATH
 from sft.config.schema import DataConfig
-from sft.data.cache import Arrays, cache_folder, cached
+from sft.data.cache import Arrays, cache_folder, cached, name_of
 from sft.data.formats import endings
-from sft.data.records import Record, stream_records
+from sft.data.records import Contents, Record, stream_records
 from sft.download import fetch_rest
 from sft.errors import InputError
 from sft.network import unreachable
@@ -79,9 +79,14 @@ class Source:
         chosen: the places of the records used, counted through all files.
         blocks: the records of all files, in the order of their places.
         is_sorted: whether records with the same category lie together.
+        revision: the commit of a data set of the hub; None for all others.
         unused: keys in the files that are not read, and in how many of the records each is; the
             most frequent first.
         notes: lines about the files that the user should read.
+        fields: the user's own keys of a record.
+        contents: what was found in each of the files.
+        difficulties: for each record used a score, the highest first, if `data.keep_by=ifd` chooses
+            among them. A model measures them (`sft.evaluation.ifd`).
     """
 
     name: str
@@ -91,7 +96,11 @@ class Source:
     blocks: tuple[Block, ...]
     unused: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    fields: dict[str, str] | None = None
+    contents: tuple[Contents, ...] = ()
     is_sorted: bool = False
+    revision: str | None = None
+    difficulties: NDArray[np.float64] | None = None
 
     @property
     def path(self) -> Path:
@@ -99,9 +108,20 @@ class Source:
         return self.files[0].path
 
     @property
+    def keys(self) -> list[str]:
+        """The keys that are read."""
+        return list(dict.fromkeys(key for found in self.contents for key in found.keys))
+
+    @property
+    def conversations(self) -> bool:
+        """Whether a record has turns before its last question."""
+        return any(found.conversations for found in self.contents)
+
+    @property
     def identity(self) -> tuple[str, Sequence[int]]:
         """The hash of the files and the places of the records: what every record follows from."""
-        return self.sha256, self.chosen
+        read_by = f" {self.fields}" if self.fields else ""
+        return f"{self.sha256}{read_by}", self.chosen
 
     @property
     def is_small(self) -> bool:
@@ -114,13 +134,34 @@ class Source:
         places = np.repeat(given, [block.records for block in self.blocks])
         return np.flatnonzero(places[np.asarray(self.chosen)])
 
+    def entries(self) -> Indices:
+        """Return for each record used the number of its path in data.path."""
+        numbers = [block.entry for block in self.blocks]
+        places = np.repeat(numbers, [block.records for block in self.blocks])
+        return places[np.asarray(self.chosen)]
+
+    def measured(self, name: str, measure: Callable[[Iterator[Record]], Iterable[int]]) -> Indices:
+        """Return a number for each record used, in one pass; of large files from the cache.
+
+        Args:
+            name: of the measure, in the cache.
+        """
+
+        def make() -> Arrays:
+            return {"numbers": np.fromiter(measure(self.stream()), np.int64)}
+
+        found = make() if self.is_small else cached(name_of(name, *self.identity), make)
+        return found["numbers"]
+
     def stream(self) -> Iterator[Record]:
         """Yield the records one by one. Only a sample is held in memory.
 
         Raises:
             InputError: a file changed since it was hashed.
         """
-        records = chain.from_iterable(_stream(file, known=True) for file in self.files)
+        records = chain.from_iterable(
+            _stream(file, fields=self.fields, known=True) for file in self.files
+        )
 
         # A range is all records in file order; a sample has an order of its own.
         if isinstance(self.chosen, range):
@@ -135,34 +176,28 @@ class Source:
         return list(self.stream())
 
 
-@dataclass(frozen=True)
-class Contents:
-    """What a file holds.
-
-    Attributes:
-        lists: the lengths of the lists in a wrapper, by their names; empty without a wrapper.
-        is_sorted: whether there are several categories, and each is one run of records.
-    """
-
-    records: int
-    unused: dict[str, int]
-    lists: dict[str, int]
-    is_sorted: bool
-
-
-def load_source(config: DataConfig, known: str | None = None) -> Source:
+def load_source(config: DataConfig, known: str | None = None, commit: str | None = None) -> Source:
     """Find the files that `config` names, read them through once, and draw the sample.
 
     The cache keeps what was found in a large file, under its hash.
 
     Args:
         known: the hash of data that a run exists of; its keys are not refused.
+        commit: the commit on the hub of such data.
 
     Raises:
         InputError: there is no such file, its download failed, or it holds something other than
             records. The message names the file and the record.
     """
-    entries = _locate(config)
+    revision = None
+    if config.source == "hub":
+        # huggingface_hub is imported only where it is needed.
+        from sft.data.hub import fetch_data
+
+        fetched, revision = fetch_data(config, commit)
+        entries = [fetched]
+    else:
+        entries = _locate(config)
     roles: list[tuple[str | None, int, Path]] = [
         (None, entry, path) for entry, paths in enumerate(entries) for path in paths
     ]
@@ -183,9 +218,11 @@ def load_source(config: DataConfig, known: str | None = None) -> Source:
     unused: Counter[str] = Counter()
     blocks: list[Block] = []
     notes: list[str] = []
+    contents: list[Contents] = []
     divided: list[Contents] = []
     for file, (split, entry, path) in zip(files, roles, strict=True):
-        found = _look(file, known=sha256 == known)
+        found = _look(file, config.fields, known=sha256 == known)
+        contents.append(found)
         unused.update(found.unused)
         if split is None:
             divided.append(found)
@@ -196,6 +233,11 @@ def load_source(config: DataConfig, known: str | None = None) -> Source:
     name = str(files[0].path)
     if len(divided) > 1:
         name = f"{files[0].path.parent} ({len(divided)} files)"
+    if config.source == "hub":
+        [name] = config.paths()
+        shown = ", ".join(file.path.name for file in files[: min(3, len(divided))])
+        more = f" and {len(divided) - 3} more" if len(divided) > 3 else ""
+        notes.insert(0, f"{name} at commit {revision}: {shown}{more}")
 
     return Source(
         name,
@@ -205,7 +247,10 @@ def load_source(config: DataConfig, known: str | None = None) -> Source:
         tuple(blocks),
         dict(unused.most_common()),
         tuple(notes),
+        config.fields,
+        tuple(contents),
         is_sorted=len(divided) == 1 and divided[0].is_sorted,
+        revision=revision,
     )
 
 
@@ -262,28 +307,26 @@ def _joint_hash(files: Sequence[File], splits: Sequence[str | None]) -> str:
 # What is in a file
 
 
-def _look(file: File, known: bool) -> Contents:
+def _look(file: File, fields: dict[str, str] | None, known: bool) -> Contents:
     """Read a file through once, or find in the cache what was in it."""
 
     def read_through() -> Arrays:
-        unused: Counter[str] = Counter()
-        lists: dict[str, int] = {}
-        count = runs = 0
+        contents = Contents()
+        runs = 0
         categories: set[str | None] = set()
         last: str | None = None
-        for record in _stream(file, unused=unused, known=known, lists=lists):
-            runs += not count or record.category != last
+        for record in _stream(file, fields=fields, known=known, contents=contents):
+            runs += contents.records == 1 or record.category != last
             last = record.category
-            count += 1
             if len(categories) < MOST_CATEGORIES:
                 categories.add(last)
-        is_sorted = 1 < len(categories) == runs < count
-        contents = Contents(count, dict(unused.most_common()), lists, is_sorted)
-        content = json.dumps(asdict(contents))
-        return {"contents": np.frombuffer(content.encode(), np.uint8)}
+        contents.is_sorted = 1 < len(categories) == runs < contents.records
+        contents.unused = Counter(dict(contents.unused.most_common()))
+        return {"contents": np.frombuffer(json.dumps(vars(contents)).encode(), np.uint8)}
 
     # What was counted although a key would be refused is not for a new run.
-    name = f"contents-{'known-' if known else ''}{file.sha256[:32]}"
+    read_by = f"-{hashlib.sha256(repr(fields).encode()).hexdigest()[:12]}" if fields else ""
+    name = f"contents-{'known-' if known else ''}{file.sha256[:32]}{read_by}"
     small = file.path.stat().st_size < SMALL
     found = read_through() if small else cached(name, read_through)
     return Contents(**json.loads(found["contents"].tobytes()))
@@ -368,17 +411,17 @@ def _hash(path: Path) -> str:
 def _stream(
     file: File,
     name: str | None = None,
-    unused: Counter[str] | None = None,
+    fields: dict[str, str] | None = None,
     known: bool = False,
-    lists: dict[str, int] | None = None,
+    contents: Contents | None = None,
 ) -> Iterator[Record]:
     """Yield the records of a file; messages call it `name`.
 
     Raises:
         InputError: after the last record, the file has another hash than before.
     """
-    with file.path.open("rb") as content:
-        yield from stream_records(content, name or file.path, unused, known, lists)
+    with file.path.open("rb") as opened:
+        yield from stream_records(opened, name or file.path, fields, known, contents)
     if sha256_of(file.path) != file.sha256:
         raise InputError(f"{file.path}: changed while it was read; start again")
 

@@ -3,8 +3,7 @@
 `DEALERS` says how records are divided. To add a way, add it there and to `SplitBy` in the schema.
 """
 
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +12,8 @@ from numpy.typing import NDArray
 
 from sft.config.schema import DataConfig
 from sft.data.batches import Examples, as_examples, longest
-from sft.data.cache import cached, name_of
 from sft.data.records import Record
+from sft.data.selection import selected
 from sft.data.sources import OWN, Indices, Source
 from sft.data.tokens import Texts, load_texts, tokenise
 from sft.errors import InputError, counted
@@ -27,12 +26,14 @@ class Split:
     Attributes:
         examples: the rows that the model reads.
         questions: (records,), equal numbers for equal questions.
+        entries: (records,), the number of each record's path in data.path.
         empty: how many answers say nothing.
         first: the first record, to be shown; None if there is none.
     """
 
     examples: Examples
     questions: NDArray[np.uint64]
+    entries: Indices
     empty: int
     first: Record | None
 
@@ -65,10 +66,15 @@ def split_rows(count: int, fractions: Sequence[float]) -> dict[str, range]:
     return rows
 
 
-def part_rows(source: Source, data: DataConfig) -> dict[str, Indices]:
+def part_rows(
+    source: Source, data: DataConfig, notes: list[str] | None = None
+) -> dict[str, Indices]:
     """Return which of the source's records form train, test and validation, in file order.
 
     A split with records of its own takes no others. The shares of the others keep their proportion.
+
+    Args:
+        notes: takes lines on how the records were divided and which were left out.
 
     Raises:
         InputError: a split with a share gets no record, or no record has a category to split by.
@@ -84,7 +90,12 @@ def part_rows(source: Source, data: DataConfig) -> dict[str, Indices]:
         shares = [share / total for share in shares] if total else [1.0, 0.0, 0.0]
     sizes = split_rows(len(divided), shares)
     dealt = DEALERS[data.split_by](source, divided, sizes, data.split_seed)
-    return {name: own.get(name, divided[places]) for name, places in dealt.items()}
+    parts = {name: own.get(name, divided[places]) for name, places in dealt.items()}
+
+    if notes is None:
+        notes = []
+    notes.append(split_text(source, data))
+    return parts | {"train": selected(source, parts["train"], data, notes)}
 
 
 def split_records(records: list[Record], fractions: Sequence[float]) -> dict[str, list[Record]]:
@@ -141,8 +152,8 @@ def _at_random(
 def _by_question(
     source: Source, divided: Indices, sizes: dict[str, range], seed: int
 ) -> dict[str, Indices]:
-    """Deal groups of equal questions, the larger first, otherwise in random order."""
-    groups = _numbers(source, "question", _words)[divided]
+    """Deal groups of nearly equal questions, the larger first, otherwise in random order."""
+    groups = source.measured("question groups", _question_groups)[divided]
     counts = np.bincount(groups)
     order = np.random.default_rng(seed).permutation(len(counts))
     order = order[np.argsort(-counts[order], kind="stable")]
@@ -196,25 +207,23 @@ def _deal(counts: Iterable[int], sizes: Sequence[int]) -> list[int]:
     return found
 
 
-def _words(record: Record) -> str:
-    """Return the words of a question in small letters; of plain text, those of the text."""
-    asked = f"{record.instruction} {record.input}".strip() or record.output
-    return " ".join(re.findall(r"[\w']+", asked.casefold()))
+def _question_groups(records: Iterator[Record]) -> Iterable[int]:
+    """Number the groups of nearly equal questions, each with the turns before it."""
+    # scipy takes a while to import, and no other way to split needs it.
+    from sft.data.neighbours import groups, question
+
+    turns = ([*(turn.content for turn in record.before), question(record)] for record in records)
+    return groups(["\n".join(texts) for texts in turns]).tolist()
 
 
 def _numbers(source: Source, name: str, key: Callable[[Record], str]) -> Indices:
-    """Number the records by a key, (records,): equal numbers for equal keys, 0 for an empty key.
+    """Number the records by a key, (records,): equal numbers for equal keys, 0 for an empty key."""
 
-    The numbers for large files are kept in the cache.
-    """
-
-    def make() -> dict[str, NDArray[np.int64]]:
+    def numbers(records: Iterator[Record]) -> Iterator[int]:
         known = {"": 0}
-        numbers = [known.setdefault(key(record), len(known)) for record in source.stream()]
-        return {"numbers": np.array(numbers, dtype=np.int64)}
+        return (known.setdefault(key(record), len(known)) for record in records)
 
-    found = make() if source.is_small else cached(name_of(name, source.identity), make)
-    return found["numbers"]
+    return source.measured(name, numbers)
 
 
 def load_splits(
@@ -234,6 +243,7 @@ def load_splits(
     filled = [name for name, rows in parts.items() if len(rows)]
     shown = [int(parts[name][0]) for name in filled]
     texts, records = load_texts(source, shown, template, tokenizer)
+    entries = source.entries()
     first = dict(zip(filled, records, strict=True))
 
     splits: dict[str, Split] = {}
@@ -241,6 +251,7 @@ def load_splits(
         splits[name] = _split(
             name,
             texts.part(rows),
+            entries[rows],
             first.get(name),
             tokenizer.eot_token,
             max_length,
@@ -270,16 +281,25 @@ def encode_splits(
     for name, records in parts.items():
         texts = tokenise(records, template, tokenizer)
         first = records[0] if records else None
-        splits[name] = _split(name, texts, first, tokenizer.eot_token, max_length, mask_prompt)
+        entries = np.zeros(len(records), dtype=np.int64)
+        splits[name] = _split(
+            name, texts, entries, first, tokenizer.eot_token, max_length, mask_prompt
+        )
     return splits
 
 
 def _split(
-    name: str, texts: Texts, first: Record | None, eot: int, max_length: int, mask_prompt: bool
+    name: str,
+    texts: Texts,
+    entries: Indices,
+    first: Record | None,
+    eot: int,
+    max_length: int,
+    mask_prompt: bool,
 ) -> Split:
     examples = as_examples(texts, eot, max_length, mask_prompt)
     if first and not len(examples):
         raise InputError(
             f"data.max_length: {max_length} tokens leave no answer in the {name} split; raise it"
         )
-    return Split(examples, texts.questions, int(texts.empty.sum()), first)
+    return Split(examples, texts.questions, entries, int(texts.empty.sum()), first)

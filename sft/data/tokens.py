@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tiktoken
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from sft.bars import Bar
 from sft.data.cache import Arrays, cached, name_of
 from sft.data.prompt import END, SpecialTokens, earlier_answers, split_answers, split_prompts
 from sft.data.records import SURROGATE, Record, record_of
@@ -36,7 +36,7 @@ class Texts(NamedTuple):
         answers: (all tokens,), true for the tokens of answers and for their end tokens.
         starts, sizes, prompts: (records,)
         questions: (records,), equal numbers for equal questions.
-        empty: (records,), whether the answer says nothing.
+        empty: (records,), whether the last answer says nothing.
     """
 
     tokens: NDArray[Any]
@@ -71,11 +71,9 @@ def tokenise(records: Iterable[Record], template: str, tokenizer: tiktoken.Encod
     while chunk := list(islice(waiting, CHUNK)):
         chunks.append(_tokenise(chunk, template, tokenizer))
 
-    tokens, answers, sizes, prompts, questions, empty = map(
-        np.concatenate, zip(*chunks, strict=True)
-    )
+    tokens, answers, sizes, *others = map(np.concatenate, zip(*chunks, strict=True))
     starts = np.cumsum(sizes) - sizes
-    return Texts(tokens, answers, starts, sizes, prompts.astype(np.int32), questions, empty)
+    return Texts(tokens, answers, starts, sizes, *others)
 
 
 # Tokens, which of them are an answer's, the sizes of the texts, and where their last answers begin.
@@ -94,7 +92,7 @@ def _tokenise(
     narrow = np.uint16 if tokenizer.n_vocab <= 1 << 16 else np.uint32
     questions = np.array([_question(record) for record in records], dtype=np.uint64)
     empty = np.array([is_empty(record) for record in records], dtype=np.bool_)
-    return tokens.astype(narrow), answers, sizes, prompts, questions, empty
+    return tokens.astype(narrow), answers, sizes, prompts.astype(np.int32), questions, empty
 
 
 def _encode_together(
@@ -215,7 +213,7 @@ def load_texts(
 
 def _watched(source: Source, shown: Sequence[int], found: dict[int, Record]) -> Iterator[Record]:
     """Yield the records, with a progress bar, and put those at the places `shown` into `found`."""
-    records = tqdm(source.stream(), "tokenising", len(source.chosen), leave=False, delay=1)
+    records = Bar(source.stream(), "tokenising", len(source.chosen), leave=False, delay=1)
     for place, record in enumerate(records):
         if place in shown:
             found[place] = record

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from glob import glob, has_magic
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from sft.config.loading import flat
 from sft.errors import InputError, counted
+from sft.latest import followed
 from sft.metrics import BY_NAME
 from sft.scoring.aggregate import differences, not_asked, not_asked_text, visible_remark
 from sft.scoring.results import (
@@ -43,14 +46,54 @@ def read_evaluation(run: str) -> Evaluation:
     Raises:
         InputError: there is none, or its files cannot be read.
     """
-    path = Path(run).expanduser()
+    path = followed(run)
     folder = path / "evaluation" if (path / "evaluation").is_dir() else path
     if not (folder / RECORDS).is_file():
-        raise InputError(
-            f"compare: {run} has not been evaluated; first: "
-            f"python evaluate.py {setting('run', run)}"
-        )
+        raise _not_evaluated(run)
     return Evaluation(run, read_summary(folder), read_records(folder))
+
+
+def evaluated_runs(names: Sequence[str]) -> list[str]:
+    """Return the runs that the names stand for: runs, sweeps, or patterns of either.
+
+    A folder without an evaluation of its own is a sweep, and stands for the evaluated runs in it.
+
+    Raises:
+        InputError: a name stands for no evaluated run, or all of them for fewer than two.
+    """
+    found: list[str] = []
+    for name in names:
+        path = str(Path(name).expanduser())
+        runs: list[str] = []
+        for folder in sorted(glob(path), key=_by_number) if has_magic(path) else [path]:
+            if _is_evaluated(Path(folder)):
+                runs.append(folder)
+            else:
+                jobs = [str(job) for job in Path(folder).glob("*") if _is_evaluated(job)]
+                runs += sorted(jobs, key=_by_number)
+        if not runs:
+            raise _not_evaluated(name)
+        found += runs
+    found = list(dict.fromkeys(found))
+    if len(found) == 1:
+        raise InputError(f"compare: {found[0]} is one run; expected at least two")
+    return found
+
+
+def _is_evaluated(folder: Path) -> bool:
+    return any((place / RECORDS).is_file() for place in (folder / "evaluation", folder))
+
+
+def _not_evaluated(run: str) -> InputError:
+    return InputError(
+        f"compare: {run} has not been evaluated; first: python evaluate.py {setting('run', run)}"
+    )
+
+
+def _by_number(name: str) -> tuple[int, str]:
+    """Order jobs as they were counted: 2 before 10."""
+    last = Path(name).name
+    return int(last) if last.isdecimal() else 0, name
 
 
 def compare(first: Evaluation, second: Evaluation) -> dict[str, Any]:
@@ -59,8 +102,8 @@ def compare(first: Evaluation, second: Evaluation) -> dict[str, Any]:
     Raises:
         InputError: the records are not the same.
     """
-    _check_same_records(first, second)
-    judges_differ = _identity(first.summary.judge) != _identity(second.summary.judge)
+    check_same_records(first, second)
+    judges_differ = identity(first.summary.judge) != identity(second.summary.judge)
     settings_differ = []
     if first.summary.decoding != second.summary.decoding:
         settings_differ.append("decoding")
@@ -83,7 +126,7 @@ def compare(first: Evaluation, second: Evaluation) -> dict[str, Any]:
     }
 
 
-def _identity(judge: dict[str, Any] | None) -> dict[str, Any] | None:
+def identity(judge: dict[str, Any] | None) -> dict[str, Any] | None:
     """Return what makes two judges the same judge.
 
     Without a digest of the model, the address counts too: on another server, the same name may be
@@ -97,7 +140,8 @@ def _identity(judge: dict[str, Any] | None) -> dict[str, Any] | None:
     return {key: judge.get(key) for key in keys}
 
 
-def _check_same_records(first: Evaluation, second: Evaluation) -> None:
+def check_same_records(first: Evaluation, second: Evaluation) -> None:
+    """Raise InputError, with the key that is to blame, if two were not asked the same records."""
     one, other = first.summary.split, second.summary.split
     if one != other:
         raise InputError(
@@ -109,14 +153,28 @@ def _check_same_records(first: Evaluation, second: Evaluation) -> None:
     for number, (one, other) in enumerate(pairs, 1):
         if one != other:
             raise InputError(
-                f"compare: {first.name} and {second.name} were not asked the same records (from "
-                f"record {number} on; {len(first.rows)} and {len(second.rows)} in all); evaluate "
-                "both with the same data, split= and limit="
+                f"compare: {first.name} and {second.name} were not asked the same records"
+                f"{_key_that_differs(first.summary, second.summary)} (from record {number} on; "
+                f"{len(first.rows)} and {len(second.rows)} in all); evaluate both with the same "
+                "data, split= and limit="
             )
 
 
-def _texts(row: RecordResult) -> tuple[str, str, str]:
-    return row.instruction, row.input, row.output
+def _key_that_differs(first: EvaluationSummary, second: EvaluationSummary) -> str:
+    """Return the first setting of the records that differs, with both values; or nothing."""
+    keys = ("split", "limit", "data.split", "data.sample", "data.sample_seed", "data.path")
+    settings = [flat(summary.config) for summary in (first, second)]
+    for key in keys:
+        one, other = (values.get(key) for values in settings)
+        if one != other:
+            return f": {key} is {one} and {other}"
+    if first.data.get("sha256") != second.data.get("sha256"):
+        return f": the file {first.data.get('path')} has changed in between"
+    return ""
+
+
+def _texts(row: RecordResult) -> tuple[Any, ...]:
+    return row.turns_before, row.instruction, row.input, row.output
 
 
 def comparison_text(found: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 from sft.data.records import Record
 from sft.evaluation.duplicates import Duplicate
@@ -32,7 +33,11 @@ def rows_of(
                 record=index + 1,
                 duplicate=duplicates[index].kind,
                 similarity=duplicates[index].similarity,
-                **record.plain(),
+                instruction=record.instruction,
+                input=record.input,
+                output=record.output,
+                category=record.category,
+                before=[turn._asdict() for turn in record.before],
                 tuned=tuned[index],
                 base=base[index],
             )
@@ -59,13 +64,15 @@ def answer_results(result: ModelResult) -> list[AnswerResult]:
     return found
 
 
-def responses(rows: Sequence[RecordResult]) -> list[dict[str, str | None]]:
+def responses(rows: Sequence[RecordResult]) -> list[dict[str, Any]]:
     """Return the records with their answers, in the shape of the published scripts.
 
-    The answer of a model that is missing or was not asked is null.
+    A conversation also has the turns before its last question. The answer of a model that is
+    missing or was not asked is null.
     """
     return [
-        {
+        ({"before": row.before} if row.before else {})
+        | {
             "instruction": row.instruction,
             "input": row.input,
             "output": row.output,
@@ -80,7 +87,8 @@ def examples_text(rows: Sequence[RecordResult], count: int = 3) -> str:
     """Return the first answers, each with the expected one."""
     blocks = []
     for row in rows[:count]:
-        lines = [_short(row.instruction)]
+        lines = [_line(role, text) for role, text in row.turns_before]
+        lines.append(_short(row.instruction))
         if row.input:
             lines.append(_line("input", row.input))
         if row.output:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from sft.atomic import locked, make_folder, read_numbers, write_json
 from sft.config.schema import EvaluateConfig
 from sft.data.overview import unused_text
+from sft.data.prompt import same_prompts
 from sft.data.records import Record
 from sft.device import Precision, keep_freed_memory, pick_device, pick_precision
 from sft.errors import InputError, counted
@@ -24,8 +25,9 @@ from sft.evaluation.answers import (
     collect_shares,
     unanswered,
 )
-from sft.evaluation.compare import compare, comparison_text, read_evaluation
+from sft.evaluation.compare import compare, comparison_text, evaluated_runs, read_evaluation
 from sft.evaluation.duplicates import duplicates
+from sft.evaluation.groups import compare_groups, grouped, groups_text, keep, read_member
 from sft.evaluation.measure import (
     EncodedRecords,
     ModelResult,
@@ -121,7 +123,8 @@ def evaluate(
 
 def check_template(config: EvaluateConfig, given: list[str], setup: Setup) -> None:
     """Raise InputError if another template was asked for than the one the model was tuned with."""
-    if "data.prompt" in given and setup.template != PROMPTS[config.data.prompt]:
+    name = config.data.prompt
+    if "data.prompt" in given and name and not same_prompts(setup.template, PROMPTS[name]):
         raise InputError(
             f"data.prompt: {config.checkpoint} was tuned with another template, which it keeps; "
             "leave it out"
@@ -161,7 +164,7 @@ def log_start(config: EvaluateConfig, setup: Setup, encoded: dict[str, EncodedRe
         f"(data.split={setup.data.split} of {len(setup.source.records)} in all), for "
         f"{tuned.checkpoint.source}"
     )
-    if unused := unused_text(setup.source.name, setup.source.unused):
+    if unused := unused_text(setup.source.name, setup.source.unused, setup.source.keys):
         log.info(unused)
     for name, one in encoded.items():
         for line in one.unasked():
@@ -260,16 +263,29 @@ def show(folder: Path, rows: list[RecordResult], summary: EvaluationSummary) -> 
 
 
 def compare_runs(runs: list[str], out: str | None) -> None:
-    """Compare two evaluations that were made before, and keep the numbers in `out` if it is given.
+    """Compare evaluations that were made before, and keep the numbers in `out` if it is given.
+
+    Two runs are compared record by record. More, or the jobs of a sweep, are compared in groups.
 
     Raises:
         InputError: there are no such evaluations, or they are not of the same records.
     """
-    first, second = runs
-    found = compare(read_evaluation(first), read_evaluation(second))
-    print(comparison_text(found))
-    if out is not None:
-        folder = Path(out).expanduser()
+    found = evaluated_runs(runs)
+    folder = Path(out).expanduser() if out is not None else None
+    if folder is not None:
         make_folder(folder)
-        write_json(folder / "comparison.json", found)
-        print(f"\nall numbers: {folder / 'comparison.json'}")
+
+    if len(found) == 2:
+        first, second = found
+        pair = compare(read_evaluation(first), read_evaluation(second))
+        print(comparison_text(pair))
+        if folder is not None:
+            write_json(folder / "comparison.json", pair)
+            print(f"\nall numbers: {folder / 'comparison.json'}")
+        return
+
+    groups = grouped([read_member(Path(name), evaluated=True) for name in found])
+    compared = compare_groups(groups, "exact_match")
+    print(groups_text(compared))
+    if folder is not None:
+        print(f"\nto look at: {keep(folder, groups, compared)}")

@@ -19,6 +19,8 @@ from sft.data.records import Record
 from sft.data.sources import Source, load_source
 from sft.data.splits import split_source
 from sft.errors import InputError
+from sft.evaluation.ifd import with_difficulties
+from sft.latest import followed
 from sft.prompts import PROMPTS
 from sft.shell import setting
 from sft.summaries import RUN_SUMMARY, RunSummary, read_run_summary, refuse_former_nano
@@ -108,7 +110,7 @@ def setup_of_run(folder: str | None, now: DataConfig | None = None) -> Setup:
     """
     if folder is None:
         raise InputError("run: missing; give run=FOLDER or checkpoint=")
-    run = Path(os.path.expanduser(folder))
+    run = followed(folder)
 
     # A link such as `latest` is followed once, since it may point at another run meanwhile.
     if run.is_symlink():
@@ -124,7 +126,7 @@ def setup_of_run(folder: str | None, now: DataConfig | None = None) -> Setup:
             raise InputError(
                 f"{path}: no such file; {run} was trained on it: give data.{key}=, where it is now"
             )
-    source = load_source(data, past.data.sha256)
+    source = load_source(data, past.data.sha256, past.data.revision)
     if source.sha256 != past.data.sha256:
         refuse_former_nano(past.data.sha256, run)
         change = f"changed since {run} was trained on it"
@@ -147,6 +149,7 @@ def setup_of_run(folder: str | None, now: DataConfig | None = None) -> Setup:
             f"evaluate the tuned model with {setting('checkpoint', run / 'model')} data=... "
             "out=FOLDER"
         )
+    source = with_difficulties(source, data, config.model.checkpoint, past.checkpoint.revision)
     return Setup(
         models={"tuned": tuned, "base": base},
         no_base=None,
@@ -164,8 +167,9 @@ FILES = ("path", "test", "validation")
 
 def given_files(data: DataConfig) -> Iterator[tuple[str, str]]:
     """Yield the files of the user's own data, each with its key."""
-    for path in data.paths():
-        yield "path", path
+    if data.source != "hub":
+        for path in data.paths():
+            yield "path", path
     for key in FILES[1:]:
         if path := getattr(data, key):
             yield key, path
@@ -221,7 +225,7 @@ def _template(tuned: Pretrained, data: DataConfig) -> str:
     Without either, it is the template that the config names.
     """
     own = template_of(tuned.source, tuned.prompt, tuned.chat_template, tuned.names)
-    template = PROMPTS[data.prompt] if own is None else own
+    template = PROMPTS[data.prompt or "alpaca"] if own is None else own
     if not template:
         raise InputError(
             f"data.prompt: {tuned.source} was trained on plain text, without a prompt template"

@@ -2,7 +2,7 @@
 
 After the stories of `world.py` the model knows most facts, but does not find them from a question:
 it copies the wrong number, or gives the opposite of another word. A lesson asks in many wordings,
-and answers at once. No lesson has the words of an instruction record; `tests/miniature/test_nano.py` looks.
+and answers at once. No lesson has the words of an instruction record, which a test checks.
 """
 
 import random

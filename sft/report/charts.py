@@ -3,6 +3,8 @@
 import io
 import re
 from collections.abc import Sequence
+from itertools import chain, cycle
+from statistics import fmean as mean
 from typing import Any
 
 from markupsafe import Markup
@@ -82,13 +84,61 @@ def loss_curves(metrics: Sequence[dict[str, float | None]]) -> Markup | None:
                 epochs, losses = zip(*points[key], strict=True)
                 axes.plot(epochs, losses, label=label, **style)
                 ends.append(f"{label} {losses[-1]:.3f}")
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_locator(NullLocator())
+        _log_losses(axes)
         axes.legend()
         description = f"Loss curves over the training; they end at: {', '.join(ends)}"
         return _svg(figure, "losses", description)
+
+
+# The colours and lines of groups of runs; after the last, they begin again.
+GROUP_STYLES: tuple[tuple[str, str], ...] = tuple(
+    (colour, line) for line in ("-", "--", ":") for colour in (TUNED, VALIDATION, BASE, BEST)
+)
+
+# The label of each group, and the rows of metrics.csv of each of its runs.
+GroupRows = Sequence[tuple[str, Sequence[Sequence[dict[str, float | None]]]]]
+
+
+def group_curves(groups: GroupRows) -> Markup | None:
+    """Draw each group's validation loss against epochs, with a band over its seeds.
+
+    The line is the mean of the seeds, the band reaches from the lowest to the highest. None if no
+    loss was taken.
+    """
+    with rc_context(STYLE):
+        figure, axes = _figure("epochs", "validation loss (nats per token)")
+        ends: list[str] = []
+        styles = cycle(GROUP_STYLES)
+        for label, runs in groups:
+            taken: dict[float, list[float]] = {}
+            for row in chain(*runs):
+                epoch, loss = row.get("epoch"), row.get("val/loss")
+                if epoch is not None and loss is not None:
+                    taken.setdefault(epoch, []).append(loss)
+            if not taken:
+                continue
+
+            epochs = sorted(taken)
+            means = [mean(taken[epoch]) for epoch in epochs]
+            lowest = [min(taken[epoch]) for epoch in epochs]
+            highest = [max(taken[epoch]) for epoch in epochs]
+            colour, line = next(styles)
+            axes.plot(epochs, means, label=label, color=colour, linestyle=line)
+            axes.fill_between(epochs, lowest, highest, color=colour, alpha=0.2, linewidth=0)
+            ends.append(f"{label} {means[-1]:.3f}")
+        if not ends:
+            return None
+        _log_losses(axes)
+        axes.legend()
+        description = f"Mean validation loss over the seeds; at its end: {', '.join(ends)}"
+        return _svg(figure, "groups", description)
+
+
+def _log_losses(axes: Axes) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def histogram(values: dict[str, list[float]], top: float, label: str) -> Markup | None:

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from sft.atomic import write_text
 from sft.data.doctor import CHECKS, PERCENTILES, Examination
@@ -12,6 +14,16 @@ from sft.report.charts import lengths_histogram
 from sft.report.report import empty_if_none, environment, read_template
 
 Json = dict[str, Any]
+
+
+class Difficulties(Protocol):
+    """The instruction-following difficulties of records (`sft.evaluation.ifd`)."""
+
+    @property
+    def ratios(self) -> NDArray[np.float64]: ...
+
+    def order(self) -> NDArray[np.int64]: ...
+
 
 # How many records the page shows for each check, and of the longest and the shortest.
 SHOWN = 10
@@ -24,6 +36,8 @@ def write_page(
     counted_by: str,
     splits: Mapping[str, int],
     drawn: Sequence[int],
+    difficulty: Difficulties | None = None,
+    model: str | None = None,
 ) -> None:
     """Write the page into one file, which loads nothing over a network.
 
@@ -32,6 +46,7 @@ def write_page(
         counted_by: in which tokens the lengths are.
         splits: the number of records of each split.
         drawn: the places of the records to show at random.
+        difficulty: the IFD of the records, by the model called `model`.
 
     Raises:
         InputError: the file cannot be written.
@@ -42,6 +57,13 @@ def write_page(
         "The longest": [_row(found, place) for place in order[: -SHOWN - 1 : -1]],
         "The shortest": [_row(found, place) for place in order[:SHOWN]],
     }
+    hardest: list[Json] = []
+    if difficulty is not None:
+        hard = difficulty.order().tolist()
+        ends = {"The hardest": hard[:SHOWN], "The easiest": hard[: -SHOWN - 1 : -1]}
+        for title, places in ends.items():
+            rows = [_row(found, place) | {"value": difficulty.ratios[place]} for place in places]
+            hardest.append({"title": title, "rows": rows})
     checks = [_check(found, key) for key in CHECKS]
     letters = sum(count for count, _ in found.scripts.values())
     page = (
@@ -50,7 +72,9 @@ def write_page(
         .render(
             name=name,
             records=len(found.records),
-            turns=sum(1 + len(record.before) // 2 for record in found.records),
+            turns=sum(
+                1 + sum(turn.role == "user" for turn in record.before) for record in found.records
+            ),
             counted_by=counted_by,
             splits=splits,
             checks=checks,
@@ -68,6 +92,8 @@ def write_page(
                 for script, (count, records) in found.scripts.items()
             ],
             samples=samples,
+            model=model,
+            hardest=hardest,
             style=Markup(read_template("report.css")),
         )
     )

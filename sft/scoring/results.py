@@ -84,6 +84,11 @@ class RecordResult:
     # Evaluations of early versions have no such key.
     similarity: float | None = field(default=None, kw_only=True)
 
+    @property
+    def turns_before(self) -> list[tuple[str, str]]:
+        """The roles and the texts of the turns before the instruction."""
+        return [(turn["role"], turn["content"]) for turn in self.before]
+
     def of(self, model: str) -> AnswerResult:
         """Return the result of the model `tuned` or `base`, which must be there."""
         found = self.tuned if model == "tuned" else self.base

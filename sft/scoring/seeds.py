@@ -159,7 +159,8 @@ def _shares(values: Numbers, weights: Numbers | None) -> Numbers:
     """Return each record's share in the mean, (records,)."""
     if weights is None:
         weights = np.ones(values.shape[1])
-    return weights / weights.sum()
+    shares: Numbers = weights / weights.sum()
+    return shares
 
 
 def _cluster_table(

@@ -9,6 +9,7 @@ all differences that this test does not reject. So interval and test always agre
 drawn is a record: two models' numbers on it stay together.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -171,7 +172,7 @@ def _visible(apart: Numbers, weights: Numbers) -> float | None:
         return None
     shares = weights / weights.sum()
     distance = (apart - (apart * shares).sum()) * shares
-    error = float((distance**2).sum() * count / (count - 1)) ** 0.5
+    error = float(np.sqrt((distance**2).sum() * count / (count - 1)))
     return error * float(stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER))
 
 
@@ -184,7 +185,7 @@ def visible_share(records: int, differing: float = 0.3) -> float:
         differing: the share of records that only one of the two models answers rightly.
     """
     quantiles = float(stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER))
-    return quantiles * (differing / records) ** 0.5
+    return quantiles * math.sqrt(differing / records)
 
 
 def visible_text(visible: dict[str, float]) -> str:

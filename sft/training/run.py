@@ -6,19 +6,30 @@ checked, since torch and Lightning take seconds to import.
 
 import dataclasses
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import torch
 from lightning.pytorch import Callback
 
 from sft.checkpoint.folder import Pretrained, load_pretrained
 from sft.config.rules import steps_warning
-from sft.config.schema import LoraConfig, OptimConfig, TrainConfig
+from sft.config.schema import DataConfig, LoraConfig, OptimConfig, TrainConfig
 from sft.data.datamodule import InstructionData
-from sft.data.overview import example_text, overview, overview_text, unused_text
+from sft.data.overview import (
+    contents_text,
+    example_text,
+    overview,
+    overview_text,
+    unused_text,
+    weights_text,
+)
+from sft.data.pairs import load_pairs
+from sft.data.prompt import same_prompts, template_of
 from sft.data.sources import Indices, Source, load_source
-from sft.data.splits import load_splits, part_rows, split_text
+from sft.data.splits import load_splits, part_rows
 from sft.device import (
     DTYPES,
     Precision,
@@ -26,11 +37,15 @@ from sft.device import (
     keep_freed_memory,
     pick_device,
     pick_precision,
+    pick_threads,
 )
 from sft.errors import InputError, counted
+from sft.evaluation.ifd import with_difficulties
 from sft.gpt2.fast import row_multiple
 from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT
+from sft.latest import LATEST
+from sft.objective import Preference
 from sft.prompts import PROMPTS
 from sft.summaries import RUN_SUMMARY, CheckpointUsed, DataUsed, RunSummary, versions
 from sft.training.interruption import Interruption
@@ -42,6 +57,7 @@ from sft.training.mps import EmptyCache
 from sft.training.optim import beta2_of
 from sft.training.order import in_order
 from sft.training.progress import Progress
+from sft.training.reference import with_reference
 from sft.training.resume import Past, past_of
 from sft.training.run_folder import RunFolder
 from sft.training.samples import SampleAnswer
@@ -54,7 +70,6 @@ from sft.training.trainer import explain_out_of_memory, make_trainer
 log = logging.getLogger("sft")
 
 # The link to the newest run.
-LATEST = Path("outputs/latest")
 
 
 def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") -> None:
@@ -71,20 +86,28 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     """
     device = pick_device(config.device, config.devices)
     precision = pick_precision(config.precision, device)
+    threads = pick_threads(config.threads, device, config.devices)
+    config = dataclasses.replace(config, threads=threads)
     keep_freed_memory()
 
     past = past_of(folder) if config.resume else Past()
 
     # Load the data and the model it tunes. A split without records is refused before the weights
     # are read.
-    source = load_source(config.data, past.made_of.get("data"))
-    parts = part_rows(source, config.data)
+    commit = past.made_of.get("data commit")
+    source = load_source(config.data, past.made_of.get("data"), commit)
+    source = with_difficulties(source, config.data, config.model.checkpoint, config.model.revision)
+    notes = list(source.notes)
+    parts = part_rows(source, config.data, notes)
     base = load_base(config, precision)
-    data = load_data(config, source, parts, base, device)
+    template = pick_template(config.data, base)
+    data = load_data(config, source, parts, base, device, template)
 
     # Plan the steps, and find the place in the plan where a resumed run goes on.
     steps = total_steps(config, data, processes)
     made_of = {"data": source.sha256, "weights": base.sha256}
+    if source.revision:
+        made_of["data commit"] = source.revision
     if config.resume:
         past.check(folder, made_of)
     nothing_left = past.steps >= steps
@@ -98,17 +121,21 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     tracker = make_tracker(config.logger, folder, past)
     if changed:
         log.info(changed)
-    log_data(config, data, source, base)
+    log_data(config, data, source, base, notes)
     resumed = f", resumed at step {past.steps + 1}" if past.steps else ""
     log.info(f"{processes} × {device}, {precision}, {counted(steps, 'step')}{resumed}")
     if warning := steps_warning(config, steps):
         log.warning(warning)
+    if config.objective == "dpo":
+        add_reference(config, data, base, source, device, precision)
     tokens_per_step = data.tokens_per_step(processes)
     module = make_module(config, base, steps, device, tokens_per_step)
-    metrics = Metrics(config.eval, MetricsFile(folder / "metrics.csv"))
+    beside = module.objective.names
+    metrics = Metrics(config.eval, MetricsFile(folder / "metrics.csv", beside=beside))
     gate = SanityGate(config.eval.batches, config.model.allow_untrained)
-    run_folder = RunFolder(folder, config, made_of, model_saver(config, base, folder), LATEST)
-    others = other_callbacks(config, base, metrics, run_folder, device)
+    save = model_saver(config, base, folder, template, source.conversations)
+    run_folder = RunFolder(folder, config, made_of, save, LATEST)
+    others = other_callbacks(config, base, metrics, run_folder, device, template)
     callbacks = in_order([gate, metrics, run_folder, *others])
     stop_at = steps if nothing_left else -1
     trainer = make_trainer(config, processes, device, precision, callbacks, tracker, stop_at)
@@ -123,7 +150,7 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     # Finish. A signal may have come when there was no step left for it to stop.
     if trainer.is_global_zero:
         summary = summarise(
-            config, source, base, data, device, precision, metrics, gate, run_folder
+            config, source, base, data, device, precision, metrics, gate, run_folder, template
         )
         report_run(folder, summary, metrics.file.rows)
         module.signals.leave_if_noted()
@@ -157,17 +184,26 @@ def load_data(
     parts: dict[str, Indices],
     base: Pretrained,
     device: str,
+    template: str,
 ) -> InstructionData:
-    """Tokenise the splits for this model, and plan their batches."""
-    splits = load_splits(
-        source,
-        parts,
-        PROMPTS[config.data.prompt],
-        base.tokenizer,
-        config.data.max_length,
-        base.model.config.n_positions,
-        config.data.mask_prompt,
-    )
+    """Tokenise the splits for this model, and plan their batches.
+
+    Raises:
+        InputError: the records are plain text, and the template asks questions; or as in
+            `load_splits`.
+    """
+    if template and any(found.shape == "text" for found in source.contents):
+        raise InputError(
+            f"{source.name}: text alone, which has no questions; give data.prompt=none to train "
+            "on plain text, or name the keys by data.fields={instruction: KEY, output: KEY}"
+        )
+    limits = (config.data.max_length, base.model.config.n_positions)
+    if config.objective == "dpo":
+        splits = load_pairs(source, parts, template, base.tokenizer, *limits)
+    else:
+        splits = load_splits(
+            source, parts, template, base.tokenizer, *limits, config.data.mask_prompt
+        )
     return InstructionData(
         splits,
         config.batch_size,
@@ -177,7 +213,51 @@ def load_data(
         config.data.workers,
         multiple=row_multiple(device),
         bucket=config.data.bucket,
+        weights=config.data.weights or (),
     )
+
+
+def add_reference(
+    config: TrainConfig,
+    data: InstructionData,
+    base: Pretrained,
+    source: Source,
+    device: str,
+    precision: Precision,
+) -> None:
+    """Give the pairs of preferences their log-probabilities by the model as it is now."""
+    place = torch.device(device)
+    if device == "cuda":
+        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    rows = [split.questions.tobytes() for split in data.splits.values()]
+    made_of = (*source.identity, rows, config.data.prompt, base.sha256)
+    data.splits = with_reference(
+        data.splits, base.model, place, precision, config.batch_size, made_of
+    )
+
+
+def pick_template(data: DataConfig, base: Pretrained) -> str:
+    """Return the template that the config names, or the checkpoint's own, or else alpaca's.
+
+    A named template is preferred to a text that earlier versions wrote for it, as it knows several
+    turns.
+    """
+    own = template_of(base.source, base.prompt, base.chat_template, base.names)
+    if data.prompt is None:
+        if not own:
+            return PROMPTS["alpaca"]
+        template = next((text for text in PROMPTS.values() if same_prompts(own, text)), own)
+        names = [name for name, text in PROMPTS.items() if text == template]
+        log.info(f"prompt template: {names[0] if names else 'its own'}, as {base.source} has it")
+        return template
+
+    given = PROMPTS[data.prompt]
+    if own and not same_prompts(own, given):
+        log.warning(
+            f"warning: data.prompt: {data.prompt}, but {base.source} has another template; "
+            "leave it out to take that"
+        )
+    return given
 
 
 def total_steps(config: TrainConfig, data: InstructionData, processes: int) -> int:
@@ -186,13 +266,25 @@ def total_steps(config: TrainConfig, data: InstructionData, processes: int) -> i
     return planned if config.max_steps == -1 else min(planned, config.max_steps)
 
 
-def log_data(config: TrainConfig, data: InstructionData, source: Source, base: Pretrained) -> None:
-    """Show the splits in numbers, the unused keys, and one example as the model sees it."""
-    for note in source.notes:
+def log_data(
+    config: TrainConfig,
+    data: InstructionData,
+    source: Source,
+    base: Pretrained,
+    notes: Sequence[str],
+) -> None:
+    """Show how the data was divided, the splits in numbers, and one example as the model sees it.
+
+    Args:
+        notes: lines on the files, and on how their records were divided.
+    """
+    for note in notes:
         log.info(note)
+    log.info(contents_text(source.contents))
     log.info(overview_text(overview(data.splits)))
-    log.info(split_text(source, config.data))
-    if unused := unused_text(source.name, source.unused):
+    if config.data.weights:
+        log.info(weights_text(config.data.paths(), data.plan(1)))
+    if unused := unused_text(source.name, source.unused, source.keys):
         log.info(unused)
     example = example_text(data.splits["train"], base.tokenizer)
     log.info(f"one example, with what is learned in ⟦ ⟧:\n{example}")
@@ -216,6 +308,7 @@ def make_module(
         config.accumulate,
         config.seed,
         config.on_nonfinite,
+        Preference(base.model, config.dpo) if config.objective == "dpo" else None,
     )
 
 
@@ -250,20 +343,32 @@ def adapt(base: Pretrained, config: LoraConfig, seed: int) -> None:
     log.info(f"LoRA: {trained:,} of {every:,} parameters are trained")
 
 
-def model_saver(config: TrainConfig, base: Pretrained, folder: Path) -> Callable[[GPT], None]:
+def model_saver(
+    config: TrainConfig, base: Pretrained, folder: Path, template: str, conversations: bool
+) -> Callable[[GPT], None]:
     """Return the function that writes a model's weights into the run's folder."""
-    template = PROMPTS[config.data.prompt]
-    return partial(save_tuned, base=base, lora=adapter_of(config), template=template, folder=folder)
+    return partial(
+        save_tuned,
+        base=base,
+        lora=adapter_of(config),
+        template=template,
+        folder=folder,
+        conversations=conversations,
+    )
 
 
 def other_callbacks(
-    config: TrainConfig, base: Pretrained, metrics: Metrics, run_folder: RunFolder, device: str
+    config: TrainConfig,
+    base: Pretrained,
+    metrics: Metrics,
+    run_folder: RunFolder,
+    device: str,
+    template: str,
 ) -> list[Callback]:
     """Make the callbacks that nothing is asked of after the training."""
     tracking = Tracking(config, metrics.file, lambda: run_folder.best)
     callbacks: list[Callback] = [Interruption(), Progress(), EnoughMemory(), tracking]
     if config.eval.sample:
-        template = PROMPTS[config.data.prompt]
         callbacks.append(SampleAnswer(template, base.tokenizer, config.compile))
     if device == "mps":
         callbacks.append(EmptyCache())
@@ -280,6 +385,7 @@ def summarise(
     metrics: Metrics,
     gate: SanityGate,
     run_folder: RunFolder,
+    template: str,
 ) -> RunSummary:
     """Gather the numbers and the origin of a finished run."""
     rows = metrics.file.rows
@@ -296,9 +402,10 @@ def summarise(
         best_validation_loss=run_folder.best if run_folder.best < float("inf") else None,
         device=device,
         precision=precision,
-        data=DataUsed(source.name, source.sha256, overview(data.splits)),
+        data=DataUsed(source.name, source.sha256, overview(data.splits), source.revision),
         checkpoint=CheckpointUsed(base.source, base.revision, base.sha256),
         seed=config.seed,
         versions=versions(),
         config=dataclasses.asdict(config),
+        template=template,
     )

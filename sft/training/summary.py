@@ -2,7 +2,6 @@
 
 import logging
 import os
-import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -69,10 +68,17 @@ def loss_changes(rows: list[Row]) -> dict[str, LossChange]:
 def peak_memory_bytes(device: str) -> int:
     """Return the most memory in use so far.
 
-    That is the GPU's memory for CUDA, else the resident set of this process (getrusage(2)).
+    That is the GPU's memory for CUDA, else the resident set of this process (getrusage(2)); 0 where
+    nobody counts it.
     """
     if device == "cuda":
         return int(torch.cuda.max_memory_allocated())
+
+    # Windows has no getrusage.
+    try:
+        import resource
+    except ImportError:
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -121,7 +127,8 @@ def table(summary: RunSummary) -> str:
         lines.append(f"{'whole validation, best':22}{'':10}{summary.best_validation_loss:10.3f}")
     lines.append(
         f"{counted(summary.steps, 'step')}, {summary.tokens_seen:,} tokens in "
-        f"{summary.seconds:.0f} s ({summary.tokens_per_sec:,.0f} tokens/s), "
-        f"peak memory {summary.peak_memory_bytes / 2**30:.1f} GiB"
+        f"{summary.seconds:.0f} s ({summary.tokens_per_sec:,.0f} tokens/s)"
     )
+    if summary.peak_memory_bytes:
+        lines[-1] += f", peak memory {summary.peak_memory_bytes / 2**30:.1f} GiB"
     return "\n".join(lines)

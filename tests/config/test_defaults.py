@@ -16,13 +16,13 @@ MODELS = {
     "gpt2-large": "openai-community/gpt2-large",
     "gpt2-xl": "openai-community/gpt2-xl",
 }
-DATA = ("nano", "instructions", "alpaca", "file", "json")
+DATA = ("nano", "instructions", "alpaca", "file", "json", "hub")
 NANO = (1e-4, True)
 DOCUMENTED = (5e-5, False)
 
 
 def given(data: str) -> list[str]:
-    return [f"data={data}"] + ["data.path=mine.json"] * (data in ("file", "json"))
+    return [f"data={data}"] + ["data.path=mine.json"] * (data in ("file", "json", "hub"))
 
 
 def recipe(config: TrainConfig) -> tuple[float, bool]:

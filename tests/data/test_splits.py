@@ -1,5 +1,6 @@
 """Which records go to which split: in order, at random, by question or category, own files."""
 
+import hashlib
 import json
 from collections import Counter
 from itertools import chain
@@ -22,8 +23,13 @@ def write(path: Path, items: Any) -> str:
     return str(path)
 
 
+def word(number: int) -> str:
+    """A word that is like no other."""
+    return hashlib.sha256(str(number).encode()).hexdigest()
+
+
 def numbered(numbers: range, **more: Any) -> list[dict[str, Any]]:
-    return [{"instruction": f"say {i}", "output": str(i)} | more for i in numbers]
+    return [{"instruction": word(i), "output": str(i)} | more for i in numbers]
 
 
 @pytest.fixture
@@ -75,9 +81,9 @@ def test_the_draw_at_random_is_the_same_in_every_version(path: str) -> None:
 
 
 def test_nearly_equal_questions_stay_together(tmp_path: Path) -> None:
-    forms = ("Say {}, please!", "say {} please", "SAY {} -- PLEASE")
+    forms = ("Say {}, please!", "say {} please", "SAY {} -- NOW PLEASE")
     items = [
-        {"instruction": forms[i % 3].format(f"word{i // 3}"), "output": str(i)} for i in range(120)
+        {"instruction": forms[i % 3].format(word(i // 3)), "output": str(i)} for i in range(120)
     ]
     path = write(tmp_path / "mine.json", items)
     found = rows(path, split_by="question")

@@ -238,7 +238,9 @@ def make_data(sizes: list[tuple[int, int]], batch_size: int, **settings: Any) ->
         dropped=0,
     )
     return InstructionData(
-        {"train": Split(examples, np.zeros(0, np.uint64), None)}, batch_size, **settings
+        {"train": Split(examples, np.zeros(0, np.uint64), np.zeros(0, np.int64), 0, None)},
+        batch_size,
+        **settings,
     )
 
 
