@@ -42,4 +42,4 @@ class Bar(tqdm):  # type: ignore[type-arg]
             # Without a width, tqdm writes the numbers alone.
             file = Lines(file)  # type: ignore[assignment]
             options["ncols"] = 0
-        super().__init__(*arguments, file=file, **options)
+        super().__init__(*arguments, file=file, **options)  # type: ignore[call-overload]

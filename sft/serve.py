@@ -167,7 +167,7 @@ def serve(arguments: argparse.Namespace) -> None:
             raise InputError(f"--add: {name} is given twice")
         chat_models[name] = load_tuned(run, placement)
 
-    engines = {}
+    engines: dict[str, Engine] = {}
     for name, chat_model in chat_models.items():
         others = [engine.chat_model.model for engine in engines.values()]
         shared = share_weights(chat_model.model, others)

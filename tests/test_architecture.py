@@ -74,6 +74,7 @@ DOORS = (
     "sft/convert_openai.py",
     "sft/export.py",
     "sft/import_book.py",
+    "sft/prefer.py",
     "sft/serve.py",
 )
 

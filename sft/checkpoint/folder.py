@@ -75,6 +75,7 @@ class Pretrained:
             adapter's.
         names: special tokens, by the names that chat templates use for them.
         conversations: it was tuned on conversations of several turns.
+        lora: of the adapters that `finetune` gave the model; its other weights are the file's.
     """
 
     model: GPT
@@ -89,6 +90,7 @@ class Pretrained:
     adapter: AdapterConfig | None = None
     names: dict[str, str] = field(default_factory=dict)
     conversations: bool = False
+    lora: LoraConfig | None = None
 
 
 def load_pretrained(

@@ -339,6 +339,11 @@ UNREAD_BY_TRAIN: tuple[Unread[TrainConfig], ...] = (
         "would not be read without an adapter; add lora=default",
     ),
     Unread(
+        ("data.too_long",),
+        lambda config, sweep: config.objective == "dpo" and config.data.too_long != "cut",
+        "objective=dpo cuts both answers; leave it out",
+    ),
+    Unread(
         ("dpo.",),
         lambda config, sweep: config.objective != "dpo",
         "would not be read by objective=sft; add objective=dpo",
@@ -420,6 +425,7 @@ UNREAD_BY_EVALUATE: tuple[Unread[EvaluateConfig], ...] = (
             "data.shuffle",
             "data.bucket",
             "data.workers",
+            "data.too_long",
             "data.weights",
             "data.drop_empty",
             "data.keep",

@@ -35,6 +35,9 @@ Penalty = Annotated[float, Ge(-2), Le(2)]
 NotNegative = Annotated[float, Ge(0)]
 AboveZero = Annotated[float, Gt(0)]
 
+# What becomes of a record that is longer than data.max_length.
+TooLong = Literal["cut", "drop", "split"]
+
 PromptName = Annotated[str, OneOf(tuple(PROMPTS))]
 
 # The data sets that are the user's own files: `json` is the older name.
@@ -105,6 +108,7 @@ class DataConfig:
     prompt: PromptName | None = None
     mask_prompt: bool = False
     max_length: Annotated[int, Ge(2)] | None = None
+    too_long: TooLong = "cut"
     shuffle: bool = True
     bucket: bool = False
     workers: Natural = 0
@@ -228,6 +232,7 @@ class TrainConfig:
     on_nonfinite: Literal["stop", "skip"] = "stop"
     logger: Literal["tensorboard", "csv", "wandb", "mlflow", "none"] = "tensorboard"
     compile: bool = False
+    profile: bool = False
     activation_checkpointing: bool = False
     evaluate: bool = False
     judge: JudgeConfig = field(default_factory=JudgeConfig)

@@ -105,7 +105,7 @@ def main() -> None:
     hard = difficulties(source, given.ifd, template) if given.ifd else None
     drawn = random.Random(given.seed).sample(range(len(records)), min(10, len(records)))
     splitting = {name: len(rows) for name, rows in splits.items()}
-    unused = unused_text(source.name, source.unused)
+    unused = unused_text(source.name, source.unused, source.keys)
     for note in [*source.notes, *([unused] if unused else [])]:
         print(note)
     print(summary_text(found, source.name, counted_by, splitting, drawn))

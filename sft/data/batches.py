@@ -181,33 +181,75 @@ def _count(
     return np.fromiter(counts, np.int64, len(starts))
 
 
-def as_examples(texts: Texts, eot: int, max_length: int, mask_prompt: bool) -> Examples:
+def as_examples(
+    texts: Texts, eot: int, max_length: int, mask_prompt: bool, drop_long: bool = False
+) -> Examples:
     """Cut each text to `max_length` tokens, and drop the rows that keep no answer.
 
-    The limit is for prompt and answer together. A row that is cut loses its end token.
+    The limit is for prompt and answer together. A row that is cut loses its end token. A record in
+    pieces has a row for each.
+
+    Args:
+        drop_long: drop the rows that would be cut.
     """
+    records, starts, whole, prompts = _rows(texts)
+
     # The last token of a text is only a label, so the model reads one token fewer.
-    whole = texts.sizes
     sizes = np.minimum(whole, max_length + 1)
 
     # The last answer is there, or else an earlier one must be. Nothing predicts the first token.
-    keeps = sizes > np.maximum(texts.prompts, 1)
-    starts = texts.starts[~keeps]
-    keeps[~keeps] = _count(texts.answers, starts + 1, starts + sizes[~keeps]) > 0
+    keeps = sizes > np.maximum(prompts, 1)
+    places = starts[~keeps]
+    keeps[~keeps] = _count(texts.answers, places + 1, places + sizes[~keeps]) > 0
+    if drop_long:
+        keeps &= whole == sizes
     rows = np.flatnonzero(keeps)
     return Examples(
         tokens=texts.tokens,
         answers=texts.answers,
-        starts=texts.starts[rows],
+        starts=starts[rows],
         sizes=sizes[rows],
-        prompts=texts.prompts[rows],
-        records=rows,
+        prompts=prompts[rows],
+        records=records[rows],
         eot=eot,
         max_length=max_length,
         mask_prompt=mask_prompt,
         cut=int((whole > sizes)[rows].sum()),
         dropped=len(whole) - len(rows),
     )
+
+
+def _rows(texts: Texts) -> tuple[NDArray[Any], ...]:
+    """Return record, start, size and last answer's place of each row; a piece is a row."""
+    records = np.arange(len(texts.sizes))
+    if not len(texts.pieces):
+        return records, texts.starts, texts.sizes, texts.prompts
+
+    # The pieces of other records than these lie behind all texts, or between them.
+    order = np.argsort(texts.starts, kind="stable")
+    place = np.searchsorted(texts.starts[order], texts.pieces, side="right") - 1
+    owners = order[np.maximum(place, 0)]
+    ends = texts.starts + texts.sizes
+    inside = (place >= 0) & (texts.pieces < ends[owners])
+    of_pieces = owners[inside]
+
+    records = np.concatenate([records, of_pieces])
+    starts = np.concatenate([texts.starts, texts.pieces[inside]])
+    order = np.lexsort((starts, records))
+    records = records[order]
+    starts = starts[order]
+
+    # A row ends where the next one of its record begins, or with its record.
+    sizes = ends[records] - starts
+    follows = np.flatnonzero(records[:-1] == records[1:])
+    sizes[follows] = starts[follows + 1] - starts[follows]
+
+    # The last answer is the run of answer tokens at the end.
+    prompts = np.empty(len(records), dtype=np.int32)
+    for row, (start, size) in enumerate(zip(starts.tolist(), sizes.tolist(), strict=True)):
+        others = np.flatnonzero(~texts.answers[start : start + size])
+        prompts[row] = others[-1] + 1 if len(others) else 0
+    return records, starts, sizes, prompts
 
 
 def encode(

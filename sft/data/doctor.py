@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import tiktoken
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from sft.bars import Bar
 from sft.data.loops import repeats_itself
 from sft.data.neighbours import CLOSE, NEAR, nearest, question, spare
 from sft.data.records import Record
 from sft.data.selection import is_empty
+from sft.data.sources import Indices
 from sft.data.tokens import tokenise
 from sft.errors import InputError
 
@@ -161,7 +162,7 @@ class Examination:
 
 def examine(
     records: list[Record],
-    splits: Mapping[str, Sequence[int]],
+    splits: Mapping[str, Indices],
     template: str,
     tokenizer: tiktoken.Encoding,
     context: int,
@@ -177,7 +178,7 @@ def examine(
     skipped: dict[str, str] = {}
 
     # Lengths, as training counts them: the last token of a text is only a label.
-    texts = tokenise(tqdm(records, "tokenising", leave=False, delay=1), template, tokenizer)
+    texts = tokenise(Bar(records, "tokenising", leave=False, delay=1), template, tokenizer)
     prompts = texts.prompts.astype(np.int64)
     answers = texts.sizes - prompts
     marked["too-long"] = np.flatnonzero(prompts + answers > context + 1)
@@ -191,7 +192,7 @@ def examine(
         if check.applies and name not in skipped
     }
     places: dict[str, list[int]] = {name: [] for name in single}
-    for place, record in enumerate(tqdm(records, "checking", leave=False, delay=1)):
+    for place, record in enumerate(Bar(records, "checking", leave=False, delay=1)):
         for name, applies in single.items():
             if applies(record):
                 places[name].append(place)
@@ -217,7 +218,7 @@ def examine(
     )
 
 
-def _shared(questions: Sequence[str], rows: Sequence[int], train: Sequence[int]) -> Shared:
+def _shared(questions: Sequence[str], rows: Indices, train: Indices) -> Shared:
     asked = [questions[row] for row in rows]
     known = [questions[row] for row in train]
     places, similarities = nearest(asked, known)

@@ -9,6 +9,7 @@ are counted as one wherever rows are planned, and come apart only in the batch:
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tiktoken
@@ -57,8 +58,8 @@ class Pairs(Examples):
         totals: tuple[int, int] = (0, 0),
     ) -> Batch:
         """Collate pairs. Whatever `mask_prompt` says, only answers have labels."""
-        both = self.rows_read(np.asarray(rows, np.int64)) if len(rows) else []
-        batch = super().batch(list(both), True, multiple, totals)
+        both = self.rows_read(np.array(rows, np.int64))
+        batch = super().batch(both.tolist(), True, multiple, totals)
         if self.reference is None or not len(rows):
             return batch
         return batch._replace(reference=torch.from_numpy(self.reference[both]))
@@ -69,7 +70,7 @@ def as_pairs(chosen: Examples, rejected: Examples) -> Pairs:
     kept = np.intersect1d(chosen.records, rejected.records)
     rows = [np.isin(examples.records, kept) for examples in (chosen, rejected)]
 
-    def joined(name: str) -> NDArray[np.int64]:
+    def joined(name: str) -> NDArray[Any]:
         parts = (chosen, rejected)
         found = [getattr(part, name)[row] for part, row in zip(parts, rows, strict=True)]
         if name == "starts":
@@ -108,7 +109,7 @@ def load_pairs(
     max_length = longest(max_length, context)
     records = source.records
     for number, record in enumerate(records, 1):
-        check_pair(record, f"{source.path}: record {number}")
+        check_pair(record, f"{source.name}: record {number}")
 
     entries = source.entries()
     splits = {}

@@ -138,7 +138,8 @@ class Source:
         """Return for each record used the number of its path in data.path."""
         numbers = [block.entry for block in self.blocks]
         places = np.repeat(numbers, [block.records for block in self.blocks])
-        return places[np.asarray(self.chosen)]
+        found: Indices = places[np.asarray(self.chosen)]
+        return found
 
     def measured(self, name: str, measure: Callable[[Iterator[Record]], Iterable[int]]) -> Indices:
         """Return a number for each record used, in one pass; of large files from the cache.
@@ -201,9 +202,9 @@ def load_source(config: DataConfig, known: str | None = None, commit: str | None
     roles: list[tuple[str | None, int, Path]] = [
         (None, entry, path) for entry, paths in enumerate(entries) for path in paths
     ]
-    for split in OWN:
-        if own := getattr(config, split):
-            roles += [(split, 0, path) for path in _files_at(own)]
+    for part in OWN:
+        if own := getattr(config, part):
+            roles += [(part, 0, path) for path in _files_at(own)]
     _check_twice([path for _, _, path in roles])
     files = tuple(File(path, _hash(path)) for _, _, path in roles)
     sha256 = _joint_hash(files, [split for split, _, _ in roles])

@@ -142,12 +142,12 @@ def identity(judge: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def check_same_records(first: Evaluation, second: Evaluation) -> None:
     """Raise InputError, with the key that is to blame, if two were not asked the same records."""
-    one, other = first.summary.split, second.summary.split
-    if one != other:
+    split = first.summary.split
+    if second.summary.split != split:
         raise InputError(
-            f"compare: {first.name} was last evaluated on its {one} split and {second.name} on its "
-            f"{other} split; evaluate one of them again: python evaluate.py "
-            f"{setting('run', second.name)} split={one}"
+            f"compare: {first.name} was last evaluated on its {split} split and {second.name} on "
+            f"its {second.summary.split} split; evaluate one of them again: python evaluate.py "
+            f"{setting('run', second.name)} split={split}"
         )
     pairs = zip_longest(map(_texts, first.rows), map(_texts, second.rows))
     for number, (one, other) in enumerate(pairs, 1):
@@ -162,7 +162,7 @@ def check_same_records(first: Evaluation, second: Evaluation) -> None:
 
 def _key_that_differs(first: EvaluationSummary, second: EvaluationSummary) -> str:
     """Return the first setting of the records that differs, with both values; or nothing."""
-    keys = ("split", "limit", "data.split", "data.sample", "data.sample_seed", "data.path")
+    keys = ("limit", "data.split", "data.sample", "data.sample_seed", "data.path")
     settings = [flat(summary.config) for summary in (first, second)]
     for key in keys:
         one, other = (values.get(key) for values in settings)

@@ -18,6 +18,7 @@ from scipy.sparse.csgraph import connected_components
 
 from sft.atomic import read_numbers, write_json
 from sft.config.loading import flat
+from sft.data import neighbours
 from sft.errors import InputError
 from sft.evaluation.compare import Evaluation, check_same_records, identity, read_evaluation
 from sft.metrics import BY_NAME, METRICS, same_text
@@ -176,10 +177,11 @@ def _only_label(member: Member) -> str:
 def clusters_of(rows: Sequence[RecordResult]) -> Clusters:
     """Return the number of each record's cluster, (records,).
 
-    Records of one category form a cluster, and so do records with the same question. With fewer
-    than six categories, categories do not count: that would leave too little to draw from.
+    Records of one category form a cluster, and so do records whose questions are nearly equal. With
+    fewer than six categories, categories do not count: that would leave too little to draw from.
     """
-    labels: list[list[Any]] = [[(row.instruction, row.input) for row in rows]]
+    texts = [f"{row.instruction}\n{row.input}" for row in rows]
+    labels: list[list[Any]] = [neighbours.groups(texts).tolist()]
     categories = {row.category for row in rows if row.category is not None}
     if len(categories) >= FEWEST:
         labels.append([row.category or f"record {row.record}" for row in rows])
@@ -476,7 +478,7 @@ def basis_text(found: Json) -> str:
         parts.append(f"{found['records']} records of the {found['split']} split")
     text = " and ".join(parts)
     if 0 < found["clusters"] < found["records"]:
-        text += f" in {found['clusters']} clusters (a category, or the same question)"
+        text += f" in {found['clusters']} clusters (a category, or nearly equal questions)"
     return text
 
 

@@ -17,11 +17,11 @@ from sft.checkpoint.folder import Pretrained, load_pretrained
 from sft.config.schema import DataConfig
 from sft.data.batches import Examples, encode
 from sft.data.cache import Arrays, cached
+from sft.data.prompt import pick_template, template_of
 from sft.data.sources import Source
 from sft.device import pick_device, pick_precision
 from sft.errors import InputError
 from sft.evaluation.loss import losses
-from sft.prompts import PROMPTS
 
 BATCH_SIZE = 16
 
@@ -90,9 +90,9 @@ def with_difficulties(
     """
     if data.keep == 1 or data.keep_by != "ifd":
         return source
-    found = difficulty(
-        source, load_pretrained(checkpoint, revision, device="meta"), PROMPTS[data.prompt]
-    )
+    base = load_pretrained(checkpoint, revision, device="meta")
+    own = template_of(base.source, base.prompt, base.chat_template, base.names)
+    found = difficulty(source, base, pick_template(data.prompt, own, base.source))
     order = found.order()
     scores = np.full(len(found.ratios), -np.inf)
     scores[order] = -np.arange(len(order), dtype=np.float64)

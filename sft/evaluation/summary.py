@@ -156,8 +156,8 @@ def _duplicates(summary: EvaluationSummary) -> list[str]:
     if not near:
         return []
     remark = (
-        f"{near} of the records have a near neighbour in train or validation, "
-        f"{known['exact']} of them word for word"
+        f"near neighbours in train or validation: {near} of the records have one, "
+        f"{known['exact']} of these word for word"
     )
     without = known.get("without") or {}
     if not without.get("tuned"):

@@ -24,42 +24,50 @@ from sft.objective import row_logprobs
 def with_reference(
     splits: dict[str, Split],
     model: GPT,
+    weights: str,
     device: torch.device,
     precision: Precision,
     batch_size: int,
-    made_of: object,
 ) -> dict[str, Split]:
     """Return the splits with the log-probabilities of the pairs that training and validation read.
 
     Args:
         model: as it is before training; it stays on the device.
-        made_of: names data, template and weights, for the cache.
+        weights: their hash, for the cache.
     """
+    pairs = {name: _pairs(splits[name]) for name in ("train", "validation")}
 
     def make() -> Arrays:
         model.to(device).eval()
         return {
-            name: logprobs(splits[name].examples, model, device, precision, batch_size)
-            for name in ("train", "validation")
+            name: logprobs(examples, model, device, precision, batch_size)
+            for name, examples in pairs.items()
         }
 
-    parts = (made_of, device.type, precision, batch_size, splits["train"].examples.max_length)
-    found = cached(f"reference-{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}", make)
+    # The name in the cache is a hash of everything that the numbers are made from.
+    name = hashlib.sha256(repr((weights, device.type, precision, batch_size)).encode())
+    for examples in pairs.values():
+        for array in (examples.tokens, examples.starts, examples.sizes, examples.prompts):
+            name.update(np.ascontiguousarray(array).data)
+    found = cached(f"reference-{name.hexdigest()[:32]}", make)
+
     filled = dict(splits)
-    for name, values in found.items():
-        examples = splits[name].examples
-        assert isinstance(examples, Pairs)
-        with_values = dataclasses.replace(examples, reference=np.array(values))
-        filled[name] = dataclasses.replace(splits[name], examples=with_values)
+    for part, examples in pairs.items():
+        with_values = dataclasses.replace(examples, reference=np.array(found[part]))
+        filled[part] = dataclasses.replace(splits[part], examples=with_values)
     return filled
+
+
+def _pairs(split: Split) -> Pairs:
+    assert isinstance(split.examples, Pairs)
+    return split.examples
 
 
 @torch.no_grad()
 def logprobs(
-    pairs: object, model: GPT, device: torch.device, precision: Precision, batch_size: int
+    pairs: Pairs, model: GPT, device: torch.device, precision: Precision, batch_size: int
 ) -> NDArray[np.float32]:
     """Return the log-probability of each row's answer, (rows,), in nats."""
-    assert isinstance(pairs, Pairs)
     found = np.zeros(len(pairs.prompts), np.float32)
     starts = range(0, len(pairs), batch_size)
     for start in tqdm(starts, "reference", leave=False, delay=1):

@@ -22,6 +22,7 @@ CHANGEABLE = {
     "device",
     "data.workers",
     "logger",
+    "profile",
     "resume",
     "checkpoint.every",
     "checkpoint.minutes",

@@ -16,7 +16,7 @@ from lightning.pytorch import Callback
 
 from sft.checkpoint.folder import Pretrained, load_pretrained
 from sft.config.rules import steps_warning
-from sft.config.schema import DataConfig, LoraConfig, OptimConfig, TrainConfig
+from sft.config.schema import LoraConfig, OptimConfig, TrainConfig
 from sft.data.datamodule import InstructionData
 from sft.data.overview import (
     contents_text,
@@ -27,7 +27,7 @@ from sft.data.overview import (
     weights_text,
 )
 from sft.data.pairs import load_pairs
-from sft.data.prompt import same_prompts, template_of
+from sft.data.prompt import pick_template, template_of
 from sft.data.sources import Indices, Source, load_source
 from sft.data.splits import load_splits, part_rows
 from sft.device import (
@@ -46,7 +46,6 @@ from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT
 from sft.latest import LATEST
 from sft.objective import Preference
-from sft.prompts import PROMPTS
 from sft.summaries import RUN_SUMMARY, CheckpointUsed, DataUsed, RunSummary, versions
 from sft.training.interruption import Interruption
 from sft.training.memory import EnoughMemory
@@ -56,6 +55,7 @@ from sft.training.module import InstructionTuner
 from sft.training.mps import EmptyCache
 from sft.training.optim import beta2_of
 from sft.training.order import in_order
+from sft.training.profile import Profile
 from sft.training.progress import Progress
 from sft.training.reference import with_reference
 from sft.training.resume import Past, past_of
@@ -100,7 +100,8 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     notes = list(source.notes)
     parts = part_rows(source, config.data, notes)
     base = load_base(config, precision)
-    template = pick_template(config.data, base)
+    own = template_of(base.source, base.prompt, base.chat_template, base.names)
+    template = pick_template(config.data.prompt, own, base.source)
     data = load_data(config, source, parts, base, device, template)
 
     # Plan the steps, and find the place in the plan where a resumed run goes on.
@@ -127,7 +128,7 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     if warning := steps_warning(config, steps):
         log.warning(warning)
     if config.objective == "dpo":
-        add_reference(config, data, base, source, device, precision)
+        add_reference(config, data, base, device, precision)
     tokens_per_step = data.tokens_per_step(processes)
     module = make_module(config, base, steps, device, tokens_per_step)
     beside = module.objective.names
@@ -202,7 +203,13 @@ def load_data(
         splits = load_pairs(source, parts, template, base.tokenizer, *limits)
     else:
         splits = load_splits(
-            source, parts, template, base.tokenizer, *limits, config.data.mask_prompt
+            source,
+            parts,
+            template,
+            base.tokenizer,
+            *limits,
+            config.data.mask_prompt,
+            config.data.too_long,
         )
     return InstructionData(
         splits,
@@ -221,7 +228,6 @@ def add_reference(
     config: TrainConfig,
     data: InstructionData,
     base: Pretrained,
-    source: Source,
     device: str,
     precision: Precision,
 ) -> None:
@@ -229,35 +235,9 @@ def add_reference(
     place = torch.device(device)
     if device == "cuda":
         place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    rows = [split.questions.tobytes() for split in data.splits.values()]
-    made_of = (*source.identity, rows, config.data.prompt, base.sha256)
     data.splits = with_reference(
-        data.splits, base.model, place, precision, config.batch_size, made_of
+        data.splits, base.model, base.sha256, place, precision, config.batch_size
     )
-
-
-def pick_template(data: DataConfig, base: Pretrained) -> str:
-    """Return the template that the config names, or the checkpoint's own, or else alpaca's.
-
-    A named template is preferred to a text that earlier versions wrote for it, as it knows several
-    turns.
-    """
-    own = template_of(base.source, base.prompt, base.chat_template, base.names)
-    if data.prompt is None:
-        if not own:
-            return PROMPTS["alpaca"]
-        template = next((text for text in PROMPTS.values() if same_prompts(own, text)), own)
-        names = [name for name, text in PROMPTS.items() if text == template]
-        log.info(f"prompt template: {names[0] if names else 'its own'}, as {base.source} has it")
-        return template
-
-    given = PROMPTS[data.prompt]
-    if own and not same_prompts(own, given):
-        log.warning(
-            f"warning: data.prompt: {data.prompt}, but {base.source} has another template; "
-            "leave it out to take that"
-        )
-    return given
 
 
 def total_steps(config: TrainConfig, data: InstructionData, processes: int) -> int:
@@ -370,6 +350,8 @@ def other_callbacks(
     callbacks: list[Callback] = [Interruption(), Progress(), EnoughMemory(), tracking]
     if config.eval.sample:
         callbacks.append(SampleAnswer(template, base.tokenizer, config.compile))
+    if config.profile:
+        callbacks.append(Profile(run_folder.folder / "profile"))
     if device == "mps":
         callbacks.append(EmptyCache())
     return callbacks

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,15 @@ def peak_memory_bytes(device: str) -> int:
 
 
 def plot_losses(rows: list[Row], folder: Path) -> None:
-    """Write `loss.png` and `loss.pdf`: losses against epochs, and tokens seen on a second axis."""
+    """Write `loss.png` and `loss.pdf`."""
+    figure = loss_figure(rows)
+    for name in ("loss.png", "loss.pdf"):
+        with writing(folder / name):
+            figure.savefig(folder / name, dpi=150)
+
+
+def loss_figure(rows: Sequence[Row]) -> Figure:
+    """Draw the losses against epochs, with tokens seen on a second axis."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -112,9 +121,7 @@ def plot_losses(rows: list[Row], folder: Path) -> None:
     tokens = axes.secondary_xaxis("top", functions=(to_tokens, to_epochs))
     tokens.set_xlabel("tokens seen")
     tokens.xaxis.set_major_formatter("{x:,.0f}")
-    for name in ("loss.png", "loss.pdf"):
-        with writing(folder / name):
-            figure.savefig(folder / name, dpi=150)
+    return figure
 
 
 def table(summary: RunSummary) -> str:

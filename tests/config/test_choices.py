@@ -11,7 +11,7 @@ from tests.config.composing import CONF, composed
 MODELS = ("gpt2-nano", "gpt2-small", "gpt2-medium", "gpt2-large", "gpt2-xl")
 DATA = ("nano", "instructions", "alpaca", "file", "json", "hub")
 PRETRAINING = {"nano-base": "build/nano/untrained", "nano-lessons": "build/nano/stories/model"}
-EXPERIMENTS = ("book", "alpaca-1k", "alpaca-52k", "masked", "phi3", "lora", *PRETRAINING)
+EXPERIMENTS = ("book", "alpaca-1k", "alpaca-52k", "masked", "phi3", "lora", "dpo", *PRETRAINING)
 
 CHECKPOINTS = {name: f"openai-community/{name}" for name in MODELS} | {
     "gpt2-nano": "gpt2-nano",

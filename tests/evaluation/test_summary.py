@@ -66,7 +66,7 @@ def test_the_table_names_noise_duplicates_and_records_that_were_not_asked(
     shown = table(replace(summary, duplicates={"exact": 1, "near": 2}))
     assert "noise: exact match, token F1, ROUGE-L, chrF, loss" in shown
     assert "tuned: 2 records, whose prompt is empty" in shown
-    assert "3 of the records" in shown
+    assert "3 of the records have one, 1 of these word for word" in shown
 
 
 def test_the_table_has_the_means_without_near_neighbours(summary: EvaluationSummary) -> None:

@@ -387,3 +387,25 @@ def test_the_seed_moves_no_record_between_splits(config: Config) -> None:
     assert questions(one) == questions(other)
     assert one.plan(1).order(0).tolist() != other.plan(1).order(0).tolist()
     assert questions(loaded(seed=1, data__split_seed=5)) != questions(one)
+
+
+@pytest.mark.parametrize("steps", [4, 7])
+def test_a_profile_has_a_trace_and_the_longest_operations(
+    config: Config, run: Run, steps: int
+) -> None:
+    folder = run(config(max_steps=steps, eval__every=0, profile=True)) / "profile"
+    [trace] = folder.glob("*.pt.trace.json")
+    names = {event.get("name") for event in json.loads(trace.read_text())["traceEvents"]}
+    assert "Optimizer.step#AdamW.step" in names
+    table = (folder / "operations.txt").read_text()
+    assert len([line for line in table.splitlines() if " ms" in line or "us " in line]) <= 11
+    assert "aten::" in table
+
+
+def test_a_row_has_the_norm_of_the_gradient_and_the_share_of_the_products(
+    config: Config, run: Run
+) -> None:
+    rows = read_numbers(run(config(max_steps=3, eval__every=0)) / "metrics.csv")
+    for row in rows:
+        assert 0 < row["grad_norm"] < 1000
+        assert 0 < row["mfu"] < 1
