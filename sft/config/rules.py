@@ -76,6 +76,11 @@ def _data(data: DataConfig) -> Problems:
             f"data.weights: {len(data.weights)} numbers for {len(data.paths())} files in "
             "data.path; expected one for each, as in data.path=[a.jsonl,b.csv] data.weights=[1,0.3]"
         )
+    if data.mask_prompt and 0 < data.prompt_weight < 1:
+        yield (
+            f"data.prompt_weight: {data.prompt_weight}, but data.mask_prompt=true is the weight 0; "
+            "add data.mask_prompt=false"
+        )
     if len(data.split) != 3:
         yield (
             f"data.split: {len(data.split)} numbers, expected 3: the shares of train, test and "
@@ -318,6 +323,16 @@ UNREAD_BY_BOTH: tuple[Unread[TrainConfig | EvaluateConfig], ...] = (
         "a split with a file of its own takes nothing of data.path; give it a share of 0",
     ),
     Unread(
+        ("data.prompt_weight",),
+        lambda config, sweep: config.data.mask_prompt and config.data.prompt_weight == 1,
+        "data.mask_prompt=true is the weight 0; add data.mask_prompt=false",
+    ),
+    Unread(
+        ("data.prompt_weight",),
+        lambda config, sweep: config.data.prompt == "none",
+        "data.prompt=none leaves no prompt to weigh; leave out one of the two",
+    ),
+    Unread(
         ("data.mask_prompt",),
         lambda config, sweep: config.data.mask_prompt and config.data.prompt == "none",
         "data.prompt=none leaves no prompt to mask; leave out one of the two",
@@ -353,9 +368,9 @@ UNREAD_BY_TRAIN: tuple[Unread[TrainConfig], ...] = (
         "would not be read by objective=sft; add objective=dpo",
     ),
     Unread(
-        ("data.mask_prompt",),
+        ("data.mask_prompt", "data.prompt_weight", "data.too_long"),
         lambda config, sweep: config.objective == "dpo",
-        "objective=dpo compares the answers alone; leave it out",
+        "objective=dpo compares the answers alone, cut to data.max_length; leave it out",
     ),
     Unread(
         ("optim.min_lr",),

@@ -108,6 +108,7 @@ class DataConfig:
     keep_by: KeepBy = "random"
     prompt: PromptName | None = None
     mask_prompt: bool = False
+    prompt_weight: Share = 1.0
     max_length: Annotated[int, Ge(2)] | None = None
     too_long: TooLong = "cut"
     shuffle: bool = True
@@ -124,6 +125,11 @@ class DataConfig:
             self.path = _whole(self.path)
         self.test = self.test and _whole(self.test)
         self.validation = self.validation and _whole(self.validation)
+
+    @property
+    def answers_alone(self) -> bool:
+        """Whether only the answers are learned: `mask_prompt` is the weight 0 by another name."""
+        return self.mask_prompt or self.prompt_weight == 0
 
     def paths(self) -> list[str]:
         """Return the files, folders and patterns of the user's own data, or its name on the hub."""

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tiktoken
@@ -295,6 +295,11 @@ def encode_splits(
             name, texts, entries, first, tokenizer.eot_token, max_length, mask_prompt
         )
     return splits
+
+
+def weighted(split: Split, prompt_weight: float) -> Split:
+    """Return the split with a weight for the tokens outside the answers."""
+    return replace(split, examples=replace(split.examples, prompt_weight=prompt_weight))
 
 
 def _split(

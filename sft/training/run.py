@@ -29,7 +29,7 @@ from sft.data.overview import (
 from sft.data.pairs import load_pairs
 from sft.data.prompt import pick_template, template_of
 from sft.data.sources import Indices, Source, load_source
-from sft.data.splits import load_splits, part_rows
+from sft.data.splits import load_splits, part_rows, weighted
 from sft.device import (
     DTYPES,
     Precision,
@@ -45,7 +45,7 @@ from sft.gpt2.fast import row_multiple
 from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT
 from sft.latest import LATEST
-from sft.objective import Preference
+from sft.objective import CrossEntropy, Objective, Preference
 from sft.summaries import RUN_SUMMARY, CheckpointUsed, DataUsed, RunSummary, versions
 from sft.training.answers import ValidationAnswers
 from sft.training.best import Best, is_exhausted
@@ -214,9 +214,11 @@ def load_data(
             template,
             base.tokenizer,
             *limits,
-            config.data.mask_prompt,
+            config.data.answers_alone,
             config.data.too_long,
         )
+        weight = config.data.prompt_weight
+        splits = {name: weighted(split, weight) for name, split in splits.items()}
     return InstructionData(
         splits,
         config.batch_size,
@@ -294,8 +296,15 @@ def make_module(
         config.accumulate,
         config.seed,
         config.on_nonfinite,
-        Preference(base.model, config.dpo) if config.objective == "dpo" else None,
+        objective_of(config, base.model),
     )
+
+
+def objective_of(config: TrainConfig, model: GPT) -> Objective:
+    """Return what the training minimises."""
+    if config.objective == "dpo":
+        return Preference(model, config.dpo)
+    return CrossEntropy(model, config.data.prompt_weight)
 
 
 def with_betas(optim: OptimConfig, tokens_per_step: float) -> OptimConfig:

@@ -81,6 +81,7 @@ SWITCHES = {
     "optim__min_lr": 1e-4,
     "optim__warmup": 0.2,
     "optim__beta2_half_life": 5000.0,
+    "data__prompt_weight": 0.3,
 }
 
 
