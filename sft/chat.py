@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from sft.command import add_placement, command
 from sft.errors import InputError
-from sft.launch import add_placement, command
 from sft.logs import visible
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sft.command import command
 from sft.convert_openai import FILES, SIZES, download
 from sft.convert_openai import convert as convert_release
 from sft.errors import InputError
-from sft.launch import command
 from sft.prompts import PROMPTS
 from sft.shell import setting
 

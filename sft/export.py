@@ -8,9 +8,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sft.command import command, require
 from sft.errors import InputError
 from sft.latest import followed
-from sft.launch import command, require
 
 if TYPE_CHECKING:
     from sft.checkpoint.folder import Pretrained

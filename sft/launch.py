@@ -2,12 +2,11 @@
 
 train.py and evaluate.py hand their Hydra main function to `run`, which reports errors outside of
 it. Inside, `job` reports errors of the task, and `on_devices` starts the processes. Doors without
-Hydra, such as `python -m sft.chat`, use `command`.
+Hydra, such as `python -m sft.chat`, use sft/command.py.
 """
 
 from __future__ import annotations
 
-import argparse
 import builtins
 import logging
 import os
@@ -17,9 +16,8 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
@@ -28,27 +26,16 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from sft.claims import release_all
+from sft.command import FULL_ERROR, end_unread, on_one_line
 from sft.config.loading import likely_key
-from sft.config.schema import Device, PrecisionName
-from sft.cpus import bound_waiting
 from sft.errors import InputError
 from sft.folders import in_sweep, release_job
-from sft.logs import prepare_streams, visible
+from sft.logs import prepare_streams
 from sft.shell import setting
 from sft.sweep import note_job
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
-# OpenMP reads this when torch is imported, which every door does later than this file.
-bound_waiting()
-
-# Whether the user wants tracebacks. `run` itself sets HYDRA_FULL_ERROR, and the processes that it
-# starts inherit that. SFT_ONE_LINE tells them that the user did not set it.
-FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0") and not os.environ.get(
-    "SFT_ONE_LINE"
-)
-
 
 # The main function
 
@@ -87,7 +74,7 @@ def _run_in_one_line(main: Callable[[], Any], again: str) -> None:
         print(f"\ninterrupted; files already written are kept{again}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
-        _end_unread()
+        end_unread()
     except (HydraException, OmegaConfBaseException, OSError, InputError) as error:
         # An OSError comes from Hydra when it cannot make the run's folder.
         sys.exit(f"error: {_explain(error)}")
@@ -174,53 +161,6 @@ def composed(door: str, overrides: list[str]) -> Any:
         raise InputError(_explain(error)) from error
 
 
-def command(main: Callable[[], None]) -> None:
-    """Call the main function of a door without Hydra. An InputError or OSError is one line."""
-    prepare_streams()
-    try:
-        main()
-    except BrokenPipeError:
-        _end_unread()
-    except (InputError, OSError) as error:
-        if FULL_ERROR:
-            raise
-        sys.exit(f"error: {_on_one_line(error)}")
-
-
-def require(extra: str, use: str, *packages: str) -> None:
-    """Raise InputError if a package is missing that only some users need.
-
-    Args:
-        extra: of pyproject.toml, which brings the packages.
-        use: what needs them.
-    """
-    missing = [name for name in packages if find_spec(name) is None]
-    if missing:
-        raise InputError(
-            f"{use} needs {' and '.join(missing)}, not installed here; pip install "
-            f"{' '.join(packages)}, or this package with its extra [{extra}]"
-        )
-
-
-def add_placement(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a door that loads models: the device, and the precision."""
-    parser.add_argument("--device", choices=get_args(Device), default="auto")
-    parser.add_argument("--precision", choices=get_args(PrecisionName), default="auto")
-
-
-def _end_unread() -> NoReturn:
-    """Exit in silence, with the code of SIGPIPE, when the output's reader is gone (`| head -1`)."""
-    # Python flushes its output at the end, and would fail again.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-    # Windows has no signal.SIGPIPE.
-    sys.exit(128 + 13)
-
-
-def _on_one_line(error: BaseException) -> str:
-    return visible(" ".join(str(error).splitlines()))
-
-
 # The job
 
 
@@ -251,7 +191,7 @@ def job() -> Iterator[None]:
             )
         raise
     except Exception as error:
-        message = _on_one_line(error)
+        message = on_one_line(error)
         with_traceback = FULL_ERROR or not isinstance(error, InputError | OSError)
         if sweep:
             if with_traceback:
@@ -263,7 +203,7 @@ def job() -> Iterator[None]:
                 "error: nobody reads the output any more; files already written are kept",
                 file=sys.stderr,
             )
-            _end_unread()
+            end_unread()
         elif with_traceback:
             raise
         else:

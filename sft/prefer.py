@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sft.command import add_placement, command
 from sft.config.loading import from_dict
 from sft.config.schema import EvaluateConfig
 from sft.errors import InputError, counted
-from sft.launch import add_placement, command
 from sft.metrics import METRICS
 from sft.shell import setting
 

@@ -8,8 +8,8 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Any
 
+from sft.command import add_placement, command, require
 from sft.errors import InputError
-from sft.launch import add_placement, command, require
 
 if TYPE_CHECKING:
     from sft.inference.models import ChatModel, Placement

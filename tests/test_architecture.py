@@ -5,6 +5,8 @@ for it. The doors are on top, and only doors import doors.
 """
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,6 +86,7 @@ LIGHT = (
     *(name for name in NAMES if name.startswith("sft/config/")),
     "sft/__init__.py",
     "sft/atomic.py",
+    "sft/command.py",
     "sft/cpus.py",
     "sft/errors.py",
     "sft/folders.py",
@@ -265,8 +268,14 @@ def test_the_doors_open_quickly(name: str) -> None:
         package for package in (*heavy, "starlette", "uvicorn") if of(package, iter(found))
     ] == []
     of_the_doors = {f"sft.{name}" for name in ("convert", "convert_openai", "folders", "launch")}
-    of_the_doors |= {"sft.logs", "sft.sweep"}
+    of_the_doors |= {"sft.command", "sft.logs", "sft.sweep"}
     assert {room(other) for other in of("sft", iter(found))} <= GROUND | of_the_doors
+
+
+@pytest.mark.parametrize("door", ["chat", "serve", "export"])
+def test_a_door_without_hydra_does_not_import_it(door: str) -> None:
+    code = f"import sys, sft.{door}; print({{'hydra', 'omegaconf', 'torch'}} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
 
 
 def test_the_walk_sees_what_it_should(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

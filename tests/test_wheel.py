@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sft.command import require
 from sft.errors import InputError
-from sft.launch import require
 from tests.conftest import ROOT
 
 BUILD = "from setuptools.build_meta import build_wheel; build_wheel({!r})"

@@ -180,6 +180,10 @@ def _train(config: TrainConfig) -> Problems:
     if config.eval.rank == "score" and config.judge.kind == "none":
         yield "eval.rank: there is no score without a judge; add judge=ollama or judge=openai"
 
+    # What happens while it trains.
+    if config.eval.best != "validation_loss" and config.eval.answers is None:
+        yield f"eval.best: there is no {config.eval.best} without answers; add eval.answers=NUMBER"
+
     # Whether there is something to learn.
     if config.resume is None:
         yield from _path(config.data)
@@ -377,6 +381,11 @@ UNREAD_BY_TRAIN: tuple[Unread[TrainConfig], ...] = (
         ("eval.split",),
         lambda config, sweep: not config.evaluate,
         "would not be read without evaluate=true; add it",
+    ),
+    Unread(
+        ("eval.answers_every",),
+        lambda config, sweep: config.eval.answers is None,
+        "would not be read without eval.answers=NUMBER; add it",
     ),
     Unread(
         ("eval.rank",),

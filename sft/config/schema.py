@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from sft.latest import followed
-from sft.metrics import BY_NAME
+from sft.metrics import BY_NAME, TEXT_METRICS
 from sft.prompts import PROMPTS
 
 
@@ -55,6 +55,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 SplitBy = Literal["order", "random", "question", "category"]
 KeepBy = Literal["random", "longest", "ifd"]
 PrecisionName = Literal["auto", "32", "bf16-mixed", "16-mixed"]
+BestName = Annotated[str, OneOf(("validation_loss", *TEXT_METRICS))]
 Rank = Annotated[str, OneOf(("validation_loss", *BY_NAME))]
 
 # `c_proj` is the name of two layers: the output of attention, and that of the MLP.
@@ -173,6 +174,10 @@ class EvalConfig:
     sample: bool = True
     split: Literal["validation", "test"] = "validation"
     rank: Rank = "validation_loss"
+    answers: Positive | None = None
+    answers_every: Positive | None = None
+    best: BestName = "validation_loss"
+    patience: Positive | None = None
 
 
 @dataclass

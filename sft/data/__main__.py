@@ -10,8 +10,9 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sft.command import command
 from sft.errors import InputError, counted
-from sft.launch import command, composed
+from sft.launch import composed
 from sft.prompts import PROMPTS
 from sft.shell import override
 
