@@ -74,11 +74,15 @@ bench-lora: .venv/ready  ## memory of one LoRA step on the largest GPT-2's shape
 bench-serve: .venv/ready  ## many callers at a server, against one caller: speed, waiting times, nothing lost or wrong
 	$(BIN)/python -m tests.benchmarks.serve $(ARGS)
 
-nano: .venv/ready  ## remake the embedded model and data: text, pretraining (about half an hour), adoption
+recipes: .venv/ready  ## each switch of training and decoding over five seeds, into docs/recipes.md; MODEL=gpt2-small
+	$(BIN)/python -m tests.benchmarks.recipes --model $(or $(MODEL),gpt2-nano) $(ARGS)
+
+nano: .venv/ready  ## remake the embedded model and data: text, pretraining (about an hour), adoption
 	$(BIN)/python -m sft.miniature.build text build/nano
-	rm -rf build/nano/run
-	$(BIN)/python train.py experiment=nano-base hydra.run.dir=build/nano/run
-	$(BIN)/python -m sft.miniature.build adopt build/nano/run
+	rm -rf build/nano/stories build/nano/lessons
+	$(BIN)/python train.py experiment=nano-base hydra.run.dir=build/nano/stories
+	$(BIN)/python train.py experiment=nano-lessons hydra.run.dir=build/nano/lessons
+	$(BIN)/python -m sft.miniature.build adopt build/nano/stories build/nano/lessons
 
 clean:  ## remove what was made here, but not outputs/
 	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache *.egg-info

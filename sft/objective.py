@@ -23,6 +23,7 @@ class BatchLoss:
     Attributes:
         each: (N,), in nats and fp32, row after row. Of preferences: one for each pair.
         labels: (B, T)
+        weights: (N,), what each counts for; None: each counts for 1.
         beside: (numbers, 2), sum and count of each number that the objective measures beside the
             loss, in the order of its `names`; None if it has none.
     """
@@ -30,16 +31,22 @@ class BatchLoss:
     each: Tensor
     labels: Tensor
     beside: Tensor | None = None
+    weights: Tensor | None = None
 
     @property
     def sum(self) -> Tensor:
         """The sum of the losses. Training divides it by the count of the whole optimizer step."""
-        return self.each.sum()
+        return self.each.sum() if self.weights is None else (self.each * self.weights).sum()
 
     @property
-    def count(self) -> int:
-        """The number of supervised tokens; over the batches of a step it is `step_targets`."""
-        return len(self.each)
+    def count(self) -> float:
+        """What the sum is divided by; over the batches of a step it is `step_targets`.
+
+        It is the number of supervised tokens, or the sum of their weights.
+        """
+        return (
+            len(self.each) if self.weights is None else float(self.weights.sum(dtype=torch.double))
+        )
 
     def rows(self) -> tuple[Tensor, ...]:
         """Return the losses of each row apart: B tensors of (supervised tokens of the row,)."""
@@ -67,16 +74,33 @@ class Objective(Protocol):
 
 
 class CrossEntropy:
-    """The cross entropy of the next token, at each position with a label."""
+    """The cross entropy of the next token, at each position with a label.
 
-    names: tuple[str, ...] = ()
+    Beside it, it measures the loss of the answers alone, which can be compared between weights.
 
-    def __init__(self, model: GPT) -> None:
+    Args:
+        prompt_weight: what a label outside the answers counts for (2405.14394).
+    """
+
+    names: tuple[str, ...] = ("answer_loss",)
+
+    def __init__(self, model: GPT, prompt_weight: float = 1.0) -> None:
         self.model = model
+        self.prompt_weight = prompt_weight
 
     def loss(self, batch: Batch) -> BatchLoss:
         each = self.model.token_losses(batch.input_ids, batch.labels, batch.lengths)
-        return BatchLoss(each, batch.labels)
+        losses = each.detach()
+        if batch.answers is None:
+            beside = torch.stack([losses.sum(), losses.new_tensor(len(losses))])
+            return BatchLoss(each, batch.labels, beside[None])
+
+        is_answer = batch.answers[batch.labels != IGNORE_INDEX]  # (N,)
+        beside = torch.stack([(losses * is_answer).sum(), is_answer.sum().to(losses)])
+        weights = None
+        if self.prompt_weight != 1:
+            weights = torch.where(is_answer, 1.0, self.prompt_weight)
+        return BatchLoss(each, batch.labels, beside[None], weights)
 
 
 class Preference:

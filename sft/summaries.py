@@ -27,6 +27,30 @@ PACKAGES = (
 )
 
 
+# Weights and records of `gpt2-nano` that this version no longer has, by their SHA-256, and the last
+# version that had them.
+FORMER_NANO = {
+    "3e5e2ec735e0547300dd6f095c4eeb35e7dd9c85a902f9fdaf4895b1c536b795": "0.1.0",
+    "a311981622926d8a65b1f836b22b12f5267652ccb70bf3c1c4d83602ba4ecf10": "0.1.0",
+}
+
+
+def refuse_former_nano(sha256: str, run: Path | str) -> None:
+    """Refuse a run that began with an earlier `gpt2-nano`, whose files are not here any more.
+
+    Args:
+        sha256: the hash of the weights, or of the records, that the run began with.
+
+    Raises:
+        InputError: it is a former one's; the message names the version to use.
+    """
+    if former := FORMER_NANO.get(sha256):
+        raise InputError(
+            f"{run}: a run of the gpt2-nano of sft {former}, which was remade since; "
+            f"use sft {former} for this run, or train again"
+        )
+
+
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages in use."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}

@@ -1,5 +1,6 @@
 """`outputs/latest`, a link, or a file where links are not allowed: every command reads both."""
 
+import json
 import os
 import shutil
 import sys
@@ -106,3 +107,20 @@ def test_no_two_files_differ_by_case_alone():
     ]
     assert len({name.lower() for name in names}) == len(names) > 300
     assert not [name for name in names if set(name) & set('<>:"|?*\\')]
+
+
+def test_a_run_ends_without_links_locks_and_rusage(
+    command, checkpoint, no_links, tmp_path, monkeypatch
+):
+    """The modules and calls that Windows lacks are missing, and the next command finds the run."""
+    for name in ("fcntl", "resource"):
+        monkeypatch.setitem(sys.modules, name, None)
+    records = [{"instruction": f"Say {i}.", "output": f"{i}!"} for i in range(12)]
+    (tmp_path / "mine.json").write_text(json.dumps(records))
+    tiny = [f"model.checkpoint={checkpoint}", "model.allow_untrained=true", "precision=32"]
+    quiet = ["eval.every=0", "eval.sample=false", "logger=none", "device=cpu"]
+    command("data=json", "data.path=mine.json", "max_steps=1", *tiny, *quiet)
+    assert Path("outputs/latest").is_file()
+    run = followed("outputs/latest")
+    assert json.loads((run / "summary.json").read_text())["peak_memory_bytes"] == 0
+    assert Path(load_pretrained("outputs/latest").source) == (run / "model").resolve()

@@ -31,6 +31,24 @@ def test_a_loss_keeps_the_borders_of_its_rows(checkpoint: Path) -> None:
     assert float(loss.sum) == pytest.approx(float(each.sum()), abs=1e-4)
 
 
+def test_a_prompts_labels_count_for_their_weight(checkpoint: Path) -> None:
+    model = load_pretrained(checkpoint).model.eval()
+    answers = torch.tensor([[X, 0, 1, 1], [X] * 4, [0, X, 1, X]]) == 1
+    batch = BATCH._replace(answers=answers)
+    each = CrossEntropy(model).loss(batch).each.tolist()
+    loss = CrossEntropy(model, prompt_weight=0.25).loss(batch)
+    expected = 0.25 * each[0] + each[1] + each[2] + 0.25 * each[3] + each[4]
+    assert float(loss.sum) == pytest.approx(expected, rel=1e-6)
+    assert loss.count == 3.5
+    assert loss.beside is not None
+    assert loss.beside.tolist() == [pytest.approx([each[1] + each[2] + each[4], 3], rel=1e-6)]
+
+    # At the weight 1 the sum is the plain one, bit for bit.
+    plain = CrossEntropy(model).loss(batch)
+    assert torch.equal(plain.sum, plain.each.sum())
+    assert plain.count == 5
+
+
 def test_a_batch_without_labels_has_a_loss_of_zero(checkpoint: Path) -> None:
     nothing = BATCH._replace(labels=torch.full_like(LABELS, X))
     loss = CrossEntropy(load_pretrained(checkpoint).model).loss(nothing)

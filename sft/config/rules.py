@@ -76,6 +76,11 @@ def _data(data: DataConfig) -> Problems:
             f"data.weights: {len(data.weights)} numbers for {len(data.paths())} files in "
             "data.path; expected one for each, as in data.path=[a.jsonl,b.csv] data.weights=[1,0.3]"
         )
+    if data.mask_prompt and 0 < data.prompt_weight < 1:
+        yield (
+            f"data.prompt_weight: {data.prompt_weight}, but data.mask_prompt=true is the weight 0; "
+            "add data.mask_prompt=false"
+        )
     if len(data.split) != 3:
         yield (
             f"data.split: {len(data.split)} numbers, expected 3: the shares of train, test and "
@@ -174,6 +179,10 @@ def _train(config: TrainConfig) -> Problems:
         yield f"eval.rank: there is no {config.eval.rank} without evaluate=true"
     if config.eval.rank == "score" and config.judge.kind == "none":
         yield "eval.rank: there is no score without a judge; add judge=ollama or judge=openai"
+
+    # What happens while it trains.
+    if config.eval.best != "validation_loss" and config.eval.answers is None:
+        yield f"eval.best: there is no {config.eval.best} without answers; add eval.answers=NUMBER"
 
     # Whether there is something to learn.
     if config.resume is None:
@@ -314,6 +323,16 @@ UNREAD_BY_BOTH: tuple[Unread[TrainConfig | EvaluateConfig], ...] = (
         "a split with a file of its own takes nothing of data.path; give it a share of 0",
     ),
     Unread(
+        ("data.prompt_weight",),
+        lambda config, sweep: config.data.mask_prompt and config.data.prompt_weight == 1,
+        "data.mask_prompt=true is the weight 0; add data.mask_prompt=false",
+    ),
+    Unread(
+        ("data.prompt_weight",),
+        lambda config, sweep: config.data.prompt == "none",
+        "data.prompt=none leaves no prompt to weigh; leave out one of the two",
+    ),
+    Unread(
         ("data.mask_prompt",),
         lambda config, sweep: config.data.mask_prompt and config.data.prompt == "none",
         "data.prompt=none leaves no prompt to mask; leave out one of the two",
@@ -339,14 +358,19 @@ UNREAD_BY_TRAIN: tuple[Unread[TrainConfig], ...] = (
         "would not be read without an adapter; add lora=default",
     ),
     Unread(
+        ("data.too_long",),
+        lambda config, sweep: config.objective == "dpo" and config.data.too_long != "cut",
+        "objective=dpo cuts both answers; leave it out",
+    ),
+    Unread(
         ("dpo.",),
         lambda config, sweep: config.objective != "dpo",
         "would not be read by objective=sft; add objective=dpo",
     ),
     Unread(
-        ("data.mask_prompt",),
+        ("data.mask_prompt", "data.prompt_weight", "data.too_long"),
         lambda config, sweep: config.objective == "dpo",
-        "objective=dpo compares the answers alone; leave it out",
+        "objective=dpo compares the answers alone, cut to data.max_length; leave it out",
     ),
     Unread(
         ("optim.min_lr",),
@@ -357,6 +381,11 @@ UNREAD_BY_TRAIN: tuple[Unread[TrainConfig], ...] = (
         ("eval.split",),
         lambda config, sweep: not config.evaluate,
         "would not be read without evaluate=true; add it",
+    ),
+    Unread(
+        ("eval.answers_every",),
+        lambda config, sweep: config.eval.answers is None,
+        "would not be read without eval.answers=NUMBER; add it",
     ),
     Unread(
         ("eval.rank",),
@@ -420,6 +449,7 @@ UNREAD_BY_EVALUATE: tuple[Unread[EvaluateConfig], ...] = (
             "data.shuffle",
             "data.bucket",
             "data.workers",
+            "data.too_long",
             "data.weights",
             "data.drop_empty",
             "data.keep",

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from sft.latest import followed
-from sft.metrics import BY_NAME
+from sft.metrics import BY_NAME, TEXT_METRICS
 from sft.prompts import PROMPTS
 
 
@@ -35,6 +35,9 @@ Penalty = Annotated[float, Ge(-2), Le(2)]
 NotNegative = Annotated[float, Ge(0)]
 AboveZero = Annotated[float, Gt(0)]
 
+# What becomes of a record that is longer than data.max_length.
+TooLong = Literal["cut", "drop", "split"]
+
 PromptName = Annotated[str, OneOf(tuple(PROMPTS))]
 
 # The data sets that are the user's own files: `json` is the older name.
@@ -52,6 +55,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 SplitBy = Literal["order", "random", "question", "category"]
 KeepBy = Literal["random", "longest", "ifd"]
 PrecisionName = Literal["auto", "32", "bf16-mixed", "16-mixed"]
+BestName = Annotated[str, OneOf(("validation_loss", *TEXT_METRICS))]
 Rank = Annotated[str, OneOf(("validation_loss", *BY_NAME))]
 
 # `c_proj` is the name of two layers: the output of attention, and that of the MLP.
@@ -104,7 +108,9 @@ class DataConfig:
     keep_by: KeepBy = "random"
     prompt: PromptName | None = None
     mask_prompt: bool = False
+    prompt_weight: Share = 1.0
     max_length: Annotated[int, Ge(2)] | None = None
+    too_long: TooLong = "cut"
     shuffle: bool = True
     bucket: bool = False
     workers: Natural = 0
@@ -119,6 +125,11 @@ class DataConfig:
             self.path = _whole(self.path)
         self.test = self.test and _whole(self.test)
         self.validation = self.validation and _whole(self.validation)
+
+    @property
+    def answers_alone(self) -> bool:
+        """Whether only the answers are learned: `mask_prompt` is the weight 0 by another name."""
+        return self.mask_prompt or self.prompt_weight == 0
 
     def paths(self) -> list[str]:
         """Return the files, folders and patterns of the user's own data, or its name on the hub."""
@@ -163,6 +174,10 @@ class EvalConfig:
     sample: bool = True
     split: Literal["validation", "test"] = "validation"
     rank: Rank = "validation_loss"
+    answers: Positive | None = None
+    answers_every: Positive | None = None
+    best: BestName = "validation_loss"
+    patience: Positive | None = None
 
 
 @dataclass

@@ -27,7 +27,7 @@ class PlannedBatches(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> Batch:
         micro = self.plan[index]
-        targets = int(self.targets[micro.step].sum())
+        targets = self.targets[micro.step].sum().item()
         tokens = int(self.lengths[micro.step].sum())
         totals = (targets, tokens)
         return self.examples.batch(micro.rows.tolist(), multiple=self.multiple, totals=totals)

@@ -35,6 +35,7 @@ def overview(splits: dict[str, Split]) -> dict[str, dict[str, int]]:
             "dropped": examples.dropped,
             "duplicates": duplicates,
             "empty": split.empty,
+            "split": len(examples) - len(np.unique(examples.records[: len(examples)])),
         }
     return numbers
 
@@ -45,6 +46,9 @@ def overview_text(numbers: dict[str, dict[str, int]]) -> str:
     has_empty = any(row["empty"] for row in numbers.values())
     if not has_empty:
         columns.remove("empty")
+    has_split = any(row["split"] for row in numbers.values())
+    if not has_split:
+        columns.remove("split")
     lines = [f"{'data':12}" + "".join(f"{column:>12}" for column in columns)]
     for name, row in numbers.items():
         lines.append(f"{name:12}" + "".join(f"{row[column]:>12,}" for column in columns))
@@ -56,6 +60,8 @@ def overview_text(numbers: dict[str, dict[str, int]]) -> str:
         )
     if any(row["duplicates"] for row in numbers.values()):
         lines.append("duplicates: prompts that are also in train, word for word")
+    if has_split:
+        lines.append("split: more examples, made of conversations longer than data.max_length")
     if has_empty:
         lines.append(
             "empty: answers that are blank, N/A, <noinput> or <nooutput>; data.drop_empty=true "

@@ -55,7 +55,7 @@ class Pairs(Examples):
         rows: Sequence[int],
         mask_prompt: bool | None = None,
         multiple: int = 1,
-        totals: tuple[int, int] = (0, 0),
+        totals: tuple[float, int] = (0, 0),
     ) -> Batch:
         """Collate pairs. Whatever `mask_prompt` says, only answers have labels."""
         both = self.rows_read(np.array(rows, np.int64))
@@ -113,6 +113,7 @@ def load_pairs(
 
     entries = source.entries()
     splits = {}
+    entries = source.entries()
     for name, part in parts.items():
         of_split = [records[row] for row in part]
         rejected = [dataclasses.replace(one, output=one.rejected or "") for one in of_split]

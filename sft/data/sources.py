@@ -171,6 +171,12 @@ class Source:
         found = {index: record for index, record in enumerate(records) if index in wanted}
         return (found[index] for index in self.chosen)
 
+    def pick(self, rows: Indices) -> list[Record]:
+        """Return the records at some places among those used. The others are not kept in memory."""
+        wanted = set(rows.tolist())
+        found = {row: record for row, record in enumerate(self.stream()) if row in wanted}
+        return [found[row] for row in rows.tolist()]
+
     @cached_property
     def records(self) -> list[Record]:
         """The records, all in memory."""

@@ -4,13 +4,13 @@
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tiktoken
 from numpy.typing import NDArray
 
-from sft.config.schema import DataConfig
+from sft.config.schema import DataConfig, TooLong
 from sft.data.batches import Examples, as_examples, longest
 from sft.data.records import Record
 from sft.data.selection import selected
@@ -235,15 +235,22 @@ def load_splits(
     max_length: int | None,
     context: int,
     mask_prompt: bool,
+    too_long: TooLong = "cut",
 ) -> dict[str, Split]:
     """Tokenise the rows of every split of a source, or take their tokens from the cache.
 
     The records need not be in memory. Arguments and errors are otherwise those of `encode_splits`.
+
+    Args:
+        too_long: what becomes of a longer record: its end is cut off, it is dropped, or it becomes
+            several examples.
     """
     max_length = longest(max_length, context)
     filled = [name for name, rows in parts.items() if len(rows)]
     shown = [int(parts[name][0]) for name in filled]
-    texts, records = load_texts(source, shown, template, tokenizer)
+    texts, records = load_texts(
+        source, shown, template, tokenizer, max_length + 1 if too_long == "split" else None
+    )
     entries = source.entries()
     first = dict(zip(filled, records, strict=True))
 
@@ -257,6 +264,7 @@ def load_splits(
             tokenizer.eot_token,
             max_length,
             mask_prompt,
+            drop_long=too_long == "drop",
         )
     return splits
 
@@ -289,6 +297,11 @@ def encode_splits(
     return splits
 
 
+def weighted(split: Split, prompt_weight: float) -> Split:
+    """Return the split with a weight for the tokens outside the answers."""
+    return replace(split, examples=replace(split.examples, prompt_weight=prompt_weight))
+
+
 def _split(
     name: str,
     texts: Texts,
@@ -297,8 +310,9 @@ def _split(
     eot: int,
     max_length: int,
     mask_prompt: bool,
+    drop_long: bool = False,
 ) -> Split:
-    examples = as_examples(texts, eot, max_length, mask_prompt)
+    examples = as_examples(texts, eot, max_length, mask_prompt, drop_long)
     if first and not len(examples):
         raise InputError(
             f"data.max_length: {max_length} tokens leave no answer in the {name} split; raise it"

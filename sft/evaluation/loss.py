@@ -85,6 +85,7 @@ def _losses_of_rows(
         input_ids=batch.input_ids.to(device),
         labels=batch.labels.to(device),
         lengths=batch.lengths.to(device),
+        answers=None,
     )
     with torch.autocast(device.type, DTYPES[precision], enabled=precision != "32-true"):
         loss = CrossEntropy(model).loss(on_device)

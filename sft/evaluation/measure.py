@@ -141,9 +141,9 @@ def encode_records(
         records,
         statuses,
         prompts,
-        examples=encode(records, template, tokenizer, max_length, data.mask_prompt),
+        examples=encode(records, template, tokenizer, max_length, data.answers_alone),
         training=list(training),
-        training_examples=encode(training, template, tokenizer, max_length, data.mask_prompt),
+        training_examples=encode(training, template, tokenizer, max_length, data.answers_alone),
     )
 
 

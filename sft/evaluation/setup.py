@@ -23,7 +23,7 @@ from sft.evaluation.ifd import with_difficulties
 from sft.latest import followed
 from sft.prompts import PROMPTS
 from sft.shell import setting
-from sft.summaries import RUN_SUMMARY, RunSummary, read_run_summary
+from sft.summaries import RUN_SUMMARY, RunSummary, read_run_summary, refuse_former_nano
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,7 @@ def setup_of_run(folder: str | None, now: DataConfig | None = None) -> Setup:
             )
     source = load_source(data, past.data.sha256, past.data.revision)
     if source.sha256 != past.data.sha256:
+        refuse_former_nano(past.data.sha256, run)
         change = f"changed since {run} was trained on it"
         if moved:
             change = f"not the file that {run} was trained on"
@@ -142,6 +143,7 @@ def setup_of_run(folder: str | None, now: DataConfig | None = None) -> Setup:
     tuned = check_model(run / "model")
     base = check_model(config.model.checkpoint, past.checkpoint.revision)
     if base.sha256 != past.checkpoint.sha256:
+        refuse_former_nano(past.checkpoint.sha256, run)
         raise InputError(
             f"{base.source}: other weights than those that {run} began with; bring these back, or "
             f"evaluate the tuned model with {setting('checkpoint', run / 'model')} data=... "

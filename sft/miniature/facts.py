@@ -39,6 +39,16 @@ class Fact:
         return wording.format(**self.slots)
 
 
+def like(first: Fact, facts: list[Fact]) -> list[Fact]:
+    """Return the facts that can be asked after `first` without naming their kind or unit again."""
+    same = [
+        fact
+        for fact in facts
+        if all(fact.slots.get(slot) == first.slots.get(slot) for slot in ("kind", "unit"))
+    ]
+    return [fact for fact in same if fact.key != first.key]
+
+
 def capitalise(text: str) -> str:
     return text[:1].upper() + text[1:]
 

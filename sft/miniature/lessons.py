@@ -2,13 +2,21 @@
 
 After the stories of `world.py` the model knows most facts, but does not find them from a question:
 it copies the wrong number, or gives the opposite of another word. A lesson asks in many wordings,
-and answers at once. No lesson has the words of an instruction record: `test_lessons.py` looks.
+and answers at once. No lesson has the words of an instruction record, which a test checks.
 """
 
 import random
 from collections.abc import Callable, Iterable, Iterator
 
-from sft.miniature.facts import REWRITES, Fact, all_differences, all_facts, all_sums, capitalise
+from sft.miniature.facts import (
+    REWRITES,
+    Fact,
+    all_differences,
+    all_facts,
+    all_sums,
+    capitalise,
+    like,
+)
 from sft.miniature.wordings import SKILLS
 from sft.miniature.world import Storyteller, filled
 
@@ -218,16 +226,6 @@ class Teacher:
 
     def in_a_row(self, sentences: Iterable[str]) -> str:
         return self.rng.choice((" ", "\n")).join(sentences)
-
-
-def like(first: Fact, facts: list[Fact]) -> list[Fact]:
-    """Return the facts that can be asked after `first` without naming their kind or unit again."""
-    same = [
-        fact
-        for fact in facts
-        if all(fact.slots.get(slot) == first.slots.get(slot) for slot in ("kind", "unit"))
-    ]
-    return [fact for fact in same if fact.key != first.key]
 
 
 def lessons(seed: int, count: int, tokens: Callable[[str], int], longest: int) -> Iterator[str]:

@@ -766,4 +766,19 @@ SKILLS = {
         "Make the subject of the sentence plural.",
     ),
 }
+# How each of these skills asks again, after a question and its answer.
+FOLLOW_UPS = {
+    "capital": "And of {ask}?",
+    "continent": "And {ask}?",
+    "plural": "And of {ask}?",
+    "past": "And of {ask}?",
+    "opposite": "And of {ask}?",
+    "comparative": "And of {ask}?",
+    "colour": "And of {an_ask}?",
+    "order": "And {ask}?",
+    "unit": "And in {ask}?",
+    "sum": "And {ask}?",
+    "difference": "And {ask}?",
+    "parity": "And {ask}?",
+}
 RULES = frozenset(name for name, skill in SKILLS.items() if skill.rule)

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 # `tracked`, and RunFolder `config` and `made_of`.
 NEEDED = ("config", "made_of", "global_step", "tracked", "watched")
 
+# Keys that checkpoints of earlier versions do not have.
+SINCE = ("without_better",)
+
 
 def last(folder: Path) -> Path:
     """Return where a run's newest checkpoint lies."""
@@ -70,7 +73,7 @@ def _read(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         if missing := [key for key in NEEDED if key not in content]:
             raise ValueError(f"without {', '.join(missing)}: written by another version?")
-        return {key: content[key] for key in NEEDED}
+        return {key: content[key] for key in (*NEEDED, *SINCE) if key in content}
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: not a checkpoint of a run, or damaged ({reason})") from error

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from math import nan
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -11,16 +12,20 @@ from sft.data.batches import Batch
 from sft.data.datamodule import InstructionData
 from sft.data.loop_state import at_epoch_end, epochs_done
 from sft.device import DTYPES
+from sft.metrics import Scores
+from sft.training.answers import ValidationAnswers
+from sft.training.best import Best
 from sft.training.callback import RunCallback
-from sft.training.metrics_file import MetricsFile, Row, prefixed, scalars
+from sft.training.metrics_file import ANSWERED, MetricsFile, Row, prefixed, scalars
 from sft.training.mfu import product_rate, step_operations
 from sft.training.module import InstructionTuner
 
 log = logging.getLogger(__name__)
 
-# The two kinds of loss probe, as checkpoints name those that a signal interrupted.
+# The kinds of probe, as checkpoints name those that a signal interrupted.
 PROBE = "look"
 VALIDATION = "validation"
+ANSWERS = "answers"
 
 # The numbers of the progress bar, and their columns in metrics.csv.
 IN_BAR = {
@@ -39,6 +44,10 @@ class Metrics(RunCallback):
     waits for that too. So a row is written before the checkpoint of its step. If a signal
     interrupts a probe, the row stays in the checkpoint, and the resumed run repeats the probe.
 
+    Args:
+        best: is told of each pass over the validation records.
+        answers: answers some of them; None: none are answered.
+
     Attributes:
         row: of the step last taken, until it is written.
         owed: the probes of that row which a signal interrupted.
@@ -46,9 +55,17 @@ class Metrics(RunCallback):
         rate: floating-point operations per second of a product alone, on all ranks' devices.
     """
 
-    def __init__(self, config: EvalConfig, file: MetricsFile) -> None:
+    def __init__(
+        self,
+        config: EvalConfig,
+        file: MetricsFile,
+        best: Best,
+        answers: ValidationAnswers | None = None,
+    ) -> None:
         self.config = config
         self.file = file
+        self.best = best
+        self.answers = answers
         self.row: Row = {}
         self.owed: list[str] = []
         self.tokens_seen = 0
@@ -98,7 +115,10 @@ class Metrics(RunCallback):
         log.info(f"step {self.row['step']:g}: repeating the loss probes that a signal interrupted")
         if PROBE in owed:
             self._probe(module, data)
-        if VALIDATION in owed:
+        if ANSWERS in owed:
+            self._answer(trainer, module)
+        # A run that ends here validates at its end, as it does without an interruption.
+        if VALIDATION in owed or self.best.exhausted:
             module.validate(data.val_dataloader())
             self.after_validation(trainer, module, data)
         self._finish_row(trainer)
@@ -135,8 +155,13 @@ class Metrics(RunCallback):
         shown = {name: self.row[key] for name, key in IN_BAR.items() if key in self.row}
         module.log_dict(shown, prog_bar=True, logger=False)
 
-        # The last step always has a probe, so that a run's table can say "after".
+        # The answers may be what ends the run.
         is_last = step == module.total_steps
+        if self._answers_are_due(trainer, is_last):
+            self._answer(trainer, module)
+        is_last = is_last or self.best.exhausted
+
+        # The last step always has a probe, so that a run's table can say "after".
         if self.config.every and (step % self.config.every == 0 or is_last):
             self._probe(module, data)
         validation_follows = data.has_validation and (at_epoch_end(trainer) or is_last)
@@ -161,8 +186,32 @@ class Metrics(RunCallback):
         if module.average:
             module.validate_average(data.val_dataloader())
             losses["val/ema_loss"] = module.averaged_loss
-        self._add(module, VALIDATION, losses)
+        if self._add(module, VALIDATION, losses):
+            self.best.see_losses(module.validation_loss, module.averaged_loss)
+            is_probed = "train/eval_loss" in self.row
+            if self.best.exhausted and self.config.every and not is_probed:
+                self._probe(module, data)
         self._finish_row(trainer)
+
+    def _answers_are_due(self, trainer: Trainer, is_last: bool) -> bool:
+        """Return whether records are answered after this step."""
+        if self.answers is None:
+            return False
+        if self.config.answers_every is None:
+            return is_last or at_epoch_end(trainer)
+        return is_last or trainer.global_step % self.config.answers_every == 0
+
+    def _answer(self, trainer: Trainer, module: InstructionTuner) -> None:
+        """Answer validation records, with the averaged weights too if these may be kept."""
+        assert self.answers is not None
+        scores = self.answers.means(trainer, module)
+        averaged: Scores = {}
+        if module.average and self.best.metric in scores:
+            with module.average.in_place():
+                averaged = self.answers.means(trainer, module, note=False)
+        numbers = {key: scores.get(name, nan) for key, name in ANSWERED.items()}
+        if self._add(module, ANSWERS, numbers):
+            self.best.see_scores(scores, averaged)
 
     def _probe(self, module: InstructionTuner, data: InstructionData) -> None:
         """Take the losses of the first batches of train and validation."""
@@ -173,11 +222,13 @@ class Metrics(RunCallback):
             losses |= prefixed("val/", module.probe_beside)
         self._add(module, PROBE, losses)
 
-    def _add(self, module: InstructionTuner, probe: str, losses: Row) -> None:
+    def _add(self, module: InstructionTuner, probe: str, numbers: Row) -> bool:
+        """Put the numbers into the row; return False if a signal interrupted the probe instead."""
         if module.signals.interrupted:
             self.owed.append(probe)
-        else:
-            self.row |= losses
+            return False
+        self.row |= numbers
+        return True
 
     def _finish_row(self, trainer: Trainer) -> None:
         if not self.row or self.owed:

@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from sft.atomic import read_numbers, write_text, writing
+from sft.metrics import TEXT_METRICS
+
+# The means of the answers to validation records, by the metric.
+ANSWERED = {f"val/{name}": name for name in TEXT_METRICS}
 
 COLUMNS = (
     "step",
@@ -22,6 +26,7 @@ COLUMNS = (
     "val/loss",
     "val/full_loss",
     "val/ema_loss",
+    *ANSWERED,
 )
 # The columns of a number that an objective measures beside its loss begin with these.
 PREFIXES = ("train/", "val/", "val/full_")

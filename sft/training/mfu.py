@@ -17,12 +17,13 @@ SECONDS = 0.03
 
 
 def step_operations(
-    config: GPTConfig, tokens: int, targets: int, length: float, frozen: bool
+    config: GPTConfig, tokens: int, targets: float, length: float, frozen: bool
 ) -> float:
     """Return the floating-point operations of a step's matrix products, forward and backward.
 
     Args:
-        tokens, targets: of the step. The output head runs for targets alone.
+        tokens, targets: of the step. The output head runs for targets alone. With
+            `data.prompt_weight`, a target of the prompt counts by its weight.
         length: the mean tokens of a row. A token attends to half of them on average.
         frozen: with an adapter, no gradient of the matrices is computed.
     """

@@ -86,7 +86,7 @@ class InstructionTuner(LightningModule):
 
         # The step at hand: its labels over all ranks, and of each micro-batch the loss, what was
         # measured beside it, and the records.
-        self._step_targets = 0
+        self._step_targets = 0.0
         self._sums: list[Tensor] = []
         self._beside: list[Tensor] = []
         self._records: list[Tensor] = []

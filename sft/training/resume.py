@@ -8,6 +8,7 @@ from typing import Any
 from sft.config.loading import flat, from_dict
 from sft.config.schema import TrainConfig
 from sft.errors import InputError
+from sft.summaries import refuse_former_nano
 from sft.training.checkpoints import read_newest
 
 # The keys that a resumed run may change without becoming another run.
@@ -17,6 +18,7 @@ CHANGEABLE = {
     "data.test",
     "data.validation",
     "epochs",
+    "eval.patience",
     "max_steps",
     "device",
     "data.workers",
@@ -35,19 +37,22 @@ class Past:
 
     `checkpoint` is the file to resume from, `steps` the optimizer steps done, `tracked` the run's
     name in each tracker that keeps one, and `made_of` the hashes of the data and the weights that
-    the run began with.
+    the run began with. `without_better` counts the last passes over the validation records that
+    were no better, for `eval.patience`.
     """
 
     checkpoint: Path | None = None
     steps: int = 0
     tracked: dict[str, str] = field(default_factory=dict)
     made_of: dict[str, str] = field(default_factory=dict)
+    without_better: int = 0
 
     def check(self, folder: Path, made_of: dict[str, str]) -> None:
         """Raise InputError if the run in `folder` began with other data or weights than now."""
         for name, sha256 in made_of.items():
             before = self.made_of[name]
             if before != sha256:
+                refuse_former_nano(before, folder)
                 remedy = "bring the old file back"
                 if name == "data":
                     remedy = "give data.path=, where the old file is now"
@@ -60,7 +65,8 @@ class Past:
 def past_of(folder: Path) -> Past:
     """Read the past of a run; raise InputError if there is no checkpoint."""
     path, past = read_newest(folder)
-    return Past(path, past["global_step"], past["tracked"], past["made_of"])
+    without_better = past.get("without_better", 0)
+    return Past(path, past["global_step"], past["tracked"], past["made_of"], without_better)
 
 
 def resumed_config(given: TrainConfig, overrides: list[str]) -> TrainConfig:

@@ -29,7 +29,7 @@ from sft.data.overview import (
 from sft.data.pairs import load_pairs
 from sft.data.prompt import pick_template, template_of
 from sft.data.sources import Indices, Source, load_source
-from sft.data.splits import load_splits, part_rows
+from sft.data.splits import load_splits, part_rows, weighted
 from sft.device import (
     DTYPES,
     Precision,
@@ -45,8 +45,10 @@ from sft.gpt2.fast import row_multiple
 from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT
 from sft.latest import LATEST
-from sft.objective import Preference
+from sft.objective import CrossEntropy, Objective, Preference
 from sft.summaries import RUN_SUMMARY, CheckpointUsed, DataUsed, RunSummary, versions
+from sft.training.answers import ValidationAnswers
+from sft.training.best import Best, is_exhausted
 from sft.training.interruption import Interruption
 from sft.training.memory import EnoughMemory
 from sft.training.metrics import Metrics
@@ -111,11 +113,13 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
         made_of["data commit"] = source.revision
     if config.resume:
         past.check(folder, made_of)
-    nothing_left = past.steps >= steps
+    out_of_patience = is_exhausted(past.without_better, config.eval.patience)
+    nothing_left = past.steps >= steps or out_of_patience
     if nothing_left and (folder / RUN_SUMMARY).exists():
-        log.info(
-            f"{folder}: all {past.steps} steps are done; to go on, raise epochs= or max_steps="
-        )
+        done = f"all {past.steps} steps are done; to go on, raise epochs= or max_steps="
+        if out_of_patience:
+            done = f"step {past.steps} was the last by eval.patience; to go on, raise it"
+        log.info(f"{folder}: {done}")
         return
 
     # Make the trainer. A tracker that does not answer is found before anything is logged.
@@ -131,14 +135,16 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
         add_reference(config, data, base, device, precision)
     tokens_per_step = data.tokens_per_step(processes)
     module = make_module(config, base, steps, device, tokens_per_step)
-    beside = module.objective.names
-    metrics = Metrics(config.eval, MetricsFile(folder / "metrics.csv", beside=beside))
+    best = Best(config.eval)
+    answers = validation_answers(config, source, parts["validation"], base, template)
+    file = MetricsFile(folder / "metrics.csv", beside=module.objective.names)
+    metrics = Metrics(config.eval, file, best, answers)
     gate = SanityGate(config.eval.batches, config.model.allow_untrained)
     save = model_saver(config, base, folder, template, source.conversations)
-    run_folder = RunFolder(folder, config, made_of, save, LATEST)
+    run_folder = RunFolder(folder, config, made_of, best, save, LATEST)
     others = other_callbacks(config, base, metrics, run_folder, device, template)
     callbacks = in_order([gate, metrics, run_folder, *others])
-    stop_at = steps if nothing_left else -1
+    stop_at = past.steps if nothing_left else -1
     trainer = make_trainer(config, processes, device, precision, callbacks, tracker, stop_at)
 
     # Fit.
@@ -203,8 +209,16 @@ def load_data(
         splits = load_pairs(source, parts, template, base.tokenizer, *limits)
     else:
         splits = load_splits(
-            source, parts, template, base.tokenizer, *limits, config.data.mask_prompt
+            source,
+            parts,
+            template,
+            base.tokenizer,
+            *limits,
+            config.data.answers_alone,
+            config.data.too_long,
         )
+        weight = config.data.prompt_weight
+        splits = {name: weighted(split, weight) for name, split in splits.items()}
     return InstructionData(
         splits,
         config.batch_size,
@@ -282,8 +296,15 @@ def make_module(
         config.accumulate,
         config.seed,
         config.on_nonfinite,
-        Preference(base.model, config.dpo) if config.objective == "dpo" else None,
+        objective_of(config, base.model),
     )
+
+
+def objective_of(config: TrainConfig, model: GPT) -> Objective:
+    """Return what the training minimises."""
+    if config.objective == "dpo":
+        return Preference(model, config.dpo)
+    return CrossEntropy(model, config.data.prompt_weight)
 
 
 def with_betas(optim: OptimConfig, tokens_per_step: float) -> OptimConfig:
@@ -331,6 +352,30 @@ def model_saver(
     )
 
 
+def validation_answers(
+    config: TrainConfig, source: Source, rows: Indices, base: Pretrained, template: str
+) -> ValidationAnswers | None:
+    """Prepare the validation records that are answered while the model trains; None for none.
+
+    Raises:
+        InputError: there are none, but `eval.answers` wants some, or `eval.patience` a loss.
+    """
+    if config.eval.patience is not None and not len(rows):
+        raise InputError(
+            "eval.patience: there is no validation record to judge by; raise the third share of "
+            "data.split="
+        )
+    if config.eval.answers is None:
+        return None
+    return ValidationAnswers(
+        source.pick(rows[: config.eval.answers]),
+        template,
+        base.tokenizer,
+        base.model.config.n_positions,
+        config.compile,
+    )
+
+
 def other_callbacks(
     config: TrainConfig,
     base: Pretrained,
@@ -340,7 +385,7 @@ def other_callbacks(
     template: str,
 ) -> list[Callback]:
     """Make the callbacks that nothing is asked of after the training."""
-    tracking = Tracking(config, metrics.file, lambda: run_folder.best)
+    tracking = Tracking(config, metrics.file, lambda: run_folder.best.lowest_loss)
     callbacks: list[Callback] = [Interruption(), Progress(), EnoughMemory(), tracking]
     if config.eval.sample:
         callbacks.append(SampleAnswer(template, base.tokenizer, config.compile))
@@ -365,6 +410,7 @@ def summarise(
 ) -> RunSummary:
     """Gather the numbers and the origin of a finished run."""
     rows = metrics.file.rows
+    lowest = run_folder.best.lowest_loss
     return RunSummary(
         status="finished",
         steps=int(rows[-1]["step"]),
@@ -375,7 +421,7 @@ def summarise(
         losses=loss_changes(rows),
         peak_memory_bytes=peak_memory_bytes(device),
         answer_loss_before=gate.loss,
-        best_validation_loss=run_folder.best if run_folder.best < float("inf") else None,
+        best_validation_loss=lowest if lowest < float("inf") else None,
         device=device,
         precision=precision,
         data=DataUsed(source.name, source.sha256, overview(data.splits), source.revision),

@@ -19,6 +19,7 @@ from sft.gpt2.model import GPT
 from sft.latest import point
 from sft.shell import setting
 from sft.summaries import RUN_SUMMARY
+from sft.training.best import Best
 from sft.training.callback import RunCallback
 from sft.training.checkpoints import last
 from sft.training.module import InstructionTuner
@@ -32,13 +33,11 @@ class RunFolder(RunCallback):
 
     Args:
         made_of: hashes of what the run began with, kept in its checkpoints.
-        save_model: writes a model as `model/`. It is called on rank 0 when the validation loss has
-            improved, or, without a validation split, at the end.
+        best: says when the weights are the best so far, and when the run ends for lack of better
+            ones.
+        save_model: writes a model as `model/`. It is called on rank 0 when the weights are the best
+            so far, or, without a validation split, at the end.
         latest: the link that is turned to `folder` once training begins.
-
-    Attributes:
-        best: the lowest loss over the whole validation split, in nats; infinity before the first.
-            With `optim.ema` it may be that of the averaged weights.
     """
 
     def __init__(
@@ -46,6 +45,7 @@ class RunFolder(RunCallback):
         folder: Path,
         config: TrainConfig,
         made_of: dict[str, str],
+        best: Best,
         save_model: Callable[[GPT], None],
         latest: Path,
     ) -> None:
@@ -54,20 +54,21 @@ class RunFolder(RunCallback):
         self.made_of = made_of
         self.save_model = save_model
         self.latest = latest
-        self.best = float("inf")
+        self.best = best
         self._saved_at = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
+        return self.best.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best = state["best"]
+        self.best.load_state_dict(state)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["config"] = dataclasses.asdict(self.config)
         checkpoint["made_of"] = self.made_of
+        checkpoint["without_better"] = self.best.without_better
 
     # The hooks, in the order in which a run comes to them
 
@@ -85,6 +86,7 @@ class RunFolder(RunCallback):
 
         # Metrics may have repeated an interrupted validation, see above.
         self._keep_if_best(trainer, module)
+        self._stop_if_exhausted(trainer)
 
         # A resumed run is not finished any more.
         if trainer.is_global_zero:
@@ -99,9 +101,10 @@ class RunFolder(RunCallback):
         signals = module.signals
         every = self.config.checkpoint.every
 
-        # The last of `max_steps` may lie inside an epoch. Lightning still runs the validation, and
-        # `after_validation` saves.
-        if trainer.global_step >= module.total_steps:
+        # The last step may lie inside an epoch. Lightning still runs the validation, and
+        # `after_validation` saves. Metrics may have answered validation records.
+        self._keep_if_best(trainer, module)
+        if trainer.global_step >= module.total_steps or self.best.exhausted:
             trainer.should_stop = True
             if not data.has_validation:
                 self._save_inside_epoch(trainer)
@@ -119,6 +122,7 @@ class RunFolder(RunCallback):
         self, trainer: Trainer, module: InstructionTuner, data: InstructionData
     ) -> None:
         self._keep_if_best(trainer, module)
+        self._stop_if_exhausted(trainer)
         self._save_inside_epoch(trainer)
 
     def after_epoch(
@@ -135,14 +139,14 @@ class RunFolder(RunCallback):
                 log.info(f"epoch {epochs_done(trainer):g}: {shown}")
         if at_epoch_end(trainer):
             self._save(trainer)
-        steps_left = trainer.global_step < module.total_steps
+        steps_left = trainer.global_step < module.total_steps and not self.best.exhausted
         if signals.interrupted or (signals.agreed and steps_left):
             self._leave(trainer, module)
 
     def at_train_end(
         self, trainer: Trainer, module: InstructionTuner, data: InstructionData
     ) -> None:
-        if self.best == float("inf"):
+        if self.best.value == float("inf"):
             self._write_model(trainer, module)
 
     # Their parts
@@ -163,13 +167,17 @@ class RunFolder(RunCallback):
 
     def _keep_if_best(self, trainer: Trainer, module: InstructionTuner) -> None:
         """Write the plain or the averaged weights, if one of them is the best so far."""
-        if module.average and module.averaged_loss < min(self.best, module.validation_loss):
-            self.best = module.averaged_loss
+        if self.best.unsaved == "averaged":
+            assert module.average is not None
             with module.average.in_place():
                 self._write_model(trainer, module)
-        elif module.validation_loss < self.best:
-            self.best = module.validation_loss
+        elif self.best.unsaved == "plain":
             self._write_model(trainer, module)
+        self.best.unsaved = None
+
+    def _stop_if_exhausted(self, trainer: Trainer) -> None:
+        if self.best.exhausted:
+            trainer.should_stop = True
 
     def _write_model(self, trainer: Trainer, module: InstructionTuner) -> None:
         """Write the present weights as `model/`. Collective."""

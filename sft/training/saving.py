@@ -60,7 +60,7 @@ def complete_model(trainer: Trainer, model: GPT, run_folder: RunFolder, nothing_
         nothing_left: the run had taken all its steps before this process began.
     """
     missing = trainer.is_global_zero and not restore_folder(run_folder.folder / "model")
-    may_be_stale = nothing_left and run_folder.best == float("inf")
+    may_be_stale = nothing_left and run_folder.best.value == float("inf")
     if trainer.strategy.broadcast(missing or may_be_stale):
         gathered = unsharded_model(model)
         if trainer.is_global_zero:

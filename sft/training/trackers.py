@@ -7,7 +7,7 @@ must answer when the run begins. If one fails later, the run says so and continu
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ from sft.data.datamodule import InstructionData
 from sft.errors import InputError
 from sft.network import unreachable
 from sft.training.callback import RunCallback
-from sft.training.metrics_file import MetricsFile, scalars
+from sft.training.metrics_file import ANSWERED, MetricsFile, scalars
 from sft.training.module import InstructionTuner
 from sft.training.resume import Past
 
@@ -150,6 +150,22 @@ class RemoteLogger(Logger):
         if isinstance(self.logger, WandbLogger):
             self._pass_on(self.logger.experiment.finish, 0 if status == "success" else 1)
 
+    @rank_zero_only
+    def log_table(
+        self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int
+    ) -> None:
+        """Give the tracker a table of texts."""
+        if isinstance(self.logger, WandbLogger):
+            self._pass_on(self.logger.log_text, table, list(columns), list(rows), None, step)
+        else:
+            cells = zip(*rows, strict=True)
+            by_column = {name: list(found) for name, found in zip(columns, cells, strict=True)}
+            self._pass_on(self._log_mlflow_table, f"{table}/step-{step}.json", by_column)
+
+    def _log_mlflow_table(self, file: str, by_column: dict[str, list[Any]]) -> None:
+        assert isinstance(self.logger, MLFlowLogger)
+        self.logger.experiment.log_table(self.logger.run_id, by_column, file)
+
     def _pass_on(self, call: Callable[..., Any], *arguments: Any) -> None:
         if not self.works:
             return
@@ -220,10 +236,12 @@ class Tracking(RunCallback):
                 tracker.log_metrics(numbers, trainer.global_step)
 
     def _final(self) -> dict[str, float]:
-        """Return the last value of each loss, and the lowest over the whole validation split."""
+        """Return the last value of each loss and metric, and the lowest validation loss."""
         found: dict[str, float] = {}
         for row in self.metrics.rows:
-            found |= {key: value for key, value in row.items() if key.endswith("loss")}
+            for key, value in row.items():
+                if key.endswith("loss") or key in ANSWERED:
+                    found[key] = value
         if self.best() < float("inf"):
             found["best_validation"] = self.best()
         return {f"final/{key.replace('/', '_')}": value for key, value in found.items()}

@@ -10,8 +10,8 @@ from tests.config.composing import CONF, composed
 
 MODELS = ("gpt2-nano", "gpt2-small", "gpt2-medium", "gpt2-large", "gpt2-xl")
 DATA = ("nano", "instructions", "alpaca", "file", "json", "hub")
-EXPERIMENTS = ("book", "alpaca-1k", "alpaca-52k", "masked", "phi3", "lora", "dpo", "nano-base")
-
+PRETRAINING = {"nano-base": "build/nano/untrained", "nano-lessons": "build/nano/stories/model"}
+EXPERIMENTS = ("book", "alpaca-1k", "alpaca-52k", "masked", "phi3", "lora", "dpo", *PRETRAINING)
 
 CHECKPOINTS = {name: f"openai-community/{name}" for name in MODELS} | {
     "gpt2-nano": "gpt2-nano",
@@ -39,7 +39,7 @@ def test_every_combination_composes_and_the_command_line_wins(experiment: str | 
     for model, data in itertools.product(MODELS, DATA):
         path = ["data.path=/mine.json"] if data in ("file", "json", "hub") else ["data.path=null"]
         config = composed("train", *recipe, f"model={model}", f"data={data}", *path)
-        checkpoint = "build/nano/untrained" if experiment == "nano-base" else CHECKPOINTS[model]
+        checkpoint = PRETRAINING.get(experiment or "", CHECKPOINTS[model])
         assert chosen(config) == (checkpoint, data)
 
 

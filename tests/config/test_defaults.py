@@ -98,6 +98,12 @@ def test_nano_is_pretrained_by_its_own_recipe() -> None:
     assert (config.data.prompt, config.model.allow_untrained) == ("none", True)
     assert recipe(config) == (2e-3, False)
 
+    later = composed("train", "experiment=nano-lessons")
+    assert later.model.checkpoint == "build/nano/stories/model"
+    assert later.data.paths()[0].endswith("build/nano/lessons.jsonl")
+    assert (later.model.allow_untrained, later.optim.schedule) == (False, "cosine")
+    assert recipe(later) == (1e-3, False)
+
 
 def test_the_published_defaults() -> None:
     config = composed("train", "model=gpt2-medium")

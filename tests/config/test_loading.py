@@ -186,7 +186,7 @@ def test_evaluate_names_the_options(overrides: str, key: str, expected: str) -> 
     [
         ("train", "+optim.lrr=1", "optim.lrr", "lr, weight_decay, betas, beta2_half_life"),
         ("train", "+data.bz=3", "data.bz", "url, sha256, licence, "),
-        ("train", "+a.b=1", "a", "model, data, optim, eval, objective, "),
+        ("train", "+a.b=1", "a", "model, data, optim, eval, "),
         ("evaluate", "+generate.top_q=1", "generate.top_q", "max_new_tokens, temperature, top_k"),
         ("evaluate", "+model.dropout=0", "model", "data, generate, run, "),
         ("evaluate", "+judge.temperature=1", "judge.temperature", "kind, model, url, "),

@@ -6,7 +6,8 @@ import tiktoken
 from transformers import AutoTokenizer
 
 from sft.checkpoint.folder import load_pretrained, save_pretrained
-from sft.data.batches import IGNORE_INDEX, encode
+from sft.data import tokens
+from sft.data.batches import IGNORE_INDEX, as_examples, encode
 from sft.data.prompt import prompt_tokens, template_of
 from sft.data.records import Record, Turn
 from sft.data.tokens import tokenise
@@ -192,3 +193,86 @@ def test_transformers_gives_the_ids_of_prompt_and_training(checkpoint, tmp_path,
         texts = tokenise([record], template, tiny.tokenizer)
         answer = tiny.tokenizer.encode_ordinary(record.output)
         assert texts.tokens.tolist() == [*prompt, *answer, tiny.tokenizer.eot_token]
+
+
+# Too long
+
+LONG = Record(
+    "3",
+    "i",
+    "c",
+    "kind",
+    before=(
+        Turn("system", "S"),
+        Turn("user", "1"),
+        Turn("assistant", "a"),
+        Turn("user", "2"),
+        Turn("assistant", "bb"),
+    ),
+)
+ONE = Record("q", "", "r")
+
+# One letter a turn, and a colon behind a question.
+COLON = (
+    "{% for m in messages %}{{ m['content'] }}{% if m['input'] %}{{ m['input'] }}{% endif %}"
+    "{% if m['role'] == 'user' %}{{ ':' }}{% elif m['role'] == 'assistant' %}"
+    "{{ '<|endoftext|>' }}{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("max_length", "rows"),
+    [
+        (14, ["S1:⟦aE⟧2:⟦bbE⟧3i:⟦cE⟧"]),
+        (13, ["S1:⟦aE⟧2:⟦bbE⟧", "S3i:⟦cE⟧"]),
+        (9, ["S1:⟦aE⟧2:⟦bbE⟧", "S3i:⟦cE⟧"]),
+        (8, ["S1:⟦aE⟧", "S2:⟦bbE⟧", "S3i:⟦cE⟧"]),
+        # The second turn alone is longer, so its end is cut.
+        (4, ["S1:⟦aE⟧", "S2:⟦bb⟧", "S3i:⟦c⟧"]),
+        # The third keeps no answer.
+        (3, ["S1:⟦a⟧", "S2:⟦b⟧"]),
+    ],
+)
+@pytest.mark.parametrize("mask", [True, False])
+def test_a_long_conversation_becomes_several_examples(
+    letters: tiktoken.Encoding, max_length: int, rows: list[str], mask: bool
+) -> None:
+    texts = tokenise([ONE, LONG, ONE], COLON, letters, split_at=max_length + 1)
+    assert (len(texts.sizes), len(texts.questions)) == (3, 3)
+    examples = as_examples(texts, END, max_length, mask)
+    assert examples.records.tolist() == [0, *[1] * len(rows), 2]
+    for row, text in enumerate(["q:⟦rE⟧", *rows, "q:⟦rE⟧"]):
+        ids, learned = written(text)
+        batch = examples.batch([row])
+        assert batch.input_ids.tolist() == [ids[:-1]]
+        labels = [
+            token if is_learned or not mask else IGNORE_INDEX
+            for token, is_learned in zip(ids[1:], learned[1:], strict=True)
+        ]
+        assert batch.labels.tolist() == [labels]
+
+    # The order of the records is that of the rows asked for, without those of other records.
+    part = as_examples(texts.part(np.array([2, 1])), END, max_length, mask)
+    assert part.records.tolist() == [0, *[1] * len(rows)]
+    assert part.text(1).tolist() == written(rows[0])[0]
+
+
+def test_long_records_are_dropped_or_cut(letters: tiktoken.Encoding) -> None:
+    texts = tokenise([ONE, LONG, ONE], COLON, letters)
+    dropped = as_examples(texts, END, 9, True, drop_long=True)
+    assert (dropped.records.tolist(), dropped.cut, dropped.dropped) == ([0, 2], 0, 1)
+    cut = as_examples(texts, END, 9, True)
+    assert (cut.records.tolist(), cut.cut, cut.dropped) == ([0, 1, 2], 1, 0)
+    assert cut.text(1).tolist() == written("S1:⟦aE⟧2:⟦bbE⟧3")[0][:10]
+
+
+def test_pieces_are_found_across_chunks(
+    letters: tiktoken.Encoding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = [ONE, LONG, LONG, ONE, LONG]
+    whole = as_examples(tokenise(of, COLON, letters, split_at=10), END, 9, True)
+    monkeypatch.setattr(tokens, "CHUNK", 2)
+    chunks = as_examples(tokenise(of, COLON, letters, split_at=10), END, 9, True)
+    assert chunks.records.tolist() == whole.records.tolist() == [0, 1, 1, 2, 2, 3, 4, 4]
+    for row in range(8):
+        assert chunks.text(row).tolist() == whole.text(row).tolist()

@@ -38,11 +38,21 @@ def splits(letters: tiktoken.Encoding) -> dict[str, Split]:
 
 
 def test_the_overview_counted_by_hand(splits: dict[str, Split]) -> None:
-    names = ("records", "tokens", "targets", "longest", "cut", "dropped", "duplicates", "empty")
+    names = (
+        "records",
+        "tokens",
+        "targets",
+        "longest",
+        "cut",
+        "dropped",
+        "duplicates",
+        "empty",
+        "split",
+    )
     expected = {
-        "train": (4, 6 + 7 + 4, 4 + 3 + 2, 7, 1, 1, 1, 0),
-        "test": (2, 7 + 4, 3 + 2, 7, 0, 0, 1, 0),
-        "validation": (0, 0, 0, 0, 0, 0, 0, 0),
+        "train": (4, 6 + 7 + 4, 4 + 3 + 2, 7, 1, 1, 1, 0, 0),
+        "test": (2, 7 + 4, 3 + 2, 7, 0, 0, 1, 0, 0),
+        "validation": (0, 0, 0, 0, 0, 0, 0, 0, 0),
     }
     assert overview(splits) == {
         name: dict(zip(names, row, strict=True)) for name, row in expected.items()

@@ -15,6 +15,7 @@ from sft.errors import InputError
 from sft.evaluation.measure import encode_records
 from sft.evaluation.setup import check_model, setup_of_checkpoint, setup_of_run
 from sft.prompts import PROMPTS
+from sft.summaries import FORMER_NANO
 
 
 def change(path: Path, **values: Any) -> None:
@@ -91,6 +92,32 @@ def test_a_base_with_other_weights_is_refused(
     make_checkpoint(tmp_path / "base", seed=9)
     with pytest.raises(InputError, match=r"base: other weights than those that .*run began with"):
         setup_of_run(str(run_folder))
+
+
+WEIGHTS, RECORDS = FORMER_NANO
+
+
+@pytest.mark.parametrize(
+    ("changed", "key", "sha256"), [("base", "checkpoint", WEIGHTS), ("data", "data", RECORDS)]
+)
+def test_a_run_of_a_former_nano_is_refused_with_the_version_to_use(
+    run_folder: Path,
+    data: Path,
+    make_checkpoint: Callable[..., Path],
+    changed: str,
+    key: str,
+    sha256: str,
+) -> None:
+    if changed == "base":
+        make_checkpoint(data.parent / "base", seed=9)
+    else:
+        data.write_text(data.read_text() + " ")
+    summary = json.loads((run_folder / "summary.json").read_text())
+    change(run_folder / "summary.json", **{key: summary[key] | {"sha256": sha256}})
+    with pytest.raises(InputError) as refused:
+        setup_of_run(str(run_folder))
+    assert str(run_folder) in str(refused.value)
+    assert "use sft 0.1.0" in str(refused.value)
 
 
 def test_a_run_on_records_with_a_key_like_one_that_is_absent(run_folder: Path, data: Path) -> None:

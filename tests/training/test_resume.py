@@ -15,8 +15,9 @@ from sft.checkpoint.folder import load_pretrained, save_pretrained
 from sft.config.schema import DataConfig, TrainConfig
 from sft.errors import InputError
 from sft.gpt2.model import GPT
+from sft.summaries import FORMER_NANO
 from sft.training.checkpoints import CheckpointFiles
-from sft.training.resume import resumed_config
+from sft.training.resume import Past, resumed_config
 from tests.training.processes import finish
 
 Config = Callable[..., TrainConfig]
@@ -80,6 +81,7 @@ SWITCHES = {
     "optim__min_lr": 1e-4,
     "optim__warmup": 0.2,
     "optim__beta2_half_life": 5000.0,
+    "data__prompt_weight": 0.3,
 }
 
 
@@ -174,7 +176,7 @@ def test_checkpoints_keep_the_names_that_older_ones_have(config: Config, run: Ru
     assert {name: set(state) for name, state in found["callbacks"].items()} == {
         "SanityGate": {"loss"},
         "Metrics": {"tokens_seen", "seconds", "row", "owed"},
-        "RunFolder": {"best"},
+        "RunFolder": {"best", "lowest_loss", "without_better"},
     }
 
 
@@ -257,6 +259,13 @@ def test_data_and_run_that_moved_are_gone_on_with(
     given.max_steps = 4
     with pytest.raises(InputError, match=r"resume: the data changed since .*; give data\.path="):
         run(resumed_config(given, ["max_steps=4", "data.path=moved.json"]), "elsewhere")
+
+
+def test_a_run_of_a_former_nano_does_not_resume() -> None:
+    for name, sha256 in zip(("weights", "data"), FORMER_NANO, strict=True):
+        past = Past(made_of={name: sha256})
+        with pytest.raises(InputError, match=r"runs/old: .*use sft 0\.1\.0"):
+            past.check(Path("runs/old"), {name: "ab" * 32})
 
 
 def test_a_key_that_would_make_another_run_is_refused(config: Config, run: Run) -> None:
