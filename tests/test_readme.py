@@ -115,8 +115,10 @@ def test_a_python_command_of_the_readme_works(
     place: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(HydraConfig, "get", lambda: SimpleNamespace(mode=RunMode.RUN))
+    # The tiny checkpoint has a template for single turns, and nano's records have conversations.
     tiny = [
         f"model.checkpoint={checkpoint}",
+        "data.prompt=alpaca",
         "model.allow_untrained=true",
         "eval.every=1",
         "eval.sample=false",
