@@ -141,12 +141,12 @@ def identity(judge: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def check_same_records(first: Evaluation, second: Evaluation) -> None:
     """Raise InputError, with the key that is to blame, if two were not asked the same records."""
-    one, other = first.summary.split, second.summary.split
-    if one != other:
+    split = first.summary.split
+    if split != second.summary.split:
         raise InputError(
-            f"compare: {first.name} was last evaluated on its {one} split and {second.name} on its "
-            f"{other} split; evaluate one of them again: python evaluate.py "
-            f"{setting('run', second.name)} split={one}"
+            f"compare: {first.name} was last evaluated on its {split} split and {second.name} on "
+            f"its {second.summary.split} split; evaluate one of them again: python evaluate.py "
+            f"{setting('run', second.name)} split={split}"
         )
     pairs = zip_longest(map(_texts, first.rows), map(_texts, second.rows))
     for number, (one, other) in enumerate(pairs, 1):

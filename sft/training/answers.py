@@ -127,7 +127,7 @@ class ValidationAnswers:
         return found
 
     def _track(self, trainer: Trainer, found: Sequence[Measured]) -> None:
-        rows = []
+        rows: list[list[str | float]] = []
         for one in found:
             numbers = [one.scores[name] for name in TEXT_METRICS]
             rows.append([one.record.question, one.record.output, one.text.strip(), *numbers])
