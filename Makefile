@@ -44,8 +44,15 @@ test-openai: .venv/openai  ## the import of a checkpoint that TensorFlow wrote
 test-book: .venv/bench  ## the package of the book's code: its models, converted, have the same logits
 	$(BIN)/python -m pytest tests/book $(ARGS)
 
-test-clients: .venv/clients  ## other programs ask the server: litellm, curl, and lm-eval, with transformers' numbers
-	$(BIN)/python -m pytest tests/clients $(ARGS)
+test-clients: .venv/clients/ready  ## other programs ask the server: litellm, curl, and lm-eval, with transformers' numbers
+	.venv/clients/bin/python -m pytest tests/clients $(ARGS)
+
+test-wheel: .venv/ready  ## the wheel in a fresh environment and another folder; downloads all it needs
+	$(BIN)/python -m pip install --quiet build
+	$(BIN)/python -m pytest tests/wheel $(ARGS)
+
+test-trl: .venv/bench  ## the loss and the gradient of preferences beside TRL's DPOTrainer
+	$(BIN)/python -m pytest tests/trl $(ARGS)
 
 screenshot: .venv/browser  ## .github/report.png: the newest run's report in the system's chromium
 	$(BIN)/python -m tests.browser.screenshot outputs/latest/evaluation/report.html .github/report.png
@@ -67,11 +74,15 @@ bench-lora: .venv/ready  ## memory of one LoRA step on the largest GPT-2's shape
 bench-serve: .venv/ready  ## many callers at a server, against one caller: speed, waiting times, nothing lost or wrong
 	$(BIN)/python -m tests.benchmarks.serve $(ARGS)
 
-nano: .venv/ready  ## remake the embedded model and data: text, pretraining (about half an hour), adoption
+recipes: .venv/ready  ## each switch of training and decoding over five seeds, into docs/recipes.md; MODEL=gpt2-small
+	$(BIN)/python -m tests.benchmarks.recipes --model $(or $(MODEL),gpt2-nano) $(ARGS)
+
+nano: .venv/ready  ## remake the embedded model and data: text, pretraining (about an hour), adoption
 	$(BIN)/python -m sft.miniature.build text build/nano
-	rm -rf build/nano/run
-	$(BIN)/python train.py experiment=nano-base hydra.run.dir=build/nano/run
-	$(BIN)/python -m sft.miniature.build adopt build/nano/run
+	rm -rf build/nano/stories build/nano/lessons
+	$(BIN)/python train.py experiment=nano-base hydra.run.dir=build/nano/stories
+	$(BIN)/python train.py experiment=nano-lessons hydra.run.dir=build/nano/lessons
+	$(BIN)/python -m sft.miniature.build adopt build/nano/stories build/nano/lessons
 
 clean:  ## remove what was made here, but not outputs/
 	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache *.egg-info
@@ -101,13 +112,15 @@ clean:  ## remove what was made here, but not outputs/
 	touch $@
 
 .venv/gguf: .venv/ready
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable .[gguf]
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable .[llama]
 	touch $@
 
 .venv/openai: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable .[openai]
 	touch $@
 
-.venv/clients: .venv/ready
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable .[clients]
+# These programs pin versions of what this one uses, too, so they get an environment of their own.
+.venv/clients/ready: .venv/ready
+	$(PYTHON) -m venv .venv/clients
+	.venv/clients/bin/python -m pip install --quiet --editable .[dev] litellm "lm-eval[api]" accelerate
 	touch $@

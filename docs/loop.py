@@ -16,7 +16,7 @@ from sft.config.schema import DataConfig, OptimConfig
 from sft.data.batches import encode
 from sft.data.plan import Plan
 from sft.data.sources import load_source
-from sft.data.splits import split_records
+from sft.data.splits import split_source
 from sft.objective import CrossEntropy
 from sft.prompts import PROMPTS
 from sft.training.optim import adamw
@@ -39,7 +39,7 @@ def train(steps: int) -> list[float]:
 
     # The records lie in the order of their file: the first 85% are for training.
     data = DataConfig(source="nano", mask_prompt=True)
-    records = split_records(load_source(data).records, data.split)["train"]
+    records = split_source(load_source(data), data)["train"]
 
     # Each record becomes the token ids of its prompt, its answer and an end token. The prompt is
     # masked: it is read, but only the answer is learned.

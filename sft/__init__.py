@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from sft.api import answer, evaluate, finetune, save
     from sft.checkpoint.folder import load_pretrained, merge_adapter, save_pretrained
     from sft.gpt2.generate import generate
+    from sft.runs import Run
 
 __all__ = [
+    "Run",
     "answer",
     "evaluate",
     "finetune",
@@ -23,7 +25,7 @@ __all__ = [
 ]
 
 # The files that define these names, the quickest to import first.
-_FILES = ("sft.checkpoint.folder", "sft.gpt2.generate", "sft.api")
+_FILES = ("sft.checkpoint.folder", "sft.gpt2.generate", "sft.runs", "sft.api")
 
 
 def __getattr__(name: str) -> Any:

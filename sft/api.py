@@ -7,22 +7,24 @@ Only `save` writes files. For checkpoints, metrics and several devices, use trai
 """
 
 import logging
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from matplotlib.figure import Figure
+from torch import Tensor
 
-from sft.checkpoint.folder import Pretrained, save_pretrained
+from sft.checkpoint.folder import Pretrained, save_adapter, save_pretrained
 from sft.config.loading import from_dict
 from sft.config.schema import DataConfig, EvaluateConfig, TrainConfig
 from sft.data.batches import Batch
 from sft.data.datamodule import InstructionData
+from sft.data.loop_state import epochs_done
 from sft.data.overview import unused_text
 from sft.data.prompt import template_of
-from sft.data.records import Record, checked_record, count_unused
+from sft.data.records import Contents, Reader, Record
 from sft.data.splits import encode_splits
 from sft.device import pick_device, pick_precision
 from sft.errors import InputError
@@ -31,17 +33,53 @@ from sft.evaluation.measure import EncodedRecords, encode_records, measure
 from sft.evaluation.results import answer_results
 from sft.gpt2.fast import row_multiple
 from sft.gpt2.generate import row_seeds
+from sft.gpt2.lora import add_lora, merged
+from sft.gpt2.model import GPT
 from sft.prompts import PROMPTS
 from sft.scoring.aggregate import numbers
 from sft.training.callback import RunCallback
 from sft.training.module import InstructionTuner
 from sft.training.progress import Progress
+from sft.training.summary import loss_figure
 from sft.training.trainer import make_trainer
 
 log = logging.getLogger(__name__)
 
 # A record as the user gives it.
 Given = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """An optimizer step of `finetune`, for its `progress`.
+
+    Attributes:
+        number, of: the step, and their number in all.
+        loss: in nats per supervised token.
+    """
+
+    number: int
+    of: int
+    loss: float
+
+
+class Losses(list[float]):
+    """The loss of each optimizer step.
+
+    Attributes:
+        rows: the same as a table, with `step`, `epoch`, `train/loss`, and `val/full_loss` behind an
+            epoch.
+        validation: the loss of the validation records after each epoch.
+    """
+
+    def __init__(self, rows: list[dict[str, float]]) -> None:
+        super().__init__(row["train/loss"] for row in rows)
+        self.rows = rows
+        self.validation = [row["val/full_loss"] for row in rows if "val/full_loss" in row]
+
+    def plot(self) -> Figure:
+        """Draw the curves."""
+        return loss_figure(self.rows)
 
 
 def finetune(
@@ -55,19 +93,34 @@ def finetune(
     seed: int = 123,
     device: str = "auto",
     precision: str = "auto",
-) -> list[float]:
+    *,
+    lora: bool | int = False,
+    validation: Iterable[Given] | Given | None = None,
+    patience: int | None = None,
+    progress: Callable[[Step], None] | None = None,
+) -> Losses:
     """Train a model in place, as train.py does.
 
     The settings are those of the same names in conf/train.yaml and conf/data.yaml.
 
+    Args:
+        lora: train an adapter beside the frozen weights: True, or its rank.
+        validation: records whose loss is taken after each epoch. The weights with the best one are
+            kept.
+        patience: stop after so many epochs without a better validation loss.
+        progress: is called after each step, instead of a progress bar.
+
     Returns:
-        The loss of each optimizer step, in nats per supervised token.
+        The loss of each optimizer step, in nats per supervised token: a list, with `validation`,
+        `rows` and `plot()`.
 
     Raises:
         InputError: a record, named by its number from 1, cannot be used, or a setting is out of its
             range.
     """
     _check_loaded(gpt2)
+    if patience is not None and (validation is None or patience < 1):
+        raise InputError(f"patience: {patience}; expected a number from 1 up, with validation=")
     settings = {
         "model": {"checkpoint": gpt2.source},
         "data": {"prompt": prompt, "mask_prompt": mask_prompt},
@@ -79,44 +132,77 @@ def finetune(
         "device": device,
         "precision": precision,
     }
+    if lora is not False:
+        settings["lora"] = {"kind": "default"} | ({} if lora is True else {"rank": lora})
     config = from_dict(TrainConfig, settings)
     device = pick_device(device)
 
     # Tokenise the records.
     template = PROMPTS[prompt]
     context = gpt2.model.config.n_positions
-    parts: dict[str, list[Record]] = {"train": _records_of(records), "validation": []}
+    parts: dict[str, list[Record]] = {
+        "train": _records_of(records),
+        "validation": [] if validation is None else _records_of(validation, "validation"),
+    }
     splits = encode_splits(parts, template, gpt2.tokenizer, None, context, mask_prompt)
     data = InstructionData(splits, batch_size, seed=seed, multiple=row_multiple(device))
 
+    # An adapter of an earlier call is trained further.
+    if lora is not False:
+        if gpt2.lora:
+            raise InputError("lora: the model has an adapter; without lora= it is trained further")
+        add_lora(gpt2.model.to("cpu"), config.lora, seed)
+        gpt2.lora = config.lora
+
     # Train.
     module = InstructionTuner(gpt2.model, config.optim, data.plan(1).steps * epochs, seed=seed)
-    losses = StepLosses()
-    callbacks = [Progress(), losses]
+    noted = Noted(progress, patience)
+    callbacks: list[Callback] = [noted] if progress else [Progress(), noted]
     picked = pick_precision(precision, device)
-    trainer = make_trainer(config, 1, device, picked, callbacks, logger=False)
+    bar = progress is None
+    trainer = make_trainer(config, 1, device, picked, callbacks, logger=False, bar=bar)
     trainer.fit(module.train(), data)
+    noted.restore_best(gpt2.model)
 
-    # The weights are no longer those of a file, and the chat template was that of the base.
+    _note_tuning(gpt2, template, any(record.before for record in parts["train"]))
+    return Losses(noted.rows)
+
+
+def _note_tuning(gpt2: Pretrained, template: str, conversations: bool) -> None:
+    """Replace what is no longer true of the model by what is."""
     gpt2.prompt = template or None
-    gpt2.base = gpt2.source
-    gpt2.sha256 = ""
     gpt2.chat_template = gpt2.prompt
-    gpt2.conversations = any(record.before for record in parts["train"])
-    return losses.values
+    gpt2.conversations = conversations
+
+    # The weights beside an adapter are still those of the file.
+    gpt2.base = gpt2.source if gpt2.sha256 else gpt2.base
+    if gpt2.lora is None:
+        gpt2.sha256 = ""
+        gpt2.revision = None
+        gpt2.adapter = None
+        gpt2.read = gpt2.model.get_parameter
 
 
-def save(gpt2: Pretrained, folder: str | Path) -> None:
+def save(gpt2: Pretrained, folder: str | Path, adapter: bool = False) -> None:
     """Write a model with its prompt template into a folder, as a run writes its `model/`.
 
+    Args:
+        adapter: write the adapter of `finetune(..., lora=True)` alone, for PEFT and for
+            `load_pretrained`. Otherwise it becomes part of the weights in the file.
+
     Raises:
-        InputError: as in `save_pretrained`.
+        InputError: as in `save_pretrained`, or there is no adapter.
     """
     _check_loaded(gpt2)
     if not isinstance(folder, str | Path):
         raise InputError(f"folder: found {folder!r}, expected the path of a folder")
+    if adapter:
+        if gpt2.lora is None:
+            raise InputError("adapter: the model has none; train one with finetune(..., lora=True)")
+        save_adapter(gpt2, gpt2.lora, folder, gpt2.prompt, gpt2.chat_template, gpt2.conversations)
+        return
     save_pretrained(
-        gpt2.model,
+        merged(gpt2.model) if gpt2.lora else gpt2.model,
         folder,
         gpt2.tokenizer,
         gpt2.prompt,
@@ -274,22 +360,25 @@ def _listed(given: Any, name: str) -> list[Any]:
     return list(given)
 
 
-def _records_of(records: Any) -> list[Record]:
+def _records_of(records: Any, name: str = "records") -> list[Record]:
     """Return the records, checked. There must be at least one, and a text is not a record."""
-    items = [] if isinstance(records, str) else _listed(records, "records")
+    items = [] if isinstance(records, str) else _listed(records, name)
     if not items:
-        raise InputError(f"records: {records!r}; expected a list with at least one record")
-    return _checked(items, "records")
+        raise InputError(f"{name}: {records!r}; expected a list with at least one record")
+    return _checked(items, name)
 
 
 def _checked(items: list[Any], name: str) -> list[Record]:
     """Return the records, checked. Warn of keys that are not read."""
     plain = [dict(item) if isinstance(item, Mapping) else item for item in items]
-    records = [checked_record(item, name, number) for number, item in enumerate(plain, 1)]
-    unused: Counter[str] = Counter()
-    for item in plain:
-        count_unused(item, unused)
-    if warning := unused_text(name, dict(unused.most_common())):
+    reader = Reader(name)
+    contents = Contents()
+    records: list[Record] = []
+    for number, item in enumerate(plain, 1):
+        record, shape = reader.read(item, number)
+        contents.add(item, shape, record)
+        records.append(record)
+    if warning := unused_text(name, dict(contents.unused.most_common()), contents.keys):
         log.warning(warning)
     return records
 
@@ -306,13 +395,55 @@ def _answers(
     return [by_index[index] for index in range(len(prompts))]
 
 
-class StepLosses(RunCallback):
-    """Keeps the loss of each optimizer step."""
+class Noted(RunCallback):
+    """Notes the losses of a training, tells of its progress, and ends it early.
 
-    def __init__(self) -> None:
-        self.values: list[float] = []
+    Attributes:
+        rows: as in `Losses`.
+    """
+
+    def __init__(self, progress: Callable[[Step], None] | None, patience: int | None) -> None:
+        self.progress = progress
+        self.patience = patience
+        self.rows: list[dict[str, float]] = []
+        self.best = float("inf")
+        self._best_weights: dict[str, Tensor] = {}
+        self._waited = 0
+        self._tokens = 0
 
     def after_step(
         self, trainer: Trainer, module: InstructionTuner, data: InstructionData, batch: Batch
     ) -> None:
-        self.values.append(module.step_loss)
+        self._tokens += batch.step_tokens
+        row = {
+            "step": trainer.global_step,
+            "epoch": epochs_done(trainer),
+            "tokens_seen": self._tokens,
+            "train/loss": module.step_loss,
+        }
+        self.rows.append(row)
+        if self.progress:
+            self.progress(Step(trainer.global_step, module.total_steps, module.step_loss))
+
+    def after_validation(
+        self, trainer: Trainer, module: InstructionTuner, data: InstructionData
+    ) -> None:
+        loss = module.validation_loss
+        self.rows[-1]["val/full_loss"] = loss
+        if loss < self.best:
+            self.best = loss
+            self._waited = 0
+            self._best_weights = {
+                name: parameter.detach().to("cpu", copy=True)
+                for name, parameter in module.model.named_parameters()
+                if parameter.requires_grad
+            }
+            return
+        self._waited += 1
+        if self._waited == self.patience:
+            trainer.should_stop = True
+
+    def restore_best(self, model: GPT) -> None:
+        """Give a model the weights with the best validation loss, if one was taken."""
+        if self._best_weights:
+            model.load_state_dict(self._best_weights, strict=False)

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
-from sft.claims import say_once, warn_of_no_locks
+from sft.claims import warn_of_no_locks
 from sft.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -159,6 +159,9 @@ def _replace(folder: Path, beside: Path) -> None:
 
 def _fsync(path: Path) -> None:
     """Write a file, or a folder's list of names, from memory to the disk."""
+    # Windows can do neither through a handle that only reads, and writes the names by itself.
+    if os.name == "nt":
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -191,21 +194,6 @@ def locked(path: Path, refuse: str | None = None) -> Iterator[None]:
                 warn_of_no_locks(path.parent, error)
             log.debug(f"{path}: {error}")
         yield
-
-
-def warn_of_latest(name: str | Path) -> None:
-    """Warn if a name lies in an `outputs/latest` that is a folder instead of a link.
-
-    A copy of `outputs` without links has such a folder. New runs do not replace it, so it holds an
-    old run.
-    """
-    latest = Path("outputs/latest").absolute()
-    named = Path(os.path.abspath(Path(name).expanduser()))
-    if named.is_relative_to(latest) and latest.is_dir() and not latest.is_symlink():
-        say_once(
-            "warning: outputs/latest is a folder instead of a link, so it does not follow newer "
-            "runs; name the run you mean, or move the folder away before you train again"
-        )
 
 
 def make_folder(folder: Path) -> None:

@@ -10,16 +10,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from sft.command import add_placement, command
 from sft.errors import InputError
-from sft.launch import add_placement, command
 from sft.logs import visible
 
 if TYPE_CHECKING:
+    from sft.data.records import Role
     from sft.gpt2.sampling import Sampling
     from sft.inference.models import ChatModel, Placement
 
 DESCRIPTION = """\
-Talk to a tuned model. Each question stands alone: the model learned from single instructions.
+Talk to a tuned model. One that was tuned on conversations remembers what was said. One that was
+tuned on single instructions is asked each question alone.
 
   python -m sft.chat                           the newest run
   python -m sft.chat someone/tuned-gpt2        a Hugging Face folder or repository
@@ -35,6 +37,8 @@ HELP = """\
 /set NAME VALUE     min_p, repetition_penalty, no_repeat_ngram, frequency_penalty, presence_penalty
                     or stop (a text that ends an answer), as python evaluate.py --help explains
                     them; without VALUE: off; /set alone shows all settings
+/system TEXT        what the model is told before the conversation; without TEXT: nothing
+/clear              begin a new conversation
 /help, /quit        Ctrl-C stops an answer, Ctrl-D leaves"""
 
 # The settings of the sampling, in the order in which they are shown.
@@ -61,7 +65,9 @@ def parser() -> argparse.ArgumentParser:
         "model", nargs="?", default="outputs/latest", help="run, folder or repository (%(default)s)"
     )
     made.add_argument(
-        "--quiet", action="store_true", help="questions and answers alone, one on each line"
+        "--quiet",
+        action="store_true",
+        help="questions and answers alone, one on each line, each without the ones before",
     )
     add_placement(made)
     return made
@@ -75,6 +81,10 @@ class Chat:
         base: loaded when it is first asked.
         target: the model that answers.
         input: of the next instruction alone.
+        remembers: a model that was tuned on conversations is shown the turns before.
+        system: what the model is told before the conversation.
+        turns: the conversation so far.
+        left_out: turns that no longer fitted when the last question was asked.
     """
 
     tuned: "ChatModel"
@@ -85,6 +95,10 @@ class Chat:
     input: str = ""
     max_new_tokens: int = 256
     stop: str = ""
+    remembers: bool = True
+    system: str = ""
+    turns: list[tuple["Role", str]] = field(default_factory=list)
+    left_out: int = 0
     commands: dict[str, Callable[[str], str]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -97,6 +111,8 @@ class Chat:
             "/top_p": lambda text: self.sample("top_p", text),
             "/max_new_tokens": self.limit,
             "/set": self.set,
+            "/system": self.set_system,
+            "/clear": self.clear,
             "/help": lambda _: HELP,
         }
 
@@ -128,6 +144,19 @@ class Chat:
     def ask_tuned(self, _: str) -> str:
         self.target = "tuned"
         return f"asking the tuned model, {self.tuned}"
+
+    def set_system(self, text: str) -> str:
+        if text and not self.tuned.takes_earlier_turns:
+            raise ValueError(
+                "the model was tuned on single instructions, without such a text; say it in the "
+                "instruction"
+            )
+        self.system = text
+        return "the model is told this before the conversation" if text else "it is told nothing"
+
+    def clear(self, _: str) -> str:
+        self.turns.clear()
+        return "a new conversation"
 
     def set(self, line: str) -> str:
         """Change a setting that is given by name, or show them all."""
@@ -183,6 +212,9 @@ class Chat:
     def answer(self, instruction: str) -> Iterator[str]:
         """Yield an answer in pieces, as it grows. The input is used up.
 
+        An answer that came to its end is remembered, with its question. If the conversation no
+        longer fits the context, its oldest turns are forgotten.
+
         Raises:
             InputError: the question does not fit the model's context.
         """
@@ -190,7 +222,12 @@ class Chat:
         from sft.inference.stream import AnswerStream
 
         chat_model = self.base if self.target == "base" and self.base else self.tuned
-        prompt = chat_model.prompt(instruction, self.input)
+        earlier: list[tuple[Role, str]] = [("system", self.system)] if self.system else []
+        prompt, self.left_out = chat_model.prompt_that_fits(
+            instruction, self.input, [*earlier, *self.turns], self.max_new_tokens
+        )
+        del self.turns[: self.left_out]
+        question = f"{instruction}\n\n{self.input}" if self.input else instruction
         self.input = ""
 
         max_tokens = min(chat_model.context - len(prompt), self.max_new_tokens)
@@ -198,9 +235,14 @@ class Chat:
         answer = AnswerStream(chat_model.tokenizer, max_tokens, stop)
         decoder = Decoder(chat_model.model, slots=1, size=chat_model.context)
         decoder.add(prompt, random.getrandbits(63), self.sampling)
+        text = ""
         while answer.finish_reason is None:
             [(_, token)] = decoder.step()
-            yield answer.add(token)
+            piece = answer.add(token)
+            text += piece
+            yield piece
+        if self.remembers and chat_model.takes_earlier_turns:
+            self.turns += [("user", question), ("assistant", text)]
 
 
 Number = TypeVar("Number", int, float)
@@ -245,6 +287,8 @@ def handle(chat: Chat, line: str) -> None:
             for piece in chat.answer(line):
                 print(visible(piece), end="", flush=True)
             print()
+            if chat.left_out:
+                print(f"(the oldest {chat.left_out} turns did not fit any more and are forgotten)")
         except InputError as error:
             print(f"error: {visible(str(error))}")
 
@@ -313,6 +357,7 @@ def main() -> None:
 
     placement = Placement.pick(arguments.device, arguments.precision)
     chat = Chat(load_tuned(arguments.model, placement), placement, Sampling())
+    chat.remembers = not arguments.quiet
     if not arguments.quiet:
         converse(chat)
         return

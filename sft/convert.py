@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sft.command import command
 from sft.convert_openai import FILES, SIZES, download
 from sft.convert_openai import convert as convert_release
 from sft.errors import InputError
-from sft.launch import command
 from sft.prompts import PROMPTS
 from sft.shell import setting
 
@@ -102,13 +102,11 @@ def convert_file(
     """
     from sft.checkpoint.state_dicts import load_state_dict
     from sft.checkpoint.verify import save_verified
-    from sft.data.prompt import chat_template
 
     encoding = read_tokenizer(tokenizer)
     kind, model = load_state_dict(source, encoding.n_vocab, heads)
     template = PROMPTS[prompt] if prompt else None
-    chat = chat_template(template) if template else None
-    save_verified(model, out, encoding, template, chat)
+    save_verified(model, out, encoding, template, chat_template=template)
     size = sum(parameter.numel() for parameter in model.parameters())
     tied = "" if model.config.tie_word_embeddings else ", with an output head of its own"
     print(f"{source}: {kind}, {size:,} parameters{tied}")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft.atomic import read_json
+from sft.command import command
 from sft.errors import InputError
-from sft.launch import command
 from sft.network import unreachable
 from sft.shell import setting
 

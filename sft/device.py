@@ -1,6 +1,7 @@
 """The device that a run uses, and the precision in which it multiplies."""
 
 import ctypes
+import logging
 import os
 import platform
 import shutil
@@ -10,7 +11,13 @@ import torch
 
 from sft.config.rules import half_on_cpu
 from sft.config.schema import Device
+from sft.cpus import free_threads
 from sft.errors import InputError
+
+log = logging.getLogger("sft")
+
+# The threads that torch takes by itself: a CPU each, unless the environment says otherwise.
+THREADS = torch.get_num_threads()
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
@@ -96,6 +103,31 @@ def check_compiler(device: str) -> None:
             f"compile: needs a C++ compiler on the CPU, but there is no {compiler}; install it or "
             "set CXX"
         )
+
+
+def pick_threads(wanted: int | Literal["auto"], device: str, processes: int) -> int:
+    """Set the number of threads of this process, and return it.
+
+    Args:
+        wanted: `auto` takes the CPUs that are free, unless OMP_NUM_THREADS is set or the work is
+            done on a GPU.
+        processes: of this run on this machine.
+    """
+    threads = wanted
+    if threads == "auto":
+        threads = THREADS
+        if device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+            threads, others = free_threads(THREADS, processes)
+            if others and threads < THREADS:
+                log.warning(
+                    f"threads: {threads} of {THREADS}, as other processes use {others:.1f} CPUs; "
+                    f"threads={THREADS} takes all"
+                )
+
+    # Setting the number that torch has already could still change how its libraries share work.
+    if threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
+    return threads
 
 
 def keep_freed_memory() -> None:

@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 import requests
-from tqdm import tqdm
+
+from sft.bars import Bar
 
 
 def fetch_rest(url: str, part: Path, label: str) -> int | None:
@@ -35,7 +36,7 @@ def fetch_rest(url: str, part: Path, label: str) -> int | None:
                 have = 0
             length = response.headers.get("Content-Length")
             total = have + int(length) if length else None
-            bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=label)
+            bar = Bar(total=total, initial=have, unit="B", unit_scale=True, desc=label)
             with bar, part.open("ab" if have else "wb") as file:
                 for chunk in response.iter_content(1 << 16):
                     bar.update(file.write(chunk))

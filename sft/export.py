@@ -8,8 +8,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sft.command import command, require
 from sft.errors import InputError
-from sft.launch import command
+from sft.latest import followed
 
 if TYPE_CHECKING:
     from sft.checkpoint.folder import Pretrained
@@ -95,7 +96,7 @@ def find_model(run: str) -> Path:
     Raises:
         InputError: there is no model.
     """
-    folder = Path(run).expanduser()
+    folder = followed(run)
     found = folder / "model" if (folder / "model").is_dir() else folder
     if not any((found / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise InputError(
@@ -156,6 +157,7 @@ def export_gguf(folder: Path, dtype: str, out: Path | None) -> tuple[Path, list[
     Raises:
         InputError: as `export_hf`.
     """
+    require("gguf", "--format gguf", "gguf")
     from sft.atomic import make_folder, replaced, write_text
     from sft.checkpoint.folder import load_pretrained
     from sft.checkpoint.gguf import read_gguf, write_gguf

@@ -16,9 +16,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
-from sft.atomic import warn_of_latest
 from sft.claims import InUseError, claim, make_fresh, release
 from sft.errors import InputError
+from sft.latest import followed, warn_of_latest
 from sft.shell import override
 
 
@@ -57,7 +57,7 @@ def to_resume(resume: str | None) -> Path | None:
     """
     if resume is None or resume == "auto":
         return None
-    folder = Path("outputs/latest" if resume == "latest" else resume)
+    folder = followed("outputs/latest" if resume == "latest" else resume)
     return folder.resolve() if has_checkpoint(folder) else None
 
 
@@ -190,7 +190,7 @@ def which_run(resume: str | None, folder: Path) -> str | None:
             )
         named = "outputs/latest" if resume == "latest" else resume
         warn_of_latest(named)
-        return named
+        return str(followed(named))
 
     if not _is_given(key, HydraConfig.get().overrides.hydra):
         raise InputError(_auto_needs(key))

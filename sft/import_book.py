@@ -1,7 +1,7 @@
 """Another name for `python -m sft.convert`, which reads the book's .pth files."""
 
+from sft.command import command
 from sft.convert import main, parser
-from sft.launch import command
 
 __all__ = ["main", "parser"]
 

@@ -2,12 +2,11 @@
 
 train.py and evaluate.py hand their Hydra main function to `run`, which reports errors outside of
 it. Inside, `job` reports errors of the task, and `on_devices` starts the processes. Doors without
-Hydra, such as `python -m sft.chat`, use `command`.
+Hydra, such as `python -m sft.chat`, use sft/command.py.
 """
 
 from __future__ import annotations
 
-import argparse
 import builtins
 import logging
 import os
@@ -17,31 +16,26 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from sft.claims import release_all
+from sft.command import FULL_ERROR, end_unread, on_one_line
 from sft.config.loading import likely_key
-from sft.config.schema import Device, PrecisionName
 from sft.errors import InputError
 from sft.folders import in_sweep, release_job
-from sft.logs import prepare_streams, visible
+from sft.logs import prepare_streams
 from sft.shell import setting
 from sft.sweep import note_job
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
-# Whether the user wants tracebacks. `run` itself sets HYDRA_FULL_ERROR, and the processes that it
-# starts inherit that. SFT_ONE_LINE tells them that the user did not set it.
-FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0") and not os.environ.get(
-    "SFT_ONE_LINE"
-)
-
 
 # The main function
 
@@ -80,7 +74,7 @@ def _run_in_one_line(main: Callable[[], Any], again: str) -> None:
         print(f"\ninterrupted; files already written are kept{again}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
-        _end_unread()
+        end_unread()
     except (HydraException, OmegaConfBaseException, OSError, InputError) as error:
         # An OSError comes from Hydra when it cannot make the run's folder.
         sys.exit(f"error: {_explain(error)}")
@@ -124,7 +118,21 @@ def _explain(error: BaseException) -> str:
     if "Could not find 'hydra/" in message:
         return f"{message.partition(' Available')[0]}; is it installed? pip install -e '.[sweep]'"
 
-    found = re.match(r"In .+: Could not find '(.+)/(.+)' Available options.*: (.*)", message)
+    # The list and the sweep are written otherwise.
+    if found := re.match(r"Ambiguous value for argument '([^=]+)=(.*?)' 1\. ", message):
+        key, values = found.groups()
+        return f"{key}: {values} are several values; a list is {key}=[{values}], a sweep wants -m"
+
+    # Hydra does not say which group it was.
+    if message.startswith("Config group override"):
+        empty = [key for key, _, value in (a.partition("=") for a in sys.argv) if value == "null"]
+        key = next((key for key in empty if "." not in key), "a group")
+        return f"{key}: null is no choice; leave it out, or give one that --help lists"
+    if found := re.match(r"In .+: Could not load '(.+)/(.+)'", message):
+        group, name = found.groups()
+        return f"{group}: cannot load {name!r}; give one choice, {group}=NAME"
+
+    found = re.match(r"In .+: Could not find '(.+)/(.*)' Available options.*: (.*)", message)
     if found:
         group, name, options = found.groups()
         expected = ", ".join(options.split())
@@ -139,36 +147,18 @@ def _explain(error: BaseException) -> str:
     return message
 
 
-def command(main: Callable[[], None]) -> None:
-    """Call the main function of a door without Hydra. An InputError or OSError is one line."""
-    prepare_streams()
+def composed(door: str, overrides: list[str]) -> Any:
+    """Return the settings of a door, such as `train`, composed as if it was given `overrides`.
+
+    Raises:
+        InputError: they cannot be composed.
+    """
+    conf = Path(__file__).parents[1] / "conf"
     try:
-        main()
-    except BrokenPipeError:
-        _end_unread()
-    except (InputError, OSError) as error:
-        if FULL_ERROR:
-            raise
-        sys.exit(f"error: {_on_one_line(error)}")
-
-
-def add_placement(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a door that loads models: the device, and the precision."""
-    parser.add_argument("--device", choices=get_args(Device), default="auto")
-    parser.add_argument("--precision", choices=get_args(PrecisionName), default="auto")
-
-
-def _end_unread() -> NoReturn:
-    """Exit in silence, with the code of SIGPIPE, when the output's reader is gone (`| head -1`)."""
-    # Python flushes its output at the end, and would fail again.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-    # Windows has no signal.SIGPIPE.
-    sys.exit(128 + 13)
-
-
-def _on_one_line(error: BaseException) -> str:
-    return visible(" ".join(str(error).splitlines()))
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            return compose(door, overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(_explain(error)) from error
 
 
 # The job
@@ -201,7 +191,7 @@ def job() -> Iterator[None]:
             )
         raise
     except Exception as error:
-        message = _on_one_line(error)
+        message = on_one_line(error)
         with_traceback = FULL_ERROR or not isinstance(error, InputError | OSError)
         if sweep:
             if with_traceback:
@@ -213,7 +203,7 @@ def job() -> Iterator[None]:
                 "error: nobody reads the output any more; files already written are kept",
                 file=sys.stderr,
             )
-            _end_unread()
+            end_unread()
         elif with_traceback:
             raise
         else:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from sft.config.schema import DpoConfig
 from sft.data.batches import IGNORE_INDEX, Batch
 from sft.gpt2.model import GPT
 
@@ -19,22 +21,32 @@ class BatchLoss:
     """The losses of a batch, one for each supervised token, with the borders of its rows kept.
 
     Attributes:
-        each: (N,), in nats and fp32, row after row.
+        each: (N,), in nats and fp32, row after row. Of preferences: one for each pair.
         labels: (B, T)
+        weights: (N,), what each counts for; None: each counts for 1.
+        beside: (numbers, 2), sum and count of each number that the objective measures beside the
+            loss, in the order of its `names`; None if it has none.
     """
 
     each: Tensor
     labels: Tensor
+    beside: Tensor | None = None
+    weights: Tensor | None = None
 
     @property
     def sum(self) -> Tensor:
         """The sum of the losses. Training divides it by the count of the whole optimizer step."""
-        return self.each.sum()
+        return self.each.sum() if self.weights is None else (self.each * self.weights).sum()
 
     @property
-    def count(self) -> int:
-        """The number of supervised tokens; over the batches of a step it is `step_targets`."""
-        return len(self.each)
+    def count(self) -> float:
+        """What the sum is divided by; over the batches of a step it is `step_targets`.
+
+        It is the number of supervised tokens, or the sum of their weights.
+        """
+        return (
+            len(self.each) if self.weights is None else float(self.weights.sum(dtype=torch.double))
+        )
 
     def rows(self) -> tuple[Tensor, ...]:
         """Return the losses of each row apart: B tensors of (supervised tokens of the row,)."""
@@ -48,20 +60,103 @@ def tokens_of_rows(labels: Tensor) -> list[int]:
 
 
 class Objective(Protocol):
-    """A model, and the loss of a batch that is on the model's device."""
+    """A model, and the loss of a batch that is on the model's device.
+
+    Attributes:
+        names: of the numbers that are measured beside the loss.
+    """
 
     model: GPT
+    names: tuple[str, ...]
 
     def loss(self, batch: Batch) -> BatchLoss:
         """Return the losses of a batch; their sum has a gradient unless autograd is off."""
 
 
 class CrossEntropy:
-    """The cross entropy of the next token, at each position with a label."""
+    """The cross entropy of the next token, at each position with a label.
 
-    def __init__(self, model: GPT) -> None:
+    Beside it, it measures the loss of the answers alone, which can be compared between weights.
+
+    Args:
+        prompt_weight: what a label outside the answers counts for (2405.14394).
+    """
+
+    names: tuple[str, ...] = ("answer_loss",)
+
+    def __init__(self, model: GPT, prompt_weight: float = 1.0) -> None:
         self.model = model
+        self.prompt_weight = prompt_weight
 
     def loss(self, batch: Batch) -> BatchLoss:
         each = self.model.token_losses(batch.input_ids, batch.labels, batch.lengths)
-        return BatchLoss(each, batch.labels)
+        losses = each.detach()
+        if batch.answers is None:
+            beside = torch.stack([losses.sum(), losses.new_tensor(len(losses))])
+            return BatchLoss(each, batch.labels, beside[None])
+
+        is_answer = batch.answers[batch.labels != IGNORE_INDEX]  # (N,)
+        beside = torch.stack([(losses * is_answer).sum(), is_answer.sum().to(losses)])
+        weights = None
+        if self.prompt_weight != 1:
+            weights = torch.where(is_answer, 1.0, self.prompt_weight)
+        return BatchLoss(each, batch.labels, beside[None], weights)
+
+
+class Preference:
+    """Direct preference optimization (DPO): prefer the chosen answers to the rejected ones.
+
+    Source: Rafailov et al., "Direct Preference Optimization: Your Language Model is Secretly a
+    Reward Model" (2305.18290), equation 7. With r = log p(answer) - log p_reference(answer), the
+    loss of a pair is
+
+        sigmoid  -log sigmoid(beta * (r_chosen - r_rejected))
+        norm     the same, with each r divided by the answer's tokens (2411.15124)
+        ipo      (r_chosen - r_rejected - 1 / (2 beta))^2, each r divided likewise (2310.12036)
+
+    Beside the loss it measures the margin, beta * (r_chosen - r_rejected), and the accuracy, which
+    is the share of pairs whose margin is above 0.
+    """
+
+    names: tuple[str, ...] = ("margin", "accuracy")
+
+    def __init__(self, model: GPT, config: DpoConfig) -> None:
+        self.model = model
+        self.config = config
+
+    def loss(self, batch: Batch) -> BatchLoss:
+        """Return the loss of each pair.
+
+        Args:
+            batch: its rows are the chosen answers, then the rejected ones; the labels are those of
+                the answers alone. Its `reference` has the log-probability of each row. A filler
+                row is no pair.
+        """
+        logprobs = row_logprobs(self.model, batch)  # (B,)
+        pairs = len(logprobs) // 2
+        ratios = logprobs if batch.reference is None else logprobs - batch.reference
+        chosen, rejected = ratios[:pairs], ratios[pairs : 2 * pairs]  # (pairs,)
+
+        beta = self.config.beta
+        margins = beta * (chosen - rejected)
+        if self.config.loss == "sigmoid":
+            each = -F.logsigmoid(margins)
+        else:
+            sizes = torch.tensor(tokens_of_rows(batch.labels), device=ratios.device)
+            of_chosen = chosen / sizes[:pairs].clamp(min=1)
+            of_rejected = rejected / sizes[pairs : 2 * pairs].clamp(min=1)
+            if self.config.loss == "norm":
+                each = -F.logsigmoid(beta * (of_chosen - of_rejected))
+            else:
+                each = (of_chosen - of_rejected - 1 / (2 * beta)) ** 2
+
+        sums = torch.stack([margins.detach().sum(), (margins > 0).float().sum()])
+        beside = torch.stack([sums, torch.full_like(sums, pairs)], dim=1)
+        return BatchLoss(each, batch.labels, beside)
+
+
+def row_logprobs(model: GPT, batch: Batch) -> Tensor:
+    """Return the log-probability of the labels of each row, (B,), in nats and fp32."""
+    losses = model.token_losses(batch.input_ids, batch.labels, batch.lengths)
+    rows = torch.split(losses, tokens_of_rows(batch.labels))
+    return -torch.stack([row.sum() for row in rows])

@@ -8,8 +8,8 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Any
 
+from sft.command import add_placement, command, require
 from sft.errors import InputError
-from sft.launch import add_placement, command
 
 if TYPE_CHECKING:
     from sft.inference.models import ChatModel, Placement
@@ -26,11 +26,11 @@ Serve a tuned model and its base with OpenAI's API, and a page to try them side 
   python -m sft.serve --add de=outputs/de --add fr=outputs/fr     several, each by its name
 
 POST /v1/chat/completions and /v1/completions (also as streams) and GET /v1/models, with the models
-`tuned` and `base`; GET /health. Completions continue plain text, without a template. Of a chat, the
-last user message is the instruction. The body may also hold `input`, as in the training records.
-The model learned from single instructions, so it is not shown earlier turns, unless it came with a
-chat template of its own. System messages are refused. The likeliest token is taken, unless a
-request gives a temperature.
+`tuned` and `base`; GET /health. Completions continue plain text, without a template. A model tuned
+on conversations is shown the whole chat, its system message included. One tuned on single
+instructions is shown the last user message alone, and its system message must be empty. The body
+may also hold `input`, as in the training records. The likeliest token is taken, unless a request
+gives a temperature.
 
 If SFT_API_KEY is set in the environment, every request to the API must carry that key.
 """
@@ -133,6 +133,11 @@ def parser() -> argparse.ArgumentParser:
         help="answer to this name of the machine, too",
     )
     made.add_argument(
+        "--trim",
+        action="store_true",
+        help="leave out a chat's oldest turns if they do not fit the context (else: an error)",
+    )
+    made.add_argument(
         "--no-base", action="store_true", help="serve the tuned model alone, in half the memory"
     )
     return made
@@ -142,8 +147,9 @@ def serve(arguments: argparse.Namespace) -> None:
     """Load the models and serve them until a signal comes.
 
     Raises:
-        InputError: the address cannot be had, or the model cannot be loaded.
+        InputError: the address cannot be had, the model cannot be loaded, or a package is missing.
     """
+    require("serve", "the server", "starlette", "uvicorn")
     from sft.inference.models import Placement, load_tuned, share_weights
     from sft.serving.engine import Engine
     from sft.serving.guard import is_loopback
@@ -161,7 +167,7 @@ def serve(arguments: argparse.Namespace) -> None:
             raise InputError(f"--add: {name} is given twice")
         chat_models[name] = load_tuned(run, placement)
 
-    engines = {}
+    engines: dict[str, Engine] = {}
     for name, chat_model in chat_models.items():
         others = [engine.chat_model.model for engine in engines.values()]
         shared = share_weights(chat_model.model, others)
@@ -201,7 +207,9 @@ def listen(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, where = found[0]
         listener = socket.socket(family, kind, protocol)
         try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # On Windows this would let a second server take the same port.
+            if os.name != "nt":
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(where)
             listener.listen(1024)
         except OSError:
@@ -245,7 +253,7 @@ def run_server(
 
     origins = tuple(arguments.allow_origin)
     access = Access(arguments.host, origins, tuple(arguments.allow_host), key)
-    app = make_app(engines, arguments.max_tokens, access)
+    app = make_app(engines, arguments.max_tokens, access, arguments.trim)
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE
     )

@@ -4,7 +4,7 @@ Training writes it. Evaluation, the report, the model's card and the table of a 
 """
 
 import platform
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,30 @@ PACKAGES = (
 )
 
 
+# Weights and records of `gpt2-nano` that this version no longer has, by their SHA-256, and the last
+# version that had them.
+FORMER_NANO = {
+    "3e5e2ec735e0547300dd6f095c4eeb35e7dd9c85a902f9fdaf4895b1c536b795": "0.1.0",
+    "a311981622926d8a65b1f836b22b12f5267652ccb70bf3c1c4d83602ba4ecf10": "0.1.0",
+}
+
+
+def refuse_former_nano(sha256: str, run: Path | str) -> None:
+    """Refuse a run that began with an earlier `gpt2-nano`, whose files are not here any more.
+
+    Args:
+        sha256: the hash of the weights, or of the records, that the run began with.
+
+    Raises:
+        InputError: it is a former one's; the message names the version to use.
+    """
+    if former := FORMER_NANO.get(sha256):
+        raise InputError(
+            f"{run}: a run of the gpt2-nano of sft {former}, which was remade since; "
+            f"use sft {former} for this run, or train again"
+        )
+
+
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages in use."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
@@ -42,11 +66,15 @@ class LossChange:
 
 @dataclass(frozen=True)
 class DataUsed:
-    """The data file, and for each split the numbers of its overview."""
+    """The data, and for each split the numbers of its overview.
+
+    `revision` is the commit of a data set of the hub.
+    """
 
     path: str
     sha256: str
     splits: dict[str, dict[str, int]]
+    revision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +93,8 @@ class RunSummary:
     `losses` is keyed by the columns of metrics.csv. `seconds` and `tokens_per_sec` count optimizer
     steps alone. `answer_loss_before` is the loss of the sanity check. `best_validation_loss` is the
     lowest one, that of the weights in `model/` unless `eval.best` chose them by another number.
-    Each is None if it was not taken. `config` is the TrainConfig as plain values.
+    Each is None if it was not taken. `config` is the TrainConfig as plain values. `template` is the
+    prompt's, in Jinja; earlier versions did not note it.
     """
 
     status: str
@@ -85,6 +114,7 @@ class RunSummary:
     seed: int
     versions: dict[str, str]
     config: dict[str, Any]
+    template: str | None = None
 
 
 def write_run_summary(folder: Path, summary: RunSummary) -> None:
@@ -137,9 +167,10 @@ def parse_run_summary(content: dict[str, Any]) -> RunSummary:
 
 
 def _parse(kind: type[Any], content: dict[str, Any]) -> Any:
-    names = [field.name for field in fields(kind)]
+    needed = [field.name for field in fields(kind) if field.default is MISSING]
     if not isinstance(content, dict):
-        raise ValueError(f"expected an object with {', '.join(names)}")
-    if missing := [name for name in names if name not in content]:
+        raise ValueError(f"expected an object with {', '.join(needed)}")
+    if missing := [name for name in needed if name not in content]:
         raise ValueError(f"{missing[0]}: missing")
-    return kind(**{name: content[name] for name in names})
+    known = [field.name for field in fields(kind) if field.name in content]
+    return kind(**{name: content[name] for name in known})

@@ -28,6 +28,7 @@ CONTENT: dict[str, Any] = {
             "test": {"records": 110},
             "validation": {"records": 55},
         },
+        "revision": None,
     },
     "checkpoint": {
         "source": "openai-community/gpt2",

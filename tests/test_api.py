@@ -289,3 +289,86 @@ def test_unread_keys_are_warned_of_once(gpt2: Pretrained, caplog: pytest.LogCapt
     assert [record.message.split(";")[0] for record in caplog.records] == [
         "questions: not read: 'context' in 1 of its records"
     ]
+
+
+# Adapters, validation, early stop, progress
+
+
+def quick(gpt2: Pretrained, **options: Any) -> Any:
+    settings = {"epochs": 1, "lr": 1e-2, "device": "cpu", "precision": "32"}
+    return sft.finetune(gpt2, RECORDS, **(settings | options))
+
+
+def test_an_adapter_is_trained_beside_frozen_weights_and_saved(
+    gpt2: Pretrained, checkpoint: Path, tmp_path: Path
+) -> None:
+    before = {name: value.clone() for name, value in gpt2.model.state_dict().items()}
+    losses = quick(gpt2, lora=4, epochs=3)
+    assert losses[-1] < losses[0]
+    after = gpt2.model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert (gpt2.base, gpt2.source) == (str(checkpoint), str(checkpoint))
+    told = sft.answer(gpt2, ["Say day."], max_new_tokens=9, device="cpu")
+
+    sft.save(gpt2, tmp_path / "adapter", adapter=True)
+    sft.save(gpt2, tmp_path / "merged")
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+    for folder in ("adapter", "merged"):
+        again = sft.load_pretrained(tmp_path / folder)
+        assert sft.answer(again, ["Say day."], max_new_tokens=9, device="cpu") == told
+        assert again.base == str(checkpoint)
+
+    with pytest.raises(InputError, match="has an adapter"):
+        quick(gpt2, lora=True)
+    assert quick(gpt2)[-1] < losses[0]
+
+
+def test_a_model_without_an_adapter_has_none_to_save(gpt2: Pretrained, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="adapter: the model has none"):
+        sft.save(gpt2, tmp_path / "x", adapter=True)
+    with pytest.raises(InputError, match="rank"):
+        quick(gpt2, lora=0)
+
+
+def test_the_weights_with_the_best_validation_loss_are_kept(gpt2: Pretrained) -> None:
+    # Validation answers are the opposite of those learned, so that its loss soon rises.
+    wrong = [{**RECORDS[0], "output": "zebra"}, {**RECORDS[1], "output": "zebra"}]
+    losses = quick(gpt2, validation=wrong, epochs=12, patience=2, mask_prompt=True)
+    assert len(losses.validation) < 12
+    best = losses.validation.index(min(losses.validation))
+    assert len(losses.validation) == best + 1 + 2
+    assert [row["epoch"] for row in losses.rows if "val/full_loss" in row] == [
+        epoch + 1 for epoch in range(len(losses.validation))
+    ]
+    found = sft.evaluate(gpt2, wrong, max_new_tokens=1, device="cpu")["loss"]
+    assert found < losses.validation[-1]
+    assert len(losses.plot().axes) == 1
+    with pytest.raises(InputError, match=r"patience: 2; .* with validation="):
+        quick(gpt2, patience=2)
+    with pytest.raises(InputError, match="validation: record 1"):
+        quick(gpt2, validation=[{"instruction": 3}])
+
+
+def test_progress_is_told_of_each_step(gpt2: Pretrained) -> None:
+    steps: list[Any] = []
+    losses = quick(gpt2, progress=steps.append)
+    assert [(step.number, step.of) for step in steps] == [(1, 3), (2, 3), (3, 3)]
+    assert [step.loss for step in steps] == losses
+
+
+def test_nothing_of_the_base_stays_with_the_tuned_model(checkpoint: Path) -> None:
+    gpt2 = sft.load_pretrained(checkpoint)
+    old = gpt2.read("wte.weight").clone()
+    gpt2.revision = "abc"
+    quick(gpt2)
+    assert (gpt2.base, gpt2.sha256, gpt2.revision, gpt2.adapter) == (
+        str(checkpoint),
+        "",
+        None,
+        None,
+    )
+    assert torch.equal(gpt2.read("wte.weight"), gpt2.model.wte.weight)
+    assert not torch.equal(gpt2.read("wte.weight"), old)
+    assert gpt2.chat_template == gpt2.prompt
+    quick(gpt2)
+    assert gpt2.base == str(checkpoint)

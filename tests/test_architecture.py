@@ -5,6 +5,8 @@ for it. The doors are on top, and only doors import doors.
 """
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,12 +18,15 @@ NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 
 GROUND = {
     "sft.atomic",
+    "sft.bars",
     "sft.claims",
     "sft.config",
+    "sft.cpus",
     "sft.device",
     "sft.download",
     "sft.errors",
     "sft.jsonl",
+    "sft.latest",
     "sft.metrics",
     "sft.network",
     "sft.prompts",
@@ -40,7 +45,7 @@ ROOMS: dict[str, set[str]] = {
     "sft.miniature": {"sft.gpt2", "sft.data", "sft.checkpoint"},
     "sft.judge": {"sft.data", "sft.scoring"},
     "sft.report": {"sft.data", "sft.checkpoint", "sft.scoring"},
-    "sft.serving": {"sft.gpt2", "sft.inference"},
+    "sft.serving": {"sft.gpt2", "sft.data", "sft.inference"},
     "sft.evaluation": {
         "sft.gpt2",
         "sft.data",
@@ -55,6 +60,7 @@ ROOMS: dict[str, set[str]] = {
         "sft.data",
         "sft.checkpoint",
         "sft.objective",
+        "sft.evaluation",
         "sft.report",
     },
 }
@@ -70,6 +76,7 @@ DOORS = (
     "sft/convert_openai.py",
     "sft/export.py",
     "sft/import_book.py",
+    "sft/prefer.py",
     "sft/serve.py",
 )
 
@@ -79,8 +86,11 @@ LIGHT = (
     *(name for name in NAMES if name.startswith("sft/config/")),
     "sft/__init__.py",
     "sft/atomic.py",
+    "sft/command.py",
+    "sft/cpus.py",
     "sft/errors.py",
     "sft/folders.py",
+    "sft/latest.py",
     "sft/launch.py",
     "sft/logs.py",
     "sft/metrics.py",
@@ -99,7 +109,9 @@ MODULES = {module(name) for name in NAMES}
 
 
 def is_door(name: str) -> bool:
-    """train.py, evaluate.py, and the files of sft/ itself that no room may import."""
+    """train.py, evaluate.py, the files of sft/ itself that no room may import, and __main__.py."""
+    if name.endswith("/__main__.py"):
+        return True
     in_sft = name.count("/") == 1 and module(name) not in GROUND | FILES_BETWEEN.keys()
     return name.count("/") == 0 or in_sft
 
@@ -152,7 +164,7 @@ def test_the_rooms_are_known() -> None:
     assert not any("util" in name for name in NAMES)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.count("/") >= 2])
+@pytest.mark.parametrize("name", [n for n in NAMES if n.count("/") >= 2 and not is_door(n)])
 def test_a_room_imports_from_itself_and_from_below(name: str) -> None:
     here = room(module(name))
     allowed = GROUND | ROOMS[here] | {here}
@@ -256,8 +268,14 @@ def test_the_doors_open_quickly(name: str) -> None:
         package for package in (*heavy, "starlette", "uvicorn") if of(package, iter(found))
     ] == []
     of_the_doors = {f"sft.{name}" for name in ("convert", "convert_openai", "folders", "launch")}
-    of_the_doors |= {"sft.logs", "sft.sweep"}
+    of_the_doors |= {"sft.command", "sft.logs", "sft.sweep"}
     assert {room(other) for other in of("sft", iter(found))} <= GROUND | of_the_doors
+
+
+@pytest.mark.parametrize("door", ["chat", "serve", "export"])
+def test_a_door_without_hydra_does_not_import_it(door: str) -> None:
+    code = f"import sys, sft.{door}; print({{'hydra', 'omegaconf', 'torch'}} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
 
 
 def test_the_walk_sees_what_it_should(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

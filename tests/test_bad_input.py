@@ -97,9 +97,9 @@ DATA = {
     "truncated JSON Lines": (f"{A}\n{A[:30]}", "not JSON at line 2, column 26 "),
     "no instruction": (f'[{A}, {{"output": "b"}}]', "record 2: no 'instruction', expected "),
     "no output": (f'[{A}, {{"instruction": "a"}}]', "record 2: no 'output', expected "),
-    "a number": (
-        f'[{A}, {A}, {{"instruction": 1, "output": "b"}}]',
-        "record 3: 'instruction' is a number, expected text",
+    "a truth value": (
+        f'[{A}, {A}, {{"instruction": true, "output": "b"}}]',
+        "record 3: 'instruction' is a truth value, expected text",
     ),
     "a capital": (
         f'[{A}, {{"instruction": "a", "Input": "", "output": "b"}}]',
@@ -130,7 +130,7 @@ def test_a_missing_data_file_is_refused(refused: Refused) -> None:
     Path("mine.json").unlink()
     assert (
         refused()
-        == f"{Path('mine.json').resolve()}: no such file; give data.path= a JSON file of records"
+        == f"{Path('mine.json').resolve()}: no such file; give data.path= a file of records"
     )
 
 
@@ -177,8 +177,8 @@ SETTINGS = {
         "max_steps: 0 would train nothing; expected a number from 1 up, or -1",
     ),
     "template": (
-        "data.prompt=chatml",
-        "data.prompt: unknown value 'chatml'; expected one of alpaca, ",
+        "data.prompt=chat",
+        "data.prompt: unknown value 'chat'; expected one of alpaca, ",
     ),
     "model": (
         "model=gpt3",
@@ -203,7 +203,10 @@ SETTINGS = {
     "type": ("batch_size=eight", "batch_size: found 'eight', expected a whole number"),
     "type of a list": ("data.split=0.5", "data.split: found 0.5, expected a list, as in [a,b]"),
     "type of a switch": ("compile=2", "compile: found 2, expected true or false"),
-    "json without a path": ("data.path=null", "data.path: missing; data=json needs data.path=FILE"),
+    "json without a path": (
+        "data.path=null",
+        "data.path: missing; data=file (or data=json) needs data.path=FILE",
+    ),
 }
 
 

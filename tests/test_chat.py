@@ -7,19 +7,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pexpect
 import pytest
 
 from sft import generate, load_pretrained
-from sft.chat import Chat, converse, pipe
+from sft.chat import Chat, converse, handle, pipe
 from sft.checkpoint.folder import save_pretrained
 from sft.data.prompt import render
 from sft.data.records import Record
 from sft.errors import InputError
 from sft.gpt2.sampling import Sampling
-from sft.inference.models import Placement, load_tuned
+from sft.inference.models import ChatModel, Placement, load_tuned
 from sft.prompts import PROMPTS
 
 QUESTIONS = ["What is the plural of box?", "Name an animal."]
@@ -384,3 +386,64 @@ def test_an_output_that_nobody_reads_ends_the_chat_with_the_code_of_sigpipe(run:
     )
     os.close(writer)
     assert (found.returncode, found.stderr) == (141, b"")
+
+
+# Conversations
+
+
+@pytest.fixture
+def talk(run: Path) -> Chat:
+    """A chat with a model that is shown earlier turns."""
+    placement = Placement("cpu", "32-true")
+    tuned = replace(load_tuned(str(run), placement), takes_earlier_turns=True)
+    return Chat(tuned, placement, Sampling(), max_new_tokens=5)
+
+
+def test_a_conversation_is_remembered_and_cleared(talk: Chat) -> None:
+    asked: list[list[tuple[str, str]]] = []
+    whole = ChatModel.prompt_that_fits
+
+    def noting(model, instruction, input, earlier, tokens):
+        asked.append(list(earlier))
+        return whole(model, instruction, input, earlier, tokens)
+
+    with mock.patch.object(ChatModel, "prompt_that_fits", noting):
+        assert talk.run_command("/system Be short.") == (
+            "the model is told this before the conversation"
+        )
+        talk.run_command("/input box")
+        first = "".join(talk.answer("Plural?"))
+        second = "".join(talk.answer("And of fox?"))
+        talk.run_command("/clear")
+        talk.run_command("/system")
+        "".join(talk.answer("Name a bird."))
+    told = ("system", "Be short.")
+    assert asked == [[told], [told, ("user", "Plural?\n\nbox"), ("assistant", first)], []]
+    assert talk.turns[0] == ("user", "Name a bird.")
+    assert second
+
+
+def test_the_oldest_turns_are_forgotten_when_the_context_is_full(
+    talk: Chat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = "bird " * 60
+    for number in range(4):
+        handle(talk, f"{number} {long}")
+    assert "(the oldest 2 turns did not fit any more and are forgotten)" in capsys.readouterr().out
+    assert len(talk.turns) < 8
+    assert talk.turns[-2][1].startswith("3 ")
+
+
+def test_an_answer_that_was_stopped_is_not_remembered(talk: Chat) -> None:
+    pieces = talk.answer("Plural?")
+    next(pieces)
+    pieces.close()
+    assert talk.turns == []
+
+
+def test_a_model_of_single_instructions_remembers_nothing(chat: Chat) -> None:
+    chat.max_new_tokens = 3
+    "".join(chat.answer("Plural?"))
+    assert chat.turns == []
+    assert "tuned on single instructions" in chat.run_command("/system Be short.")
+    assert chat.system == ""

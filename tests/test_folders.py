@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from sft import folders
-from sft.atomic import warn_of_latest
 from sft.checkpoint.folder import load_pretrained
 from sft.claims import _said
+from sft.latest import warn_of_latest
 from tests.commands import line
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from sft import command as without_hydra
 from sft import launch
 from sft.config.schema import TrainConfig
 from sft.errors import InputError
@@ -31,13 +32,16 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("optim.lrr=1", ["optim.lrr: ", "--help"]),
         ("bach_size=8", ["bach_size: ", "--help"]),
         ("+optim.lrr=1", ["optim.lrr: ", "lr, "]),
-        ("model=gpt3", ["'model/gpt3'", "gpt2-large gpt2-medium"]),
-        ("data=web", ["'data/web'", "alpaca"]),
-        ("experiment=x", ["'experiment/x'", "alpaca-1k"]),
-        ("data=null", ["Config group override", "NoneType"]),
+        ("model=gpt3", ["model: unknown value 'gpt3'", "gpt2-large, gpt2-medium"]),
+        ("data=web", ["data: unknown value 'web'", "alpaca"]),
+        ("experiment=x", ["experiment: unknown value 'x'", "alpaca-1k"]),
+        ("data=null", ["data: null is no choice"]),
+        ("data=", ["data: unknown value ''", "alpaca"]),
+        ("data=[nano,b]", ["data: cannot load 'b'"]),
+        ("data.split=0.9,0.1,0", ["data.split: ", "data.split=[0.9,0.1,0]", "-m"]),
         ("batch_size", ["batch_size: ", "key=value ("]),
         ("data.split=[0.5,0.5", ["data.split=[0.5,0.5: ", "key=value ("]),
-        ("model=gpt2-nano,gpt2-small", ["'model=gpt2-nano,gpt2-small'"]),
+        ("model=gpt2-nano,gpt2-small", ["model: gpt2-nano,gpt2-small are several values", "-m"]),
         ("resume=${nope}", ["'nope'"]),
         ("data.path=${nope}", ["data.path: ", "'nope'"]),
         ("hydra/launcher=x", ["'hydra/launcher/x'", "'.[sweep]'"]),
@@ -163,9 +167,9 @@ def test_escape_sequences_in_an_error_are_made_visible(monkeypatch: pytest.Monke
     def refuse() -> None:
         raise InputError("record 1: \x1b[2J")
 
-    monkeypatch.setattr(launch, "FULL_ERROR", False)
+    monkeypatch.setattr(without_hydra, "FULL_ERROR", False)
     with pytest.raises(SystemExit, match=r"^error: record 1: \\x1b\[2J$"):
-        launch.command(refuse)
+        without_hydra.command(refuse)
 
 
 def test_one_device_needs_no_other_process() -> None:
@@ -329,11 +333,11 @@ def test_an_unknown_option_is_named_in_one_line(
     assert named in line(command, *arguments)
 
 
-@pytest.mark.parametrize("door", ["command", "run"])
-def test_a_command_whose_output_nobody_reads_prints_an_error(door: str) -> None:
+@pytest.mark.parametrize(("file", "door"), [("command", "command"), ("launch", "run")])
+def test_a_command_whose_output_nobody_reads_prints_an_error(file: str, door: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    code = f"from sft.launch import {door}; {door}(lambda: print('x' * 100_000, flush=True))"
+    code = f"from sft.{file} import {door}; {door}(lambda: print('x' * 100_000, flush=True))"
     found = subprocess.run(
         [sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, timeout=100
     )

@@ -1,5 +1,6 @@
 """Every command in the README is run, on a tiny model and tiny data in place of the downloads."""
 
+import csv
 import json
 import os
 import re
@@ -53,6 +54,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SFT_CACHE", str(tmp_path / "cache"))
     Path("mine.json").write_text(json.dumps(records[:60]))
+    with Path("mine.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, list(records[0]))
+        table.writeheader()
+        table.writerows(records[:60])
 
     def stand_in(*_: object) -> Path:
         path = tmp_path / "download.json"

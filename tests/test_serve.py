@@ -43,9 +43,10 @@ def server(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_lets_the_server_finish_its_answers(number: signal.Signals) -> None:
-    with server() as (process, url, printed):
+    with server("--add", "two=gpt2-nano") as (process, url, printed):
         assert "served alone: gpt2-nano does not name its base" in printed
         assert "tuned: gpt2-nano, 4M parameters\n" in printed
+        assert "two: gpt2-nano, 4M parameters, 100% of them shared\n" in printed
         stream = requests.post(
             f"{url}/v1/chat/completions", json=HELLO | {"stream": True}, stream=True, timeout=60
         )

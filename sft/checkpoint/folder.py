@@ -7,7 +7,6 @@ It holds a model's architecture, weights, tokenizer and prompt template. `load_p
 from a folder or from the hub. `save_pretrained` writes one that transformers reads too.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ import tiktoken
 import torch
 from safetensors import SafetensorError
 
-from sft.atomic import read_json, replaced_folder, warn_of_latest
+from sft.atomic import read_json, replaced_folder
 from sft.checkpoint import hub, weights
 from sft.checkpoint.adapter import AdapterConfig, read_adapter, read_adapter_config, write_adapter
 from sft.checkpoint.files import (
@@ -39,6 +38,7 @@ from sft.errors import InputError
 from sft.gpt2.lora import is_adapter
 from sft.gpt2.model import GPT, GPTConfig
 from sft.gpt2.tokenizer import END, MERGES, TOKENIZER, VOCAB, load_tokenizer, save_tokenizer
+from sft.latest import followed, warn_of_latest
 
 # The models that come with this package, by name.
 EMBEDDED = {"gpt2-nano": Path(__file__).parent.parent / "miniature" / "gpt2-nano"}
@@ -75,6 +75,7 @@ class Pretrained:
             adapter's.
         names: special tokens, by the names that chat templates use for them.
         conversations: it was tuned on conversations of several turns.
+        lora: of the adapters that `finetune` gave the model; its other weights are the file's.
     """
 
     model: GPT
@@ -89,6 +90,7 @@ class Pretrained:
     adapter: AdapterConfig | None = None
     names: dict[str, str] = field(default_factory=dict)
     conversations: bool = False
+    lora: LoraConfig | None = None
 
 
 def load_pretrained(
@@ -275,13 +277,13 @@ def _locate(name: str, revision: str | None) -> tuple[Path, str, str | None]:
     """Return the folder of a checkpoint, its source, and its commit."""
     # The user's own folder. `outputs/latest` may meanwhile be turned to another run, so the path
     # inside a run is resolved.
-    folder = Path(os.path.expanduser(name))
+    folder = followed(name)
     if name and folder.is_dir():
         warn_of_latest(folder)
         inner = folder / "model"
         if not _is_checkpoint(folder) and _is_checkpoint(inner):
             return inner.resolve(), str(inner.resolve()), None
-        return folder, name, None
+        return folder, str(folder) if folder != Path(name).expanduser() else name, None
     if name in EMBEDDED:
         return EMBEDDED[name], name, None
 

@@ -81,8 +81,15 @@ def _converted(value: Any, hint: Any, key: str) -> Any:
             raise InputError(f"{key}: found {value!r}, expected a group of keys")
         return from_dict(typing.cast(type[Any], hint), value, key + ".")
 
-    # X | None, or X | list[X] | None. With an Annotated inside, Python makes it a typing.Union.
+    # X | None, X | list[X] | None, or X | Literal["auto"]. With an Annotated inside, Python makes
+    # it a typing.Union.
     if origin in (types.UnionType, typing.Union):
+        literals = [option for option in arguments if typing.get_origin(option) is Literal]
+        words = [word for option in literals for word in typing.get_args(option)]
+        if value in words:
+            return value
+        if words and isinstance(value, str):
+            raise InputError(f"{key}: found {value!r}, expected a number, or {' or '.join(words)}")
         lists = [option for option in arguments if typing.get_origin(option) is list]
         option = lists[0] if lists and isinstance(value, list) else arguments[0]
         return None if value is None else _converted(value, option, key)
@@ -98,6 +105,9 @@ def _converted(value: Any, hint: Any, key: str) -> Any:
         _check_option(text, arguments, key)
         return text
 
+    if origin is dict and isinstance(value, dict):
+        return {str(name): _converted(item, arguments[1], key) for name, item in value.items()}
+
     if origin is list and isinstance(value, list):
         return [_converted(item, arguments[0], key) for item in value]
 
@@ -111,7 +121,8 @@ def _converted(value: Any, hint: Any, key: str) -> Any:
             return str(value)
     misfit = hint is int and isinstance(value, bool)
     if misfit or not isinstance(value, origin or hint):
-        expected = NAMES.get(hint, "a list, as in [a,b]")
+        found_kind = "keys and values, as in {a: b}" if origin is dict else "a list, as in [a,b]"
+        expected = NAMES.get(hint, found_kind)
         raise InputError(f"{key}: found {value!r}, expected {expected}")
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{key}: {value} is not a finite number")
@@ -142,10 +153,13 @@ def _check_option(value: str, options: Collection[str], key: str) -> None:
 
 
 def flat(values: dict[str, Any], where: str = "") -> dict[str, Any]:
-    """Return nested values by their dotted keys: {"optim": {"lr": 1}} -> {"optim.lr": 1}."""
+    """Return nested values by their dotted keys: {"optim": {"lr": 1}} -> {"optim.lr": 1}.
+
+    A dict that is itself the value of a key, such as `data.fields`, stays whole.
+    """
     found: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and not where:
             found |= flat(value, f"{where}{name}.")
         else:
             found[where + name] = value

@@ -50,15 +50,18 @@ def _no_rules(config: object) -> Problems:
 
 
 def _data(data: DataConfig) -> Problems:
-    local = data.source in (*OWN_FILES, "nano")
+    local = data.source in (*OWN_FILES, "hub", "nano")
     if data.source in OWN_FILES and not all(data.paths() or [""]):
         yield NO_PATH
-    for path in data.paths():
+    if data.source == "hub" and not (isinstance(data.path, str) and data.path):
+        yield "data.path: missing; data=hub needs the name of a data set, data.path=OWNER/NAME"
+    given = [("path", path) for path in data.paths()]
+    for key, path in (*given, ("test", data.test or ""), ("validation", data.validation or "")):
         if scheme := scheme_of(path):
-            remedy = "download it first, and give data.path=FILE"
+            remedy = f"download it first, and give data.{key}=FILE"
             if scheme == "file":
                 remedy = "leave file:// out"
-            yield f"data.path: an address ({scheme}://…), expected a file; {remedy}"
+            yield f"data.{key}: an address ({scheme}://…), expected a file; {remedy}"
     if local and data.url:
         yield f"data.url: {data.url!r} would not be read by data={data.source}"
     if not local and not data.url:
@@ -67,6 +70,16 @@ def _data(data: DataConfig) -> Problems:
         yield (
             "data.url: holds a name and a password, which would be kept in the run's files; use "
             "data=file data.path=FILE"
+        )
+    if data.weights is not None and len(data.weights) != len(data.paths()):
+        yield (
+            f"data.weights: {len(data.weights)} numbers for {len(data.paths())} files in "
+            "data.path; expected one for each, as in data.path=[a.jsonl,b.csv] data.weights=[1,0.3]"
+        )
+    if data.mask_prompt and 0 < data.prompt_weight < 1:
+        yield (
+            f"data.prompt_weight: {data.prompt_weight}, but data.mask_prompt=true is the weight 0; "
+            "add data.mask_prompt=false"
         )
     if len(data.split) != 3:
         yield (
@@ -79,7 +92,7 @@ def _data(data: DataConfig) -> Problems:
 
 def _path(data: DataConfig) -> Problems:
     """A data set with a file of its own needs no path, unless a run that exists looks for it."""
-    if data.source not in OWN_FILES and data.path is not None:
+    if data.source not in (*OWN_FILES, "hub") and data.path is not None:
         yield f"data.path: {data.path!r} would not be read by data={data.source}; use data=file"
 
 
@@ -284,6 +297,42 @@ UNREAD_BY_BOTH: tuple[Unread[TrainConfig | EvaluateConfig], ...] = (
         "only a download is checked against it; leave it out",
     ),
     Unread(
+        ("data.split_seed",),
+        lambda config, sweep: (
+            config.data.split_by == "order"
+            and (config.data.keep == 1 or config.data.keep_by != "random")
+        ),
+        "nothing is drawn with data.split_by=order; leave it out, or choose another data.split_by",
+    ),
+    Unread(
+        ("data.name", "data.part", "data.revision"),
+        lambda config, sweep: config.data.source != "hub",
+        "only a data set of the hub has one (data=hub data.path=OWNER/NAME); leave it out",
+    ),
+    Unread(
+        ("data.keep_by",),
+        lambda config, sweep: config.data.keep == 1,
+        "would not be read without data.keep=SHARE; add it",
+    ),
+    Unread(
+        ("data.split",),
+        lambda config, sweep: (
+            (config.data.test is not None and config.data.split[1] > 0)
+            or (config.data.validation is not None and config.data.split[2] > 0)
+        ),
+        "a split with a file of its own takes nothing of data.path; give it a share of 0",
+    ),
+    Unread(
+        ("data.prompt_weight",),
+        lambda config, sweep: config.data.mask_prompt and config.data.prompt_weight == 1,
+        "data.mask_prompt=true is the weight 0; add data.mask_prompt=false",
+    ),
+    Unread(
+        ("data.prompt_weight",),
+        lambda config, sweep: config.data.prompt == "none",
+        "data.prompt=none leaves no prompt to weigh; leave out one of the two",
+    ),
+    Unread(
         ("data.mask_prompt",),
         lambda config, sweep: config.data.mask_prompt and config.data.prompt == "none",
         "data.prompt=none leaves no prompt to mask; leave out one of the two",
@@ -307,6 +356,21 @@ UNREAD_BY_TRAIN: tuple[Unread[TrainConfig], ...] = (
         ("lora.",),
         lambda config, sweep: config.lora.kind == "none",
         "would not be read without an adapter; add lora=default",
+    ),
+    Unread(
+        ("data.too_long",),
+        lambda config, sweep: config.objective == "dpo" and config.data.too_long != "cut",
+        "objective=dpo cuts both answers; leave it out",
+    ),
+    Unread(
+        ("dpo.",),
+        lambda config, sweep: config.objective != "dpo",
+        "would not be read by objective=sft; add objective=dpo",
+    ),
+    Unread(
+        ("data.mask_prompt", "data.prompt_weight", "data.too_long"),
+        lambda config, sweep: config.objective == "dpo",
+        "objective=dpo compares the answers alone, cut to data.max_length; leave it out",
     ),
     Unread(
         ("optim.min_lr",),
@@ -362,7 +426,7 @@ UNREAD_BY_EVALUATE: tuple[Unread[EvaluateConfig], ...] = (
         ("revision", "data", "data."),
         lambda config, sweep: config.checkpoint is None,
         "a run is evaluated on its own data and base; other data goes with checkpoint=",
-        but=("data", "data.path"),
+        but=("data", "data.path", "data.test", "data.validation"),
     ),
     Unread(
         ("data", "data.path"),
@@ -381,7 +445,16 @@ UNREAD_BY_EVALUATE: tuple[Unread[EvaluateConfig], ...] = (
         "the training records of a checkpoint= are not known; leave it out",
     ),
     Unread(
-        ("data.shuffle", "data.bucket", "data.workers"),
+        (
+            "data.shuffle",
+            "data.bucket",
+            "data.workers",
+            "data.too_long",
+            "data.weights",
+            "data.drop_empty",
+            "data.keep",
+            "data.keep_by",
+        ),
         lambda config, sweep: True,
         "only training reads it; leave it out",
     ),

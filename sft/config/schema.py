@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from sft.latest import followed
 from sft.metrics import BY_NAME, TEXT_METRICS
 from sft.prompts import PROMPTS
 
@@ -34,7 +35,10 @@ Penalty = Annotated[float, Ge(-2), Le(2)]
 NotNegative = Annotated[float, Ge(0)]
 AboveZero = Annotated[float, Gt(0)]
 
-PromptName = Annotated[str, OneOf(PROMPTS)]
+# What becomes of a record that is longer than data.max_length.
+TooLong = Literal["cut", "drop", "split"]
+
+PromptName = Annotated[str, OneOf(tuple(PROMPTS))]
 
 # The data sets that are the user's own files: `json` is the older name.
 OWN_FILES = ("file", "json")
@@ -48,6 +52,8 @@ JUDGES = {
 JudgeName = Annotated[str, OneOf(("none", *JUDGES))]
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+SplitBy = Literal["order", "random", "question", "category"]
+KeepBy = Literal["random", "longest", "ifd"]
 PrecisionName = Literal["auto", "32", "bf16-mixed", "16-mixed"]
 BestName = Annotated[str, OneOf(("validation_loss", *TEXT_METRICS))]
 Rank = Annotated[str, OneOf(("validation_loss", *BY_NAME))]
@@ -67,8 +73,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         # A folder is kept by its real path: `outputs/latest` will point at the new run, which must
         # not become its own base. Other names are repositories of the hub.
-        if os.path.isdir(self.checkpoint):
-            self.checkpoint = os.path.realpath(self.checkpoint)
+        folder = followed(self.checkpoint)
+        if folder.is_dir():
+            self.checkpoint = os.path.realpath(folder)
 
 
 def scheme_of(path: str) -> str | None:
@@ -81,27 +88,51 @@ def scheme_of(path: str) -> str | None:
 class DataConfig:
     source: str = "nano"
     path: str | list[str] | None = None
+    name: str | None = None
+    part: str = "train"
+    revision: str | None = None
+    weights: list[AboveZero] | None = None
+    test: str | None = None
+    validation: str | None = None
     url: str | None = None
     sha256: str | None = None
     licence: str | None = None
+    fields: dict[str, str] | None = None
     sample: Positive | None = None
     sample_seed: int = 123
     split: list[NotNegative] = field(default_factory=lambda: [0.85, 0.10, 0.05])
-    prompt: PromptName = "alpaca"
+    split_by: SplitBy = "order"
+    split_seed: Natural = 123
+    drop_empty: bool = False
+    keep: Annotated[float, Gt(0), Le(1)] = 1.0
+    keep_by: KeepBy = "random"
+    prompt: PromptName | None = None
     mask_prompt: bool = False
+    prompt_weight: Share = 1.0
     max_length: Annotated[int, Ge(2)] | None = None
+    too_long: TooLong = "cut"
     shuffle: bool = True
     bucket: bool = False
     workers: Natural = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.path, list):
+        if self.source == "hub":
+            # The path is a name on the hub.
+            pass
+        elif isinstance(self.path, list):
             self.path = [_whole(path) for path in self.path]
         elif self.path:
             self.path = _whole(self.path)
+        self.test = self.test and _whole(self.test)
+        self.validation = self.validation and _whole(self.validation)
+
+    @property
+    def answers_alone(self) -> bool:
+        """Whether only the answers are learned: `mask_prompt` is the weight 0 by another name."""
+        return self.mask_prompt or self.prompt_weight == 0
 
     def paths(self) -> list[str]:
-        """Return the files, folders and patterns of the user's own data."""
+        """Return the files, folders and patterns of the user's own data, or its name on the hub."""
         if isinstance(self.path, str):
             return [self.path]
         return self.path or []
@@ -178,6 +209,12 @@ class LoraConfig:
 
 
 @dataclass
+class DpoConfig:
+    beta: AboveZero = 0.1
+    loss: Literal["sigmoid", "ipo", "norm"] = "sigmoid"
+
+
+@dataclass
 class CheckpointConfig:
     every: Positive | None = None
     minutes: AboveZero | None = None
@@ -191,10 +228,13 @@ class TrainConfig:
     data: DataConfig
     optim: OptimConfig
     eval: EvalConfig
+    objective: Literal["sft", "dpo"] = "sft"
+    dpo: DpoConfig = field(default_factory=DpoConfig)
     device: Device = "auto"
     devices: Positive = 1
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     precision: PrecisionName = "auto"
+    threads: Positive | Literal["auto"] = "auto"
     batch_size: Positive = 8
     accumulate: Positive = 1
     epochs: Positive = 2
@@ -203,6 +243,7 @@ class TrainConfig:
     on_nonfinite: Literal["stop", "skip"] = "stop"
     logger: Literal["tensorboard", "csv", "wandb", "mlflow", "none"] = "tensorboard"
     compile: bool = False
+    profile: bool = False
     activation_checkpointing: bool = False
     evaluate: bool = False
     judge: JudgeConfig = field(default_factory=JudgeConfig)

@@ -8,4 +8,6 @@ Read first, in this order:
     batches.py     the next-token shift, the prompt mask and the padding
     plan.py        which rows form which micro-batch of which step, on which rank
     datamodule.py  all of it, as Lightning asks for it
+
+`python -m sft.data FILE` looks at data before any training: doctor.py, neighbours.py, loops.py.
 """

@@ -49,16 +49,21 @@ class Batch(NamedTuple):
         labels: (B, T), IGNORE_INDEX where nothing is learned.
         lengths: (B,), the tokens of each row without its padding.
         records: (B,), each row's place in file order within its split; -1 for a filler row.
-        step_targets: labels in the whole optimizer step of this batch, on all ranks.
+        step_targets: what the losses of the whole optimizer step of this batch are divided by, on
+            all ranks: its labels, where those of prompts count as `Examples.prompt_weight` says.
         step_tokens: tokens without padding in that step, on all ranks.
+        reference: (B,), the log-probability of each row's labels before training; of preferences.
+        answers: (B, T), true where the label is an answer's; None: all labels are.
     """
 
     input_ids: Tensor
     labels: Tensor
     lengths: Tensor
     records: Tensor
-    step_targets: int
+    step_targets: float
     step_tokens: int
+    reference: Tensor | None = None
+    answers: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ class Examples:
         mask_prompt: learn the answers alone, not the prompts.
         cut: how many rows lost their end, and with it the end token.
         dropped: how many records have no row, since no answer was left.
+        prompt_weight: what a label outside the answers counts for in the loss, from 0 to 1.
     """
 
     tokens: NDArray[Any]
@@ -91,6 +97,7 @@ class Examples:
     mask_prompt: bool
     cut: int
     dropped: int
+    prompt_weight: float = 1.0
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -109,18 +116,33 @@ class Examples:
         start: int = self.starts[row]
         return self.answers[start : start + self.sizes[row]]
 
-    def targets(self) -> NDArray[np.int64]:
+    def targets(self) -> NDArray[np.int64] | NDArray[np.float64]:
+        """Return what the losses of each row are divided by, (rows,): its labels, weighted."""
+        labels = self.labels_of_rows()
+        if self.mask_prompt or self.prompt_weight == 1:
+            return labels
+        answers = self.answers_of_rows()
+        weighted: NDArray[np.float64] = answers + self.prompt_weight * (labels - answers)
+        return weighted
+
+    def labels_of_rows(self) -> NDArray[np.int64]:
         """Return how many tokens of each row are learned, (rows,)."""
-        if not self.mask_prompt:
-            return self.sizes - 1
+        return self.answers_of_rows() if self.mask_prompt else self.sizes - 1
+
+    def answers_of_rows(self) -> NDArray[np.int64]:
+        """Return how many tokens of each row are an answer's, but for its first token, (rows,)."""
         return _count(self.answers, self.starts + 1, self.starts + self.sizes)
+
+    def rows_read(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return which rows the batch of some rows reads; preferences have two for each."""
+        return rows
 
     def batch(
         self,
         rows: Sequence[int],
         mask_prompt: bool | None = None,
         multiple: int = 1,
-        totals: tuple[int, int] = (0, 0),
+        totals: tuple[float, int] = (0, 0),
     ) -> Batch:
         """Collate rows: shift, mask and pad them.
 
@@ -146,20 +168,21 @@ class Examples:
         # Both begin as padding, on which the rows are then written.
         input_ids = torch.full((len(rows), width), self.eot)
         labels = torch.full((len(rows), width), IGNORE_INDEX)
+        answers = torch.zeros((len(rows), width), dtype=torch.bool)
 
         # Token j is the label of position j - 1.
         for i, (row, ids) in enumerate(zip(rows, texts, strict=True)):
             text = torch.from_numpy(ids.astype(np.int64))
             length = len(text) - 1
             input_ids[i, :length] = text[:-1]
-            if mask_prompt:
-                learned = torch.from_numpy(self.is_answer(row)[1:])
-                labels[i, :length][learned] = text[1:][learned]
-            else:
-                labels[i, :length] = text[1:]
+            labels[i, :length] = text[1:]
+            answers[i, :length] = torch.from_numpy(self.is_answer(row)[1:])
 
         records = torch.from_numpy(self.records[list(rows)])
-        return Batch(input_ids, labels, lengths, records, *totals)
+        batch = Batch(input_ids, labels, lengths, records, *totals)
+        if mask_prompt:
+            return batch._replace(labels=labels.masked_fill(~answers, IGNORE_INDEX))
+        return batch._replace(answers=answers)
 
 
 def _count(
@@ -171,33 +194,75 @@ def _count(
     return np.fromiter(counts, np.int64, len(starts))
 
 
-def as_examples(texts: Texts, eot: int, max_length: int, mask_prompt: bool) -> Examples:
+def as_examples(
+    texts: Texts, eot: int, max_length: int, mask_prompt: bool, drop_long: bool = False
+) -> Examples:
     """Cut each text to `max_length` tokens, and drop the rows that keep no answer.
 
-    The limit is for prompt and answer together. A row that is cut loses its end token.
+    The limit is for prompt and answer together. A row that is cut loses its end token. A record in
+    pieces has a row for each.
+
+    Args:
+        drop_long: drop the rows that would be cut.
     """
+    records, starts, whole, prompts = _rows(texts)
+
     # The last token of a text is only a label, so the model reads one token fewer.
-    whole = np.diff(texts.starts)
     sizes = np.minimum(whole, max_length + 1)
 
     # The last answer is there, or else an earlier one must be. Nothing predicts the first token.
-    keeps = sizes > np.maximum(texts.prompts, 1)
-    starts = texts.starts[:-1]
-    keeps[~keeps] = _count(texts.answers, starts[~keeps] + 1, (starts + sizes)[~keeps]) > 0
+    keeps = sizes > np.maximum(prompts, 1)
+    places = starts[~keeps]
+    keeps[~keeps] = _count(texts.answers, places + 1, places + sizes[~keeps]) > 0
+    if drop_long:
+        keeps &= whole == sizes
     rows = np.flatnonzero(keeps)
     return Examples(
         tokens=texts.tokens,
         answers=texts.answers,
-        starts=texts.starts[rows],
+        starts=starts[rows],
         sizes=sizes[rows],
-        prompts=texts.prompts[rows],
-        records=rows,
+        prompts=prompts[rows],
+        records=records[rows],
         eot=eot,
         max_length=max_length,
         mask_prompt=mask_prompt,
         cut=int((whole > sizes)[rows].sum()),
         dropped=len(whole) - len(rows),
     )
+
+
+def _rows(texts: Texts) -> tuple[NDArray[Any], ...]:
+    """Return record, start, size and last answer's place of each row; a piece is a row."""
+    records = np.arange(len(texts.sizes))
+    if not len(texts.pieces):
+        return records, texts.starts, texts.sizes, texts.prompts
+
+    # The pieces of other records than these lie behind all texts, or between them.
+    order = np.argsort(texts.starts, kind="stable")
+    place = np.searchsorted(texts.starts[order], texts.pieces, side="right") - 1
+    owners = order[np.maximum(place, 0)]
+    ends = texts.starts + texts.sizes
+    inside = (place >= 0) & (texts.pieces < ends[owners])
+    of_pieces = owners[inside]
+
+    records = np.concatenate([records, of_pieces])
+    starts = np.concatenate([texts.starts, texts.pieces[inside]])
+    order = np.lexsort((starts, records))
+    records = records[order]
+    starts = starts[order]
+
+    # A row ends where the next one of its record begins, or with its record.
+    sizes = ends[records] - starts
+    follows = np.flatnonzero(records[:-1] == records[1:])
+    sizes[follows] = starts[follows + 1] - starts[follows]
+
+    # The last answer is the run of answer tokens at the end.
+    prompts = np.empty(len(records), dtype=np.int32)
+    for row, (start, size) in enumerate(zip(starts.tolist(), sizes.tolist(), strict=True)):
+        others = np.flatnonzero(~texts.answers[start : start + size])
+        prompts[row] = others[-1] + 1 if len(others) else 0
+    return records, starts, sizes, prompts
 
 
 def encode(

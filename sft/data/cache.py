@@ -1,5 +1,6 @@
 """The cache on disk: downloads, and arrays that are slow to make, which are mapped into memory."""
 
+import hashlib
 import logging
 import os
 from collections.abc import Callable
@@ -44,6 +45,11 @@ def cached(name: str, make: Callable[[], Arrays]) -> Arrays:
     with locked(path.with_name(f"{path.name}.lock")):
         found = _read(path)
         return _write(make(), path) if found is None else found
+
+
+def name_of(*parts: object) -> str:
+    """Return a name for what is made from these values: their hash."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
 def _read(path: Path) -> Arrays | None:

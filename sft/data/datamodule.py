@@ -1,7 +1,7 @@
 """The LightningDataModule: the plan's micro-batches, from the place where the trainer stands."""
 
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -27,7 +27,7 @@ class PlannedBatches(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> Batch:
         micro = self.plan[index]
-        targets = int(self.targets[micro.step].sum())
+        targets = self.targets[micro.step].sum().item()
         tokens = int(self.lengths[micro.step].sum())
         totals = (targets, tokens)
         return self.examples.batch(micro.rows.tolist(), multiple=self.multiple, totals=totals)
@@ -64,13 +64,14 @@ def _ignore_signals(worker: int) -> None:
 class InstructionData(LightningDataModule):
     """Batches for training, in the plan's order, and for validation, in file order.
 
-    Each record comes once per epoch.
+    Each record comes once per epoch, unless its source has a weight.
 
     Args:
         splits: train, test and validation. If validation is empty, there is none.
         bucket: with `shuffle`, put records of similar length together, so that little is padded.
         multiple: pad rows to a multiple of so many tokens. On MPS, 64 keeps the number of different
             shapes low.
+        weights: as in `Plan`, for each path in data.path.
         workers: processes that collate; 0: the training process itself does.
     """
 
@@ -84,6 +85,7 @@ class InstructionData(LightningDataModule):
         workers: int = 0,
         multiple: int = 1,
         bucket: bool = False,
+        weights: Sequence[float] = (),
     ) -> None:
         super().__init__()
         self.splits = splits
@@ -94,10 +96,12 @@ class InstructionData(LightningDataModule):
         self.workers = workers
         self.multiple = multiple
         self.bucket = bucket
+        self.weights = tuple(weights)
 
     def plan(self, world_size: int) -> Plan:
         """Return the plan of training for so many ranks."""
-        examples = self.splits["train"].examples
+        train = self.splits["train"]
+        examples = train.examples
         return Plan(
             rows=len(examples),
             batch_size=self.batch_size,
@@ -106,6 +110,8 @@ class InstructionData(LightningDataModule):
             shuffle=self.shuffle,
             seed=self.seed,
             lengths=examples.lengths() if self.bucket else None,
+            sources=train.entries[examples.records] if self.weights else None,
+            weights=self.weights,
         )
 
     def tokens_per_step(self, world_size: int) -> float:

@@ -26,6 +26,11 @@ WINDOW = 1 << 20
 # How many bytes are read to tell the format.
 HEAD = 1024
 
+
+class Number(str):
+    """A number of JSON, as it is written there."""
+
+
 BLANK = b" \t\n\r"
 SPACE = re.compile(r"[ \t\n\r]*")
 
@@ -219,7 +224,7 @@ def _stream(
 def _line_items(text: TextIOWrapper) -> Iterator[Any]:
     for line in text:
         if line.strip():
-            yield json.loads(line, parse_constant=_refuse, parse_int=float)
+            yield json.loads(line, parse_constant=_refuse, parse_int=Number, parse_float=Number)
 
 
 def _array_items(text: TextIOWrapper) -> Iterator[Any]:
@@ -238,7 +243,7 @@ def _array_items(text: TextIOWrapper) -> Iterator[Any]:
         raise ValueError("not an array")
 
     # `at` is where the next item begins, and `mark` the character after the item before.
-    decoder = json.JSONDecoder(parse_constant=_refuse, parse_int=float)
+    decoder = json.JSONDecoder(parse_constant=_refuse, parse_int=Number, parse_float=Number)
     at = 1
     mark = ","
     while mark == ",":
@@ -314,9 +319,8 @@ def _parse(text: str, name: Path | str, line: int = 0) -> Any:
     def refuse(constant: str) -> NoReturn:
         raise InputError(f"{name}: {constant}{f' in line {line}' if line else ''} is not JSON")
 
-    # No number is used. `float` reads thousands of digits, at which `int` raises.
     try:
-        return json.loads(text, parse_constant=refuse, parse_int=float)
+        return json.loads(text, parse_constant=refuse, parse_int=Number, parse_float=Number)
     except json.JSONDecodeError as error:
         place = f"line {line or error.lineno}, column {error.colno}"
         raise InputError(
@@ -339,7 +343,14 @@ def kind_of(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return "a truth value"
-    kinds = {int: "a number", float: "a number", str: "text", list: "an array", dict: "an object"}
+    kinds = {
+        int: "a number",
+        float: "a number",
+        Number: "a number",
+        str: "text",
+        list: "an array",
+        dict: "an object",
+    }
 
     # A notebook may give any object as a record.
     return kinds.get(type(value), f"a Python {type(value).__name__}")

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
-from tqdm import tqdm
 
+from sft.bars import Bar
 from sft.data.records import Record
 
 # A neighbour's similarity, and that of one that is almost the same.
@@ -45,10 +45,11 @@ Matrix = Any
 def question(record: Record) -> str:
     """Return the text by which a record is compared: instruction and input, each on a line.
 
-    Plain text has no question, so its text is compared.
+    Earlier turns stand before them. Plain text has no question, so its text is compared.
     """
-    if record.instruction or record.input:
-        return f"{record.instruction}\n{record.input}"
+    if record.instruction or record.input or record.before:
+        earlier = [turn.content for turn in record.before]
+        return "\n".join([*earlier, record.instruction, record.input])
     return record.output
 
 
@@ -215,7 +216,7 @@ def _search(sets: Matrix, larger: Numbers, smaller: Numbers, least: float) -> It
     short = _first(sets, _prefixes(sizes, 2 * least / (1 + least)))
     products = long @ np.bincount(short[smaller].indices, minlength=sets.shape[1])
 
-    bar = tqdm(total=len(larger), desc="comparing questions", leave=False, delay=1)
+    bar = Bar(total=len(larger), desc="comparing questions", leave=False, delay=1)
     with bar:
         for part in _parts(products[larger]):
             rows = larger[part]
@@ -242,7 +243,8 @@ def _prefixes(sizes: Numbers, share: float) -> Numbers:
     candidates. Rounding may add one, but never takes one away.
     """
     needed = np.ceil(share * sizes - 1e-9).astype(np.int64)
-    return np.minimum(sizes, sizes - needed + 1 + sizes // 16)
+    lengths: Numbers = np.minimum(sizes, sizes - needed + 1 + sizes // 16)
+    return lengths
 
 
 def _first(sets: Matrix, lengths: Numbers) -> Matrix:

@@ -6,6 +6,7 @@ the place at which to resume.
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -39,6 +40,9 @@ class Plan:
         accumulate: micro-batches per rank in an optimizer step.
         shuffle: draw a new order for each epoch; False: file order, whatever the lengths.
         lengths: (rows,), to bucket rows of similar length, so that little is padded; None: do not.
+        sources: (rows,), the number of each row's source; None: there is one.
+        weights: for each source, how often its rows come in an epoch: 2 is each twice, 0.3 is 30%
+            of them, drawn anew for each epoch. Empty: each row comes once.
     """
 
     rows: int
@@ -48,6 +52,26 @@ class Plan:
     shuffle: bool = False
     seed: int = 0
     lengths: Indices | None = field(default=None, compare=False)
+    sources: Indices | None = field(default=None, compare=False)
+    weights: tuple[float, ...] = ()
+
+    @cached_property
+    def taken(self) -> list[int]:
+        """How many rows of each source an epoch takes."""
+        if self.sources is None or not self.weights:
+            return [self.rows]
+        counts = np.bincount(self.sources, minlength=len(self.weights)).tolist()
+
+        # The small number makes 30% of 5 be 2, whatever a double makes of 0.3.
+        return [
+            max(1, int(count * weight + 0.5 + 1e-9)) if count else 0
+            for count, weight in zip(counts, self.weights, strict=True)
+        ]
+
+    @property
+    def epoch_rows(self) -> int:
+        """Rows of an epoch, a row that comes twice counted twice."""
+        return sum(self.taken)
 
     @property
     def rows_per_step(self) -> int:
@@ -57,7 +81,7 @@ class Plan:
     @property
     def steps(self) -> int:
         """Optimizer steps in an epoch; the last may be short."""
-        return -(-self.rows // self.rows_per_step)
+        return -(-self.epoch_rows // self.rows_per_step)
 
     @property
     def buckets(self) -> bool:
@@ -65,12 +89,28 @@ class Plan:
         return self.shuffle and self.lengths is not None
 
     def order(self, epoch: int) -> Indices:
-        """Return the order of all rows in an epoch, (rows,)."""
-        if not self.shuffle:
-            return np.arange(self.rows)
+        """Return the rows of an epoch in their order, (epoch_rows,)."""
         random = np.random.default_rng((self.seed, epoch))
-        order = random.permutation(self.rows)
+        rows = self._drawn(random)
+        if not self.shuffle:
+            return rows
+        order = rows[random.permutation(len(rows))]
         return order if self.lengths is None else self._bucketed(order, self.lengths, random)
+
+    def _drawn(self, random: np.random.Generator) -> Indices:
+        """Return the rows that an epoch takes, ascending."""
+        if self.sources is None or not self.weights:
+            return np.arange(self.rows)
+        parts: list[Indices] = []
+        for source, count in enumerate(self.taken):
+            rows = np.flatnonzero(self.sources == source)
+            if not count:
+                continue
+
+            # All rows come so many times, and the rest is drawn.
+            times, rest = divmod(count, len(rows))
+            parts += [np.tile(rows, times), random.permutation(rows)[:rest]]
+        return np.sort(np.concatenate(parts))
 
     def _bucketed(self, order: Indices, lengths: Indices, random: np.random.Generator) -> Indices:
         """Sort by length within windows of some steps, then shuffle the steps.
@@ -78,7 +118,7 @@ class Plan:
         The rows of a step depend on its size alone, not on how it is divided among ranks and
         micro-batches. A short last step stays last, with rows of any length.
         """
-        full = self.rows // self.rows_per_step
+        full = len(order) // self.rows_per_step
         whole, rest = np.split(order, [full * self.rows_per_step])
 
         # A small data set still gets four windows. With one, every epoch would have equal steps.
@@ -98,11 +138,11 @@ class Plan:
         # Two sizes of step occur: the full one, and that of the last.
         shares = {
             rows: self._shares(rows, rank)
-            for rows in (self.rows_per_step, self.rows % self.rows_per_step)
+            for rows in (self.rows_per_step, len(order) % self.rows_per_step)
         }
 
         found: list[MicroBatch] = []
-        for start in range(0, self.rows, self.rows_per_step):
+        for start in range(0, len(order), self.rows_per_step):
             step = order[start : start + self.rows_per_step]
             for share in shares[len(step)]:
                 found.append(MicroBatch(step[share], step))

@@ -26,6 +26,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sft.data.records import Record
 from sft.errors import InputError
+from sft.prompts import PROMPTS
 
 log = logging.getLogger(__name__)
 
@@ -172,6 +173,43 @@ def _render_chat(template: str, messages: list[Message]) -> str:
         )
     except Exception as error:
         raise InputError(f"chat template: {error}") from error
+
+
+def pick_template(name: str | None, own: str | None, source: str) -> str:
+    """Return the template to train with: the named one, or the checkpoint's own, or else alpaca's.
+
+    A named template is preferred to a text that earlier versions wrote for it, as it knows several
+    turns.
+
+    Args:
+        name: data.prompt; None: the user named none.
+        own: the checkpoint's template; None: it has none.
+        source: the checkpoint, for the log.
+    """
+    if name is None:
+        if not own:
+            return PROMPTS["alpaca"]
+        template = next((text for text in PROMPTS.values() if same_prompts(own, text)), own)
+        names = [known for known, text in PROMPTS.items() if text == template]
+        log.info(f"prompt template: {names[0] if names else 'its own'}, as {source} has it")
+        return template
+
+    given = PROMPTS[name]
+    if own and not same_prompts(own, given):
+        log.warning(
+            f"warning: data.prompt: {name}, but {source} has another template; "
+            "leave it out to take that"
+        )
+    return given
+
+
+def same_prompts(first: str, second: str) -> bool:
+    """Whether two templates give single instructions the same prompts."""
+    probes = [Record("\ue000", "", ""), Record("\ue000", "\ue001", "")]
+    try:
+        return all(render(first, probe) == render(second, probe) for probe in probes)
+    except InputError:
+        return False
 
 
 def split_answers(template: str, record: Record) -> list[str]:

@@ -10,27 +10,36 @@ import random
 import stat
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from glob import glob
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sft.atomic import sha256_of
 from sft.config.rules import NO_PATH
 from sft.config.schema import DataConfig
-from sft.data.cache import Arrays, cache_folder, cached
+from sft.data.cache import Arrays, cache_folder, cached, name_of
 from sft.data.formats import endings
-from sft.data.records import Record, stream_records
+from sft.data.records import Contents, Record, stream_records
 from sft.download import fetch_rest
 from sft.errors import InputError
 from sft.network import unreachable
 
 # Smaller files, in bytes, are not cached: they are read and tokenised in about half a second.
 SMALL = 4 << 20
+
+Indices = NDArray[np.int64]
+
+# With more categories than this, a file does not count as sorted by them.
+MOST_CATEGORIES = 1000
+
+# The splits that may have files of their own, in the order in which these are read.
+OWN = ("test", "validation")
 
 EMBEDDED = {"nano": Path(__file__).parents[1] / "miniature" / "nano.json"}
 
@@ -44,6 +53,22 @@ class File:
 
 
 @dataclass(frozen=True)
+class Block:
+    """Records that lie one after the other.
+
+    Attributes:
+        records: how many.
+        split: the split that they are given for, as a file of its own or as a list in a wrapper;
+            None: they are divided among the splits.
+        entry: the number of the path in data.path that they come from.
+    """
+
+    records: int
+    split: str | None = None
+    entry: int = 0
+
+
+@dataclass(frozen=True)
 class Source:
     """The files of a data set, and which of their records are used, in which order.
 
@@ -52,17 +77,30 @@ class Source:
         files: the files, in the order in which they are read.
         sha256: the hash of the file; of several files, one hash of theirs, in their order.
         chosen: the places of the records used, counted through all files.
+        blocks: the records of all files, in the order of their places.
+        is_sorted: whether records with the same category lie together.
+        revision: the commit of a data set of the hub; None for all others.
         unused: keys in the files that are not read, and in how many of the records each is; the
             most frequent first.
         notes: lines about the files that the user should read.
+        fields: the user's own keys of a record.
+        contents: what was found in each of the files.
+        difficulties: for each record used a score, the highest first, if `data.keep_by=ifd` chooses
+            among them. A model measures them (`sft.evaluation.ifd`).
     """
 
     name: str
     files: tuple[File, ...]
     sha256: str
     chosen: Sequence[int]
+    blocks: tuple[Block, ...]
     unused: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    fields: dict[str, str] | None = None
+    contents: tuple[Contents, ...] = ()
+    is_sorted: bool = False
+    revision: str | None = None
+    difficulties: NDArray[np.float64] | None = None
 
     @property
     def path(self) -> Path:
@@ -70,9 +108,51 @@ class Source:
         return self.files[0].path
 
     @property
+    def keys(self) -> list[str]:
+        """The keys that are read."""
+        return list(dict.fromkeys(key for found in self.contents for key in found.keys))
+
+    @property
+    def conversations(self) -> bool:
+        """Whether a record has turns before its last question."""
+        return any(found.conversations for found in self.contents)
+
+    @property
+    def identity(self) -> tuple[str, Sequence[int]]:
+        """The hash of the files and the places of the records: what every record follows from."""
+        read_by = f" {self.fields}" if self.fields else ""
+        return f"{self.sha256}{read_by}", self.chosen
+
+    @property
     def is_small(self) -> bool:
         """Whether the files are too small to be worth caching."""
         return sum(file.path.stat().st_size for file in self.files) < SMALL
+
+    def rows_of(self, split: str | None) -> Indices:
+        """Return which of the records used are given for a split; None: those to be divided."""
+        given = [block.split == split for block in self.blocks]
+        places = np.repeat(given, [block.records for block in self.blocks])
+        return np.flatnonzero(places[np.asarray(self.chosen)])
+
+    def entries(self) -> Indices:
+        """Return for each record used the number of its path in data.path."""
+        numbers = [block.entry for block in self.blocks]
+        places = np.repeat(numbers, [block.records for block in self.blocks])
+        found: Indices = places[np.asarray(self.chosen)]
+        return found
+
+    def measured(self, name: str, measure: Callable[[Iterator[Record]], Iterable[int]]) -> Indices:
+        """Return a number for each record used, in one pass; of large files from the cache.
+
+        Args:
+            name: of the measure, in the cache.
+        """
+
+        def make() -> Arrays:
+            return {"numbers": np.fromiter(measure(self.stream()), np.int64)}
+
+        found = make() if self.is_small else cached(name_of(name, *self.identity), make)
+        return found["numbers"]
 
     def stream(self) -> Iterator[Record]:
         """Yield the records one by one. Only a sample is held in memory.
@@ -80,7 +160,9 @@ class Source:
         Raises:
             InputError: a file changed since it was hashed.
         """
-        records = chain.from_iterable(_stream(file, known=True) for file in self.files)
+        records = chain.from_iterable(
+            _stream(file, fields=self.fields, known=True) for file in self.files
+        )
 
         # A range is all records in file order; a sample has an order of its own.
         if isinstance(self.chosen, range):
@@ -89,90 +171,169 @@ class Source:
         found = {index: record for index, record in enumerate(records) if index in wanted}
         return (found[index] for index in self.chosen)
 
+    def pick(self, rows: Indices) -> list[Record]:
+        """Return the records at some places among those used. The others are not kept in memory."""
+        wanted = set(rows.tolist())
+        found = {row: record for row, record in enumerate(self.stream()) if row in wanted}
+        return [found[row] for row in rows.tolist()]
+
     @cached_property
     def records(self) -> list[Record]:
         """The records, all in memory."""
         return list(self.stream())
 
 
-def load_source(config: DataConfig, known: str | None = None) -> Source:
+def load_source(config: DataConfig, known: str | None = None, commit: str | None = None) -> Source:
     """Find the files that `config` names, read them through once, and draw the sample.
 
     The cache keeps what was found in a large file, under its hash.
 
     Args:
         known: the hash of data that a run exists of; its keys are not refused.
+        commit: the commit on the hub of such data.
 
     Raises:
         InputError: there is no such file, its download failed, or it holds something other than
             records. The message names the file and the record.
     """
-    paths = _locate(config)
-    files = tuple(File(path, _hash(path)) for path in paths)
-    sha256 = _joint_hash(files)
+    revision = None
+    if config.source == "hub":
+        # huggingface_hub is imported only where it is needed.
+        from sft.data.hub import fetch_data
+
+        fetched, revision = fetch_data(config, commit)
+        entries = [fetched]
+    else:
+        entries = _locate(config)
+    roles: list[tuple[str | None, int, Path]] = [
+        (None, entry, path) for entry, paths in enumerate(entries) for path in paths
+    ]
+    for part in OWN:
+        if own := getattr(config, part):
+            roles += [(part, 0, path) for path in _files_at(own)]
+    _check_twice([path for _, _, path in roles])
+    files = tuple(File(path, _hash(path)) for _, _, path in roles)
+    sha256 = _joint_hash(files, [split for split, _, _ in roles])
     downloaded = config.path is None and config.url is not None
-    if downloaded and config.sha256 not in (None, sha256):
+    if downloaded and config.sha256 not in (None, files[0].sha256):
         raise InputError(
-            f"{paths[0]}: sha256 {sha256}, expected {config.sha256}; "
+            f"{files[0].path}: sha256 {files[0].sha256}, expected {config.sha256}; "
             "delete the file, and it is downloaded again"
         )
 
+    # Read the files.
     unused: Counter[str] = Counter()
+    blocks: list[Block] = []
     notes: list[str] = []
-    count = 0
-    for file in files:
-        found = _look(file, known=sha256 == known)
-        count += found.records
+    contents: list[Contents] = []
+    divided: list[Contents] = []
+    for file, (split, entry, path) in zip(files, roles, strict=True):
+        found = _look(file, config.fields, known=sha256 == known)
+        contents.append(found)
         unused.update(found.unused)
+        if split is None:
+            divided.append(found)
+        blocks += _blocks(found, split, entry, path, config)
         if found.lists:
             held = ", ".join(f"{length:,} in {key!r}" for key, length in found.lists.items())
-            notes.append(f"{file.path}: the records are in lists of one object: {held}")
-    unused = Counter(dict(unused.most_common()))
-    name = str(paths[0])
-    if len(files) > 1:
-        name = f"{paths[0].parent}: {len(files)} files"
+            notes.append(f"{path}: the records are in one object: {held}")
+    name = str(files[0].path)
+    if len(divided) > 1:
+        name = f"{files[0].path.parent} ({len(divided)} files)"
+    if config.source == "hub":
+        [name] = config.paths()
+        shown = ", ".join(file.path.name for file in files[: min(3, len(divided))])
+        more = f" and {len(divided) - 3} more" if len(divided) > 3 else ""
+        notes.insert(0, f"{name} at commit {revision}: {shown}{more}")
 
-    chosen: Sequence[int] = range(count)
-    if config.sample is not None:
-        if config.sample > count:
-            raise InputError(
-                f"data.sample: {config.sample} of the {count} records in {name}: lower it"
-            )
-        chosen = random.Random(config.sample_seed).sample(range(count), config.sample)
-    return Source(name, files, sha256, chosen, dict(unused), tuple(notes))
+    return Source(
+        name,
+        files,
+        sha256,
+        _chosen(config, blocks, name),
+        tuple(blocks),
+        dict(unused.most_common()),
+        tuple(notes),
+        config.fields,
+        tuple(contents),
+        is_sorted=len(divided) == 1 and divided[0].is_sorted,
+        revision=revision,
+    )
 
 
-def _joint_hash(files: Sequence[File]) -> str:
-    """Return one hash of files in their order; the hash of a single file is its own."""
+def _blocks(
+    found: Contents, split: str | None, entry: int, path: Path, config: DataConfig
+) -> list[Block]:
+    """Return the blocks of a file. Only a file of data.path may hold the lists of several splits.
+
+    Raises:
+        InputError: such lists are in a file that is given for one split, or a split has both a list
+            and a file.
+    """
+    if len(found.lists) < 2:
+        return [Block(found.records, split, entry)]
+    if split is not None:
+        raise InputError(
+            f"data.{split}: {path} holds lists for {', '.join(found.lists)}; give it as data.path"
+        )
+    blocks = []
+    for name, length in found.lists.items():
+        if name in OWN and getattr(config, name):
+            raise InputError(f"data.{name}: {path} holds a list for {name} too; give one of them")
+        blocks.append(Block(length, name if name in OWN else None, entry))
+    return blocks
+
+
+def _chosen(config: DataConfig, blocks: Sequence[Block], name: str) -> Sequence[int]:
+    """Return the places of the records used: all, or a sample of those to be divided."""
+    count = sum(block.records for block in blocks)
+    if config.sample is None:
+        return range(count)
+    given = np.repeat([block.split is not None for block in blocks], [b.records for b in blocks])
+    divided = np.flatnonzero(~given).tolist()
+    if config.sample > len(divided):
+        raise InputError(
+            f"data.sample: {config.sample} of the {len(divided)} records in {name}: lower it"
+        )
+    sample = random.Random(config.sample_seed).sample(divided, config.sample)
+    return sample + np.flatnonzero(given).tolist()
+
+
+def _joint_hash(files: Sequence[File], splits: Sequence[str | None]) -> str:
+    """Return one hash of files in their order; the hash of a single file is its own.
+
+    Args:
+        splits: for each file the split that it is given for.
+    """
     if len(files) == 1:
         return files[0].sha256
-    return hashlib.sha256("\n".join(file.sha256 for file in files).encode()).hexdigest()
+    lines = [f"{split} {file.sha256}" for split, file in zip(splits, files, strict=True)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 # What is in a file
 
 
-@dataclass(frozen=True)
-class Contents:
-    """The number of records in a file, its unused keys, and the lists of its wrapper if any."""
-
-    records: int
-    unused: dict[str, int]
-    lists: dict[str, int]
-
-
-def _look(file: File, known: bool) -> Contents:
+def _look(file: File, fields: dict[str, str] | None, known: bool) -> Contents:
     """Read a file through once, or find in the cache what was in it."""
 
     def read_through() -> Arrays:
-        unused: Counter[str] = Counter()
-        lists: dict[str, int] = {}
-        count = sum(1 for _ in _stream(file, unused=unused, known=known, lists=lists))
-        content = json.dumps(asdict(Contents(count, dict(unused.most_common()), lists)))
-        return {"contents": np.frombuffer(content.encode(), np.uint8)}
+        contents = Contents()
+        runs = 0
+        categories: set[str | None] = set()
+        last: str | None = None
+        for record in _stream(file, fields=fields, known=known, contents=contents):
+            runs += contents.records == 1 or record.category != last
+            last = record.category
+            if len(categories) < MOST_CATEGORIES:
+                categories.add(last)
+        contents.is_sorted = 1 < len(categories) == runs < contents.records
+        contents.unused = Counter(dict(contents.unused.most_common()))
+        return {"contents": np.frombuffer(json.dumps(vars(contents)).encode(), np.uint8)}
 
     # What was counted although a key would be refused is not for a new run.
-    name = f"contents-{'known-' if known else ''}{file.sha256[:32]}"
+    read_by = f"-{hashlib.sha256(repr(fields).encode()).hexdigest()[:12]}" if fields else ""
+    name = f"contents-{'known-' if known else ''}{file.sha256[:32]}{read_by}"
     small = file.path.stat().st_size < SMALL
     found = read_through() if small else cached(name, read_through)
     return Contents(**json.loads(found["contents"].tobytes()))
@@ -181,30 +342,30 @@ def _look(file: File, known: bool) -> Contents:
 # Which files
 
 
-def _locate(config: DataConfig) -> list[Path]:
+def _locate(config: DataConfig) -> list[list[Path]]:
+    """Return the files of each entry of data.path, or the one file of a data set by name."""
     # A saved run may have a path as well as a URL: the file was moved there since.
     if config.path is not None:
-        return _files_of(config.paths())
+        return [_files_at(path) for path in config.paths()]
     if config.url is not None:
-        return [download(config.source, config.url, config.sha256)]
+        return [[download(config.source, config.url, config.sha256)]]
     if config.source in EMBEDDED:
-        return [EMBEDDED[config.source]]
+        return [[EMBEDDED[config.source]]]
     raise InputError(NO_PATH)
 
 
-def _files_of(paths: Sequence[str]) -> list[Path]:
-    """Return the files that the paths name; the files of a folder or a pattern by their names.
-
-    Raises:
-        InputError: a path names no file, or a file is named twice.
-    """
-    found = [file for path in paths for file in _files_at(path)]
-    if twice := [file for file, count in Counter(found).items() if count > 1]:
+def _check_twice(paths: Sequence[Path]) -> None:
+    """Raise InputError for a file that is named twice: its records would be in two splits."""
+    if twice := [path for path, count in Counter(paths).items() if count > 1]:
         raise InputError(f"data.path: {twice[0]} is named twice; leave out one of them")
-    return found
 
 
 def _files_at(path: str) -> list[Path]:
+    """Return the files that a path names; those of a folder or a pattern in order of their names.
+
+    Raises:
+        InputError: there is none.
+    """
     place = Path(path)
     if place.is_dir():
         found = [file for file in place.iterdir() if file.name.lower().endswith(endings())]
@@ -257,17 +418,17 @@ def _hash(path: Path) -> str:
 def _stream(
     file: File,
     name: str | None = None,
-    unused: Counter[str] | None = None,
+    fields: dict[str, str] | None = None,
     known: bool = False,
-    lists: dict[str, int] | None = None,
+    contents: Contents | None = None,
 ) -> Iterator[Record]:
     """Yield the records of a file; messages call it `name`.
 
     Raises:
         InputError: after the last record, the file has another hash than before.
     """
-    with file.path.open("rb") as content:
-        yield from stream_records(content, name or file.path, unused, known, lists)
+    with file.path.open("rb") as opened:
+        yield from stream_records(opened, name or file.path, fields, known, contents)
     if sha256_of(file.path) != file.sha256:
         raise InputError(f"{file.path}: changed while it was read; start again")
 

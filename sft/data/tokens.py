@@ -3,17 +3,19 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import tiktoken
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from sft.data.cache import Arrays, cached
+from sft.bars import Bar
+from sft.data.cache import Arrays, cached, name_of
 from sft.data.prompt import END, SpecialTokens, earlier_answers, split_answers, split_prompts
-from sft.data.records import SURROGATE, Record, record_of
+from sft.data.records import SURROGATE, Record, Turn, record_of
+from sft.data.selection import is_empty
 from sft.data.sources import Source
 
 # How many records are tokenised together.
@@ -27,48 +29,70 @@ LONG = 10_000
 class Texts(NamedTuple):
     """The token ids of records, one record after the other.
 
-    The text of record i is `tokens[starts[i] : starts[i + 1]]`: prompt, answer and end token of
-    each turn. Its last answer begins at its token `prompts[i]`.
+    The text of record i is `tokens[starts[i] : starts[i] + sizes[i]]`: prompt, answer and end token
+    of each turn. Its last answer begins at its token `prompts[i]`.
 
     Attributes:
         tokens: (all tokens,), uint16 if the vocabulary is small enough, else uint32.
         answers: (all tokens,), true for the tokens of answers and for their end tokens.
-        starts: (records + 1,)
-        prompts: (records,)
+        starts, sizes, prompts: (records,)
         questions: (records,), equal numbers for equal questions.
+        empty: (records,), whether the last answer says nothing.
+        pieces: (pieces,), places in `tokens` within a record's text at which another example of it
+            begins, as the record was too long for one.
     """
 
     tokens: NDArray[Any]
     answers: NDArray[np.bool_]
     starts: NDArray[np.int64]
+    sizes: NDArray[np.int64]
     prompts: NDArray[np.int32]
     questions: NDArray[np.uint64]
+    empty: NDArray[np.bool_]
+    pieces: NDArray[np.int64]
 
-    def part(self, rows: range) -> "Texts":
+    def part(self, rows: NDArray[np.int64]) -> "Texts":
         """Return some of the records. The arrays of tokens are shared, not copied."""
         return Texts(
             tokens=self.tokens,
             answers=self.answers,
-            starts=self.starts[rows.start : rows.stop + 1],
-            prompts=self.prompts[rows.start : rows.stop],
-            questions=self.questions[rows.start : rows.stop],
+            starts=self.starts[rows],
+            sizes=self.sizes[rows],
+            prompts=self.prompts[rows],
+            questions=self.questions[rows],
+            empty=self.empty[rows],
+            pieces=self.pieces,
         )
 
 
-def tokenise(records: Iterable[Record], template: str, tokenizer: tiktoken.Encoding) -> Texts:
+def tokenise(
+    records: Iterable[Record],
+    template: str,
+    tokenizer: tiktoken.Encoding,
+    split_at: int | None = None,
+) -> Texts:
     """Encode each prompt and each answer apart, which keeps their borders exact, and join them.
+
+    Args:
+        split_at: a conversation of more tokens becomes several texts, each of at most so many
+            where its turns allow it; None: none does.
 
     Raises:
         InputError: as in `split_answers`.
     """
     waiting = iter(records)
-    chunks = [_tokenise(list(islice(waiting, CHUNK)), template, tokenizer)]
+    chunks = [_tokenise(list(islice(waiting, CHUNK)), template, tokenizer, split_at)]
     while chunk := list(islice(waiting, CHUNK)):
-        chunks.append(_tokenise(chunk, template, tokenizer))
+        chunks.append(_tokenise(chunk, template, tokenizer, split_at))
 
-    tokens, answers, sizes, prompts, questions = map(np.concatenate, zip(*chunks, strict=True))
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    return Texts(tokens, answers, starts, prompts.astype(np.int32), questions)
+    # Pieces are counted from the first token of all.
+    done = 0
+    for chunk_tokens, *_, pieces in chunks:
+        pieces += done
+        done += len(chunk_tokens)
+    tokens, answers, sizes, *others = map(np.concatenate, zip(*chunks, strict=True))
+    starts = np.cumsum(sizes) - sizes
+    return Texts(tokens, answers, starts, sizes, *others)
 
 
 # Tokens, which of them are an answer's, the sizes of the texts, and where their last answers begin.
@@ -76,17 +100,68 @@ Encoded = tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.int64], NDArray[np.i
 
 
 def _tokenise(
-    records: list[Record], template: str, tokenizer: tiktoken.Encoding
+    records: list[Record], template: str, tokenizer: tiktoken.Encoding, split_at: int | None
 ) -> Sequence[NDArray[Any]]:
-    """Return the arrays of `Texts`, with sizes in place of starts."""
-    encoded = _encode_together(records, template, tokenizer)
-    if encoded is None:
-        encoded = _encode_apart(records, template, tokenizer)
-    tokens, answers, sizes, prompts = encoded
+    """Return the arrays of `Texts`, without starts."""
+    tokens, answers, sizes, prompts = _encode(records, template, tokenizer)
+    pieces = np.array([], dtype=np.int64)
+
+    # Encode the pieces of the long conversations, and join those of each record again.
+    if split_at is not None and (sizes > split_at).any():
+        parts = [
+            _pieces(record, template, tokenizer, split_at) if size > split_at else [record]
+            for record, size in zip(records, sizes.tolist(), strict=True)
+        ]
+        flat = [piece for of_record in parts for piece in of_record]
+        tokens, answers, each, prompts = _encode(flat, template, tokenizer)
+        ends = np.cumsum([len(of_record) for of_record in parts])
+        bounds = np.concatenate([[0], np.cumsum(each)])
+        sizes = np.diff(bounds[np.concatenate([[0], ends])])
+        pieces = np.setdiff1d(bounds[:-1], np.cumsum(sizes) - sizes)
+
+        # The last answer of a record is that of its last piece.
+        prompts = sizes - (each - prompts)[ends - 1]
 
     narrow = np.uint16 if tokenizer.n_vocab <= 1 << 16 else np.uint32
     questions = np.array([_question(record) for record in records], dtype=np.uint64)
-    return tokens.astype(narrow), answers, sizes, prompts, questions
+    empty = np.array([is_empty(record) for record in records], dtype=np.bool_)
+    prompts = prompts.astype(np.int32)
+    return tokens.astype(narrow), answers, sizes, prompts, questions, empty, pieces
+
+
+def _pieces(record: Record, template: str, tokenizer: tiktoken.Encoding, most: int) -> list[Record]:
+    """Divide a conversation into ones of at most `most` tokens, where its turns allow it.
+
+    Each begins with the system's turn, if there is one, and ends with an answer.
+    """
+    system = [turn for turn in record.before if turn.role == "system"]
+    turns = [turn for turn in record.before if turn.role != "system"]
+    pairs = [*zip(turns[::2], turns[1::2], strict=True)]
+
+    pieces: list[Record] = []
+    first = 0
+    for last in range(len(pairs) + 1):
+        piece = _piece(record, system, pairs, first, last)
+        if last > first and _encode([piece], template, tokenizer)[2][0] > most:
+            pieces.append(_piece(record, system, pairs, first, last - 1))
+            first = last
+    return [*pieces, _piece(record, system, pairs, first, len(pairs))]
+
+
+def _piece(
+    record: Record, system: list[Turn], pairs: list[tuple[Turn, Turn]], first: int, last: int
+) -> Record:
+    """Return the part of a conversation from one question to another and its answer."""
+    before = (*system, *(turn for pair in pairs[first:last] for turn in pair))
+    if last == len(pairs):
+        return replace(record, before=before)
+    question, answer = pairs[last]
+    return Record(question.content, "", answer.content, record.category, before)
+
+
+def _encode(records: list[Record], template: str, tokenizer: tiktoken.Encoding) -> Encoded:
+    together = _encode_together(records, template, tokenizer)
+    return _encode_apart(records, template, tokenizer) if together is None else together
 
 
 def _encode_together(
@@ -186,20 +261,29 @@ def _question(record: Record) -> int:
 
 
 def load_texts(
-    source: Source, shown: Sequence[int], template: str, tokenizer: tiktoken.Encoding
+    source: Source,
+    shown: Sequence[int],
+    template: str,
+    tokenizer: tiktoken.Encoding,
+    split_at: int | None = None,
 ) -> tuple[Texts, list[Record]]:
     """Return the records of a source as tokens, and the records at the places `shown` as they are.
 
     The tokens of a large file come from the cache if they were made before.
+
+    Args:
+        split_at: as in `tokenise`.
     """
 
     def make() -> Arrays:
         found: dict[int, Record] = {}
-        texts = tokenise(_watched(source, shown, found), template, tokenizer)
+        texts = tokenise(_watched(source, shown, found), template, tokenizer, split_at)
         content = json.dumps([found[place].plain() for place in shown]).encode()
         return texts._asdict() | {"shown": np.frombuffer(content, np.uint8)}
 
     name = _name(source, shown, template, tokenizer)
+    if split_at is not None and source.conversations:
+        name = name_of(name, split_at)
     arrays = make() if source.is_small else cached(name, make)
     records = [record_of(fields) for fields in json.loads(arrays["shown"].tobytes())]
     return Texts(*(arrays[field] for field in Texts._fields)), records
@@ -207,7 +291,7 @@ def load_texts(
 
 def _watched(source: Source, shown: Sequence[int], found: dict[int, Record]) -> Iterator[Record]:
     """Yield the records, with a progress bar, and put those at the places `shown` into `found`."""
-    records = tqdm(source.stream(), "tokenising", len(source.chosen), leave=False, delay=1)
+    records = Bar(source.stream(), "tokenising", len(source.chosen), leave=False, delay=1)
     for place, record in enumerate(records):
         if place in shown:
             found[place] = record
@@ -217,6 +301,4 @@ def _watched(source: Source, shown: Sequence[int], found: dict[int, Record]) -> 
 def _name(source: Source, shown: Sequence[int], template: str, tokenizer: tiktoken.Encoding) -> str:
     """Return the name in the cache: a hash of everything that the tokens are made from."""
     words = (tokenizer._pat_str, tokenizer._mergeable_ranks, tokenizer._special_tokens)
-    return hashlib.sha256(
-        repr((source.sha256, source.chosen, shown, template, words)).encode()
-    ).hexdigest()[:32]
+    return name_of(*source.identity, shown, template, words)

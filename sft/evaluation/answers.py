@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import tiktoken
-from tqdm import tqdm
 
+from sft.bars import Bar
 from sft.checkpoint.folder import Pretrained, load_pretrained
 from sft.config.schema import GenerateConfig
 from sft.device import DTYPES
@@ -154,7 +154,7 @@ def add_answers(
         decoding,
         batch_size,
     )
-    for index, answer in tqdm(
+    for index, answer in Bar(
         found, total=len(waiting), desc=name, unit="answer", disable=not waiting
     ):
         file.add(waiting[index].key, answer)

@@ -9,6 +9,7 @@ from typing import Any
 
 from sft.config.loading import flat
 from sft.errors import InputError, counted
+from sft.latest import followed
 from sft.metrics import BY_NAME
 from sft.scoring.aggregate import differences, not_asked, not_asked_text, visible_remark
 from sft.scoring.results import (
@@ -45,7 +46,7 @@ def read_evaluation(run: str) -> Evaluation:
     Raises:
         InputError: there is none, or its files cannot be read.
     """
-    path = Path(run).expanduser()
+    path = followed(run)
     folder = path / "evaluation" if (path / "evaluation").is_dir() else path
     if not (folder / RECORDS).is_file():
         raise _not_evaluated(run)
@@ -142,7 +143,7 @@ def identity(judge: dict[str, Any] | None) -> dict[str, Any] | None:
 def check_same_records(first: Evaluation, second: Evaluation) -> None:
     """Raise InputError, with the key that is to blame, if two were not asked the same records."""
     split = first.summary.split
-    if split != second.summary.split:
+    if second.summary.split != split:
         raise InputError(
             f"compare: {first.name} was last evaluated on its {split} split and {second.name} on "
             f"its {second.summary.split} split; evaluate one of them again: python evaluate.py "
@@ -172,8 +173,8 @@ def _key_that_differs(first: EvaluationSummary, second: EvaluationSummary) -> st
     return ""
 
 
-def _texts(row: RecordResult) -> tuple[str, str, str]:
-    return row.instruction, row.input, row.output
+def _texts(row: RecordResult) -> tuple[Any, ...]:
+    return row.turns_before, row.instruction, row.input, row.output
 
 
 def comparison_text(found: dict[str, Any]) -> str:

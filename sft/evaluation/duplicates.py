@@ -1,43 +1,41 @@
 """Records whose question is in another split too."""
 
-import unicodedata
 from collections.abc import Iterable
+from typing import NamedTuple
 
+from sft.data.neighbours import nearest, question
 from sft.data.records import Record
 
 
-def duplicates(records: Iterable[Record], others: Iterable[Record]) -> list[str | None]:
-    """Return for each record whether one of the others asks the same question.
+class Duplicate(NamedTuple):
+    """How much of a record's question another split holds.
 
-    `exact`: the same text. `near`: the same but for case, punctuation, spaces and the Unicode form
-    of accents. None: neither.
+    Attributes:
+        kind: `exact`: another record asks it word for word. `near`: another asks a similar one.
+            None: neither.
+        similarity: of the most similar question, from 0 to 1; None if none is near.
     """
-    others = list(others)
-    exact = set(map(_question, others))
-    near = set(map(_plain, others))
 
-    found: list[str | None] = []
-    for record in records:
-        if _question(record) in exact:
-            found.append("exact")
-        elif _plain(record) in near:
-            found.append("near")
+    kind: str | None
+    similarity: float | None
+
+
+def duplicates(records: Iterable[Record], others: Iterable[Record]) -> list[Duplicate]:
+    """Look for the question of each record among the others.
+
+    Similar is what `sft.data.neighbours` calls near, the measure of all the data's own checks.
+    """
+    questions = [question(record) for record in records]
+    known = [question(record) for record in others]
+    exact = set(known)
+    _, similarities = nearest(questions, known)
+
+    found = []
+    for text, similarity in zip(questions, similarities.tolist(), strict=True):
+        if text in exact:
+            found.append(Duplicate("exact", 1.0))
+        elif similarity:
+            found.append(Duplicate("near", round(similarity, 6)))
         else:
-            found.append(None)
+            found.append(Duplicate(None, None))
     return found
-
-
-def _question(record: Record) -> tuple[str, str]:
-    return record.instruction, record.input
-
-
-def _plain(record: Record) -> tuple[str, ...]:
-    return tuple(
-        "".join(filter(_counts, unicodedata.normalize("NFC", text).casefold()))
-        for text in _question(record)
-    )
-
-
-def _counts(character: str) -> bool:
-    """Return whether it is not punctuation, a separator, or a control character."""
-    return unicodedata.category(character)[0] not in "PZC"

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from sft.bars import Bar
 from sft.data.batches import Examples
 from sft.device import DTYPES, Precision
 from sft.errors import InputError
@@ -63,7 +63,7 @@ def losses(
     """
     found: list[list[float]] = []
     starts = range(0, len(examples), batch_size)
-    for start in tqdm(starts, desc=name, unit="batch", leave=False, disable=not starts):
+    for start in Bar(starts, desc=name, unit="batch", leave=False, disable=not starts):
         rows = range(start, min(start + batch_size, len(examples)))
         found += _losses_of_rows(model, examples, rows, precision)
     if not np.isfinite(found).all():
@@ -85,6 +85,7 @@ def _losses_of_rows(
         input_ids=batch.input_ids.to(device),
         labels=batch.labels.to(device),
         lengths=batch.lengths.to(device),
+        answers=None,
     )
     with torch.autocast(device.type, DTYPES[precision], enabled=precision != "32-true"):
         loss = CrossEntropy(model).loss(on_device)

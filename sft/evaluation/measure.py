@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from sft.bars import Bar
 from sft.checkpoint.folder import Pretrained, load_pretrained
 from sft.config.schema import DataConfig
 from sft.data.batches import Examples, encode, longest
@@ -141,9 +141,9 @@ def encode_records(
         records,
         statuses,
         prompts,
-        examples=encode(records, template, tokenizer, max_length, data.mask_prompt),
+        examples=encode(records, template, tokenizer, max_length, data.answers_alone),
         training=list(training),
-        training_examples=encode(training, template, tokenizer, max_length, data.mask_prompt),
+        training_examples=encode(training, template, tokenizer, max_length, data.answers_alone),
     )
 
 
@@ -198,7 +198,7 @@ def measure(
     given = iter(answers())
     answered = [next(given) if status is None else None for status in encoded.statuses]
     scores = []
-    for answer, record in tqdm(
+    for answer, record in Bar(
         zip(answered, encoded.records, strict=True),
         desc="scores",
         total=len(answered),

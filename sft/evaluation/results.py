@@ -2,8 +2,10 @@
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 from sft.data.records import Record
+from sft.evaluation.duplicates import Duplicate
 from sft.evaluation.measure import ModelResult
 from sft.metrics import TEXT_METRICS
 from sft.scoring.results import AnswerResult, RecordResult
@@ -12,12 +14,12 @@ from sft.scoring.results import AnswerResult, RecordResult
 def rows_of(
     records: Sequence[Record],
     results: dict[str, ModelResult],
-    duplicates: Sequence[str | None],
+    duplicates: Sequence[Duplicate],
 ) -> list[RecordResult]:
     """Gather the results of all models, record by record.
 
     Args:
-        duplicates: for each record its `RecordResult.duplicate`.
+        duplicates: for each record what another split holds of it.
     """
     tuned = answer_results(results["tuned"])
     base: Sequence[AnswerResult | None] = [None] * len(records)
@@ -29,8 +31,13 @@ def rows_of(
         rows.append(
             RecordResult(
                 record=index + 1,
-                duplicate=duplicates[index],
-                **record.plain(),
+                duplicate=duplicates[index].kind,
+                similarity=duplicates[index].similarity,
+                instruction=record.instruction,
+                input=record.input,
+                output=record.output,
+                category=record.category,
+                before=[turn._asdict() for turn in record.before],
                 tuned=tuned[index],
                 base=base[index],
             )
@@ -57,13 +64,15 @@ def answer_results(result: ModelResult) -> list[AnswerResult]:
     return found
 
 
-def responses(rows: Sequence[RecordResult]) -> list[dict[str, str | None]]:
+def responses(rows: Sequence[RecordResult]) -> list[dict[str, Any]]:
     """Return the records with their answers, in the shape of the published scripts.
 
-    The answer of a model that is missing or was not asked is null.
+    A conversation also has the turns before its last question. The answer of a model that is
+    missing or was not asked is null.
     """
     return [
-        {
+        ({"before": row.before} if row.before else {})
+        | {
             "instruction": row.instruction,
             "input": row.input,
             "output": row.output,
@@ -78,7 +87,8 @@ def examples_text(rows: Sequence[RecordResult], count: int = 3) -> str:
     """Return the first answers, each with the expected one."""
     blocks = []
     for row in rows[:count]:
-        lines = [_short(row.instruction)]
+        lines = [_line(role, text) for role, text in row.turns_before]
+        lines.append(_short(row.instruction))
         if row.input:
             lines.append(_line("input", row.input))
         if row.output:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from sft.atomic import locked, make_folder, read_numbers, write_json
 from sft.config.schema import EvaluateConfig
 from sft.data.overview import unused_text
+from sft.data.prompt import same_prompts
 from sft.data.records import Record
 from sft.device import Precision, keep_freed_memory, pick_device, pick_precision
 from sft.errors import InputError, counted
@@ -122,7 +123,8 @@ def evaluate(
 
 def check_template(config: EvaluateConfig, given: list[str], setup: Setup) -> None:
     """Raise InputError if another template was asked for than the one the model was tuned with."""
-    if "data.prompt" in given and setup.template != PROMPTS[config.data.prompt]:
+    name = config.data.prompt
+    if "data.prompt" in given and name and not same_prompts(setup.template, PROMPTS[name]):
         raise InputError(
             f"data.prompt: {config.checkpoint} was tuned with another template, which it keeps; "
             "leave it out"
@@ -162,7 +164,7 @@ def log_start(config: EvaluateConfig, setup: Setup, encoded: dict[str, EncodedRe
         f"(data.split={setup.data.split} of {len(setup.source.records)} in all), for "
         f"{tuned.checkpoint.source}"
     )
-    if unused := unused_text(setup.source.name, setup.source.unused):
+    if unused := unused_text(setup.source.name, setup.source.unused, setup.source.keys):
         log.info(unused)
     for name, one in encoded.items():
         for line in one.unasked():

@@ -5,6 +5,7 @@ they answer: their files have been checked, but take no memory.
 """
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from glob import glob
 from pathlib import Path
@@ -16,11 +17,13 @@ from sft.config.schema import DataConfig, EvaluateConfig, TrainConfig
 from sft.data.prompt import template_of
 from sft.data.records import Record
 from sft.data.sources import Source, load_source
-from sft.data.splits import split_records
+from sft.data.splits import split_source
 from sft.errors import InputError
+from sft.evaluation.ifd import with_difficulties
+from sft.latest import followed
 from sft.prompts import PROMPTS
 from sft.shell import setting
-from sft.summaries import RUN_SUMMARY, RunSummary, read_run_summary
+from sft.summaries import RUN_SUMMARY, RunSummary, read_run_summary, refuse_former_nano
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Setup:
 
     def splits(self) -> dict[str, list[Record]]:
         """Return the records of each split, in file order."""
-        return split_records(self.source.records, self.data.split)
+        return split_source(self.source, self.data)
 
     def records(self, split: str, limit: int | None) -> list[Record]:
         """Return the first `limit` records of a split, in file order.
@@ -91,15 +94,15 @@ def load_setup(config: EvaluateConfig) -> Setup:
         InputError: something is missing, or does not fit.
     """
     if config.checkpoint is None:
-        return setup_of_run(config.run, config.data.path)
+        return setup_of_run(config.run, config.data)
     return setup_of_checkpoint(config)
 
 
-def setup_of_run(folder: str | None, data_path: str | list[str] | None = None) -> Setup:
+def setup_of_run(folder: str | None, now: DataConfig | None = None) -> Setup:
     """Load the model of a run of train.py, the base that it began with, and its data.
 
     Args:
-        data_path: where the files of the run's data are now; None: where they were.
+        now: says where the files of the run's data are now, if they have moved.
 
     Raises:
         InputError: there is no finished run, or its data or base have changed since, or they cannot
@@ -107,7 +110,7 @@ def setup_of_run(folder: str | None, data_path: str | list[str] | None = None) -
     """
     if folder is None:
         raise InputError("run: missing; give run=FOLDER or checkpoint=")
-    run = Path(os.path.expanduser(folder))
+    run = followed(folder)
 
     # A link such as `latest` is followed once, since it may point at another run meanwhile.
     if run.is_symlink():
@@ -116,16 +119,18 @@ def setup_of_run(folder: str | None, data_path: str | list[str] | None = None) -
     config = from_dict(TrainConfig, past.config)
 
     # The data must be the file that the run was trained on, or its splits would be others.
-    data = replace(config.data, path=data_path or config.data.path)
-    for path in data.paths():
+    moved = {key: path for key in FILES if now and (path := getattr(now, key))}
+    data = replace(config.data, **moved)
+    for key, path in given_files(data):
         if not os.path.exists(path) and not glob(path, recursive=True):
             raise InputError(
-                f"{path}: no such file; {run} was trained on it: give data.path=, where it is now"
+                f"{path}: no such file; {run} was trained on it: give data.{key}=, where it is now"
             )
-    source = load_source(data, past.data.sha256)
+    source = load_source(data, past.data.sha256, past.data.revision)
     if source.sha256 != past.data.sha256:
+        refuse_former_nano(past.data.sha256, run)
         change = f"changed since {run} was trained on it"
-        if data_path:
+        if moved:
             change = f"not the file that {run} was trained on"
         raise InputError(
             f"{source.name}: {change} (sha256 {past.data.sha256[:12]}…, here "
@@ -138,11 +143,13 @@ def setup_of_run(folder: str | None, data_path: str | list[str] | None = None) -
     tuned = check_model(run / "model")
     base = check_model(config.model.checkpoint, past.checkpoint.revision)
     if base.sha256 != past.checkpoint.sha256:
+        refuse_former_nano(past.checkpoint.sha256, run)
         raise InputError(
             f"{base.source}: other weights than those that {run} began with; bring these back, or "
             f"evaluate the tuned model with {setting('checkpoint', run / 'model')} data=... "
             "out=FOLDER"
         )
+    source = with_difficulties(source, data, config.model.checkpoint, past.checkpoint.revision)
     return Setup(
         models={"tuned": tuned, "base": base},
         no_base=None,
@@ -152,6 +159,20 @@ def setup_of_run(folder: str | None, data_path: str | list[str] | None = None) -
         folder=run / "evaluation",
         run=run,
     )
+
+
+# The keys that name files, which may have moved since a run began.
+FILES = ("path", "test", "validation")
+
+
+def given_files(data: DataConfig) -> Iterator[tuple[str, str]]:
+    """Yield the files of the user's own data, each with its key."""
+    if data.source != "hub":
+        for path in data.paths():
+            yield "path", path
+    for key in FILES[1:]:
+        if path := getattr(data, key):
+            yield key, path
 
 
 def _read_run(run: Path) -> RunSummary:
@@ -204,7 +225,7 @@ def _template(tuned: Pretrained, data: DataConfig) -> str:
     Without either, it is the template that the config names.
     """
     own = template_of(tuned.source, tuned.prompt, tuned.chat_template, tuned.names)
-    template = PROMPTS[data.prompt] if own is None else own
+    template = PROMPTS[data.prompt or "alpaca"] if own is None else own
     if not template:
         raise InputError(
             f"data.prompt: {tuned.source} was trained on plain text, without a prompt template"

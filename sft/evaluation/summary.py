@@ -24,6 +24,9 @@ LOSS_IS = (
     "left out; loss_as_trained counts the prompts too if data.mask_prompt=false"
 )
 
+# The metrics that the terminal shows without the records that have a near neighbour.
+SHOWN_WITHOUT = ("exact_match", "loss")
+
 
 def means_of(
     rows: Sequence[RecordResult], results: dict[str, ModelResult], duplicates_known: bool
@@ -81,6 +84,7 @@ def table(summary: EvaluationSummary) -> str:
             lines.append(_line(metric.label, models, metric.name))
     lines.append(_cells("perplexity", [(model.perplexity, None) for model in models]))
     lines.append(_cells("never stopped", [(model.never_stopped, None) for model in models]))
+    lines.append(_cells("loops (share)", [(model.loops, None) for model in models]))
 
     remarks = _remarks(summary)
     if remarks:
@@ -141,10 +145,26 @@ def _remarks(summary: EvaluationSummary) -> list[str]:
         )
 
     # The records.
-    known = summary.duplicates or {"exact": 0, "near": 0}
-    if count := known["exact"] + known["near"]:
-        remarks.append(
-            f"{count} of the records are in train or validation too ({known['near']} of them in "
-            "nearly the same words); summary.json has the means without them"
-        )
+    remarks += _duplicates(summary)
     return remarks
+
+
+def _duplicates(summary: EvaluationSummary) -> list[str]:
+    """Say how many records have a neighbour that tuned the model, and how the others did."""
+    known = summary.duplicates or {}
+    near = known.get("exact", 0) + known.get("near", 0)
+    if not near:
+        return []
+    remark = (
+        f"near neighbours in train or validation: {near} of the records have one, "
+        f"{known['exact']} of these word for word"
+    )
+    without = known.get("without") or {}
+    if not without.get("tuned"):
+        return [f"{remark}; none is left without them"]
+    means = []
+    for metric in SHOWN_WITHOUT:
+        values = [(name, without[name].get(metric)) for name in summary.models]
+        shown = ", ".join(f"{name} {_number(value)}" for name, value in values)
+        means.append(f"{BY_NAME[metric].label} {shown}")
+    return [f"{remark}; over the other {without['records']}: {'; '.join(means)}"]

@@ -36,6 +36,25 @@ class LoraLinear(nn.Module):
         return F.linear(x, self.weight, self.bias) + self.scale * F.linear(low, self.lora_B)
 
 
+def merged(model: GPT) -> GPT:
+    """Return a copy of a model whose adapters are part of its matrices.
+
+    What no adapter changes is shared with the model.
+    """
+    state = {
+        name: tensor.detach() for name, tensor in model.state_dict().items() if not is_adapter(name)
+    }
+    for name, layer in model.named_modules():
+        if isinstance(layer, LoraLinear):
+            added = layer.scale * (layer.lora_B.float() @ layer.lora_A.float())  # (out, in)
+            weight = state[f"{name}.weight"]
+            state[f"{name}.weight"] = (weight + added.detach()).to(weight.dtype)
+    with torch.device("meta"):
+        copy = GPT(model.config)
+    copy.load_state_dict(state, assign=True)
+    return copy.train(model.training)
+
+
 def is_adapter(name: str) -> bool:
     """Return whether the parameter of this name belongs to an adapter."""
     return name.endswith((".lora_A", ".lora_B"))

@@ -121,6 +121,34 @@ class ChatModel:
             )
         return prompt
 
+    def prompt_that_fits(
+        self, instruction: str, input: str, earlier: Sequence[tuple[Role, str]], answer_tokens: int
+    ) -> tuple[list[int], int]:
+        """Return a prompt without the oldest turns, if they do not fit, and how many are left out.
+
+        A question is left out together with its answer. What the system said stays.
+
+        Args:
+            answer_tokens: the room that the answer should have. A quarter of the context is enough.
+
+        Raises:
+            TooLongError: the question alone leaves no room for an answer.
+            InputError: as `prompt`.
+        """
+        room = min(answer_tokens, self.context // 4)
+        system = [turn for turn in earlier if turn[0] == "system"]
+        turns = [turn for turn in earlier if turn[0] != "system"]
+        while True:
+            try:
+                prompt = self.prompt(instruction, input, system + turns)
+                if not turns or len(prompt) + room <= self.context:
+                    return prompt, len(earlier) - len(system) - len(turns)
+            except TooLongError:
+                if not turns:
+                    raise
+            users = [place for place, (role, _) in enumerate(turns) if role == "user" and place]
+            turns = turns[users[0] :] if users else []
+
     def __str__(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         return f"{self.checkpoint.source}, {parameters / 1e6:,.0f}M parameters"

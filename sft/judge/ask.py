@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from tqdm import tqdm
-
+from sft.bars import Bar
 from sft.config.schema import JUDGES, JudgeConfig
-from sft.data.records import Record
+from sft.data.records import Record, transcript
 from sft.jsonl import LineFile
 from sft.judge.client import NoReplyError, one_line
 from sft.judge.judge import Judge, Reply, Request
@@ -150,7 +149,7 @@ def _judge_all(
         case.keep(file, _judge_one(judge, case, file.kind))
 
     pool = ThreadPoolExecutor(judge.config.concurrency)
-    bar = tqdm(total=len(cases), initial=len(cases) - len(waiting), desc=name, unit="judgement")
+    bar = Bar(total=len(cases), initial=len(cases) - len(waiting), desc=name, unit="judgement")
     try:
         with bar:
             for future in as_completed([pool.submit(ask_and_keep, case) for case in waiting]):
@@ -253,7 +252,7 @@ def audit_questions(
                 break
 
         for target, answer in answers.items():
-            questions.append(
-                Question(number, target, record.instruction, record.input, record.output, answer)
-            )
+            task = (record.instruction, record.input, record.output)
+            before = transcript(record.before)
+            questions.append(Question(number, target, *task, answer, before))
     return questions

@@ -2,8 +2,7 @@
 
 from typing import Any, ClassVar
 
-from tqdm import tqdm
-
+from sft.bars import Bar
 from sft.errors import InputError
 from sft.judge.client import NoReplyError
 from sft.judge.judge import Judge, Messages, Reply, Request, count_of, text_of
@@ -72,7 +71,7 @@ class Ollama(Judge):
         # Bytes of each layer, by its digest: those that have come, and all.
         layers: dict[str, tuple[int, int]] = {}
         try:
-            with tqdm(desc=f"pulling {self.model}", unit="B", unit_scale=True) as bar:
+            with Bar(desc=f"pulling {self.model}", unit="B", unit_scale=True) as bar:
                 for line in self.client.lines("/api/pull", {"model": self.model, "stream": True}):
                     if line.get("digest"):
                         completed = count_of(line.get("completed")) or 0

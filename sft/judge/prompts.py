@@ -26,7 +26,7 @@ class Question:
     """One answer to be scored.
 
     `record` is its number in the split, from 1. `target` says whose answer it is: tuned or base, or
-    in the judge's audit expected, empty or other.
+    in the judge's audit expected, empty or other. `before` is the conversation before.
     """
 
     record: int
@@ -35,6 +35,7 @@ class Question:
     input: str
     expected: str
     answer: str
+    before: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Pair:
     expected: str
     tuned: str
     base: str
+    before: str = ""
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,8 @@ def _published(question: Question) -> Prompt[int]:
     """
     record = Record(question.instruction, question.input, "")
     task = render(PROMPTS["alpaca"], record).removesuffix("\n\n### Response:\n")
+    if question.before:
+        task = f"{question.before}\n\n{task}"
     text = (
         f"Given the input `{task}` and correct output `{question.expected}`, score the model "
         f"response `{question.answer}` on a scale from 0 to 100, where 100 is the best score. "
@@ -175,8 +179,9 @@ def pair_prompt(pair: Pair, first: str, seed: int) -> Prompt[str]:
 
 
 def _task(asked: Question | Pair) -> list[str]:
-    """Return the instruction, the input if there is one, and the expected answer."""
-    parts = [f"Instruction:\n{asked.instruction}"]
+    """Return what was said before, the instruction, its input, and the expected answer."""
+    parts = [f"Conversation before:\n{asked.before}"] if asked.before else []
+    parts.append(f"Instruction:\n{asked.instruction}")
     if asked.input:
         parts.append(f"Input:\n{asked.input}")
     return [*parts, f"Expected answer:\n{asked.expected}"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean as mean
 from typing import Any
 
-from sft.data.records import Record
+from sft.data.records import Record, transcript
 from sft.errors import InputError
 from sft.judge.ask import audit_questions, compare_answers, score_answers
 from sft.judge.judge import Judge
@@ -90,7 +90,8 @@ def _score(judge: Judge, rows: list[RecordResult], folder: Path) -> dict[str, An
             if row.of(name).asked:
                 text = str(row.of(name).text)
                 task = (row.instruction, row.input, row.output)
-                questions.append(Question(row.record, name, *task, text))
+                before = transcript(row.turns_before)
+                questions.append(Question(row.record, name, *task, text, before))
 
     found = score_answers(judge, questions, folder / "scores.jsonl")
     judged: dict[str, list[bool]] = {name: [] for name in models}
@@ -128,7 +129,7 @@ def _compare(judge: Judge, rows: list[RecordResult], folder: Path) -> dict[str, 
     for row in rows:
         task = (row.instruction, row.input, row.output)
         texts = (str(row.tuned.text), str(row.of("base").text))
-        pairs.append(Pair(row.record, *task, *texts))
+        pairs.append(Pair(row.record, *task, *texts, transcript(row.turns_before)))
 
     found = compare_answers(judge, pairs, folder / "pairs.jsonl")
     for row, one in zip(rows, found, strict=True):

@@ -3,16 +3,18 @@
 Commands:
     # Write text, instruction records, tokenizer, and an untrained checkpoint.
     python -m sft.miniature.build text build/nano
-    # Pretrain.
-    python train.py experiment=nano-base
-    # Make RUN/model, in half precision, sft/miniature/gpt2-nano.
-    python -m sft.miniature.build adopt RUN
+    # Pretrain on the stories, and then on the lessons.
+    python train.py experiment=nano-base hydra.run.dir=build/nano/stories
+    python train.py experiment=nano-lessons hydra.run.dir=build/nano/lessons
+    # Make the last model, in half precision, sft/miniature/gpt2-nano.
+    python -m sft.miniature.build adopt build/nano/stories build/nano/lessons
 """
 
 import argparse
 import itertools
 import json
 import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +25,19 @@ from sft.checkpoint.folder import load_pretrained, save_pretrained
 from sft.gpt2.model import GPT, GPTConfig
 from sft.gpt2.tokenizer import load_tokenizer
 from sft.miniature.facts import all_facts
+from sft.miniature.lessons import lessons
 from sft.miniature.vocabulary import VOCAB_SIZE, bpe, learn_merges, write_bpe_files
 from sft.miniature.world import Storyteller, documents, records
 
 ASSETS = Path(__file__).parent
 SEED = 0
-N_DOCUMENTS = 54_000
+N_STORIES = 54_000
+N_LESSONS = 17_200
 N_TOKENIZER_PASSAGES = 60_000
 ARCHITECTURE = GPTConfig(n_layer=4, n_head=4, n_embd=256, vocab_size=VOCAB_SIZE, n_positions=256)
+# The documents of a seed: how many, the number of tokens of a text, and the longest document.
+Texts = Callable[[int, int, Callable[[str], int], int], Iterator[str]]
+
 RECORDED = (
     "seed",
     "steps",
@@ -43,8 +50,8 @@ RECORDED = (
 )
 
 
-def write_text(folder: Path, n_documents: int) -> None:
-    """Write `pretrain.jsonl` and the checkpoint `untrained/` to `folder`.
+def write_text(folder: Path, n_stories: int, n_lessons: int) -> None:
+    """Write `stories.jsonl`, `lessons.jsonl` and the checkpoint `untrained/` to `folder`.
 
     Write the records, `nano.json`, beside this file.
     """
@@ -54,7 +61,8 @@ def write_text(folder: Path, n_documents: int) -> None:
     merges = learn_merges(itertools.islice(passages, N_TOKENIZER_PASSAGES))
     write_bpe_files(merges, untrained)
     write_untrained(untrained)
-    write_documents(folder / "pretrain.jsonl", merges, n_documents)
+    write_documents(folder / "stories.jsonl", documents, merges, n_stories)
+    write_documents(folder / "lessons.jsonl", lessons, merges, n_lessons)
     lines = ",\n".join(json.dumps(record, ensure_ascii=False) for record in records(SEED))
     (ASSETS / "nano.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
@@ -65,7 +73,7 @@ def write_untrained(folder: Path) -> None:
     save_pretrained(GPT(ARCHITECTURE), folder, load_tokenizer(folder))
 
 
-def write_documents(path: Path, merges: list[tuple[str, str]], count: int) -> None:
+def write_documents(path: Path, texts: Texts, merges: list[tuple[str, str]], count: int) -> None:
     """Write plain text as records whose output alone is learned (`data.prompt=none`)."""
     tokenizer = bpe(merges)
 
@@ -75,22 +83,26 @@ def write_documents(path: Path, merges: list[tuple[str, str]], count: int) -> No
     # This leaves room for the end token.
     longest = ARCHITECTURE.n_positions - 2
     with path.open("w", encoding="utf-8") as file:
-        for text in documents(SEED, count, tokens, longest):
+        for text in texts(SEED, count, tokens, longest):
             record = {"instruction": "", "input": "", "output": text}
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def adopt(run: Path) -> None:
-    """Make the model of a finished run the embedded one, and record how in `nano-base.json`."""
-    trained = load_pretrained(run / "model")
+def adopt(told: Path, taught: Path) -> None:
+    """Make the model of the second of two finished runs the embedded one.
+
+    Record in `nano-base.json` how both were made.
+    """
+    trained = load_pretrained(taught / "model")
     save_pretrained(trained.model, ASSETS / "gpt2-nano", trained.tokenizer, dtype=torch.float16)
-    summary = read_json(run / "summary.json")
-    record = json.dumps(how_it_was_made(summary), indent=2, ensure_ascii=False)
+    runs = {"stories": told, "lessons": taught}
+    made = {name: how_it_was_made(read_json(run / "summary.json")) for name, run in runs.items()}
+    record = json.dumps(made, indent=2, ensure_ascii=False)
     (ASSETS / "nano-base.json").write_text(record + "\n", encoding="utf-8")
 
 
 def how_it_was_made(summary: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of `nano-base.json`, from the run's `summary.json`."""
+    """Return what `nano-base.json` keeps of a run's `summary.json`."""
     text = {"seed": SEED, "sha256": summary["data"]["sha256"]}
     for name in ("train", "validation"):
         split = summary["data"]["splits"][name]
@@ -115,15 +127,19 @@ def main() -> None:
     )
     text.add_argument("folder", type=Path)
     text.add_argument(
-        "--documents", type=int, default=N_DOCUMENTS, help="how many (default: %(default)s)"
+        "--stories", type=int, default=N_STORIES, help="how many documents (%(default)s)"
     )
-    adoption = commands.add_parser("adopt", help="take over the model of a finished run")
-    adoption.add_argument("run", type=Path)
+    text.add_argument(
+        "--lessons", type=int, default=N_LESSONS, help="how many documents (%(default)s)"
+    )
+    adoption = commands.add_parser("adopt", help="take over the model of two finished runs")
+    adoption.add_argument("stories", type=Path)
+    adoption.add_argument("lessons", type=Path, help="the run that went on from the first")
     arguments = parser.parse_args()
     if arguments.command == "text":
-        write_text(arguments.folder, arguments.documents)
+        write_text(arguments.folder, arguments.stories, arguments.lessons)
     else:
-        adopt(arguments.run)
+        adopt(arguments.stories, arguments.lessons)
 
 
 if __name__ == "__main__":

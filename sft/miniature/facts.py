@@ -39,6 +39,16 @@ class Fact:
         return wording.format(**self.slots)
 
 
+def like(first: Fact, facts: list[Fact]) -> list[Fact]:
+    """Return the facts that can be asked after `first` without naming their kind or unit again."""
+    same = [
+        fact
+        for fact in facts
+        if all(fact.slots.get(slot) == first.slots.get(slot) for slot in ("kind", "unit"))
+    ]
+    return [fact for fact in same if fact.key != first.key]
+
+
 def capitalise(text: str) -> str:
     return text[:1].upper() + text[1:]
 
@@ -216,12 +226,31 @@ def unit_facts() -> Iterator[Fact]:
             yield fact("unit", f"{n} {many(large)}", str(n * factor), unit=many(small))
 
 
+def sum_of(a: int, b: int) -> Fact:
+    return fact("sum", f"{a} plus {b}", str(a + b), a=str(a), b=str(b))
+
+
+def difference_of(a: int, b: int) -> Fact:
+    return fact("difference", f"{a} minus {b}", str(a - b), a=str(a), b=str(b))
+
+
+DIFFERENCES = [(more, less) for more in range(5, 26) for less in range(2, more)]
+
+
 def arithmetic_facts(rng: random.Random) -> Iterator[Fact]:
     for a, b in itertools.combinations_with_replacement(range(20, 1, -1), 2):
-        yield fact("sum", f"{a} plus {b}", str(a + b), a=str(a), b=str(b))
-    differences = [(more, less) for more in range(5, 26) for less in range(2, more)]
-    for a, b in rng.sample(differences, 190):
-        yield fact("difference", f"{a} minus {b}", str(a - b), a=str(a), b=str(b))
+        yield sum_of(a, b)
+    for a, b in rng.sample(DIFFERENCES, 190):
+        yield difference_of(a, b)
+
+
+def all_sums() -> list[Fact]:
+    """Return the sums with both orders of their numbers, which is more than is ever asked."""
+    return [sum_of(a, b) for a in range(2, 21) for b in range(2, 21)]
+
+
+def all_differences() -> list[Fact]:
+    return [difference_of(a, b) for a, b in DIFFERENCES]
 
 
 ONES = entries("""

@@ -21,6 +21,11 @@ class Skill:
     requests: tuple[tuple[str, str, str], ...]
     rule: bool = False
 
+    @property
+    def full(self) -> str:
+        """The wording of a full answer."""
+        return self.requests[0][2]
+
 
 def requests(
     answer: str, *asked: tuple[str, str], short: tuple[str, str] | None = None
@@ -760,5 +765,20 @@ SKILLS = {
         "Put the subject of this sentence into the plural.",
         "Make the subject of the sentence plural.",
     ),
+}
+# How each of these skills asks again, after a question and its answer.
+FOLLOW_UPS = {
+    "capital": "And of {ask}?",
+    "continent": "And {ask}?",
+    "plural": "And of {ask}?",
+    "past": "And of {ask}?",
+    "opposite": "And of {ask}?",
+    "comparative": "And of {ask}?",
+    "colour": "And of {an_ask}?",
+    "order": "And {ask}?",
+    "unit": "And in {ask}?",
+    "sum": "And {ask}?",
+    "difference": "And {ask}?",
+    "parity": "And {ask}?",
 }
 RULES = frozenset(name for name, skill in SKILLS.items() if skill.rule)

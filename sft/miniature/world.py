@@ -7,12 +7,15 @@ paragraphs, paraphrases and copied lists. Everything is a function of the seed.
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 from sft.miniature import words
-from sft.miniature.facts import REWRITES, Fact, all_facts, capitalise, clauses, entries
-from sft.miniature.wordings import SKILLS, Skill
+from sft.miniature.facts import REWRITES, Fact, all_facts, capitalise, clauses, entries, like
+from sft.miniature.wordings import FOLLOW_UPS, SKILLS, Skill
 
-Record = dict[str, str]
+# Instruction, input, output and category are texts; `history` is a list of earlier turns.
+Record = dict[str, Any]
 
 # The share of each kind of passage.
 MIX = {"topic": 0.56, "paragraph": 0.28, "paraphrase": 0.08, "copy": 0.08}
@@ -200,8 +203,15 @@ class Storyteller:
 
 
 def documents(seed: int, count: int, tokens: Callable[[str], int], longest: int) -> Iterator[str]:
-    """Yield `count` documents, each as close to `longest` tokens as whole passages allow."""
+    """Yield `count` documents of stories, each of at most `longest` tokens."""
     passages = Storyteller(all_facts(seed), random.Random(seed)).passages()
+    yield from filled(passages, count, tokens, longest)
+
+
+def filled(
+    passages: Iterator[str], count: int, tokens: Callable[[str], int], longest: int
+) -> Iterator[str]:
+    """Yield `count` documents, each as close to `longest` tokens as whole passages allow."""
     passage = next(passages)
     for _ in range(count):
         document = ""
@@ -224,46 +234,93 @@ def quota(facts: list[Fact]) -> int:
     return 40 if len(facts) >= 40 else 20
 
 
-def as_record(fact: Fact, request: tuple[str, str, str]) -> Record:
-    instruction, text, output = map(fact.say, request)
-    return {"instruction": instruction, "input": text, "output": output, "category": fact.skill}
+@dataclass(frozen=True)
+class Parts:
+    """The facts of a skill, by the split that may ask them.
 
-
-def skill_records(
-    facts: list[Fact], rng: random.Random
-) -> tuple[list[Record], list[Record], list[Record]]:
-    """Return training, test and validation records of one skill.
-
-    No fact of training, nor its mirror image, is in the other two.
+    No fact of `train`, nor its mirror image, is in the other two.
     """
+
+    train: list[Fact]
+    test: list[Fact]
+    validation: list[Fact]
+
+
+def divide(facts: list[Fact], rng: random.Random) -> Parts:
+    """Draw the facts that test and validation ask. Training may ask all others."""
     count = quota(facts)
-    n_train = count * 17 // 20
     n_test = count // 10
     n_held_out = n_test + count // 20
     shuffled = rng.sample(facts, len(facts))
     held_out = shuffled[:n_held_out]
     hidden = {fact.ends for fact in held_out}
     seen = [fact for fact in shuffled[n_held_out:] if fact.ends not in hidden]
+    return Parts(seen, held_out[:n_test], held_out[n_test:])
 
+
+def as_record(fact: Fact, request: tuple[str, str, str]) -> Record:
+    instruction, text, output = map(fact.say, request)
+    return {"instruction": instruction, "input": text, "output": output, "category": fact.skill}
+
+
+def single_turns(
+    skill: str, count: int, parts: Parts, rng: random.Random
+) -> tuple[list[Record], list[Record], list[Record]]:
+    """Return training, test and validation records of one skill, `count` in all."""
     # All facts in turn. When a fact comes round again, it has another wording.
-    requests = SKILLS[facts[0].skill].requests
-    turns = [rng.sample(requests, len(requests)) for _ in seen]
+    requests = SKILLS[skill].requests
+    turns = [rng.sample(requests, len(requests)) for _ in parts.train]
     train = []
-    for number in range(n_train):
-        round, index = divmod(number, len(seen))
-        train.append(as_record(seen[index], turns[index][round]))
-    asked = [as_record(fact, rng.choice(requests)) for fact in held_out]
-    return train, asked[:n_test], asked[n_test:]
+    for number in range(count * 17 // 20):
+        round, index = divmod(number, len(parts.train))
+        train.append(as_record(parts.train[index], turns[index][round]))
+    test = [as_record(fact, rng.choice(requests)) for fact in parts.test]
+    validation = [as_record(fact, rng.choice(requests)) for fact in parts.validation]
+    return train, test, validation
+
+
+def two_turns(
+    skill: str, parts: Parts, rng: random.Random
+) -> tuple[list[Record], list[Record], list[Record]]:
+    """Return 17 training, 2 test and 1 validation record: a question, its answer, and another.
+
+    The first question is one of training's in every split.
+    """
+    # The first question has no input, for its record is one text.
+    requests = [request for request in SKILLS[skill].requests if not request[1]]
+
+    def record(fact: Fact) -> Record:
+        first = rng.choice(like(fact, parts.train))
+        instruction, _, output = rng.choice(requests)
+        again = as_record(fact, (FOLLOW_UPS[skill], "", output))
+        return again | {"history": [[first.say(instruction), first.say(output)]]}
+
+    asked = ((parts.train, 17), (parts.test, 2), (parts.validation, 1))
+    train, test, validation = (
+        [record(fact) for fact in rng.sample(facts, count)] for facts, count in asked
+    )
+    return train, test, validation
 
 
 def records(seed: int) -> list[Record]:
     """Return all records in file order: training (85%), test (10%), validation (5%).
 
-    Each part is shuffled.
+    In each split the single turns come first, shuffled, and then the two-turn conversations.
     """
     rng = random.Random(seed + 1)
-    splits: tuple[list[Record], list[Record], list[Record]] = ([], [], [])
-    for facts in all_facts(seed).values():
-        for split, of_skill in zip(splits, skill_records(facts, rng), strict=True):
-            split.extend(of_skill)
-    return [record for split in splits for record in rng.sample(split, len(split))]
+    again = random.Random(seed + 3)
+    single: tuple[list[Record], list[Record], list[Record]] = ([], [], [])
+    double: tuple[list[Record], list[Record], list[Record]] = ([], [], [])
+    for skill, facts in all_facts(seed).items():
+        parts = divide(facts, rng)
+        for split, found in zip(single, single_turns(skill, quota(facts), parts, rng), strict=True):
+            split.extend(found)
+        if skill in FOLLOW_UPS:
+            for split, found in zip(double, two_turns(skill, parts, again), strict=True):
+                split.extend(found)
+
+    shuffled = [rng.sample(split, len(split)) for split in single]
+    later = [again.sample(split, len(split)) for split in double]
+    return [
+        record for split in zip(shuffled, later, strict=True) for part in split for record in part
+    ]

@@ -61,7 +61,9 @@ def card_text(
     """
     data = summary.config["data"]
     base = summary.checkpoint
-    template = PROMPTS[data["prompt"]]
+    template = summary.template
+    if template is None:
+        template = PROMPTS[data["prompt"] or "alpaca"]
     with_input = _with_input(template)
     losses = [
         (label, summary.losses[key]) for key, label in LOSSES.items() if key in summary.losses

@@ -189,6 +189,21 @@ def histogram(values: dict[str, list[float]], top: float, label: str) -> Markup 
         return _svg(figure, "histogram", f"Histogram of {label}; the means are: {', '.join(means)}")
 
 
+def lengths_histogram(lengths: Sequence[int], context: int) -> Markup:
+    """Draw how many records have which length in tokens, and where the context cuts them."""
+    longest = max(lengths)
+    with rc_context(STYLE):
+        figure, axes = _figure("tokens of prompt and answer", "records")
+        axes.hist(lengths, bins=40, range=(0, longest), color=TUNED)
+        words = f"Histogram of the records' lengths; the longest has {longest:,} tokens"
+        if longest > context:
+            axes.axvline(context, color=BEST, linestyle="--", label=f"context, {context:,}")
+            axes.legend()
+            words += f", and the context is {context:,}"
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        return _svg(figure, "lengths", words)
+
+
 def _figure(x: str, y: str) -> tuple[Figure, Axes]:
     # At this size, 10-point text can still be read on a phone.
     figure = Figure(figsize=(5.2, 3), layout="constrained")

@@ -25,6 +25,7 @@ MEASURES = {
 FURTHER = (
     ("perplexity of the expected answers", ("perplexity",), 3),
     ("answers that never came to an end", ("never_stopped",), 0),
+    ("answers that repeat themselves, as a share", ("loops",), 3),
     ("tokens per answer", ("tokens_per_answer",), 1),
     ("words per answer", ("length", "mean_words"), 1),
     ("correlation of score with length", ("length", "score_correlation"), 2),
@@ -73,7 +74,8 @@ def contents(summary: Json, rows: list[Json], run: Json | None, metrics: list[Js
         ),
         "scored_by": shown,
         "categories": _categories(summary),
-        "without": list(_without_duplicates(summary)),
+        "without": list(_without_duplicates(summary, "without")),
+        "without_close": list(_without_duplicates(summary, "without_close")),
         "statuses": _statuses(summary),
         "identity": {key: value for key, value in judge.items() if key not in JUDGED},
         "worst": list(_worst(summary, {row["record"]: row for row in rows})),
@@ -198,9 +200,9 @@ def _categories(summary: Json) -> Json | None:
     return {"measure": MEASURES[key], "means": weakest_first}
 
 
-def _without_duplicates(summary: Json) -> Iterator[Json]:
-    """Yield the means without the records that are in the training split, too."""
-    without = _dict(summary, "duplicates", "without")
+def _without_duplicates(summary: Json, key: str) -> Iterator[Json]:
+    """Yield the means without the records that have a neighbour in the training split."""
+    without = _dict(summary, "duplicates", key)
     for measure in MEASURES.values():
         values = [_dict(without, name).get(measure.name) for name in MODELS if summary.get(name)]
         if any(value is not None for value in values):

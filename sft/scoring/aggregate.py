@@ -8,6 +8,8 @@ from statistics import fmean as mean
 from statistics import median
 from typing import Any
 
+from sft.data.loops import repeats_itself
+from sft.data.neighbours import CLOSE
 from sft.errors import counted
 from sft.metrics import BY_NAME, METRICS, TEXT_METRICS, Metric, spaced
 from sft.scoring.results import AnswerResult, RecordResult
@@ -36,6 +38,7 @@ def numbers(answers: Sequence[AnswerResult]) -> dict[str, Any]:
         "intervals": {metric: _interval(answers, metric) for metric in (*TEXT_METRICS, "loss")},
         "not_asked": not_asked(answers),
         "never_stopped": sum(answer.finish_reason == "length" for answer in asked),
+        "loops": mean(repeats_itself(answer.text or "") for answer in asked),
         "tokens_per_answer": mean(answer.tokens for answer in asked if answer.tokens is not None),
         "judge": judged(asked),
         "length": _length(asked),
@@ -168,14 +171,33 @@ def by_category(
 
 
 def without_duplicates(rows: Sequence[RecordResult], models: Sequence[str]) -> dict[str, Any]:
-    """Count the records that another split holds too, and return the means over the others."""
+    """Count the records that have a neighbour in another split, and return means without them.
+
+    Returns:
+        `exact` and `near`: how many have a neighbour, by `RecordResult.duplicate`. `close`: how
+        many of both have one that is almost the same. `without`: the means over the records
+        without a neighbour. `without_close`: those over the records without a close one.
+    """
     kinds = Counter(row.duplicate for row in rows)
-    others = [row for row in rows if row.duplicate is None]
-    without: dict[str, Any] = {"records": len(others)}
+    close = [row.duplicate == "exact" or (row.similarity or 0) >= CLOSE for row in rows]
+    no_neighbour = [row for row in rows if row.duplicate is None]
+    none_close = [row for row, is_close in zip(rows, close, strict=True) if not is_close]
+    return {
+        "exact": kinds["exact"],
+        "near": kinds["near"],
+        "close": sum(close),
+        "without": _means(no_neighbour, models),
+        "without_close": _means(none_close, models),
+    }
+
+
+def _means(rows: Sequence[RecordResult], models: Sequence[str]) -> dict[str, Any]:
+    """Return the number of records, and each model's mean of each metric; None for no records."""
+    found: dict[str, Any] = {"records": len(rows)}
     for model in models:
-        answers = [row.of(model) for row in others]
-        without[model] = {m.name: _mean(answers, m) for m in METRICS} if others else None
-    return {"exact": kinds["exact"], "near": kinds["near"], "without": without}
+        answers = [row.of(model) for row in rows]
+        found[model] = {m.name: _mean(answers, m) for m in METRICS} if rows else None
+    return found
 
 
 def _mean(answers: Sequence[AnswerResult], metric: Metric) -> float | None:

@@ -65,7 +65,9 @@ class RecordResult:
 
     Attributes:
         record: its number in the split, from 1.
-        duplicate: `exact` or `near` if a record that tuned the model asks the same question.
+        duplicate: `exact` if a record that tuned the model asks the same question word for word,
+            `near` if one asks a similar question (`sft.data.neighbours.NEAR`).
+        similarity: of the most similar question that tuned the model, if it is near; from 0 to 1.
         base: None if there is no base.
         before: the turns before the instruction, each with `role` and `content`.
     """
@@ -79,6 +81,13 @@ class RecordResult:
     tuned: AnswerResult
     base: AnswerResult | None
     before: list[dict[str, str]] = field(default_factory=list)
+    # Evaluations of early versions have no such key.
+    similarity: float | None = field(default=None, kw_only=True)
+
+    @property
+    def turns_before(self) -> list[tuple[str, str]]:
+        """The roles and the texts of the turns before the instruction."""
+        return [(turn["role"], turn["content"]) for turn in self.before]
 
     def of(self, model: str) -> AnswerResult:
         """Return the result of the model `tuned` or `base`, which must be there."""
@@ -98,6 +107,7 @@ class ModelSummary:
         intervals: the 95% interval of each mean; None for fewer than two records.
         not_asked: how many records the model was not asked, by reason.
         never_stopped: how many answers a limit ended.
+        loops: the share of answers that repeat themselves (`sft.data.loops`).
         judge: of the judge's scores: mean, median, max, min, interval, and what was scored.
         length: words per answer, and their correlation with the judge's score.
     """
@@ -114,6 +124,7 @@ class ModelSummary:
     # Evaluations of early versions have no such key.
     not_asked: dict[str, int] = field(default_factory=dict, kw_only=True)
     never_stopped: int
+    loops: float | None = field(default=None, kw_only=True)
     tokens_per_answer: float
     judge: dict[str, Any] | None
     length: dict[str, Any]
@@ -142,8 +153,8 @@ class EvaluationSummary:
         records: how many there are.
         base: None if there is no base; `no_base` then says why.
         tuned_against_base: the paired difference of each metric.
-        duplicates: how many records tuned the model too, and the means without them; None if it is
-            not known.
+        duplicates: how many records have a neighbour among those that tuned the model, and the
+            means without them (`aggregate.without_duplicates`); None if it is not known.
         worst: for each metric the numbers of the worst records, the worst first.
         training_records: how many of the training records were measured.
         decoding: the settings that made the answers.

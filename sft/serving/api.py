@@ -12,6 +12,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
+from sft.data.records import Role
 from sft.gpt2.sampling import Sampling
 from sft.serving.fields import Json, json_object, refuse, shown, typed, whole
 
@@ -186,7 +187,7 @@ def _common(found: Json, logprobs: int | None) -> dict[str, Any]:
 def _instruction(messages: Any) -> str:
     """Return the text of the last message, which is the user's; the roles of all are checked.
 
-    The earlier texts are not: a model without a chat template of its own never sees them.
+    The earlier texts are not: a model of single instructions never sees them.
     """
     if messages is None:
         refuse("messages", "missing", "missing_required_parameter")
@@ -196,29 +197,45 @@ def _instruction(messages: Any) -> str:
         refuse("messages", "empty; expected a message from the user")
 
     for index, message in enumerate(messages):
-        param = f"messages[{index}].role"
         role = message.get("role")
-        if role in ("system", "developer"):
-            refuse(param, f"{role}: this model was tuned without; say it in the user's message")
-        if role not in ("user", "assistant"):
-            refuse(param, f"found {shown(role)}, expected user or assistant")
+        if role not in ("system", "developer", "user", "assistant"):
+            problem = f"found {shown(role)}, expected system, user or assistant"
+            refuse(f"messages[{index}].role", problem)
 
     last = len(messages) - 1
-    if messages[last]["role"] != "user":
-        refuse(f"messages[{last}].role", "found assistant, expected the user to have the last word")
+    if (role := messages[last]["role"]) != "user":
+        problem = f"found {role}, expected the user to have the last word"
+        refuse(f"messages[{last}].role", problem)
     return _text(messages[last].get("content"), f"messages[{last}].content")
 
 
-def earlier_turns(request: ChatRequest) -> list[tuple[Any, str]]:
-    """Return the roles and texts of the turns before the last.
+def earlier_turns(request: ChatRequest, conversations: bool) -> list[tuple[Role, str]]:
+    """Return the roles and texts of the turns before the last, as the model is shown them.
+
+    Args:
+        conversations: the model was tuned on such. Another one is shown no earlier turns.
 
     Raises:
-        ApiError: one has no text.
+        ApiError: a turn has no text, or there is a system message that the model cannot be shown.
     """
-    turns = []
+    turns: list[tuple[Role, str]] = []
     for index, message in enumerate(request.earlier):
-        text = _text(message.get("content"), f"messages[{index}].content")
-        turns.append((message["role"], text))
+        param = f"messages[{index}].content"
+        if message["role"] in ("system", "developer"):
+            # Clients send an empty one where their user gave none.
+            if message.get("content") in (None, "", []):
+                continue
+            if not conversations:
+                problem = (
+                    "this model was tuned on single instructions, without system messages; say it "
+                    "in the user's message"
+                )
+                refuse(f"messages[{index}].role", problem)
+            if turns:
+                refuse(f"messages[{index}].role", "system: expected as the first message alone")
+            turns.append(("system", _text(message["content"], param)))
+        elif conversations:
+            turns.append((message["role"], _text(message.get("content"), param)))
     return turns
 
 

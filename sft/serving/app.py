@@ -35,15 +35,18 @@ PAGE_HEADERS = {
 RETRY_AFTER = "1"
 
 
-def make_app(engines: Mapping[str, Engine], max_tokens: int, access: Access) -> Starlette:
+def make_app(
+    engines: Mapping[str, Engine], max_tokens: int, access: Access, trim: bool = False
+) -> Starlette:
     """Return the application.
 
     Args:
         engines: by the name that the model has in requests.
         max_tokens: the most tokens of an answer.
         access: who may ask.
+        trim: leave out the oldest turns of a chat that does not fit the context.
     """
-    api = Endpoints(engines, max_tokens, int(time.time()))
+    api = Endpoints(engines, max_tokens, int(time.time()), trim)
     routes = [
         Route("/", partial(page, PAGE / "index.html")),
         Route("/page.css", partial(page, PAGE / "page.css")),

@@ -31,11 +31,13 @@ class Endpoints:
         engines: by the name that the model has in requests.
         max_tokens: the most tokens of an answer.
         created: the time at which the models were loaded, in seconds since 1970.
+        trim: the oldest turns of a chat are left out if they do not fit the context.
     """
 
     engines: Mapping[str, Engine]
     max_tokens: int
     created: int
+    trim: bool = False
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -60,7 +62,9 @@ class Endpoints:
         return json_response(self._describe(name))
 
     def _describe(self, name: str) -> Json:
-        return {"id": name, "object": "model", "created": self.created, "owned_by": "sft"}
+        conversations = self.engines[name].chat_model.takes_earlier_turns
+        about = {"id": name, "object": "model", "created": self.created, "owned_by": "sft"}
+        return about | {"conversations": conversations}
 
     def _engine(self, name: str) -> Engine:
         if name not in self.engines:
@@ -74,7 +78,7 @@ class Endpoints:
         response = ChatAnswers(request, engine.chat_model.tokenizer)
 
         # Tokenizing takes a while for a long text, so it leaves the event loop.
-        prompt = await run_in_threadpool(chat_prompt, request, engine.chat_model)
+        prompt = await run_in_threadpool(chat_prompt, request, engine.chat_model, self.trim)
         return await answer(http, request, engine, [prompt], response)
 
     async def completions(self, http: Request) -> Response:
@@ -103,15 +107,24 @@ async def read_body(http: Request) -> bytes:
 # Prompts
 
 
-def chat_prompt(request: ChatRequest, chat_model: ChatModel) -> list[int]:
+def chat_prompt(request: ChatRequest, chat_model: ChatModel, trim: bool = False) -> list[int]:
     """Return the token ids of a chat's prompt.
+
+    Args:
+        trim: leave out the oldest turns if they do not fit.
 
     Raises:
         ApiError: the prompt cannot be made, or leaves no room for an answer.
     """
-    earlier = earlier_turns(request) if chat_model.takes_earlier_turns else []
+    earlier = earlier_turns(request, chat_model.takes_earlier_turns)
+    instruction = request.instruction
     try:
-        return chat_model.prompt(request.instruction, request.input, earlier)
+        if not trim:
+            return chat_model.prompt(instruction, request.input, earlier)
+        prompt, _ = chat_model.prompt_that_fits(
+            instruction, request.input, earlier, request.max_tokens
+        )
+        return prompt
     except TooLongError as error:
         raise ApiError(400, f"messages: {error}", "messages", "context_length_exceeded") from error
     except InputError as error:

@@ -87,7 +87,7 @@ def submit(engine: Engine, generations: list[Generation]) -> None:
     Raises:
         ApiError: the queue is full, or the server is shutting down.
     """
-    most = engine.slots + engine.queue
+    most = max(1, engine.slots + engine.queue)
     if len(generations) > most:
         refuse("n", f"{len(generations)} answers in all; expected at most {most} for one request")
     try:

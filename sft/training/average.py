@@ -32,7 +32,7 @@ class Average:
     def __init__(self, model: nn.Module, decay: float) -> None:
         named = [(name, one) for name, one in model.named_parameters() if one.requires_grad]
         self.names = [name for name, _ in named]
-        self.weights = [parameter for _, parameter in named]
+        self.weights: list[Tensor] = [parameter for _, parameter in named]
         self.decay = decay
         self.steps = 0
         self._first = [weight.detach().clone() for weight in self.weights]

@@ -187,16 +187,17 @@ def shapes(examples: Examples, parts: Sequence[NDArray[np.int64]], multiple: int
     Args:
         parts: the rows of each batch; none is empty.
     """
+    parts = [examples.rows_read(part) for part in parts]
     counts = np.array([len(part) for part in parts])
     firsts = counts.cumsum() - counts
     rows = np.concatenate(parts)
-    lengths = examples.lengths()[rows]
+    lengths = (examples.sizes - 1)[rows]
     width = up(np.maximum.reduceat(lengths, firsts), multiple)
     return Shape(
         rows=counts,
         length=np.minimum(width, examples.max_length),
         tokens=np.add.reduceat(lengths, firsts),
-        targets=np.add.reduceat(examples.targets()[rows], firsts),
+        targets=np.add.reduceat(examples.labels_of_rows()[rows], firsts),
     )
 
 

@@ -11,11 +11,13 @@ from sft.config.schema import EvalConfig
 from sft.data.batches import Batch
 from sft.data.datamodule import InstructionData
 from sft.data.loop_state import at_epoch_end, epochs_done
+from sft.device import DTYPES
 from sft.metrics import Scores
 from sft.training.answers import ValidationAnswers
 from sft.training.best import Best
 from sft.training.callback import RunCallback
-from sft.training.metrics_file import ANSWERED, MetricsFile, Row, scalars
+from sft.training.metrics_file import ANSWERED, MetricsFile, Row, prefixed, scalars
+from sft.training.mfu import product_rate, step_operations
 from sft.training.module import InstructionTuner
 
 log = logging.getLogger(__name__)
@@ -24,6 +26,15 @@ log = logging.getLogger(__name__)
 PROBE = "look"
 VALIDATION = "validation"
 ANSWERS = "answers"
+
+# The numbers of the progress bar, and their columns in metrics.csv.
+IN_BAR = {
+    "loss": "train/loss",
+    "norm": "grad_norm",
+    "lr": "lr",
+    "tok/s": "tokens_per_sec",
+    "mfu": "mfu",
+}
 
 
 class Metrics(RunCallback):
@@ -41,6 +52,7 @@ class Metrics(RunCallback):
         row: of the step last taken, until it is written.
         owed: the probes of that row which a signal interrupted.
         seconds: spent in optimizer steps, without the probes.
+        rate: floating-point operations per second of a product alone, on all ranks' devices.
     """
 
     def __init__(
@@ -58,6 +70,7 @@ class Metrics(RunCallback):
         self.owed: list[str] = []
         self.tokens_seen = 0
         self.seconds = 0.0
+        self.rate = float("inf")
         self._step_started: float | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -87,6 +100,10 @@ class Metrics(RunCallback):
     ) -> None:
         if self.owed:
             self._catch_up(trainer, module, data)
+        device = trainer.strategy.root_device.type
+        dtype = DTYPES[trainer.precision_plugin.precision]
+        rate = product_rate(module.model.config, device, dtype)
+        self.rate = rate * trainer.world_size
         if trainer.global_step == 0 and self.config.every:
             self.row = {"step": 0, "epoch": 0, "tokens_seen": 0}
             self._probe(module, data)
@@ -130,12 +147,12 @@ class Metrics(RunCallback):
             "train/loss": module.step_loss,
             "lr": module.step_lr,
             "tokens_per_sec": round(batch.step_tokens / seconds, 1),
+            **prefixed("train/", module.step_beside),
         }
-        shown = {
-            "loss": self.row["train/loss"],
-            "lr": self.row["lr"],
-            "tok/s": self.row["tokens_per_sec"],
-        }
+        if module.step_norm is not None:
+            self.row["grad_norm"] = module.step_norm
+        self.row["mfu"] = round(self._operations(module, batch) / seconds / self.rate, 4)
+        shown = {name: self.row[key] for name, key in IN_BAR.items() if key in self.row}
         module.log_dict(shown, prog_bar=True, logger=False)
 
         # The answers may be what ends the run.
@@ -151,10 +168,21 @@ class Metrics(RunCallback):
         if not validation_follows:
             self._finish_row(trainer)
 
+    def _operations(self, module: InstructionTuner, batch: Batch) -> float:
+        """Return the operations of the step that ended with this batch, on all ranks."""
+        return step_operations(
+            module.model.config,
+            batch.step_tokens,
+            batch.step_targets,
+            float(batch.lengths.float().mean()),
+            frozen=not all(parameter.requires_grad for parameter in module.parameters()),
+        )
+
     def after_validation(
         self, trainer: Trainer, module: InstructionTuner, data: InstructionData
     ) -> None:
         losses = {"val/full_loss": module.validation_loss}
+        losses |= prefixed("val/full_", module.validation_beside)
         if module.average:
             module.validate_average(data.val_dataloader())
             losses["val/ema_loss"] = module.averaged_loss
@@ -191,6 +219,7 @@ class Metrics(RunCallback):
         losses = {"train/eval_loss": module.mean_loss(data.first_batches("train", count))}
         if data.has_validation:
             losses["val/loss"] = module.mean_loss(data.first_batches("validation", count))
+            losses |= prefixed("val/", module.probe_beside)
         self._add(module, PROBE, losses)
 
     def _add(self, module: InstructionTuner, probe: str, numbers: Row) -> bool:

@@ -20,28 +20,42 @@ COLUMNS = (
     "train/loss",
     "lr",
     "tokens_per_sec",
+    "grad_norm",
+    "mfu",
     "train/eval_loss",
     "val/loss",
     "val/full_loss",
     "val/ema_loss",
     *ANSWERED,
 )
+# The columns of a number that an objective measures beside its loss begin with these.
+PREFIXES = ("train/", "val/", "val/full_")
 Row = dict[str, float]
 
 
 @dataclass
 class MetricsFile:
-    """The file, and its rows in memory."""
+    """The file, and its rows in memory.
+
+    Args:
+        beside: names of the numbers that the objective measures beside its loss.
+    """
 
     path: Path
     rows: list[Row] = field(default_factory=list)
+    beside: Sequence[str] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        more = [prefix + name for name in self.beside for prefix in PREFIXES]
+        return (*COLUMNS, *more)
 
     def resume(self, step: int) -> None:
         """Begin the file, or keep its rows up to `step`; later steps are about to be repeated."""
         before = read_numbers(self.path) if step and self.path.exists() else []
         self.rows = [row for row in before if row["step"] <= step]
-        header = dict(zip(COLUMNS, COLUMNS, strict=True))
-        write_text(self.path, _csv([header, *self.rows]))
+        header = {name: name for name in self.columns}
+        write_text(self.path, _csv(self.columns, [header, *self.rows]))
 
     def has(self, step: float) -> bool:
         """Whether the last row is for `step`."""
@@ -54,14 +68,19 @@ class MetricsFile:
             InputError: the file cannot be written, as on a full disk.
         """
         with writing(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
-            file.write(_csv([row]))
+            file.write(_csv(self.columns, [row]))
         self.rows.append(row)
 
 
-def _csv(rows: Sequence[Mapping[str, float | str]]) -> str:
+def _csv(columns: Sequence[str], rows: Sequence[Mapping[str, float | str]]) -> str:
     text = io.StringIO()
-    csv.DictWriter(text, COLUMNS, lineterminator="\n").writerows(rows)
+    csv.DictWriter(text, columns, lineterminator="\n").writerows(rows)
     return text.getvalue()
+
+
+def prefixed(prefix: str, values: Mapping[str, float]) -> Row:
+    """Return the values under their columns' names."""
+    return {prefix + name: value for name, value in values.items()}
 
 
 def scalars(row: Row) -> dict[str, Any]:

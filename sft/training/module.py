@@ -14,7 +14,7 @@ from sft.config.schema import OptimConfig
 from sft.data.batches import IGNORE_INDEX, Batch
 from sft.errors import InputError
 from sft.gpt2.model import GPT
-from sft.objective import CrossEntropy, Objective
+from sft.objective import BatchLoss, CrossEntropy, Objective
 from sft.training.average import Average
 from sft.training.optim import OPTIMIZER, schedule
 from sft.training.sharding import unsharded
@@ -43,6 +43,7 @@ class InstructionTuner(LightningModule):
         seed: of dropout, which is seeded for each (seed, epoch, micro-batch, rank).
         on_nonfinite: `stop` at a loss or gradient that is not finite, or `skip` the step;
             MOST_SKIPPED skipped steps in a row stop too.
+        objective: of this model; None: the cross entropy.
     """
 
     def __init__(
@@ -53,10 +54,11 @@ class InstructionTuner(LightningModule):
         accumulate: int = 1,
         seed: int = 0,
         on_nonfinite: str = "stop",
+        objective: Objective | None = None,
     ) -> None:
         super().__init__()
         self.model = model
-        self.objective: Objective = CrossEntropy(model)
+        self.objective: Objective = objective or CrossEntropy(model)
         self.optim = optim
         self.total_steps = total_steps
         self.accumulate = accumulate
@@ -65,24 +67,33 @@ class InstructionTuner(LightningModule):
         self.signals = Signals()
         self.average = Average(model, optim.ema) if optim.ema is not None else None
 
-        # The last optimizer step: its loss before the update, and its learning rate.
+        # The last optimizer step: its loss before the update, the norm of its gradient before it is
+        # clipped (None in fp16, where the gradient is scaled), and its learning rate.
         self.step_loss = float("nan")
+        self.step_norm: float | None = None
         self.step_lr = 0.0
-        # The loss of the last pass over the validation split.
+        # What the objective measured beside that loss, by name.
+        self.step_beside: dict[str, float] = {}
+        # The loss of the last pass over the validation split, and what was measured beside it.
         self.validation_loss = float("nan")
-        # The same with the averaged weights, if there are any.
+        self.validation_beside: dict[str, float] = {}
+        # What was measured beside the loss of the last probe.
+        self.probe_beside: dict[str, float] = {}
+        # The validation loss of the averaged weights, if there are any.
         self.averaged_loss = float("nan")
         # The shape (B, T) of the micro-batch at hand, for a message about memory.
         self.batch_shape: tuple[int, ...] | None = None
 
-        # The step at hand: its labels over all ranks, and of each micro-batch the loss and records.
-        self._step_targets = 0
+        # The step at hand: its labels over all ranks, and of each micro-batch the loss, what was
+        # measured beside it, and the records.
+        self._step_targets = 0.0
         self._sums: list[Tensor] = []
+        self._beside: list[Tensor] = []
         self._records: list[Tensor] = []
         # The steps before it.
         self.skipped = 0
         self._recent: deque[float] = deque(maxlen=RECENT)
-        # Sum and count of each batch of the validation at hand.
+        # Sums and counts of each batch of the validation at hand.
         self._validation: list[Tensor] = []
 
     # The optimizer step
@@ -95,8 +106,10 @@ class InstructionTuner(LightningModule):
         self.batch_shape = tuple(batch.input_ids.shape)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        total = self.objective.loss(batch).sum
+        loss = self.objective.loss(batch)
+        total = loss.sum
         self._sums.append(total.detach())
+        self._beside.append(_beside(loss))
         self._records.append(batch.records)
 
         # Lightning will divide by `accumulate`, and DDP by the number of ranks. Both would make it
@@ -105,8 +118,11 @@ class InstructionTuner(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         mine = torch.stack(self._sums).sum()
-        total = self.signals.agree_at_step(mine, self.trainer.strategy)
+        beside = torch.stack(self._beside).sum(0)
+        sums = torch.cat([mine.unsqueeze(0), beside])
+        total, *beside_totals = self.signals.agree_at_step(sums, self.trainer.strategy)
         self.step_loss = total / self._step_targets
+        self.step_beside = _named(self.objective.names, beside_totals)
         self.step_lr = optimizer.param_groups[0]["lr"]
 
         if self._is_finite():
@@ -115,6 +131,7 @@ class InstructionTuner(LightningModule):
         else:
             self._refuse_step(optimizer)
         self._sums = []
+        self._beside = []
         self._records = []
 
     def optimizer_step(self, *arguments: Any, **more: Any) -> None:
@@ -156,13 +173,10 @@ class InstructionTuner(LightningModule):
         if self.trainer.precision_plugin.precision == "16-mixed":
             return loss_is_finite
 
-        # On the CPU a sum is cheaper than a norm. On a GPU each sum would be a kernel of its own.
+        # The norm is finite only if every gradient is.
         grads = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-        if self.device.type == "cpu":
-            found = torch.stack([grad.sum() for grad in grads])
-        else:
-            found = torch.nn.utils.get_total_norm(grads)
-        return loss_is_finite and bool(unsharded(found).isfinite().all())
+        self.step_norm = float(unsharded(torch.nn.utils.get_total_norm(grads)))
+        return loss_is_finite and self.step_norm < float("inf")
 
     def _refuse_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Stop the run, or have the optimizer skip the step by removing the gradients. Collective.
@@ -217,10 +231,11 @@ class InstructionTuner(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         if not self.signals.agree_in_probe(self.trainer):
-            self._validation.append(self._sum_and_count(batch))
+            self._validation.append(self._sums_and_counts(batch))
 
     def on_validation_epoch_end(self) -> None:
-        self.validation_loss = self._mean_over_ranks(self._validation)
+        means = self._means_over_ranks(self._validation, self.objective.names)
+        self.validation_loss, self.validation_beside = means
 
     def validate(self, batches: Iterable[Batch]) -> None:
         """Probe the validation split outside Lightning's loop.
@@ -228,7 +243,8 @@ class InstructionTuner(LightningModule):
         Args:
             batches: this rank's; every rank has as many.
         """
-        self.validation_loss = self._mean_over_ranks(self._probe(batches))
+        means = self._means_over_ranks(self._probe(batches), self.objective.names)
+        self.validation_loss, self.validation_beside = means
 
     def validate_average(self, batches: Iterable[Batch]) -> None:
         """Probe the validation split with the averaged weights.
@@ -238,10 +254,15 @@ class InstructionTuner(LightningModule):
         """
         assert self.average is not None
         with self.average.in_place():
-            self.averaged_loss = self._mean_over_ranks(self._probe(batches))
+            means = self._means_over_ranks(self._probe(batches), self.objective.names)
+        self.averaged_loss = means[0]
 
-    def mean_loss(self, batches: Sequence[Batch]) -> float:
-        """Return the mean loss of the labels in these batches, in nats; ranks share the batches."""
+    def mean_loss(self, batches: Sequence[Batch], objective: Objective | None = None) -> float:
+        """Return the mean loss of these batches; ranks share them.
+
+        Args:
+            objective: another one than that of the training.
+        """
         ranks = self.trainer.world_size
         rounds = -(-len(batches) // ranks)
 
@@ -252,10 +273,12 @@ class InstructionTuner(LightningModule):
             batches[i] if i < len(batches) else nothing
             for i in range(self.global_rank, rounds * ranks, ranks)
         )
-        return self._mean_over_ranks(self._probe(mine))
+        names = (objective or self.objective).names
+        loss, self.probe_beside = self._means_over_ranks(self._probe(mine, objective), names)
+        return loss
 
-    def _probe(self, batches: Iterable[Batch]) -> list[Tensor]:
-        """Return sum and count of each batch, without dropout or gradients."""
+    def _probe(self, batches: Iterable[Batch], objective: Objective | None = None) -> list[Tensor]:
+        """Return sums and counts of each batch, without dropout or gradients."""
         was_training = self.training
         found = []
         self.eval()
@@ -264,22 +287,28 @@ class InstructionTuner(LightningModule):
                 # The ranks agree, so they all leave at the same batch.
                 if self.signals.agree_in_probe(self.trainer):
                     break
-                found.append(self._sum_and_count(self.trainer.strategy.batch_to_device(batch)))
+                batch = self.trainer.strategy.batch_to_device(batch)
+                found.append(self._sums_and_counts(batch, objective))
         self.train(was_training)
         return found
 
-    def _sum_and_count(self, batch: Batch) -> Tensor:  # -> (2,)
-        loss = self.objective.loss(batch)
-        return torch.stack([loss.sum, loss.sum.new_tensor(loss.count)])
+    def _sums_and_counts(self, batch: Batch, objective: Objective | None = None) -> Tensor:
+        """Return sum and count of the loss, then of each number beside it, (2 + 2 numbers,)."""
+        loss = (objective or self.objective).loss(batch)
+        of_loss = torch.stack([loss.sum, loss.sum.new_tensor(loss.count)])
+        return torch.cat([of_loss, _beside(loss)])
 
-    def _mean_over_ranks(self, sums_and_counts: list[Tensor]) -> float:
+    def _means_over_ranks(
+        self, sums_and_counts: list[Tensor], names: Sequence[str]
+    ) -> tuple[float, dict[str, float]]:
+        """Return the mean loss, and the mean of each number beside it, by its name."""
         if self.signals.interrupted:
-            return float("nan")
-        mine = torch.zeros(2, device=self.device)
+            return float("nan"), {}
+        mine = torch.zeros(2 + 2 * len(names), device=self.device)
         if sums_and_counts:
             mine = torch.stack(sums_and_counts).sum(0)
-        total, count = self.trainer.strategy.reduce(mine, reduce_op="sum").tolist()
-        return float(total / count) if count else float("nan")
+        total, count, *beside = self.trainer.strategy.reduce(mine, reduce_op="sum").tolist()
+        return _mean(total, count), _named(names, beside)
 
     # The checkpoint
 
@@ -304,3 +333,21 @@ class InstructionTuner(LightningModule):
             for name, parameter in self.named_parameters()
             if not parameter.requires_grad
         }
+
+
+def _beside(loss: BatchLoss) -> Tensor:
+    """Return sum and count of each number beside the loss, (2 * numbers,)."""
+    if loss.beside is None:
+        return loss.each.new_zeros(0)
+    return loss.beside.flatten()
+
+
+def _named(names: Sequence[str], sums_and_counts: Sequence[float]) -> dict[str, float]:
+    """Return the means of what was measured beside the loss, by name."""
+    pairs = zip(sums_and_counts[::2], sums_and_counts[1::2], strict=True)
+    means = [_mean(total, count) for total, count in pairs]
+    return dict(zip(names, means, strict=True))
+
+
+def _mean(total: float, count: float) -> float:
+    return total / count if count else float("nan")

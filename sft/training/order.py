@@ -8,6 +8,7 @@ from sft.training.interruption import Interruption
 from sft.training.memory import EnoughMemory
 from sft.training.metrics import Metrics
 from sft.training.mps import EmptyCache
+from sft.training.profile import Profile
 from sft.training.progress import Progress
 from sft.training.run_folder import RunFolder
 from sft.training.samples import SampleAnswer
@@ -24,6 +25,8 @@ ORDER: tuple[type[Callback], ...] = (
     EnoughMemory,
     # Weights that are refused leave no row of metrics, and `outputs/latest` as it was.
     SanityGate,
+    # What follows a step is not traced.
+    Profile,
     # A row is written before the checkpoint of its step. A run killed in between repeats the step
     # and cuts the row; in the other order the row would be missing for good. An interrupted
     # validation is repeated before RunFolder compares its loss with the best.

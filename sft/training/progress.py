@@ -1,16 +1,29 @@
 """The progress bar."""
 
+import sys
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
+from sft.bars import Bar, redraws
+
 # The metrics that the bar shows, and their format.
-SHOWN = {"loss": ".3f", "lr": ".1e", "tok/s": ",.0f"}
+SHOWN = {"loss": ".3f", "norm": ".2f", "lr": ".1e", "tok/s": ",.0f", "mfu": ".0%"}
 
 
 class Progress(TQDMProgressBar):
     """Lightning's bar, with epochs counted from 1, and right in a run resumed inside an epoch."""
+
+    def init_train_tqdm(self) -> Any:
+        if redraws(sys.stdout):
+            return super().init_train_tqdm()
+        return Bar(disable=self.is_disabled, file=sys.stdout, smoothing=0)
+
+    def init_validation_tqdm(self) -> Any:
+        if redraws(sys.stdout):
+            return super().init_validation_tqdm()
+        return Bar(desc="validation", disable=self.is_disabled, file=sys.stdout, leave=False)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)

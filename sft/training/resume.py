@@ -8,18 +8,22 @@ from typing import Any
 from sft.config.loading import flat, from_dict
 from sft.config.schema import TrainConfig
 from sft.errors import InputError
+from sft.summaries import refuse_former_nano
 from sft.training.checkpoints import read_newest
 
 # The keys that a resumed run may change without becoming another run.
 CHANGEABLE = {
     "data.licence",
     "data.path",
+    "data.test",
+    "data.validation",
     "epochs",
     "eval.patience",
     "max_steps",
     "device",
     "data.workers",
     "logger",
+    "profile",
     "resume",
     "checkpoint.every",
     "checkpoint.minutes",
@@ -48,6 +52,7 @@ class Past:
         for name, sha256 in made_of.items():
             before = self.made_of[name]
             if before != sha256:
+                refuse_former_nano(before, folder)
                 remedy = "bring the old file back"
                 if name == "data":
                     remedy = "give data.path=, where the old file is now"

@@ -16,6 +16,7 @@ from sft.data.batches import Batch
 from sft.data.datamodule import InstructionData
 from sft.data.loop_state import at_epoch_end, epochs_done
 from sft.gpt2.model import GPT
+from sft.latest import point
 from sft.shell import setting
 from sft.summaries import RUN_SUMMARY
 from sft.training.best import Best
@@ -131,11 +132,11 @@ class RunFolder(RunCallback):
         if not signals.interrupted:
             loss = module.validation_loss
             if not math.isnan(loss):
-                averaged = f", with averaged weights {module.averaged_loss:.4f}"
-                log.info(
-                    f"epoch {epochs_done(trainer):g}: validation loss {loss:.4f}"
-                    f"{averaged if module.average else ''}"
-                )
+                numbers = {"validation loss": loss, **module.validation_beside}
+                if module.average:
+                    numbers["with averaged weights"] = module.averaged_loss
+                shown = ", ".join(f"{name} {value:.4f}" for name, value in numbers.items())
+                log.info(f"epoch {epochs_done(trainer):g}: {shown}")
         if at_epoch_end(trainer):
             self._save(trainer)
         steps_left = trainer.global_step < module.total_steps and not self.best.exhausted
@@ -197,15 +198,3 @@ class RunFolder(RunCallback):
         else:
             log.info(f"{name}: stopped before the first step")
         module.signals.leave_together()
-
-
-def point(link: Path, folder: Path) -> None:
-    """Make `link` lead to `folder`, in one move; leave alone what is not a link."""
-    if link.exists() and not link.is_symlink():
-        log.warning(f"{link} is not a link, so it stays as it is")
-        return
-    link.parent.mkdir(parents=True, exist_ok=True)
-    target = os.path.relpath(folder.resolve(), link.parent.resolve())
-    fresh = link.with_name(f".{link.name}-{os.getpid()}")
-    fresh.symlink_to(target, target_is_directory=True)
-    os.replace(fresh, link)

@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 
 from sft.data.datamodule import InstructionData
 from sft.errors import InputError
+from sft.objective import CrossEntropy
 from sft.training.callback import RunCallback
 from sft.training.module import InstructionTuner
 
@@ -43,7 +44,7 @@ class SanityGate(RunCallback):
         if trainer.global_step:
             return
         batches = data.first_batches("train", self.batches, mask_prompt=True)
-        self.loss = module.mean_loss(batches)
+        self.loss = module.mean_loss(batches, CrossEntropy(module.model))
         if module.signals.interrupted:
             return
 

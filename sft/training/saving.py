@@ -7,6 +7,7 @@ from lightning.pytorch import Trainer
 from sft.atomic import restore_folder
 from sft.checkpoint.folder import Pretrained, merge_adapter, save_adapter, save_pretrained
 from sft.config.schema import LoraConfig
+from sft.data.prompt import is_chat
 from sft.gpt2.model import GPT
 from sft.training.run_folder import RunFolder
 from sft.training.sharding import unsharded_model
@@ -24,15 +25,17 @@ def save_tuned(
 
     Args:
         base: what it was tuned from; with an adapter, the model is a part of it.
-        template: the prompt's, which is the chat template too; "" for plain text.
+        template: the prompt's; "" for plain text. It is the chat template too, unless an earlier
+            version wrote it.
         conversations: it was tuned on conversations of several turns.
 
     Raises:
         InputError: it cannot be written.
     """
     prompt = template or None
+    chat = template if is_chat(template) else prompt and base.chat_template
     if lora:
-        save_adapter(base, lora, folder / "adapter", prompt, prompt, conversations)
+        save_adapter(base, lora, folder / "adapter", prompt, chat, conversations)
         merge_adapter(folder / "adapter", folder / "model")
     else:
         save_pretrained(
@@ -41,7 +44,7 @@ def save_tuned(
             base.tokenizer,
             prompt,
             base.source,
-            chat_template=prompt,
+            chat_template=chat,
             conversations=conversations,
         )
 

@@ -82,18 +82,18 @@ class Signals:
             self.noted = signal.SIGTERM
         return self.noted
 
-    def agree_at_step(self, loss: Tensor, strategy: Strategy) -> float:
-        """Sum a step's loss over the ranks, and agree on signals and a checkpoint. Collective.
+    def agree_at_step(self, sums: Tensor, strategy: Strategy) -> list[float]:
+        """Add up a step's sums over the ranks, and agree on signals and a checkpoint. Collective.
 
         One message carries all of it, so that the agreement costs no round trip of its own.
         """
         votes = self._votes(checkpoint_due=self.wants_checkpoint())
-        mine = torch.stack([loss, *map(loss.new_tensor, votes)])
-        total_loss, *counts = strategy.reduce(mine, reduce_op="sum").tolist()
-        counted = Votes(*counts)
+        mine = torch.cat([sums, sums.new_tensor(votes)])
+        totals: list[float] = strategy.reduce(mine, reduce_op="sum").tolist()
+        counted = Votes(*totals[len(sums) :])
         self.checkpoint_due = counted.checkpoint_due > 0
         self.agreed = counted.winner()
-        return float(total_loss)
+        return totals[: len(sums)]
 
     def agree_in_probe(self, trainer: Trainer) -> bool:
         """Agree whether a signal interrupts the loss probe at hand. Collective."""

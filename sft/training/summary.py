@@ -2,8 +2,8 @@
 
 import logging
 import os
-import resource
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,16 +71,31 @@ def loss_changes(rows: list[Row]) -> dict[str, LossChange]:
 def peak_memory_bytes(device: str) -> int:
     """Return the most memory in use so far.
 
-    That is the GPU's memory for CUDA, else the resident set of this process (getrusage(2)).
+    That is the GPU's memory for CUDA, else the resident set of this process (getrusage(2)); 0 where
+    nobody counts it.
     """
     if device == "cuda":
         return int(torch.cuda.max_memory_allocated())
+
+    # Windows has no getrusage.
+    try:
+        import resource
+    except ImportError:
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def plot_losses(rows: list[Row], folder: Path) -> None:
-    """Write `loss.png` and `loss.pdf`: losses against epochs, and tokens seen on a second axis.
+    """Write `loss.png` and `loss.pdf`."""
+    figure = loss_figure(rows)
+    for name in ("loss.png", "loss.pdf"):
+        with writing(folder / name):
+            figure.savefig(folder / name, dpi=150)
+
+
+def loss_figure(rows: Sequence[Row]) -> Figure:
+    """Draw the losses against epochs, with tokens seen on a second axis.
 
     Below them are the means of the answers that were given while the model trained, if there are
     any.
@@ -115,12 +130,10 @@ def plot_losses(rows: list[Row], folder: Path) -> None:
     tokens.xaxis.set_major_formatter("{x:,.0f}")
     if answered:
         _plot_answers(rows, answered, figure.add_subplot(2, 1, 2))
-    for name in ("loss.png", "loss.pdf"):
-        with writing(folder / name):
-            figure.savefig(folder / name, dpi=150)
+    return figure
 
 
-def _plot_answers(rows: list[Row], keys: list[str], axes: Axes) -> None:
+def _plot_answers(rows: Sequence[Row], keys: Sequence[str], axes: Axes) -> None:
     """Draw the means of the answers that were given while the model trained."""
     for key in keys:
         points = [(row["epoch"], row[key]) for row in rows if key in row]
@@ -139,7 +152,8 @@ def table(summary: RunSummary) -> str:
         lines.append(f"{'whole validation, best':22}{'':10}{summary.best_validation_loss:10.3f}")
     lines.append(
         f"{counted(summary.steps, 'step')}, {summary.tokens_seen:,} tokens in "
-        f"{summary.seconds:.0f} s ({summary.tokens_per_sec:,.0f} tokens/s), "
-        f"peak memory {summary.peak_memory_bytes / 2**30:.1f} GiB"
+        f"{summary.seconds:.0f} s ({summary.tokens_per_sec:,.0f} tokens/s)"
     )
+    if summary.peak_memory_bytes:
+        lines[-1] += f", peak memory {summary.peak_memory_bytes / 2**30:.1f} GiB"
     return "\n".join(lines)

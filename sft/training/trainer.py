@@ -28,12 +28,14 @@ def make_trainer(
     callbacks: list[Callback],
     logger: Logger | Literal[False],
     stop_at: int = -1,
+    bar: bool = True,
 ) -> Trainer:
     """Build Lightning's trainer, with all that the run does better itself switched off.
 
     Args:
         processes: of the run, on all machines.
         stop_at: do not train on from this step; -1: no limit.
+        bar: show a progress bar.
     """
     for library in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
@@ -53,6 +55,7 @@ def make_trainer(
         callbacks=callbacks,
         plugins=[CheckpointFiles()],
         log_every_n_steps=1,
+        enable_progress_bar=bar,
         # Each epoch has a plan of its own, so each has a loader of its own.
         reload_dataloaders_every_n_epochs=1,
         # Off: the step limit. Lightning would leave out the validation behind the last step, so

@@ -30,7 +30,7 @@ from sft.data.datamodule import PlannedBatches
 from sft.data.overview import overview
 from sft.data.plan import Plan
 from sft.data.sources import load_source
-from sft.data.splits import load_splits, split_rows
+from sft.data.splits import load_splits, part_rows
 from sft.gpt2.tokenizer import load_tokenizer
 from sft.prompts import PROMPTS
 
@@ -94,8 +94,9 @@ def start(path: Path, vocabulary: Path, cache: Path) -> SimpleNamespace:
 
     # Load: read, tokenise, count.
     clock = [time.perf_counter()]
-    source = load_source(DataConfig(source="json", path=str(path)))
-    parts = split_rows(len(source.chosen), [0.85, 0.1, 0.05])
+    config = DataConfig(source="json", path=str(path))
+    source = load_source(config)
+    parts = part_rows(source, config)
     splits = load_splits(source, parts, PROMPTS["alpaca"], tokenizer, None, 1024, mask_prompt=False)
     numbers = overview(splits)
     clock.append(time.perf_counter())

@@ -1,6 +1,7 @@
 """The server's page, on a server with the embedded model and another beside it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -71,9 +72,9 @@ def answered(page: Page, name: str) -> str:
     return box.locator("p").text_content() or ""
 
 
-def said(engine: Engine, instruction: str, input: str = "") -> str:
+def said(engine: Engine, instruction: str, input: str = "", earlier: Sequence = ()) -> str:
     chat_model = engine.chat_model
-    prompt = chat_model.prompt(instruction, input)
+    prompt = chat_model.prompt(instruction, input, earlier)
     end = chat_model.tokenizer.eot_token
     [tokens] = generate(chat_model.model, [prompt], 60, eos_id=end)
     return chat_model.tokenizer.decode(tokens)
@@ -129,6 +130,50 @@ def test_texts_stay_texts(show: Callable[..., Page]) -> None:
     assert page.title() == "Ask the tuned model"
     assert page.locator("article img, article script").count() == 0
     expect(page.locator(".question")).to_contain_text(HOSTILE)
+
+
+def talk(engines: dict[str, Engine]) -> None:
+    """Make the models ones that are shown earlier turns."""
+    for engine in engines.values():
+        engine.chat_model = replace(engine.chat_model, takes_earlier_turns=True)
+
+
+def test_a_conversation_is_held_with_each_model(
+    show: Callable[..., Page], engines: dict[str, Engine]
+) -> None:
+    talk(engines)
+    page = show()
+    page.get_by_label("System").fill("Be short.")
+    for turn, question in enumerate(("Name an animal.", "And another?")):
+        ask(page, question)
+        for name in engines:
+            box = page.locator(f"section.{name}").nth(turn)
+            expect(box).not_to_have_attribute("aria-busy", "true", timeout=20_000)
+    for name, engine in engines.items():
+        first, second = page.locator(f"section.{name} p").all_text_contents()
+        told = [("system", "Be short.")]
+        assert first == said(engine, "Name an animal.", earlier=told)
+        told += [("user", "Name an animal."), ("assistant", first)]
+        assert second == said(engine, "And another?", earlier=told)
+    assert page.locator(".question").all_text_contents() == ["Name an animal.", "And another?"]
+    form = page.locator("#form").bounding_box()
+    assert form["y"] > page.locator("section.tuned").last.bounding_box()["y"]
+
+    page.get_by_role("button", name="New conversation").click()
+    expect(page.locator("article")).to_have_count(0)
+    ask(page, "Name an animal.")
+    told = [("system", "Be short.")]
+    assert answered(page, "tuned") == said(engines["tuned"], "Name an animal.", earlier=told)
+
+
+def test_the_page_asks_for_the_servers_key(browser: Browser, engines: dict[str, Engine]) -> None:
+    with running(engines, max_tokens=20, key="sesame") as url:
+        page = browser.new_page()
+        page.on("dialog", lambda dialog: dialog.accept("sesame"))
+        page.goto(url)
+        ask(page, "Name an animal.")
+        assert said(engines["base"], "Name an animal.").startswith(answered(page, "base"))
+        page.close()
 
 
 def test_enter_asks_and_the_newest_question_stands_first(show: Callable[..., Page]) -> None:

@@ -11,7 +11,7 @@ from sft.config.schema import DataConfig, EvaluateConfig, GenerateConfig
 from sft.errors import InputError
 from sft.evaluation import setup
 from sft.inference.models import ChatModel, Placement, load_base
-from sft.summaries import write_run_summary
+from sft.summaries import FORMER_NANO, write_run_summary
 from tests.summaries import run_summary
 
 # Calls the rule as one of its users does, with a checkpoint's folder and a function that loads.
@@ -112,6 +112,15 @@ def test_a_base_that_cannot_be_loaded_is_refused_by_name(find: Find, model: Path
 def test_a_base_with_the_same_weights_is_refused(find: Find, model: Path) -> None:
     with pytest.raises(InputError, match=f"{model}.*same weights"):
         find(model, lambda *_: load_pretrained(model))
+
+
+def test_the_base_of_a_run_of_a_former_nano_is_refused(
+    find: Find, model: Path, checkpoint: Path
+) -> None:
+    former = {"source": str(checkpoint), "revision": None, "sha256": next(iter(FORMER_NANO))}
+    write_run_summary(model.parent, run_summary(checkpoint=former))
+    with pytest.raises(InputError, match=r"gpt2-nano of sft 0\.1\.0"):
+        find(model, lambda *_: load_pretrained(checkpoint))
 
 
 def test_a_model_that_names_no_base_has_none() -> None:

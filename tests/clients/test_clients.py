@@ -60,7 +60,10 @@ def test_litellm_asks_chats_and_plain_text(url: str) -> None:
     later = litellm.acompletion("openai/tuned", QUESTION, max_tokens=32, **options)
     assert asyncio.run(later).choices[0].message.content == text
     plain = litellm.text_completion(
-        "text-completion-openai/tuned", "The plural of box is", max_tokens=4, **options
+        prompt="The plural of box is",
+        model="text-completion-openai/tuned",
+        max_tokens=4,
+        **options,
     )
     assert plain.choices[0].text
 

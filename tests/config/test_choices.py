@@ -9,9 +9,9 @@ from sft.config.schema import TrainConfig
 from tests.config.composing import CONF, composed
 
 MODELS = ("gpt2-nano", "gpt2-small", "gpt2-medium", "gpt2-large", "gpt2-xl")
-DATA = ("nano", "instructions", "alpaca", "file", "json")
-EXPERIMENTS = ("book", "alpaca-1k", "alpaca-52k", "masked", "phi3", "lora", "nano-base")
-
+DATA = ("nano", "instructions", "alpaca", "file", "json", "hub")
+PRETRAINING = {"nano-base": "build/nano/untrained", "nano-lessons": "build/nano/stories/model"}
+EXPERIMENTS = ("book", "alpaca-1k", "alpaca-52k", "masked", "phi3", "lora", "dpo", *PRETRAINING)
 
 CHECKPOINTS = {name: f"openai-community/{name}" for name in MODELS} | {
     "gpt2-nano": "gpt2-nano",
@@ -37,9 +37,9 @@ def test_a_group_has_a_choice_that_is_not_tested_here() -> None:
 def test_every_combination_composes_and_the_command_line_wins(experiment: str | None) -> None:
     recipe = [f"experiment={experiment}"] if experiment else []
     for model, data in itertools.product(MODELS, DATA):
-        path = ["data.path=/mine.json"] if data in ("file", "json") else ["data.path=null"]
+        path = ["data.path=/mine.json"] if data in ("file", "json", "hub") else ["data.path=null"]
         config = composed("train", *recipe, f"model={model}", f"data={data}", *path)
-        checkpoint = "build/nano/untrained" if experiment == "nano-base" else CHECKPOINTS[model]
+        checkpoint = PRETRAINING.get(experiment or "", CHECKPOINTS[model])
         assert chosen(config) == (checkpoint, data)
 
 
@@ -77,6 +77,6 @@ def test_a_published_recipe_is_what_it_was(
 
 @pytest.mark.parametrize("data", DATA)
 def test_evaluate_takes_the_data_sets_of_train(data: str) -> None:
-    path = ["data.path=/mine.json"] if data in ("file", "json") else []
+    path = ["data.path=/mine.json"] if data in ("file", "json", "hub") else []
     config = composed("evaluate", f"data={data}", "checkpoint=x", "out=y", *path)
     assert (config.data.source, config.data.path) == (data, "/mine.json" if path else None)

@@ -16,13 +16,13 @@ MODELS = {
     "gpt2-large": "openai-community/gpt2-large",
     "gpt2-xl": "openai-community/gpt2-xl",
 }
-DATA = ("nano", "instructions", "alpaca", "file", "json")
+DATA = ("nano", "instructions", "alpaca", "file", "json", "hub")
 NANO = (1e-4, True)
 DOCUMENTED = (5e-5, False)
 
 
 def given(data: str) -> list[str]:
-    return [f"data={data}"] + ["data.path=mine.json"] * (data in ("file", "json"))
+    return [f"data={data}"] + ["data.path=mine.json"] * (data in ("file", "json", "hub"))
 
 
 def recipe(config: TrainConfig) -> tuple[float, bool]:
@@ -97,6 +97,12 @@ def test_nano_is_pretrained_by_its_own_recipe() -> None:
     assert (config.model.checkpoint, config.data.source) == ("build/nano/untrained", "json")
     assert (config.data.prompt, config.model.allow_untrained) == ("none", True)
     assert recipe(config) == (2e-3, False)
+
+    later = composed("train", "experiment=nano-lessons")
+    assert later.model.checkpoint == "build/nano/stories/model"
+    assert later.data.paths()[0].endswith("build/nano/lessons.jsonl")
+    assert (later.model.allow_untrained, later.optim.schedule) == (False, "cosine")
+    assert recipe(later) == (1e-3, False)
 
 
 def test_the_published_defaults() -> None:

@@ -138,8 +138,8 @@ WRONG = [
     ("device=null", "device", "None", "text"),
     ("precision=16", "precision", "'16'", "auto, 32, bf16-mixed, 16-mixed"),
     ("strategy=zero", "strategy", "'zero'", "auto, ddp, fsdp"),
-    ("optim.schedule=linear", "optim.schedule", "'linear'", "constant, cosine"),
-    ("data.prompt=chatml", "data.prompt", "'chatml'", "alpaca, alpaca-stanford, phi3, none"),
+    ("optim.schedule=step", "optim.schedule", "'step'", "constant, cosine"),
+    ("data.prompt=chat", "data.prompt", "'chat'", "alpaca, alpaca-stanford, phi3, chatml, none"),
     ("lora=default lora.kind=ia3", "lora.kind", "'ia3'", "none, default"),
     ("lora=default lora.targets=c_fc", "lora.targets", "'c_fc'", "a list"),
     (
@@ -184,9 +184,9 @@ def test_evaluate_names_the_options(overrides: str, key: str, expected: str) -> 
 @pytest.mark.parametrize(
     ("door", "override", "key", "known"),
     [
-        ("train", "+optim.lrr=1", "optim.lrr", "lr, weight_decay, betas, schedule, warmup_steps"),
-        ("train", "+data.bz=3", "data.bz", "source, path, url, sha256, licence, sample, "),
-        ("train", "+a.b=1", "a", "model, data, optim, eval, device, "),
+        ("train", "+optim.lrr=1", "optim.lrr", "lr, weight_decay, betas, beta2_half_life"),
+        ("train", "+data.bz=3", "data.bz", "url, sha256, licence, "),
+        ("train", "+a.b=1", "a", "model, data, optim, eval, "),
         ("evaluate", "+generate.top_q=1", "generate.top_q", "max_new_tokens, temperature, top_k"),
         ("evaluate", "+model.dropout=0", "model", "data, generate, run, "),
         ("evaluate", "+judge.temperature=1", "judge.temperature", "kind, model, url, "),

@@ -6,6 +6,7 @@ The tokenizer `letters` gives each byte its own id, and the end token 256: "ab:"
 
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +117,7 @@ def test_rows_come_in_the_order_asked_for(letters: tiktoken.Encoding) -> None:
 def test_no_rows_give_a_filler_row_without_a_label(letters: tiktoken.Encoding) -> None:
     found = encode([XYZ], TEMPLATE, letters, 100, False).batch([], totals=(7, 9))
     assert [part.tolist() for part in found[:4]] == [[[END]], [[NO]], [1], [-1]]
-    assert found[4:] == (7, 9)
+    assert found[4:6] == (7, 9)
 
 
 def test_a_batch_can_override_the_mask_of_its_split(letters: tiktoken.Encoding) -> None:
@@ -337,3 +338,22 @@ def test_the_published_batches_have_the_published_widths(published: dict[str, Sp
     torch.manual_seed(123)
     batches = iter(loader)
     assert [next(batches).input_ids.shape[1] for _ in range(8)] == [61, 76, 73, 68, 65, 72, 80, 67]
+
+
+def test_the_weight_of_prompts_is_in_the_targets_and_answers_are_marked(
+    letters: tiktoken.Encoding,
+) -> None:
+    examples = encode([XYZ, Q], TEMPLATE, letters, 100, False)
+    assert examples.targets().tolist() == [6, 3]
+
+    # "ab:xyz" has the labels b : x y z E, and "c:q" has : q E.
+    weighted = replace(examples, prompt_weight=0.25)
+    assert weighted.targets().tolist() == [4 + 0.5, 2 + 0.25]
+    found = weighted.batch([0, 1])
+    assert found.answers is not None
+    assert found.answers.tolist() == [
+        [False, False, True, True, True, True],
+        [False, True, True, False, False, False],
+    ]
+    assert torch.equal(found.labels, examples.batch([0, 1]).labels)
+    assert encode([XYZ], TEMPLATE, letters, 100, True).batch([0]).answers is None

@@ -11,7 +11,7 @@ import pytest
 
 from sft.data import neighbours
 from sft.data.neighbours import groups, nearest, question, spare
-from sft.data.records import Record
+from sft.data.records import Record, Turn
 
 REAL = Path(os.environ["SFT_DATA_DIR"]) if "SFT_DATA_DIR" in os.environ else None
 
@@ -58,6 +58,12 @@ def test_of_equally_near_ones_the_first_is_taken() -> None:
 def test_a_question_is_instruction_and_input_or_the_text_of_plain_text() -> None:
     assert question(Record("Do.", "This", "Done")) == "Do.\nThis"
     assert question(Record("", "", "Once upon")) == "Once upon"
+
+
+def test_the_question_of_a_conversation_has_its_earlier_turns() -> None:
+    before = (Turn("user", "Plural of box?"), Turn("assistant", "Boxes."))
+    record = Record("And of fox?", "", "Foxes.", before=before)
+    assert question(record) == "Plural of box?\nBoxes.\nAnd of fox?\n"
 
 
 @pytest.mark.parametrize("least", [0.3, 0.7, 0.9, 1.0])

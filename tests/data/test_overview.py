@@ -9,6 +9,7 @@ from sft.data.overview import example_text, overview, overview_text, unused_text
 from sft.data.records import Record
 from sft.data.splits import Split, encode_splits
 
+KEYS = ["instruction", "input", "output"]
 TEMPLATE = "{{ instruction }}{% if input %}/{{ input }}{% endif %}:"
 
 
@@ -37,11 +38,21 @@ def splits(letters: tiktoken.Encoding) -> dict[str, Split]:
 
 
 def test_the_overview_counted_by_hand(splits: dict[str, Split]) -> None:
-    names = ("records", "tokens", "targets", "longest", "cut", "dropped", "duplicates")
+    names = (
+        "records",
+        "tokens",
+        "targets",
+        "longest",
+        "cut",
+        "dropped",
+        "duplicates",
+        "empty",
+        "split",
+    )
     expected = {
-        "train": (4, 6 + 7 + 4, 4 + 3 + 2, 7, 1, 1, 1),
-        "test": (2, 7 + 4, 3 + 2, 7, 0, 0, 1),
-        "validation": (0, 0, 0, 0, 0, 0, 0),
+        "train": (4, 6 + 7 + 4, 4 + 3 + 2, 7, 1, 1, 1, 0, 0),
+        "test": (2, 7 + 4, 3 + 2, 7, 0, 0, 1, 0, 0),
+        "validation": (0, 0, 0, 0, 0, 0, 0, 0, 0),
     }
     assert overview(splits) == {
         name: dict(zip(names, row, strict=True)) for name, row in expected.items()
@@ -66,16 +77,30 @@ def test_the_table_explains_cut_rows_and_duplicates(splits: dict[str, Split]) ->
     assert len(lines) == 6
 
 
+def test_empty_answers_are_a_column_where_there_are_some(letters: tiktoken.Encoding) -> None:
+    parts = {
+        "train": [Record("a", "", "N/A"), Record("b", "", " "), Record("c", "", "d")],
+        "test": [],
+        "validation": [],
+    }
+    lines = overview_text(
+        overview(encode_splits(parts, TEMPLATE, letters, None, 16, False))
+    ).splitlines()
+    assert lines[0].split()[-1] == "empty"
+    assert lines[1].split()[-1] == "2"
+    assert "data.drop_empty=true" in lines[4]
+
+
 def test_a_table_without_cut_rows_has_no_notes(letters: tiktoken.Encoding) -> None:
     parts = {
-        "train": [Record(str(i), "", "x" * i) for i in range(1000)],
+        "train": [Record(str(i), "", "x" * i or "y") for i in range(1000)],
         "test": [],
         "validation": [],
     }
     lines = overview_text(
         overview(encode_splits(parts, TEMPLATE, letters, None, 2000, False))
     ).splitlines()
-    assert lines[1].split()[:3] == ["train", "1,000", f"{10 * 2 + 90 * 3 + 900 * 4 + 499_500:,}"]
+    assert lines[1].split()[:3] == ["train", "1,000", f"{10 * 2 + 90 * 3 + 900 * 4 + 499_501:,}"]
     assert len(lines) == 4
 
 
@@ -93,10 +118,11 @@ def test_an_example_with_its_learned_part_marked(
 
 
 def test_unused_keys_are_named_with_their_counts() -> None:
-    assert unused_text("mine.json", {}) is None
-    line = unused_text(Path("mine.json"), {"context": 4000, "\ud800" * 99: 2})
+    assert unused_text("mine.json", {}, []) is None
+    line = unused_text(Path("mine.json"), {"context": 4000, "\ud800" * 99: 2}, KEYS)
     assert line is not None
-    assert line.startswith("mine.json: not read: 'context' in 4,000, ")
+    assert line.startswith("mine.json: not read: 'context' (to read it: data.fields=")
+    assert "input: context}) in 4,000, " in line
 
     # Half of a surrogate pair is written as an escape, or this would raise.
     assert line.encode()
@@ -104,7 +130,7 @@ def test_unused_keys_are_named_with_their_counts() -> None:
 
 
 def test_of_many_unused_keys_the_rest_are_counted() -> None:
-    line = unused_text("mine.json", {str(key): 1 for key in range(500)} | {"Input": 1})
+    line = unused_text("mine.json", {str(key): 1 for key in range(500)} | {"Input": 1}, KEYS)
     assert line is not None
     assert "not read: 'Input' (like 'input') in 1, '0' in 1," in line
     assert "'6' in 1 of its records and 493 other keys;" in line

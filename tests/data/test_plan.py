@@ -1,6 +1,7 @@
 """An epoch's plan: complete, equal for every division of a step, and a pure function."""
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -265,3 +266,63 @@ def test_buckets_without_shuffling_leave_file_order() -> None:
         assert [rows(rank) for rank in ranks(bucketed(*shape, shuffle=False))] == [
             rows(rank) for rank in ranks(Plan(*shape))
         ]
+
+
+# Sources with weights
+
+SOURCES = np.array([0] * 40 + [1] * 20 + [2] * 7)
+WEIGHTS = (1.0, 0.3, 2.5)
+
+
+def weighted(**settings: Any) -> Plan:
+    return Plan(67, 4, sources=SOURCES, weights=WEIGHTS, shuffle=True, seed=3, **settings)
+
+
+def counts_of(order: np.ndarray) -> list[list[int]]:
+    """How often each row of each source comes."""
+    counts = np.bincount(order, minlength=67)
+    return [counts[SOURCES == source].tolist() for source in range(3)]
+
+
+@pytest.mark.parametrize("bucket", [False, True])
+def test_an_epoch_takes_each_source_by_its_weight(bucket: bool) -> None:
+    plan = weighted(lengths=np.arange(67) % 9 if bucket else None)
+    assert plan.taken == [40, 6, 18]
+    assert plan.steps == 16
+    for epoch in range(3):
+        once, drawn, often = counts_of(plan.order(epoch))
+        assert once == [1] * 40
+        assert sorted(drawn) == [0] * 14 + [1] * 6
+        assert sorted(often) == [2] * 3 + [3] * 4
+        taken = [micro.rows.tolist() for micro in plan.micro_batches(epoch, 0)]
+        assert [row for rows in taken for row in rows] == plan.order(epoch).tolist()
+
+
+def test_each_epoch_draws_anew_and_the_same_again() -> None:
+    drawn = {tuple(counts_of(weighted().order(epoch))[1]) for epoch in range(6)}
+    assert len(drawn) > 3
+    assert weighted().order(4).tolist() == weighted().order(4).tolist()
+    other = Plan(67, 4, sources=SOURCES, weights=WEIGHTS, shuffle=True, seed=4)
+    assert counts_of(other.order(0)) != counts_of(weighted().order(0))
+
+
+def test_weights_of_one_take_each_row_once() -> None:
+    ones = Plan(67, 4, sources=SOURCES, weights=(1.0, 1.0, 1.0), shuffle=True, seed=3)
+    assert sorted(ones.order(1).tolist()) == list(range(67))
+    assert Plan(67, 4, shuffle=True, seed=3).taken == [67]
+
+
+def test_weighted_rows_in_file_order() -> None:
+    plan = Plan(67, 4, sources=SOURCES, weights=WEIGHTS, seed=3)
+    order = plan.order(0).tolist()
+    assert order == sorted(order)
+    assert len(order) == plan.epoch_rows == 64
+
+
+def test_the_share_of_few_rows() -> None:
+    def taken(rows: int, weight: float) -> list[int]:
+        return Plan(rows, 1, sources=np.zeros(rows, dtype=np.int64), weights=(weight,)).taken
+
+    assert taken(5, 0.3) == [2]
+    assert taken(10, 0.3) == [3]
+    assert taken(2, 0.1) == [1]

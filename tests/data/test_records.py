@@ -2,16 +2,15 @@
 
 import json
 import random
-from collections import Counter
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from sft.data import formats, records
 from sft.data.formats import parse_json
-from sft.data.records import SHAPES, Record, Shape, checked_record, stream_records
+from sft.data.records import Contents, Reader, Record, stream_records
 from sft.errors import InputError
 
 
@@ -49,7 +48,8 @@ def parsed(content: str | bytes) -> list[Record]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(formats, "parse_json", None)
         found = streamed(content)
-    assert found == [checked_record(item, "mine.json", 1) for item in items]
+    reader = Reader("mine.json")
+    assert found == [reader.read(item, 1)[0] for item in items]
     return found
 
 
@@ -81,7 +81,9 @@ def test_a_records_texts_are_read_as_they_are() -> None:
         ' "output": "<|endoftext|> \\ud83d\\ude00é", "category": "c"}]'
     )
     assert parsed(text) == [Record("", " x\n", "<|endoftext|> 😀é", "c")]
-    assert parsed('[{"instruction": "a", "output": "b", "category": 3}]') == [RECORD]
+    assert parsed('[{"instruction": "a", "output": "b", "category": 3}]') == [
+        replace(RECORD, category="3")
+    ]
     assert (
         parsed('{"instruction": "a\\u2028b\\u0085c", "output": "b"}\n' + A)[0].instruction
         == "a\u2028b\u0085c"
@@ -179,12 +181,12 @@ def test_one_line_is_json_lines_of_one_record() -> None:
             "record 1: no 'instruction', expected instruction and output; found '0', '1', '2', '3'",
         ),
         (
-            A + '\n{"instruction": "a", "output": 5}',
-            "record 2: 'output' is a number, expected text",
+            A + '\n{"instruction": "a", "output": true}',
+            "record 2: 'output' is a truth value, expected text",
         ),
         (
-            '[{"instruction": 5.0, "output": "b"}]',
-            "record 1: 'instruction' is a number, expected text",
+            '[{"instruction": false, "output": "b"}]',
+            "record 1: 'instruction' is a truth value, expected text",
         ),
         (
             '[{"instruction": null, "output": "b"}]',
@@ -197,16 +199,8 @@ def test_one_line_is_json_lines_of_one_record() -> None:
         ),
         ('[{"instruction": "a", "output": {}}]', "record 1: 'output' is an object, expected text"),
         (
-            '[{"instruction": "a", "output": "b", "input": 1}]',
-            "record 1: 'input' is a number, expected text",
-        ),
-        (
             '[{"instruction": "a", "output": "b", "input": false}]',
             "record 1: 'input' is a truth value, expected text",
-        ),
-        (
-            '[{"instruction": "a", "output": ' + "1" * 5000 + "}]",
-            "record 1: 'output' is a number, expected text",
         ),
         (
             f'[{A}, {{"instruction": "a", "output": "b\\ud83d"}}]',
@@ -262,14 +256,15 @@ def test_a_misspelt_required_key_is_refused(key: str) -> None:
 def test_a_key_like_one_that_is_absent_is_counted_in_a_file_that_is_known() -> None:
     with_key = WITH.replace("KEY", '"Input"')
     text = f"[{A}, {with_key}]".encode()
-    counted: Counter[str] = Counter()
-    assert len(list(stream_records(BytesIO(text), "mine.json", counted, known=True))) == 2
-    assert counted == {"Input": 1}
+    contents = Contents()
+    found = list(stream_records(BytesIO(text), "mine.json", known=True, contents=contents))
+    assert len(found) == contents.records == 2
+    assert contents.unused == {"Input": 1}
 
 
 @pytest.mark.parametrize(
     "key",
-    ["put", "out", "in", "context", "history", "text", "data_input", "", "categories", "i" * 99],
+    ["put", "out", "in", "context", "text", "data_input", "", "categories", "i" * 99],
 )
 def test_an_unknown_key_is_ignored(key: str) -> None:
     assert parsed(f"[{WITH.replace('KEY', json.dumps(key))}]") == [RECORD]
@@ -284,19 +279,19 @@ def test_a_key_is_not_misspelt_if_the_right_one_is_there_too() -> None:
 
 def unused(content: str) -> dict[str, int]:
     """Return the keys that are counted as not read."""
-    counted: Counter[str] = Counter()
-    list(stream_records(BytesIO(content.encode()), "mine.json", counted))
-    return dict(counted)
+    contents = Contents()
+    list(stream_records(BytesIO(content.encode()), "mine.json", contents=contents))
+    return dict(contents.unused)
 
 
 def test_unused_keys_are_counted_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     some = WITH.replace("KEY", '"context"')
     both = (
         '{"instruction": "a", "input": "", "output": "b", "category": "c",'
-        ' "context": 1, "history": []}'
+        ' "context": 1, "history": [], "source": "s"}'
     )
     for text in (f"[{some}, {A}, {both}]", f"{some}\n{A}\n{both}"):
-        assert unused(text) == {"context": 2, "history": 1}
+        assert unused(text) == {"context": 2, "source": 1}
     assert unused(f"[{A}]") == {}
     many = [
         {"instruction": "a", "output": "b", f"key {number}": "", "same": ""} for number in range(9)
@@ -339,45 +334,6 @@ def test_records_before_a_second_reading_do_not_come_twice(
 
 @pytest.mark.parametrize("form", ["[{}]", "{}"])
 def test_a_syntax_error_further_down_is_reported_before_a_bad_record(form: str) -> None:
-    lines = ['{"instruction": 5, "output": "b"}', A, A[:-1]]
+    lines = ['{"instruction": [], "output": "b"}', A, A[:-1]]
     content = form.format((",\n" if "[" in form else "\n").join(lines))
     assert refused(content).startswith("not JSON at line 3")
-
-
-# The table of shapes
-
-
-def _pair(item: dict[str, Any], where: str) -> Record:
-    return Record(item["question"], "", item["reply"])
-
-
-PAIR = Shape(keys=("question", "reply", "source"), required=("question", "reply"), record=_pair)
-
-
-@pytest.fixture
-def pair_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SHAPES, "pair", PAIR)
-
-
-@pytest.mark.usefixtures("pair_shape")
-def test_a_shape_added_to_the_table_is_read_beside_the_others() -> None:
-    pair = '{"question": "q", "reply": "r"}'
-    assert parsed(f"[{pair}, {A}]") == [Record("q", "", "r"), RECORD]
-    assert parsed(pair) == [Record("q", "", "r")]
-
-
-@pytest.mark.usefixtures("pair_shape")
-def test_unused_and_misspelt_keys_are_those_of_the_records_own_shape() -> None:
-    pair = '{"question": "q", "reply": "r", "source": "s", "input": "i"}'
-    other = '{"instruction": "a", "output": "b", "source": "s"}'
-    assert unused(f"[{pair}, {other}]") == {"input": 1, "source": 1}
-    misspelt = '{"question": "q", "reply": "r", "Source": "s"}'
-    assert refused(f"[{A}, {misspelt}]").startswith("record 2: 'Source' is not read; rename it")
-    assert parsed(f"[{misspelt.replace('Source', 'Output')}]") == [Record("q", "", "r")]
-
-
-@pytest.mark.usefixtures("pair_shape")
-def test_a_record_of_no_shape_is_refused_by_the_keys_of_an_instruction() -> None:
-    line = refused(f'[{A}, {{"question": "q"}}]')
-    assert line.startswith("record 2: no 'instruction'")
-    assert "found 'question'" in line

@@ -36,9 +36,9 @@ def assert_right(texts: Texts, of: list[Record], tokenizer: tiktoken.Encoding) -
     for i, record in enumerate(of):
         prompt = tokenizer.encode_ordinary(render(TEMPLATE, record))
         text = [*prompt, *tokenizer.encode_ordinary(record.output), tokenizer.eot_token]
-        assert texts.tokens[texts.starts[i] : texts.starts[i + 1]].tolist() == text
+        assert texts.tokens[texts.starts[i] :][: texts.sizes[i]].tolist() == text
         assert texts.prompts[i] == len(prompt)
-        learned = texts.answers[texts.starts[i] : texts.starts[i + 1]].tolist()
+        learned = texts.answers[texts.starts[i] :][: texts.sizes[i]].tolist()
         assert learned == [False] * len(prompt) + [True] * (len(text) - len(prompt))
     assert len(texts.answers) == len(texts.tokens)
     assert len(texts.prompts) == len(texts.questions) == len(of)
@@ -76,7 +76,7 @@ def test_a_chat_templates_end_tokens_do_not_end_the_prompt(tokenizer: tiktoken.E
     for i, record in enumerate(of):
         prompt = prompt_tokens(template, record, tokenizer)
         assert prompt.count(tokenizer.eot_token) == 2
-        text = texts.tokens[texts.starts[i] : texts.starts[i + 1]].tolist()
+        text = texts.tokens[texts.starts[i] :][: texts.sizes[i]].tolist()
         assert text == [*prompt, *tokenizer.encode_ordinary(record.output), tokenizer.eot_token]
         assert texts.prompts[i] == len(prompt)
 

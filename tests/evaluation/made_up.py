@@ -63,6 +63,7 @@ def model(rows: list[Json], name: str, source: str) -> Json:
         "perplexity": 1.107,
         "loss_as_trained": means["loss"],
         "never_stopped": sum(answer["finish_reason"] == "length" for answer in answers),
+        "loops": 0.35,
         "tokens_per_answer": _mean(answers, "tokens"),
         "seconds": 1.76,
         "intervals": {key: [mean * 0.93, mean * 1.06] for key, mean in means.items()},
@@ -103,7 +104,13 @@ def summary(rows: list[Json]) -> Json:
         "judge": JUDGE,
         "exact_match_by_category": _by_category(rows, "exact_match"),
         "score_by_category": _by_category(rows, "score"),
-        "duplicates": {"exact": 1, "near": 1, "without": {"records": len(rows) - 2, **means}},
+        "duplicates": {
+            "exact": 1,
+            "near": 1,
+            "close": 1,
+            "without": {"records": len(rows) - 2, **means},
+            "without_close": {"records": len(rows) - 1, **means},
+        },
         "worst": {key: [row["record"] for row in worst] for key in ("loss", "chrf", "score")},
         "noisiest_training_records": [
             {

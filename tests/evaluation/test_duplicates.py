@@ -4,35 +4,34 @@ from sft.data.records import Record
 from sft.evaluation.duplicates import duplicates
 
 TRAINING = [
-    Record("What is 3 + 4?", "", "7"),
+    Record("What is the sum of 3 and 4?", "", "7"),
     Record("Spell it.", "Cat", "c-a-t"),
-    Record("Straße", "", ""),
+    Record("?!", "", ""),
 ]
 
 
 @pytest.mark.parametrize(
-    ("instruction", "asked", "expected"),
+    ("instruction", "asked", "kind", "similarity"),
     [
-        ("What is 3 + 4?", "", "exact"),
-        ("what is 3+4", "", "near"),
-        ("  What\tis 3 + 4 ?!", "", "near"),
-        ("What is 3 - 4?", "", None),  # + is no punctuation
-        ("Spell it.", "Cat", "exact"),
-        ("Spell it", "cat.", "near"),
-        ("Spell it.", "", None),
-        ("Spell it.Cat", "", None),
-        ("STRASSE", "", "near"),
+        ("What is the sum of 3 and 4?", "", "exact", 1.0),
+        ("what is  the SUM of 3 and 4", "", "near", 1.0),
+        # 25 trigrams each: "3 a" with its neighbours are three that the other lacks.
+        ("What is the sum of 5 and 4?", "", "near", 21 / 27),
+        ("Name a colour.", "", None, None),
+        ("Spell it.", "Cat", "exact", 1.0),
+        ("Spell it", "cat.", "near", 1.0),
+        ("Spell it.", "", None, None),
+        ("?!", "", "exact", 1.0),
+        ("!?", "", None, None),
     ],
 )
-def test_what_training_has_seen(instruction: str, asked: str, expected: str | None) -> None:
-    assert duplicates([Record(instruction, asked, "another answer")], TRAINING) == [expected]
+def test_what_training_has_seen(
+    instruction: str, asked: str, kind: str | None, similarity: float | None
+) -> None:
+    [found] = duplicates([Record(instruction, asked, "another answer")], TRAINING)
+    assert found.kind == kind
+    assert found.similarity == (pytest.approx(similarity, abs=1e-6) if similarity else None)
 
 
 def test_nothing_to_train_on() -> None:
-    assert duplicates(TRAINING, []) == [None, None, None]
-
-
-def test_the_form_of_an_accent_makes_no_other_question() -> None:
-    assert duplicates([Record("Say cafe\u0301", "", "x")], [Record("Say café", "", "y")]) == [
-        "near"
-    ]
+    assert [found.kind for found in duplicates(TRAINING, [])] == [None, None, None]

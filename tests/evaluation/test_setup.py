@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 import os
@@ -9,10 +10,12 @@ import pytest
 
 from sft.config.schema import DataConfig, EvaluateConfig, GenerateConfig
 from sft.data.records import Record
+from sft.data.sources import load_source
 from sft.errors import InputError
 from sft.evaluation.measure import encode_records
 from sft.evaluation.setup import check_model, setup_of_checkpoint, setup_of_run
 from sft.prompts import PROMPTS
+from sft.summaries import FORMER_NANO
 
 
 def change(path: Path, **values: Any) -> None:
@@ -89,6 +92,32 @@ def test_a_base_with_other_weights_is_refused(
     make_checkpoint(tmp_path / "base", seed=9)
     with pytest.raises(InputError, match=r"base: other weights than those that .*run began with"):
         setup_of_run(str(run_folder))
+
+
+WEIGHTS, RECORDS = FORMER_NANO
+
+
+@pytest.mark.parametrize(
+    ("changed", "key", "sha256"), [("base", "checkpoint", WEIGHTS), ("data", "data", RECORDS)]
+)
+def test_a_run_of_a_former_nano_is_refused_with_the_version_to_use(
+    run_folder: Path,
+    data: Path,
+    make_checkpoint: Callable[..., Path],
+    changed: str,
+    key: str,
+    sha256: str,
+) -> None:
+    if changed == "base":
+        make_checkpoint(data.parent / "base", seed=9)
+    else:
+        data.write_text(data.read_text() + " ")
+    summary = json.loads((run_folder / "summary.json").read_text())
+    change(run_folder / "summary.json", **{key: summary[key] | {"sha256": sha256}})
+    with pytest.raises(InputError) as refused:
+        setup_of_run(str(run_folder))
+    assert str(run_folder) in str(refused.value)
+    assert "use sft 0.1.0" in str(refused.value)
 
 
 def test_a_run_on_records_with_a_key_like_one_that_is_absent(run_folder: Path, data: Path) -> None:
@@ -261,3 +290,26 @@ def test_a_checkpoint_with_a_chat_template_alone_is_asked_in_it(
         *tokenizer.encode_ordinary("!"),
         tokenizer.eot_token,
     ]
+
+
+def test_a_runs_own_test_file_is_found_also_where_it_has_moved(
+    run_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    test = tmp_path / "test.json"
+    test.write_text('[{"instruction": "a", "output": "b"}]')
+    choices = DataConfig("file", str(data), test=str(test), split=[0.9, 0.0, 0.1])
+    summary = json.loads((run_folder / "summary.json").read_text())
+    summary["config"]["data"] = dataclasses.asdict(choices)
+    summary["data"]["sha256"] = load_source(choices).sha256
+    change(run_folder / "summary.json", **summary)
+    expected = [Record("a", "", "b")]
+    assert setup_of_run(str(run_folder)).records("test", None) == expected
+
+    test.rename(tmp_path / "moved.json")
+    with pytest.raises(InputError, match=r"test.json: no such file; .* give data.test="):
+        setup_of_run(str(run_folder))
+    now = DataConfig("nano", test=str(tmp_path / "moved.json"))
+    assert setup_of_run(str(run_folder), now).records("test", None) == expected
+    (tmp_path / "moved.json").write_text('[{"instruction": "a", "output": "c"}]')
+    with pytest.raises(InputError, match="not the file that"):
+        setup_of_run(str(run_folder), now)

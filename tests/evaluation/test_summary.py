@@ -25,7 +25,7 @@ def test_the_table_has_a_line_for_each_metric(summary: EvaluationSummary) -> Non
     summary.tuned.metrics["chrf"] = 0.123
     lines = table(summary).splitlines()
     labels = [metric.label for metric in METRICS if metric.name != "score"]
-    labels += ["perplexity", "never stopped"]
+    labels += ["perplexity", "never stopped", "loops (share)"]
     assert [line[:16].strip() for line in lines[1 : 1 + len(labels)]] == labels
     [chrf] = [line for line in lines if line.startswith("chrF")]
     assert chrf.split() == [
@@ -66,7 +66,14 @@ def test_the_table_names_noise_duplicates_and_records_that_were_not_asked(
     shown = table(replace(summary, duplicates={"exact": 1, "near": 2}))
     assert "noise: exact match, token F1, ROUGE-L, chrF, loss" in shown
     assert "tuned: 2 records, whose prompt is empty" in shown
-    assert "3 of the records" in shown
+    assert "3 of the records have one, 1 of these word for word" in shown
+
+
+def test_the_table_has_the_means_without_near_neighbours(summary: EvaluationSummary) -> None:
+    means = {"exact_match": 0.25, "loss": 1.5}
+    without = {"records": 7, "tuned": means, "base": means}
+    shown = table(replace(summary, duplicates={"exact": 1, "near": 2, "without": without}))
+    assert "over the other 7: exact match base 0.250, tuned 0.250; loss base 1.500" in shown
 
 
 def test_numbers_that_are_missing_or_huge_keep_their_column(summary: EvaluationSummary) -> None:

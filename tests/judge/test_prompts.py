@@ -277,3 +277,20 @@ def test_half_a_surrogate_pair_in_a_reason_can_be_written_down() -> None:
 )
 def test_a_refusal_is_known_by_its_beginning(reply: str, refused: bool) -> None:
     assert is_refusal(reply) is refused
+
+
+# Conversations
+
+
+def test_the_judge_is_shown_what_was_said_before() -> None:
+    talk = "user: What is the plural of box?\n\nassistant: boxes"
+    question = dataclasses.replace(QUESTION, before=talk)
+    for wording in ("strict", "published"):
+        text = score_prompt(question, wording, 1).messages[-1]["content"]
+        assert talk in text
+        assert text.index(talk) < text.index("Name the capital.")
+        assert talk not in score_prompt(QUESTION, wording, 1).messages[-1]["content"]
+    assert (
+        talk
+        in pair_prompt(dataclasses.replace(PAIR, before=talk), "tuned", 1).messages[-1]["content"]
+    )

@@ -1,5 +1,7 @@
 """The embedded data is the generator's, and the embedded model can be tuned as the README says."""
 
+import hashlib
+import itertools
 import json
 import math
 import random
@@ -15,7 +17,9 @@ from sft.config.loading import from_dict
 from sft.config.schema import DataConfig, EvaluateConfig, GenerateConfig, TrainConfig
 from sft.data.sources import load_source
 from sft.miniature import world
+from sft.miniature.build import Texts
 from sft.miniature.facts import all_facts
+from sft.miniature.lessons import Teacher, lessons
 from sft.miniature.world import Record, documents, records
 
 CONFIG = {
@@ -29,37 +33,97 @@ CONFIG = {
 
 @pytest.fixture(scope="module")
 def embedded() -> list[Record]:
-    return json.loads((EMBEDDED["gpt2-nano"].parent / "nano.json").read_text())
+    found: list[Record] = json.loads((EMBEDDED["gpt2-nano"].parent / "nano.json").read_text())
+    return found
 
 
 def test_embedded_records_are_those_of_the_generator(embedded: list[Record]) -> None:
     assert embedded == records(seed=0)
-    assert len(embedded) == 1377 + 162 + 81
+    assert len(embedded) == 1581 + 186 + 93
 
 
-def test_no_held_out_fact_is_in_the_training_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(world, "as_record", lambda fact, request: fact)
+def test_the_single_turn_test_records_are_those_that_were_always_published(
+    embedded: list[Record],
+) -> None:
+    tested = embedded[1581:1767]
+    lines = [json.dumps(record, ensure_ascii=False) for record in tested[:162]]
+    assert hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16] == "be21d611b32609c7"
+    assert [len(record.get("history", [])) for record in tested] == 162 * [0] + 24 * [1]
+
+
+def test_no_held_out_fact_is_in_the_training_instructions() -> None:
     for facts in all_facts(0).values():
-        train_part, test_part, validation_part = world.skill_records(facts, random.Random(1))
-        asked = [{fact.ends for fact in part} for part in (train_part, test_part, validation_part)]
-        assert asked[0].isdisjoint(asked[1] | asked[2])
-        assert len(test_part) == 2 * len(validation_part) == len({fact.ends for fact in test_part})
+        parts = world.divide(facts, random.Random(1))
+        asked = {fact.ends for fact in parts.train}
+        assert asked.isdisjoint(fact.ends for fact in parts.test + parts.validation)
+        tested = {fact.ends for fact in parts.test}
+        assert len(parts.test) == 2 * len(parts.validation) == len(tested)
+
+
+def test_a_conversation_asks_the_same_of_another_thing(embedded: list[Record]) -> None:
+    conversations = [record for record in embedded if "history" in record]
+    assert len(conversations) == 240
+    first = next(record for record in conversations if record["category"] == "plural")
+    assert first == {
+        "history": [['What is the plural of "fairy"?', 'The plural of "fairy" is "fairies".']],
+        "instruction": "And of mountain?",
+        "input": "",
+        "output": 'The plural of "mountain" is "mountains".',
+        "category": "plural",
+    }
+    for record in conversations:
+        [[question, _]] = record["history"]
+        assert record["instruction"].startswith("And ")
+        assert question != record["instruction"]
+
+
+def test_a_held_out_conversation_ends_in_a_question_that_training_does_not_ask(
+    embedded: list[Record],
+) -> None:
+    training = {(r["category"], r["output"].split(" is ")[0]) for r in embedded[:1581]}
+    for record in embedded[1581:]:
+        if "history" in record and " is " in record["output"]:
+            assert (record["category"], record["output"].split(" is ")[0]) not in training
 
 
 def test_every_prompt_has_one_answer(embedded: list[Record]) -> None:
-    answers: dict[tuple[str, str], set[str]] = {}
+    answers: dict[str, set[str]] = {}
     for record in embedded:
-        answers.setdefault((record["instruction"], record["input"]), set()).add(record["output"])
+        prompt = json.dumps([record["instruction"], record["input"], record.get("history")])
+        answers.setdefault(prompt, set()).add(record["output"])
     assert all(len(found) == 1 for found in answers.values())
 
 
-def test_documents_fit_the_context_and_never_show_the_template() -> None:
+@pytest.mark.parametrize("told", [documents, lessons])
+def test_documents_fit_the_context_and_never_show_the_template(told: Texts) -> None:
     tokenizer = load_pretrained("gpt2-nano").tokenizer
-    texts = list(documents(0, 200, lambda text: len(tokenizer.encode_ordinary(text)), 254))
+    texts = list(told(0, 200, lambda text: len(tokenizer.encode_ordinary(text)), 254))
     lengths = [len(tokenizer.encode_ordinary(text)) for text in texts]
     assert max(lengths) <= 254
     assert sum(lengths) / len(lengths) > 200
     assert not re.search("###|Below is an instruction", "".join(texts))
+
+
+def test_no_lesson_asks_in_the_words_of_an_instruction_record(embedded: list[Record]) -> None:
+    teacher = Teacher(all_facts(0), random.Random(2))
+    text = "\n".join(itertools.islice(teacher.passages(), 4000))
+    for record in embedded:
+        words = f"{record['instruction']}\n" if record["input"] else record["instruction"]
+        assert words not in text, words
+
+
+def test_lessons_ask_again_and_answer_rightly() -> None:
+    teacher = Teacher(all_facts(0), random.Random(1))
+    teacher.skills = ["plural"]
+    teacher.weights = [1.0]
+    assert teacher.conversation() == (
+        "Who knows the plural of a word?\nclock\n\n"
+        'Eva:\nThe plural of "clock" is "clocks".\n'
+        'Omar also asked about the plural of "rope".\n\n'
+        'Eva:\nThe plural of "rope" is "ropes".\n'
+        'What about "floor"?\n\n'
+        'Eva:\nThe plural of "floor" is "floors".'
+    )
 
 
 def test_the_embedded_model_is_small_and_has_its_own_end_token() -> None:
@@ -87,9 +151,9 @@ def test_tuned_nano_answers_and_the_base_does_not(
     )
     evaluate.evaluate(config, [])
     measured = json.loads((run / "evaluation" / "summary.json").read_text())
-    assert measured["records"] == 162
+    assert measured["records"] == 186
     assert measured["tuned"]["exact_match"] >= 0.6
     assert measured["tuned"]["exact_match"] >= measured["base"]["exact_match"] + 0.4
     responses = json.loads((run / "evaluation" / "responses.json").read_text())
-    expected = load_source(DataConfig()).records[1377:1539]
+    expected = load_source(DataConfig()).records[1581:1767]
     assert [row["output"] for row in responses] == [record.output for record in expected]

@@ -22,8 +22,11 @@ def test_the_page_shows_each_part_of_the_summary(write: Callable[..., tuple[Seen
         "51 won, 6 tied, 3 lost; p < 0.001",
         "loss nats per token; lower is better 2.481",
         "correlation of score with length −0.31 −0.31",
-        "1 of these records word for word, 1 more but for case, punctuation and spaces",
-        "Mean over 58 records Base Tuned",
+        "2 of these records have a near neighbour",
+        "1 of them stand there word for word, and 1 have at least 0.9 in common",
+        "Without one of 0.9: mean over 59 records",
+        "answers that repeat themselves, as a share 0.350 0.350",
+        "Without a near neighbour: mean over 58 records Base Tuned",
         "scored 55 of 60 58 of 60 unparsed 5 2",
         "This judge tells expected answers from others. the expected answer 98.2 "
         "another record's answer 12.3",

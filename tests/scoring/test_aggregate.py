@@ -141,6 +141,15 @@ def test_means_without_duplicates_leave_out_exact_and_near_ones() -> None:
     assert without_duplicates(ROWS[1:3], ["tuned"])["without"] == {"records": 0, "tuned": None}
 
 
+def test_a_close_neighbour_is_one_of_at_least_nine_tenths() -> None:
+    rows = [row(1, answer(1, 1.0, 1)), row(2, answer(1, 1.0, 1)), row(3, answer(1, 1.0, 1))]
+    rows[0].duplicate, rows[0].similarity = "near", 0.9
+    rows[1].duplicate, rows[1].similarity = "near", 0.89
+    found = without_duplicates(rows, ["tuned"])
+    assert (found["near"], found["close"]) == (2, 1)
+    assert (found["without"]["records"], found["without_close"]["records"]) == (1, 2)
+
+
 def test_the_worst_come_first() -> None:
     found = worst(ROWS, count=2)
     assert found["loss"] == [2, 3]

@@ -130,7 +130,7 @@ def test_the_last_message_is_the_instruction():
     ]
     request = parse({"messages": messages})
     assert request.instruction == "c"
-    assert earlier_turns(request) == [("user", "a"), ("assistant", "b")]
+    assert earlier_turns(request, True) == [("user", "a"), ("assistant", "b")]
 
 
 def test_an_earlier_message_without_text_is_refused_only_when_it_is_used():
@@ -141,7 +141,7 @@ def test_an_earlier_message_without_text_is_refused_only_when_it_is_used():
     ]
     request = parse({"messages": messages})
     with pytest.raises(ApiError, match="null") as error:
-        earlier_turns(request)
+        earlier_turns(request, True)
     assert (error.value.param, error.value.code) == ("messages[1].content", "invalid_type")
 
 

@@ -1,6 +1,7 @@
 """From a checked request to a prompt for the engine."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from sft.checkpoint.folder import load_pretrained
 from sft.data.prompt import template_of
 from sft.inference.models import ChatModel
+from sft.prompts import PROMPTS
 from sft.serving.api import ChatRequest, parse_chat
 from sft.serving.endpoints import chat_prompt
 from sft.serving.fields import ApiError
@@ -62,3 +64,48 @@ def test_the_rest_of_the_context_limits_the_answer(tiny: ChatModel, engine) -> N
         prompt = chat_prompt(request, tiny)
         generation = make_generation(request, one, prompt, 0, lambda _: None)
         assert generation.answer.max_tokens == most
+
+
+def chat(model: str, *messages: tuple[str, str | None]) -> ChatRequest:
+    content = [{"role": role, "content": text} for role, text in messages]
+    return parse_chat(json.dumps({"model": model, "messages": content}).encode(), limit=10)
+
+
+def test_a_conversation_is_shown_whole_with_its_system_message(tiny: ChatModel) -> None:
+    told = replace(tiny, template=PROMPTS["phi3"], takes_earlier_turns=True)
+    request = chat("m", ("developer", "s"), ("user", "a"), ("assistant", "b"), ("user", "c"))
+    assert prompt_text(told, request) == (
+        "<|system|>\ns\n<|user|>\na\n<|assistant|>\nb<|endoftext|>\n<|user|>\nc\n<|assistant|>\n"
+    )
+
+
+def test_a_system_message_is_refused_where_the_model_cannot_be_shown_it(tiny: ChatModel) -> None:
+    told = replace(tiny, template=PROMPTS["chatml"], takes_earlier_turns=True)
+    late = chat("m", ("user", "a"), ("system", "s"), ("user", "c"))
+    for model, request, place in (
+        (tiny, chat("m", ("system", "s"), ("user", "c")), 0),
+        (told, late, 1),
+    ):
+        with pytest.raises(ApiError) as error:
+            chat_prompt(request, model)
+        assert (error.value.param, error.value.code) == (
+            f"messages[{place}].role",
+            "invalid_value",
+        )
+    for nothing in ("", None):
+        assert prompt_text(tiny, chat("m", ("system", nothing), ("user", "c"))) == "c"
+
+
+def test_a_conversation_that_is_too_long_is_refused_or_trimmed(tiny: ChatModel) -> None:
+    told = replace(tiny, template=PROMPTS["phi3"], takes_earlier_turns=True)
+    turns = [("system", "s")]
+    for letter in "abc":
+        turns += [("user", letter * 30), ("assistant", letter)]
+    request = chat("m", *turns, ("user", "d"))
+    with pytest.raises(ApiError) as error:
+        chat_prompt(request, told)
+    assert error.value.code == "context_length_exceeded"
+    text = tiny.tokenizer.decode(chat_prompt(request, told, trim=True))
+    assert text.startswith("<|system|>\ns\n<|user|>\nc")
+    with pytest.raises(ApiError):
+        chat_prompt(chat("m", ("user", "d" * 200)), told, trim=True)

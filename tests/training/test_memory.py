@@ -225,8 +225,10 @@ def test_an_estimate_beyond_the_free_memory_warns(
 def make_data(sizes: list[tuple[int, int]], batch_size: int, **settings: Any) -> InstructionData:
     """Of records with so many tokens in prompt and answer."""
     lengths = np.array([sum(size) for size in sizes])
+    answers = [[place >= prompt for place in range(prompt + size)] for prompt, size in sizes]
     examples = Examples(
         tokens=np.arange(lengths.sum()) % 400,
+        answers=np.concatenate(answers),
         starts=lengths.cumsum() - lengths,
         sizes=lengths,
         prompts=np.array([prompt for prompt, _ in sizes], np.int32),
@@ -238,7 +240,9 @@ def make_data(sizes: list[tuple[int, int]], batch_size: int, **settings: Any) ->
         dropped=0,
     )
     return InstructionData(
-        {"train": Split(examples, np.zeros(0, np.uint64), None)}, batch_size, **settings
+        {"train": Split(examples, np.zeros(0, np.uint64), np.zeros(0, np.int64), 0, None)},
+        batch_size,
+        **settings,
     )
 
 

@@ -14,6 +14,7 @@ from sft.training.memory import EnoughMemory
 from sft.training.metrics import Metrics
 from sft.training.mps import EmptyCache
 from sft.training.order import ORDER, in_order
+from sft.training.profile import Profile
 from sft.training.progress import Progress
 from sft.training.run_folder import RunFolder
 from sft.training.samples import SampleAnswer
@@ -65,4 +66,4 @@ def test_lightning_calls_a_runs_callbacks_in_this_order(
 
     monkeypatch.setattr(Trainer, "fit", fit)
     run(config(max_steps=1, eval__sample=True))
-    assert called == [kind for kind in ORDER if kind is not EmptyCache]
+    assert called == [kind for kind in ORDER if kind not in (EmptyCache, Profile)]

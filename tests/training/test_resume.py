@@ -15,8 +15,9 @@ from sft.checkpoint.folder import load_pretrained, save_pretrained
 from sft.config.schema import DataConfig, TrainConfig
 from sft.errors import InputError
 from sft.gpt2.model import GPT
+from sft.summaries import FORMER_NANO
 from sft.training.checkpoints import CheckpointFiles
-from sft.training.resume import resumed_config
+from sft.training.resume import Past, resumed_config
 from tests.training.processes import finish
 
 Config = Callable[..., TrainConfig]
@@ -35,7 +36,8 @@ def equal(left: Any, right: Any) -> bool:
 
 def losses(folder: Path) -> list[dict[str, float]]:
     rows = read_numbers(folder / "metrics.csv")
-    return [{key: value for key, value in row.items() if key != "tokens_per_sec"} for row in rows]
+    of_time = ("tokens_per_sec", "mfu")
+    return [{key: value for key, value in row.items() if key not in of_time} for row in rows]
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
@@ -79,6 +81,7 @@ SWITCHES = {
     "optim__min_lr": 1e-4,
     "optim__warmup": 0.2,
     "optim__beta2_half_life": 5000.0,
+    "data__prompt_weight": 0.3,
 }
 
 
@@ -115,6 +118,30 @@ def stop_after(step: int, train: Callable[[], Any]) -> None:
         patch.setattr(CheckpointFiles, "save_checkpoint", killed)
         with pytest.raises(RuntimeError, match="killed"):
             train()
+
+
+def test_a_weighted_run_resumed_inside_an_epoch_equals_an_uninterrupted_one(
+    config: Config, run: Run, records_file: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.jsonl"
+    items = json.loads(records_file.read_text())[:20]
+    lines = [json.dumps(item | {"output": f"{item['output']}!"}) for item in items]
+    other.write_text("\n".join(lines))
+    common = {"data__path": [str(records_file), str(other)], "data__weights": [0.3, 2]}
+    common |= {"epochs": 2, "eval__every": 0, "data__split_by": "random"}
+    whole = run(config(**common), "whole")
+
+    # An epoch has 10 steps. The second draws other records than the first.
+    folder = run(config(**common, max_steps=15), "parts")
+    given = dataclasses.replace(config(**common), resume=str(folder))
+    run(resumed_config(given, ["max_steps=-1"]), "parts")
+    ends = [
+        torch.load(path / "checkpoints/last.ckpt", weights_only=True) for path in (whole, folder)
+    ]
+    assert ends[0]["global_step"] == ends[1]["global_step"] > 15
+    assert equal(ends[0]["state_dict"], ends[1]["state_dict"])
+    found = [row["train/loss"] for row in losses(folder) if row["step"]]
+    assert found == [row["train/loss"] for row in losses(whole) if row["step"]]
 
 
 def test_activation_checkpointing_may_begin_with_a_resumed_run(config: Config, run: Run) -> None:
@@ -232,6 +259,13 @@ def test_data_and_run_that_moved_are_gone_on_with(
     given.max_steps = 4
     with pytest.raises(InputError, match=r"resume: the data changed since .*; give data\.path="):
         run(resumed_config(given, ["max_steps=4", "data.path=moved.json"]), "elsewhere")
+
+
+def test_a_run_of_a_former_nano_does_not_resume() -> None:
+    for name, sha256 in zip(("weights", "data"), FORMER_NANO, strict=True):
+        past = Past(made_of={name: sha256})
+        with pytest.raises(InputError, match=r"runs/old: .*use sft 0\.1\.0"):
+            past.check(Path("runs/old"), {name: "ab" * 32})
 
 
 def test_a_key_that_would_make_another_run_is_refused(config: Config, run: Run) -> None:

@@ -18,14 +18,16 @@ from sft import launch
 from sft.atomic import read_numbers
 from sft.checkpoint.folder import load_pretrained, save_pretrained
 from sft.config.schema import TrainConfig
+from sft.data.datamodule import InstructionData
 from sft.data.sources import load_source
-from sft.data.splits import encode_splits, split_records
+from sft.data.splits import encode_splits, part_rows, split_records
 from sft.errors import InputError
 from sft.gpt2.model import GPT, GPTConfig
 from sft.launch import on_devices
 from sft.prompts import PROMPTS
 from sft.training.checkpoints import CheckpointFiles
 from sft.training.module import InstructionTuner
+from sft.training.run import load_data
 
 Config = Callable[..., TrainConfig]
 Run = Callable[..., Path]
@@ -369,3 +371,41 @@ def test_torch_is_silenced_before_it_is_imported(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(os, "environ", {})
     launch.run(lambda: os.environ.update(FOUND=os.environ["TORCH_CPP_LOG_LEVEL"]))
     assert os.environ["FOUND"] == "ERROR"
+
+
+def test_the_seed_moves_no_record_between_splits(config: Config) -> None:
+    def loaded(**changes: Any) -> InstructionData:
+        settings = config(data__split_by="random", **changes)
+        source = load_source(settings.data)
+        base = load_pretrained(settings.model.checkpoint)
+        return load_data(settings, source, part_rows(source, settings.data), base, "cpu")
+
+    def questions(data: InstructionData) -> dict[str, list[int]]:
+        return {name: split.questions.tolist() for name, split in data.splits.items()}
+
+    one, other = loaded(seed=1), loaded(seed=2)
+    assert questions(one) == questions(other)
+    assert one.plan(1).order(0).tolist() != other.plan(1).order(0).tolist()
+    assert questions(loaded(seed=1, data__split_seed=5)) != questions(one)
+
+
+@pytest.mark.parametrize("steps", [4, 7])
+def test_a_profile_has_a_trace_and_the_longest_operations(
+    config: Config, run: Run, steps: int
+) -> None:
+    folder = run(config(max_steps=steps, eval__every=0, profile=True)) / "profile"
+    [trace] = folder.glob("*.pt.trace.json")
+    names = {event.get("name") for event in json.loads(trace.read_text())["traceEvents"]}
+    assert "Optimizer.step#AdamW.step" in names
+    table = (folder / "operations.txt").read_text()
+    assert len([line for line in table.splitlines() if " ms" in line or "us " in line]) <= 11
+    assert "aten::" in table
+
+
+def test_a_row_has_the_norm_of_the_gradient_and_the_share_of_the_products(
+    config: Config, run: Run
+) -> None:
+    rows = read_numbers(run(config(max_steps=3, eval__every=0)) / "metrics.csv")
+    for row in rows:
+        assert 0 < row["grad_norm"] < 1000
+        assert 0 < row["mfu"] < 1

@@ -263,8 +263,8 @@ def test_a_rank_agrees_on_what_only_the_other_noted(
 ) -> None:
     signals = Signals()
     votes = Votes(**(dict.fromkeys(Votes._fields, 0.0) | other))
-    strategy: Any = TwoRanks([2.5, *votes])
-    assert signals.agree_at_step(torch.tensor(1.5), strategy) == 4.0
+    strategy: Any = TwoRanks([2.5, 1.0, *votes])
+    assert signals.agree_at_step(torch.tensor([1.5, 2.0]), strategy) == [4.0, 3.0]
     assert signals.agreed == agreed
     assert signals.checkpoint_due is due
     assert not signals.interrupted

@@ -13,7 +13,7 @@ let shown = rows;
 const value = (row, key) => key.split(".").reduce((part, name) => part?.[name], row) ?? null;
 
 function haystack(row) {
-  row.texts ??= [row.instruction, row.input, row.output, row.category, row.tuned?.text, row.base?.text, row.tuned?.reason]
+  row.texts ??= [...(row.before ?? []).map((turn) => turn.content), row.instruction, row.input, row.output, row.category, row.tuned?.text, row.base?.text, row.tuned?.reason]
     .filter(Boolean).join("\n").toLowerCase();
   return row.texts;
 }
@@ -63,7 +63,8 @@ function tags(row) {
 }
 
 function instruction(row) {
-  const made = element("div", { className: "clamp" }, row.instruction ?? "");
+  const turns = (row.before ?? []).map((turn) => element("span", { className: "turn" }, element("b", {}, turn.role), ` ${turn.content}`));
+  const made = element("div", { className: "clamp" }, ...turns, row.instruction ?? "");
   if (row.input) made.append(element("span", { className: "input" }, row.input));
   return element("div", {}, made, more(made));
 }

@@ -1,0 +1,279 @@
+"""Look at data before any training: `python -m sft.data --help`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import re
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sft.command import command
+from sft.errors import InputError, counted
+from sft.launch import composed
+from sft.prompts import PROMPTS
+from sft.shell import override
+
+if TYPE_CHECKING:
+    import tiktoken
+
+    from sft.config.schema import TrainConfig
+    from sft.data.doctor import Examination
+    from sft.data.records import Record
+    from sft.data.sources import Source
+    from sft.evaluation.ifd import Difficulty
+
+DESCRIPTION = """\
+Look at data before any training: what it holds, how long it is, and what is wrong with it.
+
+  python -m sft.data mine.json
+  python -m sft.data train.csv data.test=test.csv --html data.html
+  python -m sft.data mine.json --write clean.jsonl --drop duplicates,empty
+
+Settings (data.split=..., data.prompt=...) are those of train.py, so the records and their splits
+are the ones it would train on. Nothing is changed: --write writes another file.
+"""
+
+SETTING = re.compile(r"[+~]?[\w.]+=")
+
+# The width of the terminal's lines.
+WIDTH = 98
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        "python -m sft.data",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument(
+        "words", nargs="+", metavar="FILE", help="files, folders, patterns; and settings key=value"
+    )
+    made.add_argument(
+        "--prompt", choices=PROMPTS, help="template of the lengths; the same as data.prompt="
+    )
+    made.add_argument(
+        "--checkpoint",
+        metavar="MODEL",
+        help="folder or repository whose tokenizer, context and template count the lengths; "
+        "default: gpt2 if it is cached, else gpt2-nano",
+    )
+    made.add_argument(
+        "--ifd",
+        metavar="MODEL",
+        help="measure how much each question helps this model to its answer (slow; cached)",
+    )
+    made.add_argument(
+        "--html", type=Path, metavar="FILE", help="write a page that needs no network"
+    )
+    made.add_argument("--write", type=Path, metavar="FILE", help="write the records as JSON Lines")
+    made.add_argument(
+        "--drop",
+        default="",
+        metavar="CHECKS",
+        help="what --write leaves out, separated by commas: the names in the table of checks",
+    )
+    made.add_argument("--seed", type=int, default=123, help="of the ten at random (%(default)s)")
+    return made
+
+
+def main() -> None:
+    """Load, examine, show, write."""
+    given = parser().parse_intermixed_args()
+    if given.drop and not given.write:
+        raise InputError("--drop: nothing is written; add --write FILE")
+    config = load_config(given.words, given.prompt)
+
+    from sft.atomic import write_json_lines
+    from sft.data.doctor import examine
+    from sft.data.overview import unused_text
+    from sft.data.sources import load_source
+    from sft.data.splits import part_rows
+
+    source = load_source(config.data)
+    read = [file.path.resolve() for file in source.files]
+    if given.write and given.write.resolve() in read:
+        raise InputError(f"--write: {given.write} is the file to be read; give another")
+    records = source.records
+    tokenizer, context, template, counted_by = reader(config, given.checkpoint, given.prompt)
+    splits = part_rows(source, config.data)
+    found = examine(records, splits, template, tokenizer, config.data.max_length or context)
+
+    # Whatever is wrong with --drop is said before the slow part, and before anything is written.
+    kept = found.kept([name for name in given.drop.split(",") if name])
+    hard = difficulties(source, given.ifd, template) if given.ifd else None
+    drawn = random.Random(given.seed).sample(range(len(records)), min(10, len(records)))
+    splitting = {name: len(rows) for name, rows in splits.items()}
+    unused = unused_text(source.name, source.unused, source.keys)
+    for note in [*source.notes, *([unused] if unused else [])]:
+        print(note)
+    print(summary_text(found, source.name, counted_by, splitting, drawn))
+    if hard is not None:
+        print(difficulty_text(found, hard, given.ifd))
+    if given.html:
+        from sft.report.data import write_page
+
+        write_page(given.html, found, source.name, counted_by, splitting, drawn, hard, given.ifd)
+        print(f"\nto look at: {given.html}")
+    if given.write:
+        write_json_lines(given.write, [plain(records[place], place, hard) for place in kept])
+        print(f"\n{given.write}: {len(kept):,} of {counted(len(records), 'record')}")
+
+
+def load_config(words: list[str], prompt: str | None) -> TrainConfig:
+    """Return the settings, composed as train.py does it, with the files as `data.path`.
+
+    Raises:
+        InputError: a setting is unknown or does not fit.
+    """
+    from sft.config.loading import from_hydra
+    from sft.config.schema import TrainConfig
+
+    files = [word for word in words if Path(word).exists() or not SETTING.match(word)]
+    overrides = [word for word in words if word not in files]
+    if files:
+        paths = [override("", str(file)).removeprefix("=") for file in files]
+        overrides = ["data=file", f"data.path=[{','.join(paths)}]", *overrides]
+    if prompt:
+        overrides.append(f"data.prompt={prompt}")
+    return from_hydra(TrainConfig, composed("train", overrides))
+
+
+def reader(
+    config: TrainConfig, checkpoint: str | None, prompt: str | None
+) -> tuple[tiktoken.Encoding, int, str, str]:
+    """Return what counts the lengths: tokenizer, context, template, and all of it in words."""
+    from sft.checkpoint.folder import load_pretrained
+    from sft.data.prompt import template_of
+
+    name = config.data.prompt or "alpaca"
+    template = PROMPTS[name]
+    named = f"the template {name}"
+    if checkpoint is None:
+        checkpoint = cached_gpt2() or "gpt2-nano"
+        found = load_pretrained(checkpoint, device="meta")
+    else:
+        found = load_pretrained(checkpoint, device="meta")
+        own = template_of(found.source, found.prompt, found.chat_template, found.names)
+        if own and not prompt:
+            template = own
+            named = "its own template"
+    context = found.model.config.n_positions
+    words = f"in tokens of {found.source}, with {named}, for a context of {context:,} tokens"
+    return found.tokenizer, context, template, words
+
+
+def cached_gpt2() -> str | None:
+    """Return the folder of gpt2 in the hub's cache; None if it is not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    from sft.checkpoint.files import WEIGHTS
+
+    found = try_to_load_from_cache("openai-community/gpt2", WEIGHTS)
+    return str(Path(found).parent) if isinstance(found, str) else None
+
+
+def difficulties(source: Source, model: str, template: str) -> Difficulty:
+    """Measure the instruction-following difficulty of the records."""
+    from sft.checkpoint.folder import load_pretrained
+    from sft.evaluation.ifd import difficulty
+
+    if model == "gpt2":
+        model = "openai-community/gpt2"
+    return difficulty(source, load_pretrained(model, device="meta"), template)
+
+
+def plain(record: Record, place: int, hard: Difficulty | None) -> dict[str, Any]:
+    """Return a record as it is written into a file."""
+    if record.before:
+        turns = [{"role": turn.role, "content": turn.content} for turn in record.turns]
+        values: dict[str, Any] = {"messages": turns}
+    else:
+        values = {
+            "instruction": record.instruction,
+            "input": record.input,
+            "output": record.output,
+        }
+    if record.category:
+        values["category"] = record.category
+    if hard is not None:
+        ratio = float(hard.ratios[place])
+        values["ifd"] = None if math.isnan(ratio) else round(ratio, 6)
+    return values
+
+
+# In the terminal
+
+
+def summary_text(
+    found: Examination, name: str, counted_by: str, splits: dict[str, int], drawn: list[int]
+) -> str:
+    """Return what was found as text."""
+    from sft.data.doctor import CHECKS, PERCENTILES
+
+    count = len(found.records)
+    parts = ", ".join(f"{size:,} {split}" for split, size in splits.items())
+    asked = sum(1 + sum(turn.role == "user" for turn in record.before) for record in found.records)
+    each = f", {asked / count:.1f} questions each" if asked > count else ""
+    lines = [f"{name}: {counted(count, 'record')}{each} ({parts})", "", f"lengths {counted_by}"]
+
+    columns = [f"{percent}%" if percent < 100 else "longest" for percent in PERCENTILES]
+    lines.append(f"{'':10}" + "".join(f"{column:>9}" for column in columns))
+    for label, values in found.percentiles().items():
+        lines.append(f"{label:10}" + "".join(f"{value:>9,}" for value in values))
+
+    lines += ["", f"{'--drop':12}{'records':>9}{'share':>8}  what is marked"]
+    for key, check in CHECKS.items():
+        if key in found.skipped:
+            lines.append(f"{key:12}{'-':>9}{'-':>8}  not checked: {found.skipped[key]}")
+        else:
+            size = len(found.marked[key])
+            lines.append(f"{key:12}{size:>9,}{size / count:>8.1%}  {check.label}")
+
+    if found.shared:
+        lines += [
+            "",
+            f"{'questions in train too':24}{'records':>9}{'exact':>9}{'≥ 0.9':>9}{'≥ 0.7':>9}",
+        ]
+        for split, one in found.shared.items():
+            lines.append(f"{split:24}{one.records:>9,}{one.exact:>9,}{one.close:>9,}{one.near:>9,}")
+
+    letters = sum(number for number, _ in found.scripts.values())
+    scripts = [f"{script} {number / letters:.1%}" for script, (number, _) in found.scripts.items()]
+    lines += ["", f"scripts: {', '.join(scripts[:8]) or 'no letters'}"]
+
+    order = found.by_length().tolist()
+    lines += ["", "longest", *(excerpt(found, place) for place in order[:-4:-1])]
+    lines += ["", "shortest", *(excerpt(found, place) for place in order[:3])]
+    lines += ["", "at random", *(excerpt(found, place) for place in drawn)]
+    return "\n".join(lines)
+
+
+def difficulty_text(found: Examination, hard: Difficulty, model: str) -> str:
+    """Return the hardest and the easiest records, by their ratio of losses."""
+    order = hard.order().tolist()
+    above = int((hard.ratios >= 1).sum())
+    lines = [
+        "",
+        f"IFD by {model}: loss of the answer after its question, over its loss alone; "
+        f"{counted(above, 'record')} at 1 or more, where the question does not help",
+    ]
+    for title, places in (("hardest", order[:3]), ("easiest", order[:-4:-1])):
+        lines += ["", title]
+        lines += [f"  {hard.ratios[place]:.3f}  {excerpt(found, place)}" for place in places]
+    return "\n".join(lines)
+
+
+def excerpt(found: Examination, place: int) -> str:
+    """Return a record on one line, by its number from 1."""
+    record = found.records[place]
+    asked = f"{record.instruction} {record.input}"
+    text = f"{textwrap.shorten(asked, 60, placeholder='…')} → {record.output}"
+    head = f"{place + 1:>7}  {found.lengths[place]:>6,} tokens  "
+    return head + textwrap.shorten(text, WIDTH - len(head), placeholder=" …")
+
+
+if __name__ == "__main__":
+    command(main)
