@@ -55,7 +55,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SFT_CACHE", str(tmp_path / "cache"))
     Path("mine.json").write_text(json.dumps(records[:60]))
     with Path("mine.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, list(records[0]))
+        table = csv.DictWriter(file, ["instruction", "input", "output"], extrasaction="ignore")
         table.writeheader()
         table.writerows(records[:60])
 
