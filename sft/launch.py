@@ -1,4 +1,4 @@
-"""How a command starts and ends: errors in one line, the jobs of a sweep, a process per device.
+"""Start and end of a command: errors in one line, the jobs of a sweep, a process per device.
 
 train.py and evaluate.py hand their Hydra main function to `run`, which reports errors outside of
 it. Inside, `job` reports errors of the task, and `on_devices` starts the processes. Doors without

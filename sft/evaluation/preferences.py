@@ -19,7 +19,7 @@ from sft.metrics import BY_NAME
 
 @dataclass(frozen=True)
 class Ranked:
-    """A record with the answers that were drawn for it, and what each is worth; None: unknown."""
+    """A record with the answers that were drawn for it, and the value of each; None: unknown."""
 
     record: Record
     answers: list[Answer]

@@ -28,15 +28,22 @@ class Row:
     prompt: Sequence[int]
     sampling: Sampling
     generator: torch.Generator
-    length: int = 0  # tokens that the cache holds
-    answer: list[int] = field(default_factory=list)  # of which the next step reads the last
+    # The number of tokens in the cache.
+    length: int = 0
+    # The tokens so far. The next step reads the last one.
+    answer: list[int] = field(default_factory=list)
 
 
 class TokenLogprobs(NamedTuple):
-    """What the model thought of a step's tokens: natural logarithms of probabilities."""
+    """Natural logarithms of the probabilities of a step's tokens.
+
+    Attributes:
+        chosen: of the token that was chosen.
+        likeliest: the likeliest tokens, each with its own, in order.
+    """
 
     chosen: float
-    likeliest: list[tuple[int, float]]  # tokens, in order
+    likeliest: list[tuple[int, float]]
 
 
 def choose(logits: Tensor, rows: Sequence[Row]) -> list[int]:

@@ -1,4 +1,4 @@
-"""The best weights of a run so far, and whether it is worth going on."""
+"""The best weights of a run so far, and whether the run should go on."""
 
 import math
 from typing import Any

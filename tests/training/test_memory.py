@@ -128,7 +128,7 @@ def test_where_no_batch_size_fits_only_what_is_left_is_advised(
 def test_a_resumed_run_is_advised_only_what_it_may_change(
     config: Config, run: Run, monkeypatch: pytest.MonkeyPatch, checkpointing: bool, tried: bool
 ) -> None:
-    """Whether it finds out before its first step or at it."""
+    """It may find out before its first step, or at it."""
     settings = config(max_steps=2, activation_checkpointing=checkpointing)
     folder = run(settings)
     small_gpu(monkeypatch, 0)
