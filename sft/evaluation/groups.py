@@ -347,7 +347,7 @@ def _differences(table: Table, seeds: Sequence[list[int | None]]) -> list[Json]:
 
 
 def _ranks(differences: Sequence[Json], groups: int, lower_is_better: bool) -> list[int]:
-    """Return each group's rank: 1 and the number of groups that are better for certain."""
+    """Return each group's rank: 1, plus the number of groups that are better beyond noise."""
     ranks = [1] * groups
     for one in differences:
         if one["differ"]:

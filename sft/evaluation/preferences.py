@@ -39,7 +39,7 @@ class Ranked:
         return (chosen, rejected) if best > worst else None
 
     def as_preference(self) -> dict[str, Any] | None:
-        """Return the pair as a record for `objective=dpo`; None if there is none."""
+        """Return the pair as a record for `objective=dpo`; None if no two answers differ."""
         pair = self.pair()
         if pair is None:
             return None

@@ -166,7 +166,7 @@ class InstructionTuner(LightningModule):
     # A loss or gradient that is not finite
 
     def _is_finite(self) -> bool:
-        """Whether loss and gradient are finite; the answer is the same on all ranks."""
+        """Return whether loss and gradient are finite; the answer is the same on all ranks."""
         loss_is_finite = self.step_loss < float("inf")
 
         # In fp16 the loss scaler looks after the gradients: it skips a step and lowers the scale.
@@ -301,7 +301,7 @@ class InstructionTuner(LightningModule):
     def _means_over_ranks(
         self, sums_and_counts: list[Tensor], names: Sequence[str]
     ) -> tuple[float, dict[str, float]]:
-        """Return the mean loss, and the mean of each number beside it, by its name."""
+        """Return the mean loss, and the means of the objective's other numbers, by name."""
         if self.signals.interrupted:
             return float("nan"), {}
         mine = torch.zeros(2 + 2 * len(names), device=self.device)
