@@ -121,7 +121,7 @@ def _explain(error: BaseException) -> str:
     # The list and the sweep are written otherwise.
     if found := re.match(r"Ambiguous value for argument '([^=]+)=(.*?)' 1\. ", message):
         key, values = found.groups()
-        return f"{key}: {values} are several values; a list is {key}=[{values}], a sweep wants -m"
+        return f"{key}: {values} are several values; a list is {key}=[{values}], a sweep needs -m"
 
     # Hydra does not say which group it was.
     if message.startswith("Config group override"):

@@ -204,7 +204,7 @@ def _config(saved: Saved, vocab_size: int, heads: int | None, path: Path) -> GPT
     layers = [int(name.split(".")[1]) for name in tensors if re.match(r"h\.\d+\.", name)]
     for name in ("wpe.weight", "h.0.mlp.c_fc.weight"):
         if name not in tensors or tensors[name].dim() != 2:
-            raise InputError(f"{path}: GPT-2's {name!r} is missing, or is no matrix")
+            raise InputError(f"{path}: GPT-2's {name!r} is missing, or is not a matrix")
     width = tensors["wte.weight"].shape[-1]
     inner = tensors["h.0.mlp.c_fc.weight"].shape[0]
 

@@ -177,7 +177,7 @@ def _visible(apart: Numbers, weights: Numbers) -> float | None:
 
 
 def visible_share(records: int, differing: float = 0.3) -> float:
-    """Return the smallest difference between two shares that so many records show.
+    """Return the smallest difference between two shares that a number of records shows.
 
     It is found with a power of 80%.
 

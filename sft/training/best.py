@@ -73,5 +73,5 @@ class Best:
 
 
 def is_exhausted(without_better: int, patience: int | None) -> bool:
-    """Return whether so many passes without a better one end the run."""
+    """Return whether this number of passes without a better one ends the run."""
     return patience is not None and without_better >= patience
