@@ -213,7 +213,7 @@ class Harmful:
 
 
 def test_code_in_a_file_is_not_run(converted, capsys):
-    with pytest.raises(InputError, match="could run code is not loaded"):
+    with pytest.raises(InputError, match="could run code and are not loaded"):
         converted({"tok_emb.weight": Harmful()})
     assert "run" not in capsys.readouterr().out
 
@@ -222,7 +222,7 @@ def test_code_in_a_file_is_not_run(converted, capsys):
 @pytest.mark.parametrize("content", [b"", b"<html>", b"PK\x03\x04", pickle.dumps([1])[:-3]])
 def test_files_that_are_not_whole_are_refused(bpe, tmp_path, content):
     (tmp_path / "x.pth").write_bytes(content)
-    with pytest.raises(InputError, match=r"x\.pth: not a (whole )?file of torch"):
+    with pytest.raises(InputError, match=r"x\.pth: not a (complete )?file of torch"):
         convert_file(tmp_path / "x.pth", tmp_path / "out", tokenizer=bpe)
 
 

@@ -223,6 +223,7 @@ def torchrun(folder: Path, checkpoint: Path, *arguments: str) -> subprocess.Comp
     tiny = (
         f"model.checkpoint={checkpoint}",
         "model.allow_untrained=true",
+        "data.prompt=alpaca",
         "max_steps=2",
         "eval.sample=false",
     )
