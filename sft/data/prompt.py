@@ -175,32 +175,31 @@ def _render_chat(template: str, messages: list[Message]) -> str:
         raise InputError(f"chat template: {error}") from error
 
 
-def pick_template(name: str | None, own: str | None, source: str) -> str:
-    """Return the template to train with: the named one, or the checkpoint's own, or else alpaca's.
+def pick_template(name: str | None, own: str | None, source: str) -> tuple[str, str | None]:
+    """Return the template to train with, and a note for the user; None: there is nothing to note.
 
-    A named template is preferred to a text that earlier versions wrote for it, as it knows several
-    turns.
+    It is the named one, or the checkpoint's own, or else alpaca's. A named template is preferred to
+    a text that earlier versions wrote for it, as it knows several turns.
 
     Args:
         name: data.prompt; None: the user named none.
         own: the checkpoint's template; None: it has none.
-        source: the checkpoint, for the log.
+        source: the checkpoint, in the note.
     """
-    if name is None:
-        if not own:
-            return PROMPTS["alpaca"]
-        template = next((text for text in PROMPTS.values() if same_prompts(own, text)), own)
-        names = [known for known, text in PROMPTS.items() if text == template]
-        log.info(f"prompt template: {names[0] if names else 'its own'}, as {source} has it")
-        return template
-
-    given = PROMPTS[name]
-    if own and not same_prompts(own, given):
-        log.warning(
+    if name is not None:
+        given = PROMPTS[name]
+        if not own or same_prompts(own, given):
+            return given, None
+        return given, (
             f"warning: data.prompt: {name}, but {source} has another template; "
             "leave it out to take that"
         )
-    return given
+
+    if not own:
+        return PROMPTS["alpaca"], None
+    template = next((text for text in PROMPTS.values() if same_prompts(own, text)), own)
+    names = [known for known, text in PROMPTS.items() if text == template]
+    return template, f"prompt template: {names[0] if names else 'its own'}, as {source} has it"
 
 
 def same_prompts(first: str, second: str) -> bool:
