@@ -6,7 +6,6 @@ from sft.summaries import RunSummary, parse_run_summary
 
 CONTENT: dict[str, Any] = {
     "status": "finished",
-    "template": None,
     "steps": 1346,
     "epochs": 2.0,
     "tokens_seen": 142532,
