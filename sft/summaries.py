@@ -92,8 +92,9 @@ class RunSummary:
 
     `losses` is keyed by the columns of metrics.csv. `seconds` and `tokens_per_sec` count optimizer
     steps alone. `answer_loss_before` is the loss of the sanity check. `best_validation_loss` is the
-    loss of the weights in `model/`. Each is None if it was not taken. `config` is the TrainConfig
-    as plain values. `template` is the prompt's, in Jinja; earlier versions did not note it.
+    lowest one, that of the weights in `model/` unless `eval.best` chose them by another number.
+    Each is None if it was not taken. `config` is the TrainConfig as plain values. `template` is the
+    prompt's, in Jinja; earlier versions did not note it.
     """
 
     status: str

@@ -51,7 +51,7 @@ RECORDED = (
 
 
 def write_text(folder: Path, n_stories: int, n_lessons: int) -> None:
-    """Write `stories.jsonl`, `lessons.jsonl` and the checkpoint `untrained/` to `folder`.
+    """Write `pretrain.jsonl`, `lessons.jsonl` and the checkpoint `untrained/` to `folder`.
 
     Write the records, `nano.json`, beside this file.
     """
@@ -61,7 +61,7 @@ def write_text(folder: Path, n_stories: int, n_lessons: int) -> None:
     merges = learn_merges(itertools.islice(passages, N_TOKENIZER_PASSAGES))
     write_bpe_files(merges, untrained)
     write_untrained(untrained)
-    write_documents(folder / "stories.jsonl", documents, merges, n_stories)
+    write_documents(folder / "pretrain.jsonl", documents, merges, n_stories)
     write_documents(folder / "lessons.jsonl", lessons, merges, n_lessons)
     lines = ",\n".join(json.dumps(record, ensure_ascii=False) for record in records(SEED))
     (ASSETS / "nano.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")

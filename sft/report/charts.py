@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from sft.metrics import BY_NAME, TEXT_METRICS
+
 # Placeholders, which matplotlib draws with and `_svg` replaces. They only have to differ.
 INK = "#000001"
 LINE = "#000002"
@@ -88,6 +90,27 @@ def loss_curves(metrics: Sequence[dict[str, float | None]]) -> Markup | None:
         axes.legend()
         description = f"Loss curves over the training; they end at: {', '.join(ends)}"
         return _svg(figure, "losses", description)
+
+
+def answer_curves(metrics: Sequence[dict[str, float | None]]) -> Markup | None:
+    """Draw the means of the answers given in training against epochs; None if none were given."""
+    with rc_context(STYLE):
+        figure, axes = _figure("epochs", "mean over the answers")
+        ends: list[str] = []
+        for (colour, line), name in zip(GROUP_STYLES, TEXT_METRICS, strict=False):
+            taken = [(row.get("epoch"), row.get(f"val/{name}")) for row in metrics]
+            points: list[tuple[Any, Any]] = [point for point in taken if None not in point]
+            if points:
+                epochs, values = zip(*points, strict=True)
+                label = BY_NAME[name].label
+                axes.plot(epochs, values, label=label, color=colour, linestyle=line, marker="o")
+                ends.append(f"{label} {values[-1]:.3f}")
+        if not ends:
+            return None
+        axes.set_ylim(0, 1)
+        axes.legend()
+        description = f"Answers to validation records in training; they end at: {', '.join(ends)}"
+        return _svg(figure, "answers", description)
 
 
 # The colours and lines of groups of runs; after the last, they begin again.

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sft.metrics import METRICS, Metric
-from sft.report.charts import histogram, loss_curves
+from sft.metrics import METRICS, TEXT_METRICS, Metric
+from sft.report.charts import answer_curves, histogram, loss_curves
 from sft.scoring.aggregate import not_asked_remarks, visible_remark
 from sft.scoring.statistics import RELIABLE, TOO_FEW
 
@@ -67,6 +67,8 @@ def contents(summary: Json, rows: list[Json], run: Json | None, metrics: list[Js
         ),
         "further": list(_further(summary)),
         "losses": loss_curves(metrics),
+        "answers": answer_curves(metrics),
+        "parting": parting(metrics),
         "scores": histogram(
             {name: _values(rows, name, shown.name) for name in MODELS}, shown.top or 1, shown.label
         ),
@@ -79,6 +81,26 @@ def contents(summary: Json, rows: list[Json], run: Json | None, metrics: list[Js
         "worst": list(_worst(summary, {row["record"]: row for row in rows})),
         "noisiest": [row | {"value": row.get("loss")} for row in noisiest],
     }
+
+
+def parting(metrics: list[Json]) -> str | None:
+    """Say when the validation loss was lowest and the answers best; None if one is not known.
+
+    The lowest loss need not be where the answers are best.
+    """
+    losses = {row["epoch"]: row["val/full_loss"] for row in metrics if row.get("val/full_loss")}
+    parts = []
+    for name in TEXT_METRICS:
+        taken = [(row["epoch"], row.get(f"val/{name}")) for row in metrics]
+        means = {epoch: value for epoch, value in taken if value is not None}
+        if means:
+            best = max(means, key=lambda epoch: means[epoch])
+            parts.append(f"{MEASURES[name].label} was best at epoch {best:g} ({means[best]:.3f})")
+    if not losses or not parts:
+        return None
+    lowest = min(losses, key=lambda epoch: losses[epoch])
+    text = f"the validation loss was lowest at epoch {lowest:g} ({losses[lowest]:.3f}); "
+    return text + ", ".join(parts)
 
 
 def _dict(values: Json | None, *keys: str) -> Json:

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from sft.atomic import writing
 from sft.errors import counted
+from sft.metrics import BY_NAME
 from sft.report.card import write_card
 from sft.shell import setting
 from sft.summaries import LossChange, RunSummary, write_run_summary
-from sft.training.metrics_file import Row
+from sft.training.metrics_file import ANSWERED, Row
 
 log = logging.getLogger("sft")
 
@@ -93,10 +95,15 @@ def plot_losses(rows: list[Row], folder: Path) -> None:
 
 
 def loss_figure(rows: Sequence[Row]) -> Figure:
-    """Draw the losses against epochs, with tokens seen on a second axis."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    """Draw the losses against epochs, with tokens seen on a second axis.
+
+    Below them are the means of the answers that were given while the model trained, if there are
+    any.
+    """
+    answered = [key for key in ANSWERED if any(key in row for row in rows)]
+    figure = Figure(figsize=(7, 7 if answered else 4), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    axes = figure.add_subplot(2 if answered else 1, 1, 1)
     for key, label, style in CURVES:
         points = [(row["epoch"], row[key]) for row in rows if key in row]
         if points:
@@ -121,7 +128,18 @@ def loss_figure(rows: Sequence[Row]) -> Figure:
     tokens = axes.secondary_xaxis("top", functions=(to_tokens, to_epochs))
     tokens.set_xlabel("tokens seen")
     tokens.xaxis.set_major_formatter("{x:,.0f}")
+    if answered:
+        _plot_answers(rows, answered, figure.add_subplot(2, 1, 2))
     return figure
+
+
+def _plot_answers(rows: Sequence[Row], keys: Sequence[str], axes: Axes) -> None:
+    """Draw the means of the answers that were given while the model trained."""
+    for key in keys:
+        points = [(row["epoch"], row[key]) for row in rows if key in row]
+        axes.plot(*zip(*points, strict=True), label=BY_NAME[ANSWERED[key]].label, marker="o")
+    axes.set(xlabel="epochs", ylabel="answers to validation records", ylim=(0, 1))
+    axes.legend(frameon=False)
 
 
 def table(summary: RunSummary) -> str:

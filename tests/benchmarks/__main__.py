@@ -20,7 +20,7 @@ import yaml
 from sft.config.schema import DataConfig
 from sft.data.sources import load_source
 from sft.device import pick_device, pick_precision
-from tests.benchmarks import data, start
+from tests.benchmarks import busy, data, start
 from tests.benchmarks.speed import SIZES, Row, Trials, measure
 
 FULL = Trials(rounds=5, steps=4, alone=3, real=110, book=3)
@@ -67,6 +67,9 @@ def alone(vocabulary: Path, records: int, size: str) -> list[Row]:
     add("the same at the next start", f"{second.load:.2f} s")
     add("planning their epoch", f"{second.plan:.2f} s")
     add("from the command to the first step of gpt2-nano", f"{start.first_step():.1f} s")
+    nano = busy.nano()
+    add(f"training gpt2-nano beside {nano.busy} busy processes", f"{nano.beside:,.0f} tokens/s")
+    add("the same beside its fair share", f"{nano.share:.0%}")
 
     loaded = start.load(size, vocabulary)
     add(f"loading gpt2-{size}, {loaded.size / 1e9:.1f} GB", f"{loaded.seconds:.1f} s")

@@ -76,6 +76,8 @@ PREFERENCES = {
     "dpo, norm": Recipe(("optim.lr=1e-5", "dpo.loss=norm", "dpo.beta=2"), "2411.15124"),
 }
 
+QUIET = ("eval.every=0", "eval.sample=false", "logger=none")
+
 # The columns of the table: the number of a record, and its name.
 COLUMNS = {
     "exact_match": "exact match",
@@ -103,71 +105,60 @@ def call(*command: str) -> None:
         sys.exit(f"{' '.join(command)}\n{found.stderr[-2000:]}")
 
 
-def measured(run: Path, kept: Path, which: str, *settings: str) -> None:
-    """Evaluate a run, and keep the numbers of each record of `which`, tuned or base."""
-    call("evaluate.py", f"run={run}", "train_records=0", *settings)
-    lines = (run / "evaluation" / "records.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+def kept_at(out: Path, name: str, seed: int) -> Path:
+    return out / "numbers" / name / f"{seed}.json"
+
+
+def keep(records: Path, path: Path, which: str = "tuned") -> None:
+    """Keep what the table needs of an evaluation's records."""
+    rows = map(json.loads, records.read_text(encoding="utf-8").splitlines())
     names = ("exact_match", "token_f1", "loss", "tokens", "text")
     values = [{name: row[which][name] for name in names} for row in rows]
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(values), encoding="utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values), encoding="utf-8")
+
+
+def evaluate(run: Path, out: Path, name: str, seed: int, *settings: str) -> None:
+    """Evaluate a run, and keep the numbers of the tuned model and of its base."""
+    call("evaluate.py", f"run='{run}'", "train_records=0", *settings)
+    records = run / "evaluation" / "records.jsonl"
+    keep(records, kept_at(out, f"{name} (base)", seed), "base")
+    keep(records, kept_at(out, name, seed))
 
 
 def measure(model: str, out: Path, seeds: Sequence[int], split: str, only: Sequence[str]) -> None:
     """Train and evaluate what is not there yet."""
-    wanted = f"split={split}"
-    quiet = ("eval.every=0", "eval.sample=false", "logger=none")
+    of_split = f"split={split}"
     for seed in seeds:
         plain = out / "runs" / "plain" / str(seed)
-        for name, recipe in TRAINING.items():
-            run = out / "runs" / name / str(seed)
-            kept = out / "numbers" / name / f"{seed}.json"
-            if kept.exists() or not chosen(name, only):
-                continue
+        wanted = [
+            (name, recipe)
+            for name, recipe in {**TRAINING, **DECODING, **PREFERENCES}.items()
+            if chosen(name, only) and not kept_at(out, name, seed).exists()
+        ]
+        for name, recipe in wanted:
             print(f"{name}, seed {seed}", flush=True)
-            if not (run / "summary.json").exists():
-                where = f"hydra.run.dir='{run}'"
-                call("train.py", f"model={model}", *recipe.settings, f"seed={seed}", *quiet, where)
-            measured(run, kept, "tuned", wanted)
-
-        for name, recipe in DECODING.items():
-            for which in ("tuned", "base"):
-                label = f"{name} ({which})" if which == "base" else name
-                kept = out / "numbers" / label / f"{seed}.json"
-                if kept.exists() or not chosen(name, only):
-                    continue
-                print(f"{label}, seed {seed}", flush=True)
-                measured(plain, kept, which, wanted, f"seed={seed}", *recipe.settings)
-
-        for name, recipe in PREFERENCES.items():
             run = out / "runs" / name / str(seed)
-            kept = out / "numbers" / name / f"{seed}.json"
-            if kept.exists() or not chosen(name, only):
-                continue
-            print(f"{name}, seed {seed}", flush=True)
-            pairs = plain / "preferences" / "preferences.jsonl"
-            if not pairs.exists():
-                call("-m", "sft.prefer", str(plain), "--seed", str(seed))
-            from_plain = (f"model.checkpoint={plain}/model", f"data.path={pairs}", f"seed={seed}")
-            where = f"hydra.run.dir='{run}'"
-            call("train.py", "experiment=dpo", *from_plain, *recipe.settings, *quiet, where)
+            to = (f"seed={seed}", *QUIET, f"hydra.run.dir='{run}'")
+            if name in TRAINING:
+                if not (run / "summary.json").exists():
+                    call("train.py", f"model={model}", *recipe.settings, *to)
+                evaluate(run, out, name, seed, of_split)
+            elif name in DECODING:
+                evaluate(plain, out, name, seed, of_split, f"seed={seed}", *recipe.settings)
+            else:
+                pairs = plain / "preferences" / "preferences.jsonl"
+                if not pairs.exists():
+                    call("-m", "sft.prefer", str(plain), "--seed", str(seed))
+                begins = (f"model.checkpoint='{plain}/model'", f"data.path='{pairs}'")
+                if not (run / "summary.json").exists():
+                    call("train.py", "experiment=dpo", *begins, *recipe.settings, *to)
 
-            # The model is asked the same records as the run that it began with.
-            answered = plain.with_name(f"{plain.name}-{name.replace(', ', '-')}")
-            data = ("data=nano",) if model == "gpt2-nano" else ()
-            call(
-                "evaluate.py",
-                f"checkpoint='{run}/model'",
-                f"out='{answered}'",
-                wanted,
-                *data,
-            )
-            lines = (answered / "records.jsonl").read_text(encoding="utf-8").splitlines()
-            names = ("exact_match", "token_f1", "loss", "tokens", "text")
-            values = [{key: json.loads(line)["tuned"][key] for key in names} for line in lines]
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_text(json.dumps(values), encoding="utf-8")
+                # The model is asked the records of the run that it began with, not its pairs.
+                data = "data=nano" if model == "gpt2-nano" else "data=instructions"
+                asked = out / "runs" / name / f"{seed}-evaluation"
+                call("evaluate.py", f"checkpoint='{run}/model'", f"out='{asked}'", of_split, data)
+                keep(asked / "records.jsonl", kept_at(out, name, seed))
 
 
 def chosen(name: str, only: Sequence[str]) -> bool:
@@ -202,8 +193,14 @@ def table(out: Path, seeds: Sequence[int]) -> str:
     sources = {**TRAINING, **DECODING, **PREFERENCES}
     folders = sorted((out / "numbers").iterdir()) if (out / "numbers").exists() else []
     order = {name: place for place, name in enumerate(sources)}
+    shown = [
+        folder.name
+        for folder in folders
+        if not folder.name.endswith("(base)")
+        or folder.name.removesuffix(" (base)") in {"plain", *DECODING}
+    ]
     names = sorted(
-        (folder.name for folder in folders),
+        shown,
         key=lambda name: (name.endswith("(base)"), order.get(name.removesuffix(" (base)"), 99)),
     )
 
