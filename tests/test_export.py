@@ -26,6 +26,8 @@ from sft.errors import InputError
 from sft.gpt2.generate import generate
 from sft.gpt2.model import GPT
 from sft.prompts import PROMPTS
+from sft.report.card import card_text
+from sft.summaries import read_run_summary
 
 ROOT = Path(__file__).parents[1]
 RECORDS = [
@@ -144,6 +146,17 @@ def test_model_of_a_run_has_all_files_and_templates(run: Path) -> None:
     assert config["chat_template"] == PROMPTS["alpaca"]
     card = (run / "model" / "README.md").read_text()
     assert "These weights were not evaluated." in card
+
+
+@pytest.mark.parametrize("conversations", [False, True])
+def test_the_example_in_the_model_card_runs(
+    run: Path, conversations: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = card_text("mine", read_run_summary(run), None, 256, conversations)
+    [code] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    code = code.replace("PATH OR USER/NAME OF THIS FOLDER", str(run / "model"))
+    exec(re.sub(r"max_new_tokens=\d+", "max_new_tokens=3", code), {})
+    assert capsys.readouterr().out.count("'assistant'") == 1 + conversations
 
 
 # What is written

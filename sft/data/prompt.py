@@ -212,6 +212,18 @@ def same_prompts(first: str, second: str) -> bool:
         return False
 
 
+def chat_of(template: str, before: str | None) -> str | None:
+    """Return the chat template of a model that was tuned in a prompt template; None: it has none.
+
+    Args:
+        before: the chat template of the checkpoint it was tuned from. It stays beside a prompt
+            template that an earlier version wrote.
+    """
+    if is_chat(template):
+        return template
+    return before if template else None
+
+
 def split_answers(template: str, record: Record) -> list[str]:
     """Return the text before each answer, the last answer included, in order.
 
