@@ -13,7 +13,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import NoReturn
@@ -24,7 +24,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from sft.data.records import Record
+from sft.data.records import Record, Turn
 from sft.errors import InputError
 from sft.prompts import PROMPTS
 
@@ -211,6 +211,18 @@ def same_prompts(first: str, second: str) -> bool:
         return False
 
 
+def chat_of(template: str, before: str | None) -> str | None:
+    """Return the chat template of a model that was tuned in a prompt template; None: it has none.
+
+    Args:
+        before: the chat template of the checkpoint it was tuned from. It stays beside a prompt
+            template that an earlier version wrote.
+    """
+    if is_chat(template):
+        return template
+    return before if template else None
+
+
 def split_answers(template: str, record: Record) -> list[str]:
     """Return the text before each answer, the last answer included, in order.
 
@@ -355,3 +367,58 @@ def user_message(template: str, record: Record) -> str:
             "send plain text"
         )
     return message
+
+
+# As the texts between messages
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """The texts between the messages of a conversation, by the roles on both sides."""
+
+    start_system: str
+    start_user: str
+    system_user: str
+    user_answer: str
+    answer_user: str
+
+    def join(self, record: Record) -> str:
+        """Return the prompt of a conversation, without its input."""
+        text = ""
+        before = "start"
+        for turn in record.turns[:-1]:
+            role = "answer" if turn.role == "assistant" else turn.role
+            text += getattr(self, f"{before}_{role}") + turn.content
+            before = role
+        return text + self.user_answer
+
+
+def conversation_gaps(template: str) -> Gaps:
+    """Return the texts that a template writes between messages.
+
+    They are read off one conversation. Others of one to three questions are checked against them.
+
+    Raises:
+        InputError: the template cannot render such a conversation, or its texts depend on more than
+            the roles of the two neighbours.
+    """
+    system = Turn("system", "\ue001")
+    turns = (Turn("user", "\ue002"), Turn("assistant", "\ue003"))
+
+    texts = re.split(
+        "[\ue000-\ue003]", render(template, Record(_MARK, "", "", before=(system, *turns)))
+    )
+    if len(texts) != 5:
+        raise InputError("chat template: does not show each message once")
+    start_system, system_user, user_answer, answer_user, _ = texts
+    start_user, _ = around(template)
+    gaps = Gaps(start_system, start_user, system_user, user_answer, answer_user)
+
+    for earlier in range(3):
+        for first in ((), (system,)):
+            record = Record(_MARK, "", "", before=(*first, *(turns * earlier)))
+            if gaps.join(record) != render(template, record):
+                raise InputError(
+                    "chat template: the text between two messages depends on more than their roles"
+                )
+    return gaps
