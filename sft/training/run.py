@@ -71,8 +71,6 @@ from sft.training.trainer import explain_out_of_memory, make_trainer
 
 log = logging.getLogger("sft")
 
-# The link to the newest run.
-
 
 def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") -> None:
     """Train. Collective: every process of the run calls it.

@@ -5,11 +5,12 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sft.checkpoint.folder import Pretrained, load_pretrained
 from sft.data.doctor import CHECKS, Examination, examine
-from sft.data.records import Record
+from sft.data.records import Record, Turn
 from sft.errors import InputError
 from sft.prompts import PROMPTS
 from tests.evaluation.reading import Seen
@@ -56,6 +57,16 @@ def test_each_check_marks_its_records(found: Examination, check: str, places: li
     if check == "mojibake":
         pytest.importorskip("ftfy")
     assert found.marked[check].tolist() == places
+
+
+def test_the_same_question_under_another_system_turn_is_no_duplicate(nano: Pretrained) -> None:
+    systems = ["Answer in French.", "Answer in German.", "Answer in French."]
+    records = [
+        Record("Name a colour.", "", "Rouge", before=(Turn("system", text),)) for text in systems
+    ]
+    splits = {"train": np.arange(3)}
+    found = examine(records, splits, PROMPTS["alpaca"], nano.tokenizer, context=90)
+    assert found.marked["duplicates"].tolist() == [2]
 
 
 def test_every_check_is_tested_above() -> None:
