@@ -90,7 +90,7 @@ def with_difficulties(
         return source
     base = load_pretrained(checkpoint, revision, device="meta")
     own = template_of(base.source, base.prompt, base.chat_template, base.names)
-    found = difficulty(source, base, pick_template(data.prompt, own, base.source))
+    found = difficulty(source, base, pick_template(data.prompt, own))
     order = found.order()
     scores = np.full(len(found.ratios), -np.inf)
     scores[order] = -np.arange(len(order), dtype=np.float64)

@@ -27,7 +27,7 @@ from sft.data.overview import (
     weights_text,
 )
 from sft.data.pairs import load_pairs
-from sft.data.prompt import pick_template, template_of
+from sft.data.prompt import log_template, pick_template, template_of
 from sft.data.sources import Indices, Source, load_source
 from sft.data.splits import load_splits, part_rows, weighted
 from sft.device import (
@@ -101,7 +101,8 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     parts = part_rows(source, config.data, notes)
     base = load_base(config, precision)
     own = template_of(base.source, base.prompt, base.chat_template, base.names)
-    template = pick_template(config.data.prompt, own, base.source)
+    template = pick_template(config.data.prompt, own)
+    log_template(template, own, base.source)
     data = load_data(config, source, parts, base, device, template)
 
     # Plan the steps, and find the place in the plan where a resumed run goes on.

@@ -1,22 +1,14 @@
 """The template of a run: the one that is named, or the checkpoint's own, or Alpaca's."""
 
 import logging
-from dataclasses import replace
 
 import pytest
 
-from sft.checkpoint.folder import Pretrained, load_pretrained
-from sft.config.schema import DataConfig
+from sft.data.prompt import log_template, pick_template
 from sft.prompts import PROMPTS
-from sft.training.run import pick_template
 
 # What earlier versions wrote for phi3.
 EARLIER = "<|user|>\n{{ instruction }}{% if input %}\n{{ input }}{% endif %}\n<|assistant|>\n"
-
-
-@pytest.fixture(scope="module")
-def plain() -> Pretrained:
-    return load_pretrained("gpt2-nano", device="meta")
 
 
 @pytest.mark.parametrize(
@@ -31,19 +23,19 @@ def plain() -> Pretrained:
         (PROMPTS["phi3"], "none", ""),
     ],
 )
-def test_the_template_of_a_run(
-    plain: Pretrained, own: str | None, named: str | None, picked: str
-) -> None:
-    assert pick_template(DataConfig(prompt=named), replace(plain, prompt=own)) == picked
+def test_the_template_of_a_run(own: str | None, named: str | None, picked: str) -> None:
+    assert pick_template(named, own) == picked
 
 
 def test_another_template_than_the_checkpoints_is_warned_of(
-    plain: Pretrained, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.WARNING)
-    pick_template(DataConfig(prompt="phi3"), replace(plain, prompt=EARLIER))
+    log_template(PROMPTS["phi3"], EARLIER, "gpt2-nano")
+    log_template("Q: {{ instruction }}", "Q: {{ instruction }}", "gpt2-nano")
+    log_template(PROMPTS["alpaca"], None, "gpt2-nano")
     assert caplog.messages == []
-    pick_template(DataConfig(prompt="alpaca"), replace(plain, prompt=EARLIER))
+    log_template(PROMPTS["alpaca"], EARLIER, "gpt2-nano")
     [message] = caplog.messages
     assert "data.prompt: alpaca" in message
     assert "gpt2-nano" in message
