@@ -60,6 +60,7 @@ def test_the_losses_are_those_of_a_run(gpt2: Pretrained, checkpoint: Path, tmp_p
         "source": "json",
         "path": str(tmp_path / "records.json"),
         "split": [1, 0, 0],
+        "prompt": "alpaca",
         "mask_prompt": True,
     }
     model = {"checkpoint": str(checkpoint), "allow_untrained": True}
@@ -159,8 +160,8 @@ def test_an_unusable_argument_is_named(gpt2: Pretrained) -> None:
         sft.finetune(gpt2, RECORDS, prompt="chat")
     with pytest.raises(InputError, match=r"^epochs: 0 is out of range"):
         sft.finetune(gpt2, RECORDS, epochs=0)
-    with pytest.raises(InputError, match=r"^questions: record 1: 'instruction' is a number"):
-        sft.answer(gpt2, [{"instruction": 3}])
+    with pytest.raises(InputError, match=r"^questions: record 1: 'instruction'"):
+        sft.answer(gpt2, [{"instruction": ["a", "b"]}])
     assert sft.answer(gpt2, []) == []
     assert torch.equal(gpt2.model.wte.weight, before)
 
@@ -287,7 +288,8 @@ def test_unread_keys_are_warned_of_once(gpt2: Pretrained, caplog: pytest.LogCapt
     logging.getLogger("sft").propagate = True
     sft.answer(gpt2, [{"instruction": "a", "context": "b"}, {"instruction": "c"}], max_new_tokens=1)
     assert [record.message.split(";")[0] for record in caplog.records] == [
-        "questions: not read: 'context' in 1 of its records"
+        "questions: not read: 'context' (to read it: data.fields={input: context}) in 1 of its "
+        "records"
     ]
 
 

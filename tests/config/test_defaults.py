@@ -109,7 +109,7 @@ def test_the_published_defaults() -> None:
     config = composed("train", "model=gpt2-medium")
     assert (config.model.checkpoint, config.model.revision) == (MODELS["gpt2-medium"], None)
     assert (config.model.dropout, config.model.allow_untrained) == (0.0, False)
-    assert (config.data.source, config.data.prompt) == ("instructions", "alpaca")
+    assert (config.data.source, config.data.prompt) == ("instructions", None)
     assert config.data.mask_prompt is False
     assert (config.data.split, config.data.sample_seed) == ([0.85, 0.1, 0.05], 123)
     assert config.data.shuffle is True

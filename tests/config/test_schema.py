@@ -87,7 +87,7 @@ def test_every_key_has_a_comment_in_conf(door: str) -> None:
 @pytest.mark.parametrize("file", ["train", "evaluate", "data", "judge", "lora"])
 def test_conf_comments_no_key_that_is_gone(file: str) -> None:
     kinds = KINDS | {"data": DataConfig, "judge": JudgeConfig, "lora": LoraConfig}
-    groups = {"optim", "eval", "model", "checkpoint", "generate"}
+    groups = {"optim", "eval", "model", "checkpoint", "generate", "dpo"}
     assert comments(CONF / f"{file}.yaml").keys() - groups <= keys(kinds[file])
 
 

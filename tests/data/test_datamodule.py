@@ -92,7 +92,7 @@ def test_steps_add_up_over_ranks_and_micro_batches(
         )
         targets = sum(int((batch.labels != -100).sum()) for batch in step)
         tokens = sum(int(batch.lengths[batch.records >= 0].sum()) for batch in step)
-        assert {batch[4:] for batch in step} == {(targets, tokens)}
+        assert {(batch.step_targets, batch.step_tokens) for batch in step} == {(targets, tokens)}
     seen = [
         record
         for batches in of_ranks

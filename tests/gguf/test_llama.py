@@ -84,7 +84,7 @@ def test_llama_gives_the_same_tokens(
     same_ids(runs, ours.tokenizer, [*HARD, *(record.instruction for record in records[:200])])
     assert runs.token_eos() == ours.tokenizer.eot_token
     prompts = [
-        ours.tokenizer.encode_ordinary(render(ours.prompt, record)) for record in records[1377:1397]
+        ours.tokenizer.encode_ordinary(render(ours.prompt, record)) for record in records[1581:1601]
     ]
     answers = generate(ours.model, prompts, 60, eos_id=ours.tokenizer.eot_token)
     found = [answer(runs, prompt, 60) for prompt in prompts]

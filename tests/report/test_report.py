@@ -188,7 +188,7 @@ def test_a_full_disk_is_named_with_the_file(tmp_path: Path) -> None:
         (duration(None), "–"),
         (
             dict(keys_and_values({"a": {"b": {"c": 1}, "d": None, "e": "x"}, "f": True})),
-            {"a.b.c": "1", "a.d": "null", "a.e": "x", "f": "true"},
+            {"a.b": '{"c": 1}', "a.d": "null", "a.e": "x", "f": "true"},
         ),
         (dict(keys_and_values(None)), {}),
     ],

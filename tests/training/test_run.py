@@ -26,8 +26,8 @@ from sft.gpt2.model import GPT, GPTConfig
 from sft.launch import on_devices
 from sft.prompts import PROMPTS
 from sft.training.checkpoints import CheckpointFiles
+from sft.training.material import load_data
 from sft.training.module import InstructionTuner
-from sft.training.run import load_data
 
 Config = Callable[..., TrainConfig]
 Run = Callable[..., Path]
