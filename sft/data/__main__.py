@@ -111,7 +111,7 @@ def main() -> None:
     splitting = {name: len(rows) for name, rows in splits.items()}
     unused = unused_text(source.name, source.unused, source.keys)
     recognised = contents_text(source.contents)
-    for note in [*source.notes, recognised, *([unused] if unused else [])]:
+    for note in [recognised, *source.notes, *([unused] if unused else [])]:
         print(note)
     print(summary_text(found, source.name, counted_by, splitting, drawn))
     if hard is not None:
@@ -169,7 +169,7 @@ def reader(config: TrainConfig, checkpoint: str | None) -> tuple[tiktoken.Encodi
         revision = config.model.revision
     found = load_pretrained(checkpoint, revision, device="meta")
     own = template_of(found.source, found.prompt, found.chat_template, found.names)
-    template = pick_template(config.data.prompt, own)
+    template, _ = pick_template(config.data.prompt, own, found.source)
 
     names = [name for name, text in PROMPTS.items() if text == template]
     named = f"the template {names[0]}" if names else "its own template"

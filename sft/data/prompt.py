@@ -175,40 +175,31 @@ def _render_chat(template: str, messages: list[Message]) -> str:
         raise InputError(f"chat template: {error}") from error
 
 
-def pick_template(name: str | None, own: str | None) -> str:
-    """Return the template to train with: the named one, or the checkpoint's own, or else alpaca's.
+def pick_template(name: str | None, own: str | None, source: str) -> tuple[str, str | None]:
+    """Return the template to train with, and a note for the user; None: there is nothing to note.
 
-    A text that earlier versions wrote for a named template becomes that template, as it knows
-    several turns.
+    It is the named one, or the checkpoint's own, or else alpaca's. A named template is preferred to
+    a text that earlier versions wrote for it, as it knows several turns.
 
     Args:
         name: data.prompt; None: the user named none.
         own: the checkpoint's template; None: it has none.
+        source: the checkpoint, in the note.
     """
     if name is not None:
-        return PROMPTS[name]
-    if not own:
-        return PROMPTS["alpaca"]
-    return next((text for text in PROMPTS.values() if same_prompts(own, text)), own)
-
-
-def log_template(template: str, own: str | None, source: str) -> None:
-    """Say that the picked template is the checkpoint's own, or warn that it is another.
-
-    Args:
-        own: the checkpoint's template; None: it has none, and nothing is said.
-        source: the checkpoint.
-    """
-    if not own:
-        return
-    names = [name for name, text in PROMPTS.items() if text == template]
-    if own == template or same_prompts(own, template):
-        log.info(f"prompt template: {names[0] if names else 'its own'}, as {source} has it")
-    else:
-        log.warning(
-            f"warning: data.prompt: {names[0]}, but {source} has another template; "
+        given = PROMPTS[name]
+        if not own or same_prompts(own, given):
+            return given, None
+        return given, (
+            f"warning: data.prompt: {name}, but {source} has another template; "
             "leave it out to take that"
         )
+
+    if not own:
+        return PROMPTS["alpaca"], None
+    template = next((text for text in PROMPTS.values() if same_prompts(own, text)), own)
+    names = [known for known, text in PROMPTS.items() if text == template]
+    return template, f"prompt template: {names[0] if names else 'its own'}, as {source} has it"
 
 
 def same_prompts(first: str, second: str) -> bool:

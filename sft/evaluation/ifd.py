@@ -90,7 +90,8 @@ def with_difficulties(
         return source
     base = load_pretrained(checkpoint, revision, device="meta")
     own = template_of(base.source, base.prompt, base.chat_template, base.names)
-    found = difficulty(source, base, pick_template(data.prompt, own))
+    template, _ = pick_template(data.prompt, own, base.source)
+    found = difficulty(source, base, template)
     order = found.order()
     scores = np.full(len(found.ratios), -np.inf)
     scores[order] = -np.arange(len(order), dtype=np.float64)
