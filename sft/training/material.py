@@ -152,10 +152,10 @@ def load_data(
 
 
 def log_material(config: TrainConfig, made: Material) -> None:
-    """Show how the data was divided, its numbers, and one example as the model sees it."""
+    """Show what the data is, how it was divided, its numbers, and one example for the model."""
+    log.info(contents_text(made.source.contents))
     for note in made.notes:
         log.info(note)
-    log.info(contents_text(made.source.contents))
     log.info(overview_text(overview(made.data.splits)))
     if config.data.weights:
         log.info(weights_text(config.data.paths(), made.data.plan(1)))
