@@ -140,7 +140,9 @@ def finetune(
 
     # Tokenise the records.
     own = template_of(gpt2.source, gpt2.prompt, gpt2.chat_template, gpt2.names)
-    template = pick_template(prompt, own, gpt2.source)
+    template, note = pick_template(prompt, own, gpt2.source)
+    if note:
+        log.info(note)
     context = gpt2.model.config.n_positions
     parts: dict[str, list[Record]] = {
         "train": _records_of(records),
@@ -171,12 +173,12 @@ def finetune(
 
 
 def _note_tuning(gpt2: Pretrained, template: str, conversations: bool) -> None:
-    """Replace what is no longer true of the model by what is."""
+    """Update the origin of a model and its template after a training."""
     gpt2.prompt = template or None
     gpt2.chat_template = chat_of(template, gpt2.chat_template)
     gpt2.conversations = conversations
 
-    # The weights beside an adapter are still those of the file.
+    # With an adapter, the other weights are still the ones in the file.
     gpt2.base = gpt2.source if gpt2.sha256 else gpt2.base
     if gpt2.lora is None:
         gpt2.sha256 = ""
@@ -409,7 +411,7 @@ def _answers(
 
 
 class Noted(RunCallback):
-    """Notes the losses of a training, tells of its progress, and ends it early.
+    """Note the losses of a training, report its progress, and end it early.
 
     Attributes:
         rows: as in `Losses`.

@@ -17,14 +17,14 @@ def redraws(file: TextIO) -> bool:
 
 
 class Lines(io.TextIOBase):
-    """A file for tqdm that gets whole lines, one each EVERY seconds, and none in the first ones."""
+    """A file for tqdm that gets a whole line every EVERY seconds, the first after that time."""
 
     def __init__(self, file: TextIO) -> None:
         self.file = file
         self.next = time.monotonic() + EVERY
 
     def write(self, text: str) -> int:
-        # What tqdm writes besides is for a cursor.
+        # tqdm also writes blanks and codes that move a cursor, which a file must not get.
         line = text.strip()
         if line and line != "\x1b[A" and time.monotonic() >= self.next:
             self.file.write(f"{line}\n")

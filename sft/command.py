@@ -1,4 +1,4 @@
-"""How a command without Hydra starts and ends, such as `python -m sft.chat`.
+"""Start and end of a command without Hydra, such as `python -m sft.chat`.
 
 The doors with Hydra, in sft/launch.py, end in the same way.
 """
@@ -28,7 +28,7 @@ bound_waiting()
 
 
 def command(main: Callable[[], None]) -> None:
-    """Call the main function of a door without Hydra. An InputError or OSError is one line."""
+    """Call the main function of a door without Hydra. Show an InputError or OSError as one line."""
     prepare_streams()
     try:
         main()

@@ -141,7 +141,7 @@ def _set_folder(config: DictConfig, kind: str, folder: Path) -> None:
 
 
 def claim_job(folder: Path) -> None:
-    """In a job of a sweep, claim the job's own folder. Somebody might resume it meanwhile.
+    """Claim a sweep job's own folder. Somebody might resume it meanwhile.
 
     Raises:
         InUseError: another process works there.

@@ -1,4 +1,4 @@
-"""How a command starts and ends: errors in one line, the jobs of a sweep, a process per device.
+"""Start and end of a command: errors in one line, the jobs of a sweep, a process per device.
 
 train.py and evaluate.py hand their Hydra main function to `run`, which reports errors outside of
 it. Inside, `job` reports errors of the task, and `on_devices` starts the processes. Doors without
@@ -121,7 +121,7 @@ def _explain(error: BaseException) -> str:
     # The list and the sweep are written otherwise.
     if found := re.match(r"Ambiguous value for argument '([^=]+)=(.*?)' 1\. ", message):
         key, values = found.groups()
-        return f"{key}: {values} are several values; a list is {key}=[{values}], a sweep wants -m"
+        return f"{key}: {values} are several values; a list is {key}=[{values}], a sweep needs -m"
 
     # Hydra does not say which group it was.
     if message.startswith("Config group override"):

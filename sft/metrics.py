@@ -1,4 +1,4 @@
-"""How near an answer comes to the expected one. `METRICS` lists every number that a record has.
+"""Scores of an answer beside the expected one. `METRICS` lists every number that a record has.
 
 To add a metric of the texts, write its function and its entry in `METRICS`. The terminal, the
 report, the card, `eval.rank` and `--help` take it from there. Libraries that take seconds to import

@@ -23,7 +23,7 @@ class BatchLoss:
     Attributes:
         each: (N,), in nats and fp32, row after row. Of preferences: one for each pair.
         labels: (B, T)
-        weights: (N,), what each counts for; None: each counts for 1.
+        weights: (N,), the weight of each loss; None: each weighs 1.
         beside: (numbers, 2), sum and count of each number that the objective measures beside the
             loss, in the order of its `names`; None if it has none.
     """
@@ -40,7 +40,7 @@ class BatchLoss:
 
     @property
     def count(self) -> float:
-        """What the sum is divided by; over the batches of a step it is `step_targets`.
+        """The divisor of the sum; over the batches of a step it is `step_targets`.
 
         It is the number of supervised tokens, or the sum of their weights.
         """
@@ -79,7 +79,7 @@ class CrossEntropy:
     Beside it, it measures the loss of the answers alone, which can be compared between weights.
 
     Args:
-        prompt_weight: what a label outside the answers counts for (2405.14394).
+        prompt_weight: the weight of a label outside the answers (2405.14394).
     """
 
     names: tuple[str, ...] = ("answer_loss",)

@@ -144,7 +144,7 @@ def main() -> None:
 def rank(
     config: EvaluateConfig, samples: int, folder: Path, judge: Judge | None, metric: str
 ) -> list[Ranked]:
-    """Draw the answers, and rank them; those that are in the folder are used again.
+    """Draw answers and rank them. Answers that are in the folder already are used again.
 
     Raises:
         InputError: the run cannot be read, or no record can be asked, or the judge cannot go on.

@@ -72,7 +72,9 @@ def named(text: str) -> tuple[str, str]:
 
 def origin(text: str) -> str:
     if text != "*" and not re.fullmatch(r"https?://[^/\s]+", text):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected such as https://example.com, or *")
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected an address such as https://example.com, or *"
+        )
     return text
 
 
@@ -123,7 +125,7 @@ def parser() -> argparse.ArgumentParser:
         type=origin,
         default=[],
         metavar="URL",
-        help="pages of this site may ask, too; *: of every site",
+        help="let pages of this site ask, too; *: pages of every site",
     )
     made.add_argument(
         "--allow-host",

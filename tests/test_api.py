@@ -145,7 +145,7 @@ def test_finetune_after_answer_still_has_dropout(checkpoint: Path) -> None:
 def test_rows_are_padded_to_few_different_shapes(
     gpt2: Pretrained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In training and in measuring, as train.py does."""
+    """Training and measuring both pad, as train.py does."""
     widths, losses = [], GPT.token_losses
 
     def noted(model: GPT, ids: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
@@ -247,7 +247,7 @@ def test_records_from_a_generator_and_from_mappings(checkpoint: Path) -> None:
 
 
 class DataFrame:
-    """As pandas' own, it gives the names of its columns."""
+    """Like the one of pandas, it gives the names of its columns."""
 
     def __iter__(self) -> Iterator[str]:
         return iter(["instruction", "output"])

@@ -80,7 +80,7 @@ def test_the_commands_are_all_of_these_kinds() -> None:
 
 
 def test_the_smaller_doors_take_these_arguments() -> None:
-    """What they do with them is for their own tests."""
+    """Their own tests say what they do with them."""
     seen = set()
     for _, _, module, *arguments in (
         command for command in COMMANDS if command[:2] == ["python", "-m"]

@@ -29,7 +29,7 @@ HEADS = {768: 12, 1024: 16, 1280: 20, 1600: 25}
 # nanoGPT adds rows to the vocabulary up to a multiple of 64. No text is encoded to them.
 MOST_ADDED_ROWS = 127
 
-# What wraps a model puts its own name before those of the tensors: torch.compile, and DDP.
+# torch.compile and DDP wrap a model, and put a name of their own before the tensors' names.
 WRAPPERS = ("_orig_mod.", "module.")
 
 # The book's names, and ours. The second ones are of variants: one matrix for queries, keys and
@@ -50,7 +50,7 @@ BOOK = (
 )
 QKV = ("query", "key", "value")
 
-# The causal mask, which both codes keep beside the weights.
+# The causal mask, which both codes save together with the weights.
 MASK = re.compile(r"(trf_blocks\.\d+\.att\.mask|transformer\.h\.\d+\.attn\.bias)")
 
 
@@ -100,12 +100,12 @@ def _read(path: Path) -> dict[str, Any]:
         if start not in (b"PK", b"\x80\x02"):
             raise InputError(f"{path}: not a file of torch.save") from error
         raise InputError(
-            f"{path}: holds more than tensors, and what could run code is not loaded; save the "
-            "weights alone: torch.save(model.state_dict(), ...)"
+            f"{path}: holds objects other than tensors, which could run code and are not loaded; "
+            "save the weights alone: torch.save(model.state_dict(), ...)"
         ) from error
     except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
         reason = str(error).partition("\n")[0]
-        raise InputError(f"{path}: not a whole file of torch.save ({reason})") from error
+        raise InputError(f"{path}: not a complete file of torch.save ({reason})") from error
     if not isinstance(found, dict):
         raise InputError(f"{path}: expected a state dict, found {type(found).__name__}")
     return found
@@ -113,7 +113,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _recognise(found: dict[str, Any], path: Path) -> Saved:
     """Tell by the names which code saved the file, and give the tensors our names."""
-    # nanoGPT keeps the model beside the optimizer, and so do some of the book's scripts.
+    # nanoGPT saves model and optimizer together, and so do some of the book's scripts.
     arguments = found.get("model_args")
     state = found
     for key in ("model", "model_state_dict"):
@@ -204,7 +204,7 @@ def _config(saved: Saved, vocab_size: int, heads: int | None, path: Path) -> GPT
     layers = [int(name.split(".")[1]) for name in tensors if re.match(r"h\.\d+\.", name)]
     for name in ("wpe.weight", "h.0.mlp.c_fc.weight"):
         if name not in tensors or tensors[name].dim() != 2:
-            raise InputError(f"{path}: no matrix that is a GPT-2's {name!r}")
+            raise InputError(f"{path}: GPT-2's {name!r} is missing, or is not a matrix")
     width = tensors["wte.weight"].shape[-1]
     inner = tensors["h.0.mlp.c_fc.weight"].shape[0]
 
@@ -247,7 +247,7 @@ def _fill(config: GPTConfig, saved: Saved, path: Path) -> GPT:
         tensors |= {name: torch.zeros(expected[name]) for name in optional}
 
     if missing := sorted(expected.keys() - tensors.keys()):
-        raise InputError(f"{path}: no tensor that is a GPT-2's {missing[0]!r}")
+        raise InputError(f"{path}: GPT-2's tensor {missing[0]!r} is missing")
     if extra := sorted(tensors.keys() - expected.keys()):
         raise InputError(f"{path}: tensor {saved.keys[extra[0]]!r} is not part of {saved.kind}")
     for name, shape in expected.items():

@@ -15,7 +15,7 @@ from sft.gpt2.model import GPT
 # gives in gpt2-nano. A tensor that is misplaced, or not transposed, gives about 1.
 TOLERANCE = {"f32": 1e-4, "f16": 0.02, "bf16": 0.1, "q8_0": 0.1}
 
-# Most text is in the vocabulary of any tokenizer; what is not is spelled in bytes.
+# A tokenizer has most of this text in its vocabulary, and spells the rest in bytes.
 TEXT = "Alan Turing theorized that computers would one day become"
 
 

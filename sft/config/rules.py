@@ -157,8 +157,8 @@ def _generate(generate: GenerateConfig) -> Problems:
         yield f"generate.temperature: {problem}"
     if generate.best_of > 1 and generate.temperature == 0:
         yield (
-            f"generate.best_of: {generate.best_of} answers at generate.temperature=0 are one and "
-            "the same; raise it, such as to 0.7"
+            f"generate.best_of: {generate.best_of} answers at generate.temperature=0 are all "
+            "equal; raise the temperature, such as to 0.7"
         )
     if "" in generate.stop:
         yield "generate.stop: holds an empty text, which every answer begins with; leave it out"
@@ -208,8 +208,8 @@ def _train(config: TrainConfig) -> Problems:
     # The average of the weights is kept only where a validation finds it better.
     if config.optim.ema is not None and config.data.split[2] == 0:
         yield (
-            "optim.ema: a share of 0 for validation in data.split leaves nothing to choose between "
-            "plain and averaged weights by; leave out one of the two"
+            "optim.ema: validation chooses between plain and averaged weights, but its share in "
+            "data.split is 0; raise that share, or leave optim.ema out"
         )
 
 

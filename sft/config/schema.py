@@ -35,7 +35,7 @@ Penalty = Annotated[float, Ge(-2), Le(2)]
 NotNegative = Annotated[float, Ge(0)]
 AboveZero = Annotated[float, Gt(0)]
 
-# What becomes of a record that is longer than data.max_length.
+# The ways to treat a record that is longer than data.max_length.
 TooLong = Literal["cut", "drop", "split"]
 
 PromptName = Annotated[str, OneOf(tuple(PROMPTS))]

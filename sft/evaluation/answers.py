@@ -209,7 +209,8 @@ def stops_at(
     if not stop:
         return None
 
-    # A token has a byte at least, so a text that has just ended lies in so many last tokens.
+    # A token has at least one byte, so a text of N bytes that has just ended lies in the last N
+    # tokens.
     most = max(len(text.encode()) for text in stop)
 
     def ends(tokens: list[int]) -> bool:

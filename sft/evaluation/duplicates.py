@@ -8,7 +8,7 @@ from sft.data.records import Record
 
 
 class Duplicate(NamedTuple):
-    """How much of a record's question another split holds.
+    """The nearest neighbour of a record's question in another split.
 
     Attributes:
         kind: `exact`: another record asks it word for word. `near`: another asks a similar one.

@@ -30,7 +30,7 @@ from sft.summaries import RUN_SUMMARY, RunSummary, read_run_summary
 
 Json = dict[str, Any]
 
-# Settings without a part in the weights of a run, by name or by group.
+# Settings that do not change the weights of a run, by name or by group.
 WITHOUT_A_PART = (
     "seed",
     "resume",
@@ -45,7 +45,7 @@ WITHOUT_A_PART = (
     "checkpoint.",
 )
 
-# How many records on which seeds disagree are kept.
+# The number of records that are kept of those on which seeds disagree.
 DISPUTED = 50
 
 
@@ -214,7 +214,7 @@ def compare_groups(groups: Sequence[Group], rank: str) -> Json:
         check_same_records(evaluations[0], other)
     tables = dict(_tables(groups))
     if not tables:
-        raise InputError("compare: no number was taken of all runs; evaluate them first")
+        raise InputError("compare: there is no number that all runs have; evaluate them first")
     if rank not in tables or (rank == "validation_loss" and "loss" in tables):
         rank = "loss" if "loss" in tables else next(iter(tables))
 
@@ -347,7 +347,7 @@ def _differences(table: Table, seeds: Sequence[list[int | None]]) -> list[Json]:
 
 
 def _ranks(differences: Sequence[Json], groups: int, lower_is_better: bool) -> list[int]:
-    """Return each group's rank: 1 and the number of groups that are better for certain."""
+    """Return each group's rank: 1, plus the number of groups that are better beyond noise."""
     ranks = [1] * groups
     for one in differences:
         if one["differ"]:
@@ -356,7 +356,7 @@ def _ranks(differences: Sequence[Json], groups: int, lower_is_better: bool) -> l
     return ranks
 
 
-# What seeds agree on
+# Agreement of the seeds
 
 
 def _alike(group: Group) -> float | None:
@@ -423,7 +423,7 @@ def _notes(evaluations: Sequence[Evaluation]) -> list[str]:
 
 
 def _verdict(found: Json, name: str) -> str:
-    """Return which groups differ in a metric, as a sentence that holds all that it rests on."""
+    """Say in one sentence which groups differ in a metric, with the numbers that show it."""
     pairs = found["differences"][name]
     lower = name == "validation_loss" or BY_NAME[name].lower_is_better
     labels = [group["label"] for group in found["groups"]]
@@ -433,7 +433,8 @@ def _verdict(found: Json, name: str) -> str:
     claims = []
     for one in pairs:
         if one["differ"]:
-            better, worse = one["first"], one["second"]
+            better = one["first"]
+            worse = one["second"]
             if (one["difference"] > 0) == lower:
                 better, worse = worse, better
             low, high = one["interval"]
@@ -505,11 +506,11 @@ def groups_text(found: Json) -> str:
 
 
 def remarks(found: Json) -> list[str]:
-    """Return what the intervals mean, and what to know of the runs."""
+    """Return remarks on the meaning of the intervals, and on the runs."""
     alone = min(len(group["seeds"]) for group in found["groups"]) == 1
     over = "seeds and records" if found["records"] else "seeds alone"
     if alone:
-        over = "the records alone, as there is one seed; seed=1,2,3,4,5 says what seeds do"
+        over = "the records alone, as there is one seed; seed=1,2,3,4,5 shows the effect of seeds"
     rank = found["ranked_by"]
     visible = [one["visible"] for one in found["differences"][rank] if one["visible"]]
     lines = [f"intervals are over {over}; p-values are corrected for the number of pairs (Holm)"]

@@ -1,7 +1,7 @@
-"""How much a question helps a model to its answer: instruction-following difficulty (IFD).
+"""Instruction-following difficulty (IFD): how much a question helps a model to its answer.
 
-The loss of an answer after its question, over the loss of the answer alone. A ratio near 1 says
-that the question tells the model little: the answer is hard to follow from it, or does not belong
+It is the loss of an answer after its question, divided by the loss of the answer alone. At a ratio
+near 1 the question tells the model little: the answer is hard to derive from it, or does not belong
 to it. Li et al., 2023 ("From Quantity to Quality", arXiv 2308.12032) keep the records with the
 highest ratios below 1. Li et al., 2024 ("Superfiltering", arXiv 2402.00530) found that GPT-2 ranks
 records much as large models do.
@@ -70,7 +70,7 @@ def difficulty(
         InputError: the template is for plain text, or a loss is not finite.
     """
     if not template:
-        raise InputError("data.prompt: none has no question, so an answer has no difficulty")
+        raise InputError("data.prompt: none has no question to measure; give a template")
     name = name_of("ifd", *source.identity, template, checkpoint.sha256)
     arrays = cached(name, lambda: _measure(source, checkpoint, template, device))
     return Difficulty(arrays["asked"], arrays["alone"])

@@ -19,7 +19,7 @@ from sft.metrics import BY_NAME
 
 @dataclass(frozen=True)
 class Ranked:
-    """A record with the answers that were drawn for it, and what each is worth; None: unknown."""
+    """A record with the answers that were drawn for it, and the value of each; None: unknown."""
 
     record: Record
     answers: list[Answer]
@@ -39,7 +39,7 @@ class Ranked:
         return (chosen, rejected) if best > worst else None
 
     def as_preference(self) -> dict[str, Any] | None:
-        """Return the pair as a record for `objective=dpo`; None if there is none."""
+        """Return the pair as a record for `objective=dpo`; None if no two answers differ."""
         pair = self.pair()
         if pair is None:
             return None

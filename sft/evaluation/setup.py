@@ -1,4 +1,4 @@
-"""What is evaluated: a tuned model, its base, the data, and the prompt template.
+"""The subject of an evaluation: a tuned model, its base, the data, and the prompt template.
 
 All of it is checked here, before anything is computed. The models stay on torch's meta device until
 they answer: their files have been checked, but take no memory.

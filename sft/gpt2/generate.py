@@ -28,15 +28,22 @@ class Row:
     prompt: Sequence[int]
     sampling: Sampling
     generator: torch.Generator
-    length: int = 0  # tokens that the cache holds
-    answer: list[int] = field(default_factory=list)  # of which the next step reads the last
+    # The number of tokens in the cache.
+    length: int = 0
+    # The tokens so far. The next step reads the last one.
+    answer: list[int] = field(default_factory=list)
 
 
 class TokenLogprobs(NamedTuple):
-    """What the model thought of a step's tokens: natural logarithms of probabilities."""
+    """Natural logarithms of the probabilities of a step's tokens.
+
+    Attributes:
+        chosen: of the token that was chosen.
+        likeliest: the likeliest tokens, each with its own, in order.
+    """
 
     chosen: float
-    likeliest: list[tuple[int, float]]  # tokens, in order
+    likeliest: list[tuple[int, float]]
 
 
 def choose(logits: Tensor, rows: Sequence[Row]) -> list[int]:
@@ -262,18 +269,11 @@ def complete(
             max_new_tokens is below 1.
     """
     context = model.config.n_positions
-    for index, prompt in enumerate(prompts):
-        if not 0 < len(prompt) <= context:
-            raise ValueError(
-                f"prompt {index} has {len(prompt)} tokens, expected 1 to {context}, the model's "
-                "context"
-            )
     if isinstance(max_new_tokens, int):
         limits: Sequence[int] = [max_new_tokens] * len(prompts)
     else:
         limits = max_new_tokens
-    if min(limits, default=1) < 1:
-        raise ValueError(f"max_new_tokens: expected a number from 1 up, found {min(limits)}")
+    _check_sizes(prompts, limits, context)
 
     # The queue is popped from its end, where the longest prompts are.
     queue = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
@@ -305,6 +305,17 @@ def complete(
             if answer.finish_reason == "stop" or at_limit:
                 decoder.remove(row)
                 yield running.pop(row)
+
+
+def _check_sizes(prompts: Sequence[Sequence[int]], limits: Sequence[int], context: int) -> None:
+    for index, prompt in enumerate(prompts):
+        if not 0 < len(prompt) <= context:
+            raise ValueError(
+                f"prompt {index} has {len(prompt)} tokens, expected 1 to {context}, the model's "
+                "context"
+            )
+    if min(limits, default=1) < 1:
+        raise ValueError(f"max_new_tokens: expected a number from 1 up, found {min(limits)}")
 
 
 def row_seeds(seed: int, rows: int) -> list[int]:

@@ -10,7 +10,7 @@ from sft.gpt2 import fast
 
 
 class Padding:
-    """Where the real tokens lie in a right-padded (B, T) batch, and the way there and back.
+    """Positions of the real tokens in a right-padded (B, T) batch, and the way there and back.
 
     The stream holds the real tokens of all rows, row after row. `count` is their number; N may be
     a little larger, as `fast.fill_to_multiple` appends tokens whose results are dropped.

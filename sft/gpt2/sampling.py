@@ -17,7 +17,7 @@ from sft.config.rules import too_cold
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token of one answer is chosen, and what is told about the choice.
+    """Settings of one answer: how its next token is chosen, and what is reported of the choice.
 
     Args:
         temperature: 0 takes the likeliest token. Else one is drawn, and logits are divided by it.
@@ -85,7 +85,7 @@ class Sampling:
         )
 
     def penalize(self, logits: Tensor, prompt: Sequence[int], answer: Sequence[int]) -> None:
-        """Make what repeats rarer, in the fp32 logits (V,) of one row, in place."""
+        """Lower the logits of tokens that repeat, in place: one row, (V,), in fp32."""
         tokens = [*prompt, *answer]
         if self.repetition_penalty != 1:
             seen = torch.tensor(list(set(tokens)), device=logits.device)
@@ -115,7 +115,7 @@ class Sampling:
         return tokens
 
     def chances(self, logits: Tensor) -> Tensor:
-        """Return what each token is drawn by, (rows, V), which may sum to less than 1."""
+        """Return the weights by which tokens are drawn, (rows, V). A row may sum to less than 1."""
         # Drawn on the CPU, so that a seed gives the same numbers on every device.
         logits = logits.float().cpu() / self.temperature
 

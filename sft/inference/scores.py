@@ -1,4 +1,4 @@
-"""What a model thinks of a text: the log-probability of each of its tokens."""
+"""The log-probability that a model gives to each token of a text."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import torch
 from sft.gpt2.generate import TokenLogprobs, logprobs_of
 from sft.gpt2.model import GPT
 
-# So many rows of logits are in memory at the same time.
+# The number of rows of logits that are in memory at one time.
 ROWS = 64
 
 
@@ -17,7 +17,7 @@ def prompt_logprobs(model: GPT, tokens: Sequence[int], count: int) -> list[Token
 
     Args:
         tokens: at least one, and no more than the model's context.
-        count: so many of the likeliest tokens are given, too, at each place.
+        count: the number of likeliest tokens that are given, too, at each place.
     """
     ids = torch.tensor([list(tokens)], device=model.wte.weight.device)
     x = model.features(ids)  # (T, C)

@@ -1,4 +1,4 @@
-"""What a judge is asked, and how its reply is read.
+"""The prompts of a judge, and the reading of its replies.
 
 An answer may address the judge ("give this 100"), imitate the prompt, or hold JSON. Three things
 guard against that. The answer stands between two marks that depend on its own text, which no model
@@ -179,7 +179,7 @@ def pair_prompt(pair: Pair, first: str, seed: int) -> Prompt[str]:
 
 
 def _task(asked: Question | Pair) -> list[str]:
-    """Return what was said before, the instruction, its input, and the expected answer."""
+    """Return the earlier conversation, the instruction, its input, and the expected answer."""
     parts = [f"Conversation before:\n{asked.before}"] if asked.before else []
     parts.append(f"Instruction:\n{asked.instruction}")
     if asked.input:

@@ -53,19 +53,15 @@ def write_page(
     Raises:
         InputError: the file cannot be written.
     """
+    # Records to read: some at random, and those at the ends of the order by length.
     order = found.by_length().tolist()
     samples = {
         "At random": [_row(found, place) for place in drawn],
         "The longest": [_row(found, place) for place in order[: -SHOWN - 1 : -1]],
         "The shortest": [_row(found, place) for place in order[:SHOWN]],
     }
-    hardest: list[Json] = []
-    if difficulty is not None:
-        hard = difficulty.order().tolist()
-        ends = {"The hardest": hard[:SHOWN], "The easiest": hard[: -SHOWN - 1 : -1]}
-        for title, places in ends.items():
-            rows = [_row(found, place) | {"value": difficulty.ratios[place]} for place in places]
-            hardest.append({"title": title, "rows": rows})
+    hardest = _hardest(found, difficulty) if difficulty is not None else []
+
     checks = [_check(found, key) for key in CHECKS]
     letters = sum(count for count, _ in found.scripts.values())
     page = (
@@ -98,6 +94,17 @@ def write_page(
         )
     )
     write_text(path, page)
+
+
+def _hardest(found: Examination, difficulty: Difficulties) -> list[Json]:
+    """Return the hardest and the easiest records, as tables of the page."""
+    hard = difficulty.order().tolist()
+    ends = {"The hardest": hard[:SHOWN], "The easiest": hard[: -SHOWN - 1 : -1]}
+    tables = []
+    for title, places in ends.items():
+        rows = [_row(found, place) | {"value": difficulty.ratios[place]} for place in places]
+        tables.append({"title": title, "rows": rows})
+    return tables
 
 
 def _check(found: Examination, key: str) -> Json:

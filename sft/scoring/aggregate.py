@@ -136,8 +136,8 @@ def differences(
 def visible_remark(compared: dict[str, dict[str, Any]] | None, records: int | None) -> str | None:
     """Return what the records could have shown, given the differences between two models.
 
-    Without two models it is said of two that answer 30% of the records differently. None: nothing
-    is known.
+    Without two models, the remark is on two that answer 30% of the records differently. None:
+    nothing is known.
     """
     visible = {}
     for name, one in (compared or {}).items():

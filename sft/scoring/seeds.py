@@ -1,4 +1,4 @@
-"""How certain a mean over seeds and records is, and a difference between two groups of runs.
+"""Uncertainty of a mean over seeds and records, and of a difference between groups of runs.
 
 A group is several runs that differ in their seed alone. Its table has a row for each seed and a
 column for each record. Both were drawn: another seed would give another model, and other records

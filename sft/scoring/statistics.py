@@ -1,4 +1,4 @@
-"""How certain a mean over records is, and a difference between two models on the same records.
+"""Uncertainty of a mean over records, and of a difference between two models on the same ones.
 
 A mean of 0s and 1s gets Wilson's interval (Wilson, 1927), which is honest even if none or all of a
 few records are 1. Any other mean gets a bootstrap interval (Efron and Tibshirani, 1993). Both are
@@ -23,7 +23,7 @@ Interval = tuple[float, float]
 # The level of every interval.
 LEVEL = 0.95
 
-# The chance with which a difference is found that is called visible.
+# A difference is called visible if it is found with this chance.
 POWER = 0.8
 
 RESAMPLES = 9_999
@@ -177,7 +177,7 @@ def _visible(apart: Numbers, weights: Numbers) -> float | None:
 
 
 def visible_share(records: int, differing: float = 0.3) -> float:
-    """Return the smallest difference between two shares that so many records show.
+    """Return the smallest difference between two shares that a number of records shows.
 
     It is found with a power of 80%.
 

@@ -42,7 +42,7 @@ class Measured:
 
 
 class ValidationAnswers:
-    """Answers the same validation records whenever it is asked to.
+    """Answer the same validation records at each call.
 
     The likeliest token is taken each time, and an answer has as many tokens at most as in an
     evaluation. So a mean is that of `evaluate.py split=validation limit=N`, but for rounding in
@@ -103,7 +103,7 @@ class ValidationAnswers:
         return means
 
     def _answer(self, trainer: Trainer, module: InstructionTuner, model: GPT) -> list[Measured]:
-        """Answer the records on this rank. A signal that it notes ends that early."""
+        """Answer the records on this rank. A signal ends this early."""
         was_training = module.training
         model.to(module.device).eval()
         eager = torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()

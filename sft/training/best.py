@@ -1,4 +1,4 @@
-"""The best weights of a run so far, and whether it is worth going on."""
+"""The best weights of a run so far, and whether the run should go on."""
 
 import math
 from typing import Any
@@ -73,5 +73,5 @@ class Best:
 
 
 def is_exhausted(without_better: int, patience: int | None) -> bool:
-    """Return whether so many passes without a better one end the run."""
+    """Return whether this number of passes without a better one ends the run."""
     return patience is not None and without_better >= patience

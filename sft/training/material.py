@@ -1,4 +1,4 @@
-"""What a run is made from: the records, the model that is tuned, and the batches of both."""
+"""The material of a run: the records, the model that is tuned, and the batches of both."""
 
 import logging
 import os
@@ -52,7 +52,7 @@ class Material:
 
     @property
     def made_of(self) -> dict[str, str]:
-        """What must be the same when the run is resumed."""
+        """The hashes that must be the same when the run is resumed."""
         found = {"data": self.source.sha256, "weights": self.base.sha256}
         if self.source.revision:
             found["data commit"] = self.source.revision

@@ -1,4 +1,4 @@
-"""Whether a run's largest batch fits in memory: tried before step 1 on a GPU, else estimated."""
+"""Check that a run's largest batch fits in memory: on a GPU by trying it, else by an estimate."""
 
 import dataclasses
 import logging

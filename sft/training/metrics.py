@@ -45,7 +45,7 @@ class Metrics(RunCallback):
     interrupts a probe, the row stays in the checkpoint, and the resumed run repeats the probe.
 
     Args:
-        best: is told of each pass over the validation records.
+        best: gets the numbers of each pass over the validation records.
         answers: answers some of them; None: none are answered.
 
     Attributes:
@@ -155,7 +155,7 @@ class Metrics(RunCallback):
         shown = {name: self.row[key] for name, key in IN_BAR.items() if key in self.row}
         module.log_dict(shown, prog_bar=True, logger=False)
 
-        # The answers may be what ends the run.
+        # The run may end because of the answers.
         is_last = step == module.total_steps
         if self._answers_are_due(trainer, is_last):
             self._answer(trainer, module)

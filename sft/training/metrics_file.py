@@ -58,7 +58,7 @@ class MetricsFile:
         write_text(self.path, _csv(self.columns, [header, *self.rows]))
 
     def has(self, step: float) -> bool:
-        """Whether the last row is for `step`."""
+        """Return whether the last row is for `step`."""
         return bool(self.rows) and self.rows[-1]["step"] == step
 
     def append(self, row: Row) -> None:

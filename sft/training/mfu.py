@@ -12,7 +12,7 @@ from sft.gpt2.gpt_config import GPTConfig
 
 # Rows of the measured product. A CPU reaches its speed with a batch's tokens, a GPU needs more.
 ROWS = {"cpu": 512, "mps": 4096, "cuda": 16384}
-# The product is repeated for so many seconds, and the fastest one counts.
+# Seconds for which the product is repeated. The fastest one counts.
 SECONDS = 0.03
 
 

@@ -72,20 +72,20 @@ class InstructionTuner(LightningModule):
         self.step_loss = float("nan")
         self.step_norm: float | None = None
         self.step_lr = 0.0
-        # What the objective measured beside that loss, by name.
+        # The other numbers that the objective measured in that step, by name.
         self.step_beside: dict[str, float] = {}
-        # The loss of the last pass over the validation split, and what was measured beside it.
+        # The loss of the last pass over the validation split, and the objective's other numbers.
         self.validation_loss = float("nan")
         self.validation_beside: dict[str, float] = {}
-        # What was measured beside the loss of the last probe.
+        # The objective's other numbers in the last probe.
         self.probe_beside: dict[str, float] = {}
         # The validation loss of the averaged weights, if there are any.
         self.averaged_loss = float("nan")
         # The shape (B, T) of the micro-batch at hand, for a message about memory.
         self.batch_shape: tuple[int, ...] | None = None
 
-        # The step at hand: its labels over all ranks, and of each micro-batch the loss, what was
-        # measured beside it, and the records.
+        # The step at hand: its labels over all ranks, and of each micro-batch the loss, the
+        # objective's other numbers, and the records.
         self._step_targets = 0.0
         self._sums: list[Tensor] = []
         self._beside: list[Tensor] = []
@@ -166,7 +166,7 @@ class InstructionTuner(LightningModule):
     # A loss or gradient that is not finite
 
     def _is_finite(self) -> bool:
-        """Whether loss and gradient are finite; the answer is the same on all ranks."""
+        """Return whether loss and gradient are finite; the answer is the same on all ranks."""
         loss_is_finite = self.step_loss < float("inf")
 
         # In fp16 the loss scaler looks after the gradients: it skips a step and lowers the scale.
@@ -301,7 +301,7 @@ class InstructionTuner(LightningModule):
     def _means_over_ranks(
         self, sums_and_counts: list[Tensor], names: Sequence[str]
     ) -> tuple[float, dict[str, float]]:
-        """Return the mean loss, and the mean of each number beside it, by its name."""
+        """Return the mean loss, and the means of the objective's other numbers, by name."""
         if self.signals.interrupted:
             return float("nan"), {}
         mine = torch.zeros(2 + 2 * len(names), device=self.device)
@@ -343,7 +343,7 @@ def _beside(loss: BatchLoss) -> Tensor:
 
 
 def _named(names: Sequence[str], sums_and_counts: Sequence[float]) -> dict[str, float]:
-    """Return the means of what was measured beside the loss, by name."""
+    """Return the means of the objective's other numbers, by name."""
     pairs = zip(sums_and_counts[::2], sums_and_counts[1::2], strict=True)
     means = [_mean(total, count) for total, count in pairs]
     return dict(zip(names, means, strict=True))

@@ -25,7 +25,7 @@ ORDER: tuple[type[Callback], ...] = (
     EnoughMemory,
     # Weights that are refused leave no row of metrics, and `outputs/latest` as it was.
     SanityGate,
-    # What follows a step is not traced.
+    # The trace of a step ends before the callbacks below run.
     Profile,
     # A row is written before the checkpoint of its step. A run killed in between repeats the step
     # and cuts the row; in the other order the row would be missing for good. An interrupted

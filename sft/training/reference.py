@@ -1,7 +1,7 @@
-"""What the model thought of the answers of preferences before training: the reference of DPO.
+"""The reference of DPO: log-probabilities of the answers by the model before its training.
 
-The log-probabilities are computed once, before the first step, and cached. So no second model is
-in memory, and a resumed run takes them from the cache or computes them again from the base.
+They are computed once, before the first step, and cached. So no second model is in memory. A
+resumed run takes them from the cache, or computes them again from the base.
 """
 
 import dataclasses

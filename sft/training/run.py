@@ -87,7 +87,7 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     if nothing_left and (folder / RUN_SUMMARY).exists():
         done = f"all {past.steps} steps are done; to go on, raise epochs= or max_steps="
         if out_of_patience:
-            done = f"step {past.steps} was the last by eval.patience; to go on, raise it"
+            done = f"step {past.steps} was the last that eval.patience allows; raise it to go on"
         log.info(f"{folder}: {done}")
         return
 

@@ -156,7 +156,7 @@ class RunFolder(RunCallback):
     # Their parts
 
     def _is_due(self) -> bool:
-        """Whether the checkpoint by time is due, by the clock of this rank."""
+        """Return whether the checkpoint by time is due, by the clock of this rank."""
         minutes = self.config.checkpoint.minutes
         return minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
 

@@ -72,7 +72,7 @@ def peak_memory_bytes(device: str) -> int:
     """Return the most memory in use so far.
 
     That is the GPU's memory for CUDA, else the resident set of this process (getrusage(2)); 0 where
-    nobody counts it.
+    the system does not count it.
     """
     if device == "cuda":
         return int(torch.cuda.max_memory_allocated())

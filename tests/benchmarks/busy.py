@@ -22,7 +22,7 @@ class Beside(NamedTuple):
 
     @property
     def share(self) -> float:
-        """The share of the fair share: CPUs, divided among a thread for each and the others."""
+        """The speed beside the fair share: a thread for each CPU and the others divide the CPUs."""
         cpus = os.cpu_count() or 1
         return self.beside / self.alone * (cpus + self.busy) / cpus
 

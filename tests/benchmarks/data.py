@@ -1,4 +1,4 @@
-"""What the data costs: the time to tokenise it, to start again and to plan an epoch; its memory.
+"""Costs of the data: the time to tokenise it, to start again and to plan an epoch; its memory.
 
     python -m tests.benchmarks.data --records 52000 1000000
 

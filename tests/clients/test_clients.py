@@ -1,4 +1,4 @@
-"""Programs that nobody here wrote ask the server: `make test-clients`."""
+"""Programs of other authors ask the server: `make test-clients`."""
 
 import asyncio
 import json

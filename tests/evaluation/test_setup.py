@@ -257,7 +257,7 @@ def test_max_length_above_the_context_is_refused(run_folder: Path) -> None:
 
 
 def test_records_used_for_tuning_are_those_of_train_and_validation(run_folder: Path) -> None:
-    """Of 20 records, 8 are for training, 10 for the test, and 2 choose the best weights."""
+    """There are 8 records for training, 10 for the test, and 2 that choose the best weights."""
     setup = setup_of_run(str(run_folder))
     seen = {
         split: [record.output for record in setup.used_for_tuning(split) or []]

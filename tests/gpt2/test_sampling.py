@@ -1,4 +1,4 @@
-"""What is drawn follows the distribution that the settings leave, as transformers and OpenAI do."""
+"""Draws follow the distribution that the settings leave, as in transformers and at OpenAI."""
 
 import pytest
 import torch

@@ -22,7 +22,7 @@ CLAIMED = 0.065
 
 @dataclass(frozen=True)
 class World:
-    """Where the answers come from.
+    """The made-up world that the answers come from.
 
     A number is drawn for each seed, each record, each pair of record and recipe, and each answer.
     The answer's own has a standard deviation of 1. An answer is right if `centre` and the sum of

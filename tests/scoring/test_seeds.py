@@ -164,7 +164,7 @@ def test_110_records_of_which_30_percent_differ_show_15_points() -> None:
 
 
 def test_a_visible_difference_is_found_four_times_in_five() -> None:
-    """The records that differ are of a chance that makes the true difference the visible one."""
+    """Records differ with the chance at which the true difference is the visible one."""
     rng = np.random.default_rng(0)
     apart = visible_share(200)
     chances = [0.7, 0.15 + apart / 2, 0.15 - apart / 2]

@@ -128,7 +128,7 @@ def test_where_no_batch_size_fits_only_what_is_left_is_advised(
 def test_a_resumed_run_is_advised_only_what_it_may_change(
     config: Config, run: Run, monkeypatch: pytest.MonkeyPatch, checkpointing: bool, tried: bool
 ) -> None:
-    """Whether it finds out before its first step or at it."""
+    """It may find out before its first step, or at it."""
     settings = config(max_steps=2, activation_checkpointing=checkpointing)
     folder = run(settings)
     small_gpu(monkeypatch, 0)
@@ -144,7 +144,7 @@ def test_a_resumed_run_is_advised_only_what_it_may_change(
 def test_memory_that_ends_before_the_first_batch_is_not_blamed_on_a_batch(
     config: Config, run: Run, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    """In the setup, or in the first loss probe."""
+    """It ends in the setup, or in the first loss probe."""
 
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …")
@@ -223,7 +223,7 @@ def test_an_estimate_beyond_the_free_memory_warns(
 
 
 def make_data(sizes: list[tuple[int, int]], batch_size: int, **settings: Any) -> InstructionData:
-    """Of records with so many tokens in prompt and answer."""
+    """Make data of records with so many tokens in prompt and answer."""
     lengths = np.array([sum(size) for size in sizes])
     answers = [[place >= prompt for place in range(prompt + size)] for prompt, size in sizes]
     examples = Examples(

@@ -37,7 +37,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def wholes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """For runs that were left alone, to compare others with."""
+    """Runs that were not interrupted, to compare others with."""
     return tmp_path_factory.mktemp("wholes")
 
 
