@@ -142,7 +142,7 @@ def finetune(
     own = template_of(gpt2.source, gpt2.prompt, gpt2.chat_template, gpt2.names)
     template, note = pick_template(prompt, own, gpt2.source)
     if note:
-        log.info(note)
+        log.log(logging.WARNING if prompt else logging.INFO, note)
     context = gpt2.model.config.n_positions
     parts: dict[str, list[Record]] = {
         "train": _records_of(records),
