@@ -23,7 +23,7 @@ from sft.data.batches import Batch
 from sft.data.datamodule import InstructionData
 from sft.data.loop_state import epochs_done
 from sft.data.overview import unused_text
-from sft.data.prompt import template_of
+from sft.data.prompt import chat_of, pick_template, template_of
 from sft.data.records import Contents, Reader, Record
 from sft.data.splits import encode_splits
 from sft.device import pick_device, pick_precision
@@ -88,7 +88,7 @@ def finetune(
     epochs: int = 2,
     batch_size: int = 8,
     lr: float = 5e-5,
-    prompt: str = "alpaca",
+    prompt: str | None = None,
     mask_prompt: bool = False,
     seed: int = 123,
     device: str = "auto",
@@ -104,6 +104,7 @@ def finetune(
     The settings are those of the same names in conf/train.yaml and conf/data.yaml.
 
     Args:
+        prompt: a template by its name; None: the model's own, or alpaca if it has none.
         lora: train an adapter beside the frozen weights: True, or its rank.
         validation: records whose loss is taken after each epoch. The weights with the best one are
             kept.
@@ -138,7 +139,10 @@ def finetune(
     device = pick_device(device)
 
     # Tokenise the records.
-    template = PROMPTS[prompt]
+    own = template_of(gpt2.source, gpt2.prompt, gpt2.chat_template, gpt2.names)
+    template, note = pick_template(prompt, own, gpt2.source)
+    if note:
+        log.log(logging.WARNING if prompt else logging.INFO, note)
     context = gpt2.model.config.n_positions
     parts: dict[str, list[Record]] = {
         "train": _records_of(records),
@@ -171,7 +175,7 @@ def finetune(
 def _note_tuning(gpt2: Pretrained, template: str, conversations: bool) -> None:
     """Update the origin of a model and its template after a training."""
     gpt2.prompt = template or None
-    gpt2.chat_template = gpt2.prompt
+    gpt2.chat_template = chat_of(template, gpt2.chat_template)
     gpt2.conversations = conversations
 
     # With an adapter, the other weights are still the ones in the file.
@@ -230,9 +234,12 @@ def answer(
     stop: Sequence[str] = (),
     best_of: int = 1,
 ) -> list[str | None]:
-    """Answer instructions, or records, of which the model sees instruction and input.
+    """Answer instructions, or records, of which the model sees all but the answer.
 
-    The settings are those of the same names in conf/evaluate.yaml.
+    A conversation is a record with `messages`, such as `{"messages": [{"role": "user", "content":
+    "Name a bird."}]}`, whose last turn is the user's. An answer behind it is left out.
+
+    The other settings are those of the same names in conf/evaluate.yaml.
 
     Returns:
         One answer for each question, also if a single question is given. None, with a warning,
@@ -259,15 +266,7 @@ def answer(
         best_of=best_of,
     )
 
-    # A question is a record without an output.
-    asked: list[Any] = []
-    for question in _listed(questions, "questions"):
-        if isinstance(question, str):
-            asked.append({"instruction": question, "output": ""})
-        elif isinstance(question, Mapping):
-            asked.append({**question, "output": ""})
-        else:
-            asked.append(question)
+    asked = [_without_answer(question) for question in _listed(questions, "questions")]
     records = _checked(asked, "questions")
     if not records:
         return []
@@ -312,6 +311,22 @@ def evaluate(
     for name, value in numbers(answer_results(result)).items():
         found |= value if name == "metrics" else {name: value}
     return found
+
+
+def _without_answer(question: Any) -> Any:
+    """Return a question as a record with an empty answer. What is no question is left as it is."""
+    if isinstance(question, str):
+        return {"instruction": question, "output": ""}
+    if not isinstance(question, Mapping):
+        return question
+    messages = question.get("messages")
+    if not isinstance(messages, list):
+        return {**question, "output": ""}
+
+    last = messages[-1] if messages else None
+    if isinstance(last, Mapping) and last.get("role") == "assistant":
+        messages = messages[:-1]
+    return {**question, "messages": [*messages, {"role": "assistant", "content": ""}]}
 
 
 def _template(gpt2: Pretrained) -> str:

@@ -37,7 +37,7 @@ HELP = """\
 /set NAME VALUE     min_p, repetition_penalty, no_repeat_ngram, frequency_penalty, presence_penalty
                     or stop (a text that ends an answer), as python evaluate.py --help explains
                     them; without VALUE: off; /set alone shows all settings
-/system TEXT        what the model is told before the conversation; without TEXT: nothing
+/system TEXT        a text that stands before the conversation; without TEXT: none
 /clear              begin a new conversation
 /help, /quit        Ctrl-C stops an answer, Ctrl-D leaves"""
 
@@ -81,10 +81,10 @@ class Chat:
         base: loaded when it is first asked.
         target: the model that answers.
         input: of the next instruction alone.
-        remembers: a model that was tuned on conversations is shown the turns before.
-        system: what the model is told before the conversation.
+        remembers: keep the turns, for a model that takes earlier ones.
+        system: the text that stands before the conversation; empty: none.
         turns: the conversation so far.
-        left_out: turns that no longer fitted when the last question was asked.
+        left_out: how many of the oldest turns did not fit the last prompt.
     """
 
     tuned: "ChatModel"
@@ -148,11 +148,11 @@ class Chat:
     def set_system(self, text: str) -> str:
         if text and not self.tuned.takes_earlier_turns:
             raise ValueError(
-                "the model was tuned on single instructions, without such a text; say it in the "
-                "instruction"
+                "the model was tuned on single instructions, without a system text; write it into "
+                "the instruction"
             )
         self.system = text
-        return "the model is told this before the conversation" if text else "it is told nothing"
+        return "this stands before the conversation now" if text else "no system text"
 
     def clear(self, _: str) -> str:
         self.turns.clear()
@@ -212,8 +212,8 @@ class Chat:
     def answer(self, instruction: str) -> Iterator[str]:
         """Yield an answer in pieces, as it grows. The input is used up.
 
-        An answer that came to its end is remembered, with its question. If the conversation no
-        longer fits the context, its oldest turns are forgotten.
+        A finished answer is remembered with its question. When the conversation no longer fits the
+        context, its oldest turns are forgotten.
 
         Raises:
             InputError: the question does not fit the model's context.
@@ -261,7 +261,10 @@ def number(text: str, kind: Callable[[str], Number]) -> Number:
 def converse(chat: Chat) -> None:
     """Answer the lines that are typed, until /quit or Ctrl-D."""
     where = f"on {chat.placement.device} in {chat.placement.precision}"
-    print(f"{chat.tuned}, {where}; /help lists the commands")
+    memory = "it remembers the conversation"
+    if not chat.tuned.takes_earlier_turns:
+        memory = "it is asked each question alone"
+    print(f"{chat.tuned}, {where}; {memory}; /help lists the commands")
     with history():
         while True:
             try:
@@ -288,7 +291,7 @@ def handle(chat: Chat, line: str) -> None:
                 print(visible(piece), end="", flush=True)
             print()
             if chat.left_out:
-                print(f"(the oldest {chat.left_out} turns did not fit any more and are forgotten)")
+                print(f"(the {chat.left_out} oldest turns no longer fit and are forgotten)")
         except InputError as error:
             print(f"error: {visible(str(error))}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import shlex
 import shutil
 from pathlib import Path
@@ -14,6 +15,8 @@ from sft.latest import followed
 
 if TYPE_CHECKING:
     from sft.checkpoint.folder import Pretrained
+
+log = logging.getLogger(__name__)
 
 # The files of a Hugging Face folder that are uploaded.
 HF_FILES = ["*.json", "*.safetensors", "merges.txt", "chat_template.jinja", "README.md"]
@@ -162,13 +165,16 @@ def export_gguf(folder: Path, dtype: str, out: Path | None) -> tuple[Path, list[
     from sft.checkpoint.folder import load_pretrained
     from sft.checkpoint.gguf import read_gguf, write_gguf
     from sft.checkpoint.verify import check_same, logits
+    from sft.inference.models import takes_earlier_turns
 
     source = load_pretrained(folder)
     tokens = tokens_of(source)
     expected = logits(source.model, tokens)
     out = out or folder.with_name(f"{folder.name}-{dtype}.gguf")
     recipe = out.with_suffix(".Modelfile")
-    text = modelfile(template(source), out.name, source.model.config.n_positions)
+    used = template(source)
+    context = source.model.config.n_positions
+    text = modelfile(used, out.name, context, takes_earlier_turns(source, used))
 
     make_folder(out.parent)
     with replaced(out) as file:
@@ -182,20 +188,55 @@ def export_gguf(folder: Path, dtype: str, out: Path | None) -> tuple[Path, list[
     return out.parent, [out.name, recipe.name]
 
 
-def modelfile(template: str | None, model: str, context: int) -> str:
+def modelfile(template: str | None, model: str, context: int, several_turns: bool = False) -> str:
     """Return Ollama's recipe for a model (ollama.com, "Modelfile reference").
 
     Args:
         template: None: the model continues plain text.
         model: the file that holds it.
         context: length of the model's context in tokens.
+        several_turns: the model is shown the earlier turns of a conversation. Otherwise it is asked
+            each question alone.
     """
     from sft.data.prompt import around
 
-    before, after = around(template) if template else ("", "")
+    go = go_template(template) if template and several_turns else None
+    if go is None:
+        before, after = around(template) if template else ("", "")
+        go = f"{_escape(before)}{{{{ .Prompt }}}}{_escape(after)}"
     return (
-        f'FROM ./{model}\nTEMPLATE """{_escape(before)}{{{{ .Prompt }}}}{_escape(after)}"""\n'
+        f'FROM ./{model}\nTEMPLATE """{go}"""\n'
         f'PARAMETER stop "<|endoftext|>"\nPARAMETER num_ctx {context}\nPARAMETER temperature 0\n'
+    )
+
+
+def go_template(template: str) -> str | None:
+    """Return a template of conversations in Go's language, which Ollama runs instead of Jinja.
+
+    The texts between the messages are taken from a rendered conversation. They are put together
+    again for others, and must give what the template gives. If they do not, a warning is logged,
+    and the result is None.
+    """
+    from sft.data.prompt import conversation_gaps
+
+    try:
+        gaps = conversation_gaps(template)
+    except InputError as error:
+        log.warning(f"warning: Modelfile: asks each question alone, without earlier turns; {error}")
+        return None
+
+    # Each message is followed by the text before the next one, whose role is known: after a user
+    # comes the model's answer.
+    after_user = _escape(gaps.user_answer)
+    return (
+        "{{ range $i, $_ := .Messages }}"
+        '{{ if eq .Role "system" }}'
+        f"{_escape(gaps.start_system)}{{{{ .Content }}}}{_escape(gaps.system_user)}"
+        '{{ else if eq .Role "user" }}'
+        f"{{{{ if eq $i 0 }}}}{_escape(gaps.start_user)}{{{{ end }}}}{{{{ .Content }}}}{after_user}"
+        "{{ else }}"
+        f"{{{{ .Content }}}}{_escape(gaps.answer_user)}"
+        "{{ end }}{{ end }}"
     )
 
 

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from sft.checkpoint.folder import save_pretrained
 from sft.gpt2.model import GPT, GPTConfig
 from sft.gpt2.tokenizer import END, load_tokenizer
+from sft.prompts import PROMPTS
 
 ROOT = Path(__file__).parents[1]
 
@@ -87,9 +88,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer: tiktoken.Enc
     config = GPTConfig(
         n_layer=2, n_head=2, n_embd=16, vocab_size=tokenizer.n_vocab, n_positions=128
     )
-    save_pretrained(
-        GPT(config), folder, tokenizer, prompt="Q: {instruction}\nA: ", base="someone/base"
-    )
+    save_pretrained(GPT(config), folder, tokenizer, prompt=PROMPTS["alpaca"], base="someone/base")
     return folder
 
 

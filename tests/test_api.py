@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import torch
 import sft
 from sft.checkpoint.folder import Pretrained
 from sft.errors import InputError
+from sft.evaluation.answers import Answer
 from sft.gpt2.model import GPT
 from sft.prompts import PROMPTS
 
@@ -74,9 +76,56 @@ def test_the_losses_are_those_of_a_run(gpt2: Pretrained, checkpoint: Path, tmp_p
     }
     train.fit(from_dict(TrainConfig, config), tmp_path)
     losses = sft.finetune(
-        gpt2, RECORDS, epochs=1, lr=1e-3, mask_prompt=True, device="cpu", precision="32"
+        gpt2,
+        RECORDS,
+        epochs=1,
+        lr=1e-3,
+        prompt="alpaca",
+        mask_prompt=True,
+        device="cpu",
+        precision="32",
     )
     assert losses == [row["train/loss"] for row in read_numbers(tmp_path / "metrics.csv")]
+
+
+@pytest.mark.parametrize(
+    ("own", "named", "template", "chat"),
+    [
+        (None, None, PROMPTS["alpaca"], PROMPTS["alpaca"]),
+        (PROMPTS["chatml"], None, PROMPTS["chatml"], PROMPTS["chatml"]),
+        ("{{ instruction }}:", None, "{{ instruction }}:", None),
+        (PROMPTS["chatml"], "phi3", PROMPTS["phi3"], PROMPTS["phi3"]),
+    ],
+)
+def test_finetune_takes_the_models_own_template_unless_one_is_named(
+    gpt2: Pretrained, own: str | None, named: str | None, template: str, chat: str | None
+) -> None:
+    gpt2.prompt = own
+    sft.finetune(gpt2, RECORDS[:2], epochs=1, prompt=named, device="cpu", precision="32")
+    assert (gpt2.prompt, gpt2.chat_template) == (template, chat)
+
+
+def test_an_answer_knows_the_turns_before_it(gpt2: Pretrained) -> None:
+    gpt2.prompt = PROMPTS["chatml"]
+    earlier = [{"role": "user", "content": "day"}, {"role": "assistant", "content": "fish"}]
+    last = {"role": "user", "content": "tree"}
+    prompts: list[list[int]] = []
+
+    def noted(gpt2: Pretrained, asked: list[list[int]], config: Any) -> list[Answer]:
+        prompts.extend(asked)
+        return []
+
+    with mock.patch("sft.api._answers", noted), pytest.raises(StopIteration):
+        sft.answer(gpt2, {"messages": [*earlier, last]})
+    with mock.patch("sft.api._answers", noted), pytest.raises(StopIteration):
+        sft.answer(gpt2, {"messages": [*earlier, last, {"role": "assistant", "content": "no"}]})
+    assert gpt2.tokenizer.decode(prompts[0]) == (
+        "<|im_start|>user\nday<|im_end|>\n<|im_start|>assistant\nfish<|endoftext|>"
+        "\n<|im_start|>user\ntree<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert prompts[0] == prompts[1]
+    with pytest.raises(InputError, match=r"^questions: record 1: "):
+        sft.answer(gpt2, {"messages": earlier[1:]})
 
 
 def test_finetune_after_answer_still_has_dropout(checkpoint: Path) -> None:
@@ -362,7 +411,7 @@ def test_nothing_of_the_base_stays_with_the_tuned_model(checkpoint: Path) -> Non
     gpt2 = sft.load_pretrained(checkpoint)
     old = gpt2.read("wte.weight").clone()
     gpt2.revision = "abc"
-    quick(gpt2)
+    quick(gpt2, prompt="alpaca")
     assert (gpt2.base, gpt2.sha256, gpt2.revision, gpt2.adapter) == (
         str(checkpoint),
         "",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,12 +20,14 @@ from sft.checkpoint.folder import Pretrained, load_pretrained, save_pretrained
 from sft.checkpoint.gguf import TYPES
 from sft.checkpoint.verify import TOLERANCE
 from sft.data.prompt import render, user_message
-from sft.data.records import Record
+from sft.data.records import Record, Turn
 from sft.device import FLOAT_TYPES
 from sft.errors import InputError
 from sft.gpt2.generate import generate
 from sft.gpt2.model import GPT
 from sft.prompts import PROMPTS
+from sft.report.card import card_text
+from sft.summaries import read_run_summary
 
 ROOT = Path(__file__).parents[1]
 RECORDS = [
@@ -145,6 +148,17 @@ def test_model_of_a_run_has_all_files_and_templates(run: Path) -> None:
     assert "These weights were not evaluated." in card
 
 
+@pytest.mark.parametrize("conversations", [False, True])
+def test_the_example_in_the_model_card_runs(
+    run: Path, conversations: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = card_text("mine", read_run_summary(run), None, 256, conversations)
+    [code] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    code = code.replace("PATH OR USER/NAME OF THIS FOLDER", str(run / "model"))
+    exec(re.sub(r"max_new_tokens=\d+", "max_new_tokens=3", code), {})
+    assert capsys.readouterr().out.count("'assistant'") == 1 + conversations
+
+
 # What is written
 
 
@@ -248,6 +262,90 @@ def test_a_model_that_needs_no_export_is_named_with_its_other_forms(
     assert str(folder) in told
     assert "--format gguf" in told
     assert {path.name for path in folder.parent.iterdir()} == before
+
+
+# Ollama's template of conversations
+
+
+def run_go(template: str, messages: list[tuple[str, str]]) -> str:
+    """Run the few actions of Go's text/template that a Modelfile has."""
+    pieces = re.split(r"{{ (.*?) }}", template)
+    steps = list(zip([None, *pieces[1::2]], pieces[0::2], strict=True))
+    start = next(at for at, (action, _) in enumerate(steps) if action and "range" in action)
+    assert steps[start][0] == "range $i, $_ := .Messages"
+
+    text = "".join(after for _, after in steps[:start])
+    for index, (role, content) in enumerate(messages):
+        # Each open block: whether its branch is run, and whether an earlier branch was.
+        blocks: list[tuple[bool, bool]] = [(True, True)]
+        for action, after in [("", steps[start][1]), *steps[start + 1 :]]:
+            condition = {
+                'if eq .Role "system"': role == "system",
+                'else if eq .Role "user"': role == "user",
+                "if eq $i 0": index == 0,
+                "else": True,
+            }
+            if action.startswith("if"):
+                blocks.append((condition[action], condition[action]))
+            elif action.startswith("else"):
+                _, earlier = blocks.pop()
+                blocks.append((condition[action] and not earlier, condition[action] or earlier))
+            elif action == "end":
+                blocks.pop()
+            runs = all(run for run, _ in blocks)
+            if runs and action == ".Content":
+                text += content
+            elif runs and action.startswith('"'):
+                text += json.loads(action)
+            text += after if runs and blocks else ""
+    assert not blocks
+    return text
+
+
+@pytest.mark.parametrize("system", [False, True])
+@pytest.mark.parametrize("questions", [1, 2, 3])
+@pytest.mark.parametrize("name", sorted(PROMPTS.keys() - {"none"}))
+def test_ollamas_template_gives_the_prompts_of_conversations(
+    name: str, questions: int, system: bool
+) -> None:
+    turns = [Turn("system", "Say {{ no }}.")] if system else []
+    for number in range(1, questions):
+        turns += [Turn("user", f"q {number}\n"), Turn("assistant", f" a {number}")]
+    prompt = render(PROMPTS[name], Record("last", "", "", before=tuple(turns)))
+    found = run_go(export.go_template(PROMPTS[name]) or "", [*turns, Turn("user", "last")])
+    assert found == prompt
+
+
+def test_ollamas_template_escapes_braces_and_quotes() -> None:
+    template = PROMPTS["chatml"].replace("<|im_start|>", '{{"""')
+    go = export.go_template(template) or ""
+    assert '"""' not in go
+    assert run_go(go, [("user", "q")]) == render(template, Record("q", "", ""))
+
+
+def test_a_template_that_counts_its_turns_falls_back_to_single_questions(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    counting = (
+        "{% for m in messages %}{{ loop.index }}{{ m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}:{% endif %}"
+    )
+    text = export.modelfile(counting, "x.gguf", 8, several_turns=True)
+    assert 'TEMPLATE """1{{ .Prompt }}:"""\n' in text
+    assert "Modelfile" in caplog.text
+
+
+def test_a_model_of_conversations_is_exported_with_them(
+    folder: Path, call: Callable[..., None]
+) -> None:
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    assert config["sft_conversations"] is False
+    config["sft_conversations"] = True
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    call(folder, "--format", "gguf")
+    modelfile = (folder.parent / "tiny-f16.Modelfile").read_text()
+    assert ".Messages" in modelfile
+    assert ".Prompt" not in modelfile
 
 
 # What is refused

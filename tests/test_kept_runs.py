@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import sft
+from sft.prompts import PROMPTS
 from tests.fixtures.doors import call
 from tests.fixtures.record import EVALUATED, GONE_ON, IDS, MADE, copy_of_made, numbers
 from tests.fixtures.surface import keys
@@ -77,3 +78,7 @@ def test_a_kept_run_goes_on_from_its_checkpoint(place: Path) -> None:
     for name, loss in EXPECTED["resumed"].items():
         assert summary["losses"][name] == pytest.approx(loss, abs=1e-4), name
     assert sft.load_pretrained(place / "run").prompt == EXPECTED["model"]["prompt"]
+
+    # The template that the run names is kept, whatever data.prompt= is by default now.
+    assert summary["config"]["data"]["prompt"] == "phi3"
+    assert summary["template"] == PROMPTS["phi3"]

@@ -7,6 +7,7 @@ import math
 import random
 import re
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,8 @@ are the ones it would train on. Nothing is changed: --write writes another file.
 
 SETTING = re.compile(r"[+~]?[\w.]+=")
 
+NANO = "gpt2-nano"
+
 # The width of the terminal's lines.
 WIDTH = 98
 
@@ -58,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
         "--checkpoint",
         metavar="MODEL",
         help="folder or repository whose tokenizer, context and template count the lengths; "
-        "default: gpt2 if it is cached, else gpt2-nano",
+        "default: that of model=, or else gpt2 if it is cached, or else gpt2-nano",
     )
     made.add_argument(
         "--ifd",
@@ -88,7 +91,7 @@ def main() -> None:
 
     from sft.atomic import write_json_lines
     from sft.data.doctor import examine
-    from sft.data.overview import unused_text
+    from sft.data.overview import contents_text, unused_text
     from sft.data.sources import load_source
     from sft.data.splits import part_rows
 
@@ -97,7 +100,7 @@ def main() -> None:
     if given.write and given.write.resolve() in read:
         raise InputError(f"--write: {given.write} is the file to be read; give another")
     records = source.records
-    tokenizer, context, template, counted_by = reader(config, given.checkpoint, given.prompt)
+    tokenizer, context, template, counted_by = reader(config, given.checkpoint)
     splits = part_rows(source, config.data)
     found = examine(records, splits, template, tokenizer, config.data.max_length or context)
 
@@ -107,7 +110,8 @@ def main() -> None:
     drawn = random.Random(given.seed).sample(range(len(records)), min(10, len(records)))
     splitting = {name: len(rows) for name, rows in splits.items()}
     unused = unused_text(source.name, source.unused, source.keys)
-    for note in [*source.notes, *([unused] if unused else [])]:
+    recognised = contents_text(source.contents)
+    for note in [recognised, *source.notes, *([unused] if unused else [])]:
         print(note)
     print(summary_text(found, source.name, counted_by, splitting, drawn))
     if hard is not None:
@@ -115,10 +119,20 @@ def main() -> None:
     if given.html:
         from sft.report.data import write_page
 
-        write_page(given.html, found, source.name, counted_by, splitting, drawn, hard, given.ifd)
+        write_page(
+            given.html,
+            found,
+            source.name,
+            recognised,
+            counted_by,
+            splitting,
+            drawn,
+            difficulty=hard,
+            model=given.ifd,
+        )
         print(f"\nto look at: {given.html}")
     if given.write:
-        write_json_lines(given.write, [plain(records[place], place, hard) for place in kept])
+        write_json_lines(given.write, items_of(records, kept, hard))
         print(f"\n{given.write}: {len(kept):,} of {counted(len(records), 'record')}")
 
 
@@ -141,25 +155,24 @@ def load_config(words: list[str], prompt: str | None) -> TrainConfig:
     return from_hydra(TrainConfig, composed("train", overrides))
 
 
-def reader(
-    config: TrainConfig, checkpoint: str | None, prompt: str | None
-) -> tuple[tiktoken.Encoding, int, str, str]:
+def reader(config: TrainConfig, checkpoint: str | None) -> tuple[tiktoken.Encoding, int, str, str]:
     """Return what counts the lengths: tokenizer, context, template, and all of it in words."""
     from sft.checkpoint.folder import load_pretrained
-    from sft.data.prompt import template_of
+    from sft.data.prompt import pick_template, template_of
 
-    name = config.data.prompt or "alpaca"
-    template = PROMPTS[name]
-    named = f"the template {name}"
-    if checkpoint is None:
-        checkpoint = cached_gpt2() or "gpt2-nano"
-        found = load_pretrained(checkpoint, device="meta")
-    else:
-        found = load_pretrained(checkpoint, device="meta")
-        own = template_of(found.source, found.prompt, found.chat_template, found.names)
-        if own and not prompt:
-            template = own
-            named = "its own template"
+    # gpt2-nano is the default of train.py, so it is not a choice.
+    revision = None
+    if checkpoint is None and config.model.checkpoint == NANO:
+        checkpoint = cached_gpt2() or NANO
+    elif checkpoint is None:
+        checkpoint = config.model.checkpoint
+        revision = config.model.revision
+    found = load_pretrained(checkpoint, revision, device="meta")
+    own = template_of(found.source, found.prompt, found.chat_template, found.names)
+    template, _ = pick_template(config.data.prompt, own, found.source)
+
+    names = [name for name, text in PROMPTS.items() if text == template]
+    named = f"the template {names[0]}" if names else "its own template"
     context = found.model.config.n_positions
     words = f"in tokens of {found.source}, with {named}, for a context of {context:,} tokens"
     return found.tokenizer, context, template, words
@@ -185,23 +198,61 @@ def difficulties(source: Source, model: str, template: str) -> Difficulty:
     return difficulty(source, load_pretrained(model, device="meta"), template)
 
 
-def plain(record: Record, place: int, hard: Difficulty | None) -> dict[str, Any]:
-    """Return a record as it is written into a file."""
-    if record.before:
-        turns = [{"role": turn.role, "content": turn.content} for turn in record.turns]
-        values: dict[str, Any] = {"messages": turns}
-    else:
-        values = {
-            "instruction": record.instruction,
-            "input": record.input,
-            "output": record.output,
-        }
-    if record.category:
-        values["category"] = record.category
-    if hard is not None:
-        ratio = float(hard.ratios[place])
-        values["ifd"] = None if math.isnan(ratio) else round(ratio, 6)
-    return values
+def items_of(
+    records: Sequence[Record], kept: Sequence[int], hard: Difficulty | None
+) -> list[dict[str, Any]]:
+    """Return the records kept as they are written into a file, all in one shape.
+
+    A file that mixed shapes could not be trained on. Conversations are `messages`, unless some
+    records have an input, which only the shape `instruction` keeps apart.
+    """
+    is_text = not any(record.instruction or record.input or record.before for record in records)
+    has_inputs = any(record.input for record in records)
+    as_messages = not has_inputs and any(record.before for record in records)
+
+    items: list[dict[str, Any]] = []
+    for place in kept:
+        record = records[place]
+        if is_text:
+            item: dict[str, Any] = {"text": record.output}
+        elif record.rejected is not None:
+            item = _preference_item(record)
+        elif as_messages:
+            item = {"messages": [turn._asdict() for turn in record.turns]}
+        else:
+            item = _instruction_item(record)
+        if record.category:
+            item["category"] = record.category
+        if hard is not None:
+            ratio = float(hard.ratios[place])
+            item["ifd"] = None if math.isnan(ratio) else round(ratio, 6)
+        items.append(item)
+    return items
+
+
+def _preference_item(record: Record) -> dict[str, Any]:
+    """Return a question with both answers; of a conversation as lists of messages, as in TRL."""
+    if not record.before:
+        asked = {"instruction": record.instruction, "input": record.input}
+        return asked | {"chosen": record.output, "rejected": record.rejected}
+    *asked_turns, chosen = [turn._asdict() for turn in record.turns]
+    rejected = chosen | {"content": record.rejected}
+    return {"prompt": asked_turns, "chosen": [chosen], "rejected": [rejected]}
+
+
+def _instruction_item(record: Record) -> dict[str, Any]:
+    """Return an instruction; the turns before it as `system` and `history`."""
+    item: dict[str, Any] = {
+        "instruction": record.instruction,
+        "input": record.input,
+        "output": record.output,
+    }
+    if system := [turn.content for turn in record.before if turn.role == "system"]:
+        [item["system"]] = system
+    turns = [turn.content for turn in record.before if turn.role != "system"]
+    if turns:
+        item["history"] = [*zip(turns[::2], turns[1::2], strict=True)]
+    return item
 
 
 # In the terminal
@@ -215,9 +266,7 @@ def summary_text(
 
     count = len(found.records)
     parts = ", ".join(f"{size:,} {split}" for split, size in splits.items())
-    asked = sum(1 + sum(turn.role == "user" for turn in record.before) for record in found.records)
-    each = f", {asked / count:.1f} questions each" if asked > count else ""
-    lines = [f"{name}: {counted(count, 'record')}{each} ({parts})", "", f"lengths {counted_by}"]
+    lines = [f"{name}: {counted(count, 'record')} ({parts})", "", f"lengths {counted_by}"]
 
     columns = [f"{percent}%" if percent < 100 else "longest" for percent in PERCENTILES]
     lines.append(f"{'':10}" + "".join(f"{column:>9}" for column in columns))

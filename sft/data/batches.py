@@ -200,7 +200,7 @@ def as_examples(
     """Cut each text to `max_length` tokens, and drop the rows that keep no answer.
 
     The limit is for prompt and answer together. A row that is cut loses its end token. A record in
-    pieces has a row for each.
+    pieces has a row for each, and counts as dropped if none of them is left.
 
     Args:
         drop_long: drop the rows that would be cut.
@@ -228,7 +228,7 @@ def as_examples(
         max_length=max_length,
         mask_prompt=mask_prompt,
         cut=int((whole > sizes)[rows].sum()),
-        dropped=len(whole) - len(rows),
+        dropped=len(texts.sizes) - len(np.unique(records[rows])),
     )
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sft.bars import Bar
 from sft.data.loops import repeats_itself
-from sft.data.neighbours import CLOSE, NEAR, nearest, question, spare
+from sft.data.neighbours import CLOSE, NEAR, compared_text, nearest, spare
 from sft.data.records import Record
 from sft.data.selection import is_empty
 from sft.data.sources import Indices
@@ -199,8 +199,8 @@ def examine(
     marked |= {name: np.array(found, dtype=np.int64) for name, found in places.items()}
 
     # Records beside each other.
-    questions = [question(record) for record in records]
-    _, first = np.unique(questions, return_index=True)
+    questions = [compared_text(record) for record in records]
+    _, first = np.unique(list(map(_with_system, records, questions)), return_index=True)
     marked["duplicates"] = np.setdiff1d(np.arange(len(questions)), first)
     shared: dict[str, Shared] = {}
     if len(records) > MOST_COMPARED:
@@ -216,6 +216,12 @@ def examine(
     return Examination(
         records, prompts, answers, context, marked, skipped, shared, _scripts(records)
     )
+
+
+def _with_system(record: Record, question: str) -> str:
+    """Return the question after the system's turn, under which the same question is another."""
+    system = [turn.content for turn in record.before if turn.role == "system"]
+    return "\n".join([*system, question])
 
 
 def _shared(questions: Sequence[str], rows: Indices, train: Indices) -> Shared:

@@ -42,13 +42,15 @@ Numbers = NDArray[np.int64]
 Matrix = Any
 
 
-def question(record: Record) -> str:
+def compared_text(record: Record) -> str:
     """Return the text by which a record is compared: instruction and input, each on a line.
 
-    Earlier turns stand before them. Plain text has no question, so its text is compared.
+    Earlier questions and answers stand before them. The system's turn is left out: it is often long
+    and the same in all records, which would make all questions nearly equal. Plain text has no
+    question, so its text is compared.
     """
     if record.instruction or record.input or record.before:
-        earlier = [turn.content for turn in record.before]
+        earlier = [turn.content for turn in record.before if turn.role != "system"]
         return "\n".join([*earlier, record.instruction, record.input])
     return record.output
 

@@ -113,7 +113,6 @@ def load_pairs(
 
     entries = source.entries()
     splits = {}
-    entries = source.entries()
     for name, part in parts.items():
         of_split = [records[row] for row in part]
         rejected = [dataclasses.replace(one, output=one.rejected or "") for one in of_split]

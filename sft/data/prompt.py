@@ -13,7 +13,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import NoReturn
@@ -24,7 +24,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from sft.data.records import Record
+from sft.data.records import Record, Turn
 from sft.errors import InputError
 from sft.prompts import PROMPTS
 
@@ -175,32 +175,31 @@ def _render_chat(template: str, messages: list[Message]) -> str:
         raise InputError(f"chat template: {error}") from error
 
 
-def pick_template(name: str | None, own: str | None, source: str) -> str:
-    """Return the template to train with: the named one, or the checkpoint's own, or else alpaca's.
+def pick_template(name: str | None, own: str | None, source: str) -> tuple[str, str | None]:
+    """Return the template to train with, and a note for the user; None: there is nothing to note.
 
-    A named template is preferred to a text that earlier versions wrote for it, as it knows several
-    turns.
+    It is the named one, or the checkpoint's own, or else alpaca's. A named template is preferred to
+    a text that earlier versions wrote for it, as it knows several turns.
 
     Args:
         name: data.prompt; None: the user named none.
         own: the checkpoint's template; None: it has none.
-        source: the checkpoint, for the log.
+        source: the checkpoint, in the note.
     """
-    if name is None:
-        if not own:
-            return PROMPTS["alpaca"]
-        template = next((text for text in PROMPTS.values() if same_prompts(own, text)), own)
-        names = [known for known, text in PROMPTS.items() if text == template]
-        log.info(f"prompt template: {names[0] if names else 'its own'}, as {source} has it")
-        return template
-
-    given = PROMPTS[name]
-    if own and not same_prompts(own, given):
-        log.warning(
+    if name is not None:
+        given = PROMPTS[name]
+        if not own or same_prompts(own, given):
+            return given, None
+        return given, (
             f"warning: data.prompt: {name}, but {source} has another template; "
             "leave it out to take that"
         )
-    return given
+
+    if not own:
+        return PROMPTS["alpaca"], None
+    template = next((text for text in PROMPTS.values() if same_prompts(own, text)), own)
+    names = [known for known, text in PROMPTS.items() if text == template]
+    return template, f"prompt template: {names[0] if names else 'its own'}, as {source} has it"
 
 
 def same_prompts(first: str, second: str) -> bool:
@@ -210,6 +209,18 @@ def same_prompts(first: str, second: str) -> bool:
         return all(render(first, probe) == render(second, probe) for probe in probes)
     except InputError:
         return False
+
+
+def chat_of(template: str, before: str | None) -> str | None:
+    """Return the chat template of a model that was tuned in a prompt template; None: it has none.
+
+    Args:
+        before: the chat template of the checkpoint it was tuned from. It stays beside a prompt
+            template that an earlier version wrote.
+    """
+    if is_chat(template):
+        return template
+    return before if template else None
 
 
 def split_answers(template: str, record: Record) -> list[str]:
@@ -356,3 +367,58 @@ def user_message(template: str, record: Record) -> str:
             "send plain text"
         )
     return message
+
+
+# As the texts between messages
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """The texts between the messages of a conversation, by the roles on both sides."""
+
+    start_system: str
+    start_user: str
+    system_user: str
+    user_answer: str
+    answer_user: str
+
+    def join(self, record: Record) -> str:
+        """Return the prompt of a conversation, without its input."""
+        text = ""
+        before = "start"
+        for turn in record.turns[:-1]:
+            role = "answer" if turn.role == "assistant" else turn.role
+            text += getattr(self, f"{before}_{role}") + turn.content
+            before = role
+        return text + self.user_answer
+
+
+def conversation_gaps(template: str) -> Gaps:
+    """Return the texts that a template writes between messages.
+
+    They are read off one conversation. Others of one to three questions are checked against them.
+
+    Raises:
+        InputError: the template cannot render such a conversation, or its texts depend on more than
+            the roles of the two neighbours.
+    """
+    system = Turn("system", "\ue001")
+    turns = (Turn("user", "\ue002"), Turn("assistant", "\ue003"))
+
+    texts = re.split(
+        "[\ue000-\ue003]", render(template, Record(_MARK, "", "", before=(system, *turns)))
+    )
+    if len(texts) != 5:
+        raise InputError("chat template: does not show each message once")
+    start_system, system_user, user_answer, answer_user, _ = texts
+    start_user, _ = around(template)
+    gaps = Gaps(start_system, start_user, system_user, user_answer, answer_user)
+
+    for earlier in range(3):
+        for first in ((), (system,)):
+            record = Record(_MARK, "", "", before=(*first, *(turns * earlier)))
+            if gaps.join(record) != render(template, record):
+                raise InputError(
+                    "chat template: the text between two messages depends on more than their roles"
+                )
+    return gaps

@@ -343,6 +343,8 @@ def stream_records(
             raise
         contents.add(item, shape, record)
         yield record
+    if not contents.records:
+        raise InputError(f"{name}: no records; give a file that has some, or leave it out")
 
 
 # The parts of a record
@@ -478,7 +480,8 @@ def _turns(value: Any, key: str, where: str) -> list[Turn]:
         turns.append(turn)
     if not turns or turns[-1].role != "assistant":
         raise InputError(
-            f"{where}: '{key}' does not end with an assistant's turn; leave out the rest"
+            f"{where}: '{key}' does not end with an assistant's turn; add the answer, or leave out "
+            "the turns after the last one"
         )
     return turns
 

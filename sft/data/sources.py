@@ -1,4 +1,4 @@
-"""Where records come from: the embedded file, the user's own, or a download.
+"""Where records come from: the embedded file, the user's own, the hub, or a download.
 
 To add a data set on the web, add a file to `conf/data/`.
 """
@@ -46,10 +46,18 @@ EMBEDDED = {"nano": Path(__file__).parents[1] / "miniature" / "nano.json"}
 
 @dataclass(frozen=True)
 class File:
-    """A file of records, and the hash that it had when it was found."""
+    """A file of records.
+
+    Attributes:
+        sha256: the hash that it had when it was found.
+        split: the split that it is given for; None: its records are divided among the splits.
+        entry: the number of the path in data.path that it comes from.
+    """
 
     path: Path
     sha256: str
+    split: str | None = None
+    entry: int = 0
 
 
 @dataclass(frozen=True)
@@ -205,15 +213,8 @@ def load_source(config: DataConfig, known: str | None = None, commit: str | None
         entries = [fetched]
     else:
         entries = _locate(config)
-    roles: list[tuple[str | None, int, Path]] = [
-        (None, entry, path) for entry, paths in enumerate(entries) for path in paths
-    ]
-    for part in OWN:
-        if own := getattr(config, part):
-            roles += [(part, 0, path) for path in _files_at(own)]
-    _check_twice([path for _, _, path in roles])
-    files = tuple(File(path, _hash(path)) for _, _, path in roles)
-    sha256 = _joint_hash(files, [split for split, _, _ in roles])
+    files = _files(config, entries)
+    sha256 = _joint_hash(files)
     downloaded = config.path is None and config.url is not None
     if downloaded and config.sha256 not in (None, files[0].sha256):
         raise InputError(
@@ -226,23 +227,23 @@ def load_source(config: DataConfig, known: str | None = None, commit: str | None
     blocks: list[Block] = []
     notes: list[str] = []
     contents: list[Contents] = []
-    divided: list[Contents] = []
-    for file, (split, entry, path) in zip(files, roles, strict=True):
+    for file in files:
         found = _look(file, config.fields, known=sha256 == known)
         contents.append(found)
         unused.update(found.unused)
-        if split is None:
-            divided.append(found)
-        blocks += _blocks(found, split, entry, path, config)
+        blocks += _blocks(found, file, config)
         if found.lists:
             held = ", ".join(f"{length:,} in {key!r}" for key, length in found.lists.items())
-            notes.append(f"{path}: the records are in one object: {held}")
+            notes.append(f"{file.path}: the records are in one object: {held}")
+
+    # Name the data after the files whose records are divided among the splits.
+    divided = [file for file in files if file.split is None]
     name = str(files[0].path)
     if len(divided) > 1:
         name = f"{files[0].path.parent} ({len(divided)} files)"
     if config.source == "hub":
         [name] = config.paths()
-        shown = ", ".join(file.path.name for file in files[: min(3, len(divided))])
+        shown = ", ".join(file.path.name for file in divided[:3])
         more = f" and {len(divided) - 3} more" if len(divided) > 3 else ""
         notes.insert(0, f"{name} at commit {revision}: {shown}{more}")
 
@@ -256,14 +257,12 @@ def load_source(config: DataConfig, known: str | None = None, commit: str | None
         tuple(notes),
         config.fields,
         tuple(contents),
-        is_sorted=len(divided) == 1 and divided[0].is_sorted,
+        is_sorted=len(divided) == 1 and contents[0].is_sorted,
         revision=revision,
     )
 
 
-def _blocks(
-    found: Contents, split: str | None, entry: int, path: Path, config: DataConfig
-) -> list[Block]:
+def _blocks(found: Contents, file: File, config: DataConfig) -> list[Block]:
     """Return the blocks of a file. Only a file of data.path may hold the lists of several splits.
 
     Raises:
@@ -271,16 +270,19 @@ def _blocks(
             and a file.
     """
     if len(found.lists) < 2:
-        return [Block(found.records, split, entry)]
-    if split is not None:
+        return [Block(found.records, file.split, file.entry)]
+    if file.split is not None:
+        held = ", ".join(found.lists)
         raise InputError(
-            f"data.{split}: {path} holds lists for {', '.join(found.lists)}; give it as data.path"
+            f"data.{file.split}: {file.path} holds lists for {held}; give it as data.path"
         )
     blocks = []
     for name, length in found.lists.items():
         if name in OWN and getattr(config, name):
-            raise InputError(f"data.{name}: {path} holds a list for {name} too; give one of them")
-        blocks.append(Block(length, name if name in OWN else None, entry))
+            raise InputError(
+                f"data.{name}: {file.path} holds a list for {name} too; give one of them"
+            )
+        blocks.append(Block(length, name if name in OWN else None, file.entry))
     return blocks
 
 
@@ -299,15 +301,11 @@ def _chosen(config: DataConfig, blocks: Sequence[Block], name: str) -> Sequence[
     return sample + np.flatnonzero(given).tolist()
 
 
-def _joint_hash(files: Sequence[File], splits: Sequence[str | None]) -> str:
-    """Return one hash of files in their order; the hash of a single file is its own.
-
-    Args:
-        splits: for each file the split that it is given for.
-    """
+def _joint_hash(files: Sequence[File]) -> str:
+    """Return one hash of files in their order; the hash of a single file is its own."""
     if len(files) == 1:
         return files[0].sha256
-    lines = [f"{split} {file.sha256}" for split, file in zip(splits, files, strict=True)]
+    lines = [f"{file.split} {file.sha256}" for file in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -346,12 +344,25 @@ def _locate(config: DataConfig) -> list[list[Path]]:
     """Return the files of each entry of data.path, or the one file of a data set by name."""
     # A saved run may have a path as well as a URL: the file was moved there since.
     if config.path is not None:
-        return [_files_at(path) for path in config.paths()]
+        return [_files_at(path, "path") for path in config.paths()]
     if config.url is not None:
         return [[download(config.source, config.url, config.sha256)]]
     if config.source in EMBEDDED:
         return [[EMBEDDED[config.source]]]
     raise InputError(NO_PATH)
+
+
+def _files(config: DataConfig, entries: Sequence[Sequence[Path]]) -> tuple[File, ...]:
+    """Hash the files of data.path, then those of the splits that have files of their own."""
+    found = [("path", entry, path) for entry, paths in enumerate(entries) for path in paths]
+    for split in OWN:
+        if own := getattr(config, split):
+            found += [(split, 0, path) for path in _files_at(own, split)]
+    _check_twice([path for _, _, path in found])
+    return tuple(
+        File(path, _hash(path, key), None if key == "path" else key, entry)
+        for key, entry, path in found
+    )
 
 
 def _check_twice(paths: Sequence[Path]) -> None:
@@ -360,8 +371,11 @@ def _check_twice(paths: Sequence[Path]) -> None:
         raise InputError(f"data.path: {twice[0]} is named twice; leave out one of them")
 
 
-def _files_at(path: str) -> list[Path]:
+def _files_at(path: str, key: str) -> list[Path]:
     """Return the files that a path names; those of a folder or a pattern in order of their names.
+
+    Args:
+        key: `path`, or the split whose own file it is, for messages.
 
     Raises:
         InputError: there is none.
@@ -379,12 +393,12 @@ def _files_at(path: str) -> list[Path]:
     if not os.path.lexists(path) and any(sign in path for sign in "*?["):
         files = sorted(Path(name) for name in glob(path, recursive=True) if os.path.isfile(name))
         if not files:
-            raise InputError(f"data.path: no file is named like {path}")
+            raise InputError(f"data.{key}: no file is named like {path}")
         return files
-    return [_regular(place)]
+    return [_regular(place, key)]
 
 
-def _regular(path: Path) -> Path:
+def _regular(path: Path, key: str) -> Path:
     """Return the path, unless it is a pipe or a device, which cannot be read twice."""
     kinds = {
         stat.S_ISFIFO: "a pipe",
@@ -401,16 +415,16 @@ def _regular(path: Path) -> Path:
         if is_one(mode):
             raise InputError(
                 f"{path}: {kind}, which cannot be read twice; "
-                "write it to a file, and give data.path=FILE"
+                f"write it to a file, and give data.{key}=FILE"
             )
     return path
 
 
-def _hash(path: Path) -> str:
+def _hash(path: Path, key: str = "path") -> str:
     try:
         return sha256_of(path)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; give data.path= a file of records") from None
+        raise InputError(f"{path}: no such file; give data.{key}= a file of records") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 

@@ -208,12 +208,11 @@ def _deal(counts: Iterable[int], sizes: Sequence[int]) -> list[int]:
 
 
 def _question_groups(records: Iterator[Record]) -> Iterable[int]:
-    """Number the groups of nearly equal questions, each with the turns before it."""
+    """Number the groups of nearly equal questions."""
     # scipy takes a while to import, and no other way to split needs it.
-    from sft.data.neighbours import groups, question
+    from sft.data.neighbours import compared_text, groups
 
-    turns = ([*(turn.content for turn in record.before), question(record)] for record in records)
-    numbers: list[int] = groups(["\n".join(texts) for texts in turns]).tolist()
+    numbers: list[int] = groups([compared_text(record) for record in records]).tolist()
     return numbers
 
 

@@ -123,7 +123,7 @@ def _tokenise(
         prompts = sizes - (each - prompts)[ends - 1]
 
     narrow = np.uint16 if tokenizer.n_vocab <= 1 << 16 else np.uint32
-    questions = np.array([_question(record) for record in records], dtype=np.uint64)
+    questions = np.array([_question_hash(record) for record in records], dtype=np.uint64)
     empty = np.array([is_empty(record) for record in records], dtype=np.bool_)
     prompts = prompts.astype(np.int32)
     return tokens.astype(narrow), answers, sizes, prompts, questions, empty, pieces
@@ -244,7 +244,7 @@ def _encode_apart(records: list[Record], template: str, tokenizer: tiktoken.Enco
     )
 
 
-def _question(record: Record) -> int:
+def _question_hash(record: Record) -> int:
     """Hash the question of a record and the turns before it, to find equal questions.
 
     Plain text has no question, so its text is hashed.

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from sft.data.neighbours import nearest, question
+from sft.data.neighbours import compared_text, nearest
 from sft.data.records import Record
 
 
@@ -25,8 +25,8 @@ def duplicates(records: Iterable[Record], others: Iterable[Record]) -> list[Dupl
 
     Similar is what `sft.data.neighbours` calls near, the measure of all the data's own checks.
     """
-    questions = [question(record) for record in records]
-    known = [question(record) for record in others]
+    questions = [compared_text(record) for record in records]
+    known = [compared_text(record) for record in others]
     exact = set(known)
     _, similarities = nearest(questions, known)
 

@@ -7,7 +7,6 @@ highest ratios below 1. Li et al., 2024 ("Superfiltering", arXiv 2402.00530) fou
 records much as large models do.
 """
 
-import hashlib
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from sft.checkpoint.folder import Pretrained, load_pretrained
 from sft.config.schema import DataConfig
 from sft.data.batches import Examples, encode
-from sft.data.cache import Arrays, cached
+from sft.data.cache import Arrays, cached, name_of
 from sft.data.prompt import pick_template, template_of
 from sft.data.sources import Source
 from sft.device import pick_device, pick_precision
@@ -72,8 +71,7 @@ def difficulty(
     """
     if not template:
         raise InputError("data.prompt: none has no question to measure; give a template")
-    made_of = (source.sha256, source.chosen, template, checkpoint.sha256)
-    name = f"ifd-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:32]}"
+    name = name_of("ifd", *source.identity, template, checkpoint.sha256)
     arrays = cached(name, lambda: _measure(source, checkpoint, template, device))
     return Difficulty(arrays["asked"], arrays["alone"])
 
@@ -92,7 +90,8 @@ def with_difficulties(
         return source
     base = load_pretrained(checkpoint, revision, device="meta")
     own = template_of(base.source, base.prompt, base.chat_template, base.names)
-    found = difficulty(source, base, pick_template(data.prompt, own, base.source))
+    template, _ = pick_template(data.prompt, own, base.source)
+    found = difficulty(source, base, template)
     order = found.order()
     scores = np.full(len(found.ratios), -np.inf)
     scores[order] = -np.arange(len(order), dtype=np.float64)

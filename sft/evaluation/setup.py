@@ -7,6 +7,7 @@ they answer: their files have been checked, but take no memory.
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from glob import glob
 from pathlib import Path
 
@@ -48,8 +49,9 @@ class Setup:
     folder: Path
     run: Path | None
 
+    @cached_property
     def splits(self) -> dict[str, list[Record]]:
-        """Return the records of each split, in file order."""
+        """The records of each split, in file order. To divide by question takes a while."""
         return split_source(self.source, self.data)
 
     def records(self, split: str, limit: int | None) -> list[Record]:
@@ -58,7 +60,7 @@ class Setup:
         Raises:
             InputError: the split has no record.
         """
-        records = self.splits()[split]
+        records = self.splits[split]
         if not records:
             raise InputError(
                 f"split: data.split = {self.data.split} leaves no record for {split}; "
@@ -68,7 +70,7 @@ class Setup:
 
     def split_sizes(self) -> dict[str, dict[str, int]]:
         """Return the number of records of each split."""
-        return {name: {"records": len(records)} for name, records in self.splits().items()}
+        return {name: {"records": len(records)} for name, records in self.splits.items()}
 
     def training_records(self) -> list[Record]:
         """Return the records that the tuned model was trained on; none if they are not known."""
@@ -82,7 +84,7 @@ class Setup:
         """
         if self.run is None:
             return None
-        splits = self.splits()
+        splits = self.splits
         others = [name for name in ("train", "validation") if name != split]
         return [record for name in others for record in splits[name]]
 

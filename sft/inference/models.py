@@ -77,8 +77,7 @@ class ChatModel:
     """A checkpoint in memory, with the template that turns an instruction into its prompt.
 
     Attributes:
-        takes_earlier_turns: whether it may be shown earlier turns: it was tuned on conversations,
-            or came with a chat template of its own.
+        takes_earlier_turns: whether it may be shown earlier turns, by the function of this name.
     """
 
     checkpoint: Pretrained
@@ -162,16 +161,25 @@ def load_tuned(name: str, placement: Placement) -> ChatModel:
     """
     found = placement.load(name)
     template = template_of(found.source, found.prompt, found.chat_template, found.names)
-
-    # A chat template of another program is made for several turns. Of our own templates, the
-    # checkpoint says whether it was tuned on them.
-    takes_earlier_turns = found.conversations or (found.prompt is None and template is not None)
+    several_turns = takes_earlier_turns(found, template)
     if template is None:
         log.warning(f"warning: {found.source} names no prompt template; it is asked in alpaca's")
         template = PROMPTS["alpaca"]
     if not template:
         raise InputError(f"{found.source}: trained on plain text, without a template to ask it in")
-    return ChatModel(found, template, takes_earlier_turns)
+    return ChatModel(found, template, several_turns)
+
+
+def takes_earlier_turns(checkpoint: Pretrained, template: str | None) -> bool:
+    """Whether a model may be shown the earlier turns of a conversation.
+
+    A chat template of another program is made for several turns. Of a model in one of our own
+    templates, the checkpoint says whether it was tuned on them.
+
+    Args:
+        template: the checkpoint's, by `template_of`.
+    """
+    return checkpoint.conversations or (checkpoint.prompt is None and template is not None)
 
 
 def load_base(tuned: ChatModel, placement: Placement) -> ChatModel:

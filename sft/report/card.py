@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sft.atomic import read_json, write_text
 from sft.checkpoint import weights
-from sft.checkpoint.files import CARD
+from sft.checkpoint.files import CARD, CONFIG, TOKENIZER_CONFIG
 from sft.data.prompt import user_message
 from sft.data.records import Record
 from sft.errors import InputError
@@ -45,12 +45,18 @@ def write_card(run: Path) -> None:
     evaluation = read_summary(evaluated) if (evaluated / SUMMARY).exists() else None
     if evaluation and evaluation.tuned.sha256 != weights.sha256(weights.files(model)):
         evaluation = None
-    context = read_json(model / "config.json")["n_positions"]
-    write_text(model / CARD, card_text(run.resolve().name, summary, evaluation, context))
+    context = read_json(model / CONFIG)["n_positions"]
+    conversations = read_json(model / TOKENIZER_CONFIG).get("sft_conversations") is True
+    name = run.resolve().name
+    write_text(model / CARD, card_text(name, summary, evaluation, context, conversations))
 
 
 def card_text(
-    name: str, summary: RunSummary, evaluation: EvaluationSummary | None, context: int
+    name: str,
+    summary: RunSummary,
+    evaluation: EvaluationSummary | None,
+    context: int,
+    conversations: bool = False,
 ) -> str:
     """Return the card's text.
 
@@ -58,6 +64,7 @@ def card_text(
         name: of the model.
         evaluation: of these weights; None if there was none.
         context: the most tokens that the model reads.
+        conversations: the model was tuned on conversations of several turns.
     """
     data = summary.config["data"]
     base = summary.checkpoint
@@ -88,6 +95,7 @@ def card_text(
         },
         "template": template,
         "chats": bool(template),
+        "conversations": conversations,
         "message": json.dumps(with_input or EXAMPLE.instruction),
         "with_input": with_input,
         "losses": losses,

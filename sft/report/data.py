@@ -33,6 +33,7 @@ def write_page(
     path: Path,
     found: Examination,
     name: str,
+    recognised: str,
     counted_by: str,
     splits: Mapping[str, int],
     drawn: Sequence[int],
@@ -43,6 +44,7 @@ def write_page(
 
     Args:
         name: of the data.
+        recognised: how many records of which shape the files hold.
         counted_by: in which tokens the lengths are.
         splits: the number of records of each split.
         drawn: the places of the records to show at random.
@@ -68,9 +70,7 @@ def write_page(
         .render(
             name=name,
             records=len(found.records),
-            turns=sum(
-                1 + sum(turn.role == "user" for turn in record.before) for record in found.records
-            ),
+            recognised=recognised,
             counted_by=counted_by,
             splits=splits,
             checks=checks,

@@ -185,9 +185,9 @@ def _common(found: Json, logprobs: int | None) -> dict[str, Any]:
 
 
 def _instruction(messages: Any) -> str:
-    """Return the text of the last message, which is the user's; the roles of all are checked.
+    """Return the text of the last message, which is the user's.
 
-    The earlier texts are not: a model of single instructions never sees them.
+    The roles of all messages are checked, but not the earlier texts: see `earlier_turns`.
     """
     if messages is None:
         refuse("messages", "missing", "missing_required_parameter")
@@ -235,7 +235,10 @@ def earlier_turns(request: ChatRequest, conversations: bool) -> list[tuple[Role,
                 refuse(f"messages[{index}].role", "system: expected as the first message alone")
             turns.append(("system", _text(message["content"], param)))
         elif conversations:
-            turns.append((message["role"], _text(message.get("content"), param)))
+            content = message.get("content")
+            # The model may have answered nothing.
+            answered_nothing = message["role"] == "assistant" and content == ""
+            turns.append((message["role"], "" if answered_nothing else _text(content, param)))
     return turns
 
 

@@ -37,7 +37,7 @@ class Material:
 
     Attributes:
         parts: for each split the places of its records among those of the source.
-        notes: lines on the files, and on how their records were divided.
+        notes: lines on the files, on how their records were divided, and on the template.
         base: the model that is tuned.
         template: the prompt template, in Jinja.
         data: the batches of the records, in the tokens of the model.
@@ -78,7 +78,9 @@ def load_material(config: TrainConfig, past: Past, device: str, precision: Preci
 
     base = load_base(config, precision)
     own = template_of(base.source, base.prompt, base.chat_template, base.names)
-    template = pick_template(config.data.prompt, own, base.source)
+    template, note = pick_template(config.data.prompt, own, base.source)
+    if note:
+        notes.append(note)
     data = load_data(config, source, parts, base, device, template)
     return Material(source, parts, notes, base, template, data)
 
@@ -150,10 +152,10 @@ def load_data(
 
 
 def log_material(config: TrainConfig, made: Material) -> None:
-    """Show how the data was divided, its numbers, and one example as the model sees it."""
+    """Show what the data is, how it was divided, its numbers, and one example for the model."""
+    log.info(contents_text(made.source.contents))
     for note in made.notes:
         log.info(note)
-    log.info(contents_text(made.source.contents))
     log.info(overview_text(overview(made.data.splits)))
     if config.data.weights:
         log.info(weights_text(config.data.paths(), made.data.plan(1)))

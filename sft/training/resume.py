@@ -84,7 +84,9 @@ def resumed_config(given: TrainConfig, overrides: list[str]) -> TrainConfig:
         for key in old:
             # A group stands for its keys, and an experiment can change any key.
             is_meant = key == name or key.startswith(name + ".") or name == "experiment"
-            if not is_meant or old[key] == new[key]:
+            # threads=auto is the number that the run began with.
+            is_auto = key == "threads" and new[key] == "auto"
+            if not is_meant or old[key] == new[key] or is_auto:
                 continue
             if key not in CHANGEABLE:
                 raise InputError(

@@ -132,7 +132,11 @@ class RunFolder(RunCallback):
         if not signals.interrupted:
             loss = module.validation_loss
             if not math.isnan(loss):
-                numbers = {"validation loss": loss, **module.validation_beside}
+                numbers = {"validation loss": loss}
+                for name, value in module.validation_beside.items():
+                    # With a masked prompt the loss is that of the answers.
+                    if not math.isclose(value, loss):
+                        numbers[name.replace("_", " ")] = value
                 if module.average:
                     numbers["with averaged weights"] = module.averaged_loss
                 shown = ", ".join(f"{name} {value:.4f}" for name, value in numbers.items())

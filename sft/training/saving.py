@@ -7,7 +7,7 @@ from lightning.pytorch import Trainer
 from sft.atomic import restore_folder
 from sft.checkpoint.folder import Pretrained, merge_adapter, save_adapter, save_pretrained
 from sft.config.schema import LoraConfig
-from sft.data.prompt import is_chat
+from sft.data.prompt import chat_of
 from sft.gpt2.model import GPT
 from sft.training.run_folder import RunFolder
 from sft.training.sharding import unsharded_model
@@ -33,7 +33,7 @@ def save_tuned(
         InputError: it cannot be written.
     """
     prompt = template or None
-    chat = template if is_chat(template) else prompt and base.chat_template
+    chat = chat_of(template, base.chat_template)
     if lora:
         save_adapter(base, lora, folder / "adapter", prompt, chat, conversations)
         merge_adapter(folder / "adapter", folder / "model")

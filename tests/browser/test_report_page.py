@@ -191,6 +191,24 @@ def test_a_long_answer_is_cut_until_it_is_asked_for(show: Callable[..., Page]) -
     assert after["height"] == pytest.approx(before["height"] * 6, rel=0.02)
 
 
+def test_a_long_conversation_does_not_hide_its_question(show: Callable[..., Page]) -> None:
+    turns = [{"role": "system", "content": "Be short."}]
+    for number in range(8):
+        turns.append({"role": "user", "content": f"question {number}"})
+        turns.append({"role": "assistant", "content": f"answer {number}"})
+    page = show(made_up.rows(3), to_rows={"before": turns})
+    cell = lines(page).first.locator("td").nth(1)
+    earlier = cell.locator(".earlier")
+    expect(earlier.locator("b")).to_have_text(["system", *["user", "assistant"] * 8])
+    expect(cell.locator("> div > .clamp").last).to_contain_text("record 1.")
+    assert not earlier.evaluate("(text) => text.scrollHeight === text.clientHeight")
+    cell.get_by_role("button", name="show all").click()
+    assert earlier.evaluate("(text) => text.scrollHeight === text.clientHeight")
+
+    page.get_by_label("Search").fill("answer 7")
+    expect(lines(page)).to_have_count(3)
+
+
 def test_the_keyboard_reaches_the_sorting(show: Callable[..., Page]) -> None:
     page = show()
     page.get_by_label("Category").focus()

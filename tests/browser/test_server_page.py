@@ -156,6 +156,7 @@ def test_a_conversation_is_held_with_each_model(
         told += [("user", "Name an animal."), ("assistant", first)]
         assert second == said(engine, "And another?", earlier=told)
     assert page.locator(".question").all_text_contents() == ["Name an animal.", "And another?"]
+    expect(page.get_by_role("textbox", name="Instruction", exact=True)).to_be_focused()
     form = page.locator("#form").bounding_box()
     assert form["y"] > page.locator("section.tuned").last.bounding_box()["y"]
 

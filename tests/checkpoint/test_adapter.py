@@ -21,6 +21,7 @@ from sft.checkpoint.folder import (
 from sft.config.schema import LoraConfig
 from sft.errors import InputError
 from sft.gpt2.lora import add_lora
+from sft.prompts import PROMPTS
 from tests.gpt2.conftest import shake
 
 IDS = torch.arange(40).view(2, 20)
@@ -128,7 +129,7 @@ def test_prompt_comes_from_the_adapter_or_else_from_its_base(checkpoint, tmp_pat
     save_adapter(tuned(checkpoint, config), config, tmp_path / "adapter", prompt=None)
     assert load_pretrained(tmp_path / "adapter").prompt is None
     (tmp_path / "adapter" / "tokenizer_config.json").unlink()
-    assert load_pretrained(tmp_path / "adapter").prompt == "Q: {instruction}\nA: "
+    assert load_pretrained(tmp_path / "adapter").prompt == PROMPTS["alpaca"]
 
 
 def test_hash_changes_with_the_config_and_differs_from_the_base(base, folder):

@@ -19,6 +19,7 @@ from sft.atomic import sha256_of
 from sft.checkpoint import folder as checkpoints
 from sft.errors import InputError
 from sft.gpt2.model import GPT, GPTConfig
+from sft.prompts import PROMPTS
 
 IDS = torch.arange(40).view(2, 20)
 
@@ -51,7 +52,7 @@ def refused(folder, message: str) -> None:
 
 def test_loaded_checkpoint_has_prompt_base_source_and_hash(checkpoint, tokenizer):
     loaded = load_pretrained(checkpoint)
-    assert loaded.prompt == "Q: {instruction}\nA: "
+    assert loaded.prompt == PROMPTS["alpaca"]
     assert loaded.base == "someone/base"
     assert (loaded.source, loaded.revision) == (str(checkpoint), None)
     assert loaded.sha256 == sha256_of(checkpoint / "model.safetensors")

@@ -241,6 +241,7 @@ def test_a_long_conversation_becomes_several_examples(
     assert (len(texts.sizes), len(texts.questions)) == (3, 3)
     examples = as_examples(texts, END, max_length, mask)
     assert examples.records.tolist() == [0, *[1] * len(rows), 2]
+    assert examples.dropped == 0
     for row, text in enumerate(["q:⟦rE⟧", *rows, "q:⟦rE⟧"]):
         ids, learned = written(text)
         batch = examples.batch([row])
@@ -255,6 +256,14 @@ def test_a_long_conversation_becomes_several_examples(
     part = as_examples(texts.part(np.array([2, 1])), END, max_length, mask)
     assert part.records.tolist() == [0, *[1] * len(rows)]
     assert part.text(1).tolist() == written(rows[0])[0]
+
+
+def test_a_record_without_any_piece_counts_as_dropped_once(letters: tiktoken.Encoding) -> None:
+    hopeless = Record("3", "i" * 9, "c", before=(Turn("user", "1" * 9), Turn("assistant", "a")))
+    texts = tokenise([ONE, hopeless, LONG], COLON, letters, split_at=5)
+    examples = as_examples(texts, END, 4, True)
+    assert sorted(set(examples.records.tolist())) == [0, 2]
+    assert examples.dropped == 1
 
 
 def test_long_records_are_dropped_or_cut(letters: tiktoken.Encoding) -> None:

@@ -4,12 +4,16 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from sft.checkpoint.folder import Pretrained, load_pretrained
+from sft.config.schema import DataConfig
 from sft.data.doctor import CHECKS, Examination, examine
-from sft.data.records import Record
+from sft.data.records import Record, Turn
+from sft.data.sources import load_source
 from sft.errors import InputError
 from sft.prompts import PROMPTS
 from tests.evaluation.reading import Seen
@@ -58,6 +62,16 @@ def test_each_check_marks_its_records(found: Examination, check: str, places: li
     assert found.marked[check].tolist() == places
 
 
+def test_the_same_question_under_another_system_turn_is_no_duplicate(nano: Pretrained) -> None:
+    systems = ["Answer in French.", "Answer in German.", "Answer in French."]
+    records = [
+        Record("Name a colour.", "", "Rouge", before=(Turn("system", text),)) for text in systems
+    ]
+    splits = {"train": np.arange(3)}
+    found = examine(records, splits, PROMPTS["alpaca"], nano.tokenizer, context=90)
+    assert found.marked["duplicates"].tolist() == [2]
+
+
 def test_every_check_is_tested_above() -> None:
     [mark] = list(test_each_check_marks_its_records.pytestmark)
     assert [check for check, _ in mark.args[1]] == list(CHECKS)
@@ -103,6 +117,11 @@ def test_what_no_named_check_marks_is_kept(found: Examination) -> None:
         found.kept(["twins"])
 
 
+def turns(*texts: str) -> list[dict[str, str]]:
+    roles = ["user", "assistant"] * len(texts)
+    return [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
+
+
 def doctor(monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> None:
     monkeypatch.setattr(sys, "argv", ["sft.data", *map(str, words)])
     importlib.import_module("sft.data.__main__").main()
@@ -139,10 +158,53 @@ def test_the_command_shows_writes_a_page_and_a_copy(
     assert kept[0]["category"] == "a"
 
     seen = Seen(page.read_text(encoding="utf-8"))
-    for words in ("10 records.", "an answer that repeats itself loops 1 10.0%", "Cyrillic 1"):
+    for words in (
+        "10 records, instruction format.",
+        "an answer that repeats itself loops 1 10.0%",
+        "Cyrillic 1",
+    ):
         assert words in seen.text, words
     links = [v for name, v in seen.attributes if name in ("src", "href") and v[0] != "#"]
     assert links == ["data:,"]
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [{"text": "Once."}, {"text": "Twice."}],
+        [{"prompt": "Q", "chosen": "a", "rejected": "b"}],
+        [{"messages": turns("Q", "a")}, {"messages": turns("Q", "a", "R", "b")}],
+        [{"instruction": "Q", "output": "a", "history": [["R", "b"]], "system": "S"}],
+        [
+            {"instruction": "Q", "input": "I", "output": "a", "history": [["R", "b"]]},
+            {"instruction": "Q", "input": "I", "output": "a", "category": "k"},
+        ],
+        [
+            {
+                "prompt": turns("Q", "a", "R"),
+                "chosen": [{"role": "assistant", "content": "b"}],
+                "rejected": [{"role": "assistant", "content": "c"}],
+            }
+        ],
+    ],
+)
+def test_a_copy_holds_the_records_in_one_shape(
+    items: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps(items))
+    copy = tmp_path / "copy.jsonl"
+    doctor(monkeypatch, file, "data.split=[1,0,0]", "--checkpoint", "gpt2-nano", "--write", copy)
+    original, written = (load_source(DataConfig("file", str(path))) for path in (file, copy))
+    assert written.records == original.records
+
+
+def test_lengths_are_counted_with_the_template_that_is_named(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["data.prompt=phi3"], ["--prompt", "phi3"]):
+        doctor(monkeypatch, file, *words, "--checkpoint", "gpt2-nano")
+        assert "with the template phi3" in capsys.readouterr().out
 
 
 def test_what_a_record_holds_cannot_become_part_of_the_page(

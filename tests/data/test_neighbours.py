@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sft.data import neighbours
-from sft.data.neighbours import groups, nearest, question, spare
+from sft.data.neighbours import compared_text, groups, nearest, spare
 from sft.data.records import Record, Turn
 
 REAL = Path(os.environ["SFT_DATA_DIR"]) if "SFT_DATA_DIR" in os.environ else None
@@ -56,14 +56,20 @@ def test_of_equally_near_ones_the_first_is_taken() -> None:
 
 
 def test_a_question_is_instruction_and_input_or_the_text_of_plain_text() -> None:
-    assert question(Record("Do.", "This", "Done")) == "Do.\nThis"
-    assert question(Record("", "", "Once upon")) == "Once upon"
+    assert compared_text(Record("Do.", "This", "Done")) == "Do.\nThis"
+    assert compared_text(Record("", "", "Once upon")) == "Once upon"
 
 
 def test_the_question_of_a_conversation_has_its_earlier_turns() -> None:
     before = (Turn("user", "Plural of box?"), Turn("assistant", "Boxes."))
     record = Record("And of fox?", "", "Foxes.", before=before)
-    assert question(record) == "Plural of box?\nBoxes.\nAnd of fox?\n"
+    assert compared_text(record) == "Plural of box?\nBoxes.\nAnd of fox?\n"
+
+
+def test_a_system_turn_in_all_records_does_not_make_their_questions_neighbours() -> None:
+    before = (Turn("system", "You are a helpful assistant who answers in one word. " * 5),)
+    records = [Record(text, "", "", before=before) for text in ("Plural of box?", "Name a sea.")]
+    assert groups([compared_text(record) for record in records]).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("least", [0.3, 0.7, 0.9, 1.0])
@@ -128,7 +134,7 @@ def test_nothing_to_compare_is_no_error(texts: list[str]) -> None:
 def test_neighbours_in_the_published_1100() -> None:
     assert REAL
     items = json.loads((REAL / "instruction-data.json").read_text(encoding="utf-8"))
-    texts = [question(Record(item["instruction"], item["input"], "")) for item in items]
+    texts = [compared_text(Record(item["instruction"], item["input"], "")) for item in items]
     train = texts[:935]
     test = texts[935:1045]
     assert sum(text in train for text in test) == 2

@@ -14,9 +14,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import requests
 import yaml
+from pyarrow import parquet
 
 from sft.config.schema import DataConfig
 from sft.data import sources
@@ -226,6 +228,22 @@ def test_an_unreadable_file_is_named(
     with pytest.raises(InputError) as error:
         load_source(mine(path))
     assert str(error.value).startswith(message.format(path=path))
+
+
+def test_the_message_names_the_key_of_a_split_whose_file_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text('[{"instruction": "a", "output": "b"}]')
+    for test in ("none.json", "none*.json"):
+        config = DataConfig("file", str(path), test=str(tmp_path / test))
+        with pytest.raises(InputError, match=r"data\.test"):
+            load_source(config)
+
+
+def test_a_file_without_records_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.parquet"
+    parquet.write_table(pa.table({"question": pa.array([], pa.string())}), path)
+    with pytest.raises(InputError, match=r"mine\.parquet: no records"):
+        load_source(mine(path))
 
 
 def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:

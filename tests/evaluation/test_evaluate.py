@@ -19,6 +19,7 @@ import pytest
 
 from sft.atomic import locked
 from sft.metrics import TEXT_METRICS, score
+from sft.prompts import PROMPTS
 from tests.judge.judge_server import Site
 
 DOOR = Path(__file__).parents[2] / "evaluate.py"
@@ -352,7 +353,7 @@ def test_a_checkpoint_without_a_base_is_evaluated_on_other_data(
     summary = read(tmp_path / "theirs" / "summary.json")
     assert row["base_response"] is summary["base"] is summary["exact_match_by_category"] is None
     assert "does not name its base" in summary["no_base"]
-    assert summary["template"].startswith("<|user|>")
+    assert summary["template"] == PROMPTS["phi3"]
     assert "no base to compare with: " in capsys.readouterr().out
 
 
@@ -416,9 +417,9 @@ def test_answers_of_other_seeds_differ_and_are_kept_apart(
         (["compare=[a,b]", "run=r"], "run: given beside compare="),
         (
             ["compare=[a,b]", "limit=3"],
-            "limit: two evaluations that exist are compared as they are",
+            "limit: evaluations that exist are compared as they are",
         ),
-        (["compare=[a]"], "compare: 1 runs, expected two"),
+        (["compare=[a]"], "compare: a has not been evaluated"),
         (["compare=a"], "compare: found 'a', expected a list"),
         (["compare=[a,b]"], "compare: a has not been evaluated"),
         (["checkpoint=m"], "out: missing; checkpoint= has no run folder"),
@@ -511,7 +512,8 @@ def test_one_prompt_that_does_not_fit_leaves_the_rest_evaluated(
         0,
     )
 
-    call(f"compare=[{run},{run}]")
+    other = shutil.copytree(run, run.with_name("other"))
+    call(f"compare=[{run},{other}]")
     assert "not asked of the first: 1 record" in capsys.readouterr().out
 
 

@@ -19,6 +19,7 @@ from sft.export import export_gguf
 from sft.gpt2.generate import generate
 from sft.gpt2.model import GPT, GPTConfig
 from sft.gpt2.tokenizer import load_tokenizer
+from sft.inference.models import Placement, load_tuned
 from sft.miniature.build import ASSETS
 
 ROOT = Path(__file__).parents[2]
@@ -104,6 +105,31 @@ def test_llama_chat_uses_the_models_template(run: Path, monkeypatch: pytest.Monk
     [mine] = generate(ours.model, [prompt], 100, eos_id=ours.tokenizer.eot_token)
     assert said["choices"][0]["message"]["content"] == ours.tokenizer.decode(mine)
     assert said["choices"][0]["finish_reason"] == "stop"
+
+
+def test_llama_holds_a_conversation(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, [name, _] = export_gguf(run / "model", "f16", None)
+    runs, ours = (
+        llama(folder / name, monkeypatch),
+        load_tuned(str(run), Placement("cpu", "32-true")),
+    )
+    assert ours.takes_earlier_turns
+    messages = []
+    for question in ("What is the plural of box?", "And of fox?"):
+        earlier = [(message["role"], message["content"]) for message in messages]
+        [mine] = generate(
+            ours.model,
+            [ours.prompt(question, earlier=earlier)],
+            60,
+            eos_id=ours.tokenizer.eot_token,
+        )
+        messages.append({"role": "user", "content": question})
+        said = runs.create_chat_completion(
+            messages, temperature=0, repeat_penalty=1.0, max_tokens=60
+        )
+        assert said["usage"]["prompt_tokens"] == len(ours.prompt(question, earlier=earlier))
+        assert said["choices"][0]["message"]["content"] == ours.tokenizer.decode(mine)
+        messages.append({"role": "assistant", "content": ours.tokenizer.decode(mine)})
 
 
 def test_llama_logits_agree(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

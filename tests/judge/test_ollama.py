@@ -94,8 +94,9 @@ def test_a_malformed_list_of_models_is_no_ollama_server(
 
 
 def test_a_model_is_pulled_once_with_progress(
-    ollama: Site, capfd: pytest.CaptureFixture[str]
+    ollama: Site, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("sft.bars.redraws", lambda file: True)
     ollama.layers = [
         {"status": "pulling manifest"},
         {"status": "pulling 6a0746a1ec1a", "digest": "sha256:6a07", "total": 4_000_000},

@@ -136,6 +136,15 @@ def test_plain_text_has_no_chat() -> None:
     assert '"role"' not in text
 
 
+def test_a_model_of_conversations_is_shown_with_two_questions() -> None:
+    single = card_text("mine", SUMMARY, None, 1024)
+    talks = card_text("mine", SUMMARY, None, 1024, conversations=True)
+    assert (single.count('"role": "user"'), talks.count('"role": "user"')) == (1, 2)
+    assert "no system message" in single
+    assert "no system message" not in talks
+    assert "\n\n\n" not in talks
+
+
 def test_scores_stand_with_their_intervals() -> None:
     text = card_text("mine", SUMMARY, parse_summary(EVALUATION), 1024)
     assert "110 records of the test split, answered with temperature 0.0. In brackets" in text
@@ -171,3 +180,17 @@ def test_scores_of_other_weights_do_not_count(checkpoint: Path, tmp_path: Path) 
         (tmp_path / "evaluation" / "summary.json").write_text(json.dumps(found))
         write_card(tmp_path)
         assert ("exact match" in (tmp_path / "model" / "README.md").read_text()) is there
+
+
+def test_the_checkpoint_says_whether_it_was_tuned_on_conversations(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(checkpoint, tmp_path / "model")
+    (tmp_path / "summary.json").write_text(json.dumps(CONTENT))
+    config = json.loads((tmp_path / "model" / "tokenizer_config.json").read_text())
+    for talks in (False, True):
+        config["sft_conversations"] = talks
+        (tmp_path / "model" / "tokenizer_config.json").write_text(json.dumps(config))
+        write_card(tmp_path)
+        card = (tmp_path / "model" / "README.md").read_text()
+        assert card.count('"role": "user"') == 1 + talks

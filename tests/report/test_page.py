@@ -83,6 +83,18 @@ ABSENT: dict[str, dict[str, Any]] = {
 }
 
 
+def test_the_worst_records_are_shown_with_the_turns_before_them(
+    write: Callable[..., tuple[Seen, str]],
+) -> None:
+    before = [
+        {"role": "user", "content": "Name a <b>bird</b>."},
+        {"role": "assistant", "content": "wren"},
+    ]
+    rows = [row | {"before": before} for row in made_up.rows()]
+    seen, _ = write(rows)
+    assert "user Name a <b>bird</b>. assistant wren Add the two numbers" in seen.text
+
+
 @pytest.mark.parametrize("what", ABSENT)
 def test_what_is_absent_is_left_out(what: str, write: Callable[..., tuple[Seen, str]]) -> None:
     rows = [row | ({"base": None} if what in ("base", "all") else {}) for row in made_up.rows()]

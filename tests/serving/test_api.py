@@ -145,6 +145,19 @@ def test_an_earlier_message_without_text_is_refused_only_when_it_is_used():
     assert (error.value.param, error.value.code) == ("messages[1].content", "invalid_type")
 
 
+def test_an_answer_without_text_stays_in_the_conversation():
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": ""},
+        {"role": "user", "content": "c"},
+    ]
+    request = parse({"messages": messages})
+    assert earlier_turns(request, True) == [("user", "a"), ("assistant", "")]
+    messages[0]["content"] = ""
+    with pytest.raises(ApiError, match=r"^messages\[0\].content: empty"):
+        earlier_turns(parse({"messages": messages}), True)
+
+
 def test_parts_of_text_become_lines():
     parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
     assert parse({"messages": [{"role": "user", "content": parts}]}).instruction == "one\ntwo"

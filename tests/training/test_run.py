@@ -79,7 +79,8 @@ def test_the_folder_is_complete_and_its_numbers_are_right(
     assert [row["step"] for row in rows] == list(
         range(23)
     )  # 42 records in batches of 4: 11 steps an epoch
-    assert rows[0].keys() == {"step", "epoch", "tokens_seen", "train/eval_loss", "val/loss"}
+    losses = {"train/eval_loss", "val/loss", "val/answer_loss"}
+    assert rows[0].keys() == {"step", "epoch", "tokens_seen", *losses}
     assert [row["lr"] for row in rows[1:6]] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3])
     assert [row["step"] for row in rows if "val/loss" in row] == list(range(0, 23, 2))
     assert [row["step"] for row in rows if "val/full_loss" in row] == [11, 22]
@@ -378,7 +379,8 @@ def test_the_seed_moves_no_record_between_splits(config: Config) -> None:
         settings = config(data__split_by="random", **changes)
         source = load_source(settings.data)
         base = load_pretrained(settings.model.checkpoint)
-        return load_data(settings, source, part_rows(source, settings.data), base, "cpu")
+        parts = part_rows(source, settings.data)
+        return load_data(settings, source, parts, base, "cpu", PROMPTS["alpaca"])
 
     def questions(data: InstructionData) -> dict[str, list[int]]:
         return {name: split.questions.tolist() for name, split in data.splits.items()}

@@ -62,11 +62,13 @@ function tags(row) {
   return [row.category, duplicate, endless, unasked].filter(Boolean).map((text) => element("span", { className: "tag" }, text));
 }
 
+// The question is not in the block of the turns before it, so that a long conversation does not hide it.
 function instruction(row) {
   const turns = (row.before ?? []).map((turn) => element("span", { className: "turn" }, element("b", {}, turn.role), ` ${turn.content}`));
-  const made = element("div", { className: "clamp" }, ...turns, row.instruction ?? "");
+  const earlier = element("div", { className: "clamp earlier" }, ...turns);
+  const made = element("div", { className: "clamp" }, row.instruction ?? "");
   if (row.input) made.append(element("span", { className: "input" }, row.input));
-  return element("div", {}, made, more(made));
+  return element("div", {}, ...(turns.length ? [earlier, more(earlier)] : []), made, more(made));
 }
 
 function answers(row) {

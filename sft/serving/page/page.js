@@ -89,7 +89,7 @@ async function answer(model, question, signal, box) {
     const [{ content }] = question.messages;
     const asked = question.input ? `${content}\n\n${question.input}` : content;
     earlier.push({ role: "user", content: asked });
-    earlier.push({ role: "assistant", content: text.textContent || " " });
+    earlier.push({ role: "assistant", content: text.textContent });
   } catch (error) {
     if (signal.aborted) note.textContent = "stopped";
     else {
@@ -133,8 +133,15 @@ async function submit(event) {
   } finally {
     running = null;
     busy(false);
-    at("new").hidden = !document.body.classList.contains("conversation");
+    if (document.body.classList.contains("conversation")) awaitNext();
   }
+}
+
+// The next question is typed below the answers, which may have moved it out of sight.
+function awaitNext() {
+  at("new").hidden = false;
+  if (document.activeElement === document.body) at("instruction").focus();
+  form.scrollIntoView({ block: "nearest" });
 }
 
 function forget() {
