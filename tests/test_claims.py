@@ -307,6 +307,7 @@ def test_one_of_two_commands_in_one_folder_is_refused(checkpoint: Path) -> None:
     tiny = [
         f"model.checkpoint={checkpoint}",
         "model.allow_untrained=true",
+        "data.prompt=alpaca",
         "data.sample=40",
         "eval.sample=false",
     ]

@@ -30,6 +30,7 @@ def machines(checkpoint: Path, *arguments: str) -> list[subprocess.Popen[str]]:
         str(ROOT / "train.py"),
         f"model.checkpoint={checkpoint}",
         "model.allow_untrained=true",
+        "data.prompt=alpaca",
         "eval.every=0",
         "eval.sample=false",
         "device=cpu",
