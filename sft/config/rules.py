@@ -206,7 +206,8 @@ def _train(config: TrainConfig) -> Problems:
                 yield f"strategy: fsdp does not go with {name}; leave out one of the two"
 
     # The average of the weights is kept only where a validation finds it better.
-    if config.optim.ema is not None and config.data.split[2] == 0:
+    has_validation = config.data.split[2] > 0 or config.data.validation is not None
+    if config.optim.ema is not None and not has_validation:
         yield (
             "optim.ema: validation chooses between plain and averaged weights, but its share in "
             "data.split is 0; raise that share, or leave optim.ema out"
