@@ -162,6 +162,10 @@ def test_two_ranks_with_a_bf16_base_train_as_one(
     one, two = losses(tmp_path / "1"), losses(tmp_path / "2")
     assert one[-1]["val/loss"] < one[0]["val/loss"] - 0.05
     for left, right in zip(one, two, strict=True):
+        # The answers are few tokens, so their loss varies more in bf16.
+        assert left.pop("val/answer_loss", 0) == pytest.approx(
+            right.pop("val/answer_loss", 0), abs=3e-2
+        )
         assert left == pytest.approx(right, abs=1e-2)
 
 
