@@ -262,7 +262,7 @@ def summary_text(
     found: Examination, name: str, counted_by: str, splits: dict[str, int], drawn: list[int]
 ) -> str:
     """Return what was found as text."""
-    from sft.data.doctor import CHECKS, PERCENTILES
+    from sft.data.doctor import CHECKS, LEVELS, PERCENTILES
 
     count = len(found.records)
     parts = ", ".join(f"{size:,} {split}" for split, size in splits.items())
@@ -282,12 +282,11 @@ def summary_text(
             lines.append(f"{key:12}{size:>9,}{size / count:>8.1%}  {check.label}")
 
     if found.shared:
-        lines += [
-            "",
-            f"{'questions in train too':24}{'records':>9}{'exact':>9}{'≥ 0.9':>9}{'≥ 0.7':>9}",
-        ]
+        levels = "".join(f"{f'≥ {level}':>9}" for level in LEVELS)
+        lines += ["", f"{'questions in train too':24}{'records':>9}{'exact':>9}{levels}"]
         for split, one in found.shared.items():
-            lines.append(f"{split:24}{one.records:>9,}{one.exact:>9,}{one.close:>9,}{one.near:>9,}")
+            numbers = [one.records, one.exact, *one.similar.values()]
+            lines.append(f"{split:24}" + "".join(f"{number:>9,}" for number in numbers))
 
     letters = sum(number for number, _ in found.scripts.values())
     scripts = [f"{script} {number / letters:.1%}" for script, (number, _) in found.scripts.items()]

@@ -34,6 +34,9 @@ MARKERS = re.compile(
 # More records are not compared with each other: that would take hours.
 MOST_COMPARED = 200_000
 
+# The similarities at which a split's questions are counted as those of train.
+LEVELS = (CLOSE, 0.8, NEAR)
+
 PERCENTILES = (5, 25, 50, 75, 95, 99, 100)
 
 
@@ -92,15 +95,14 @@ class Shared:
     """How much of a split's questions the training split holds.
 
     Attributes:
-        exact, close, near: how many records have a question in train word for word, a close one,
-            and a near one. Each number includes the one before it.
+        exact: how many records have a question that train has word for word.
+        similar: for each of LEVELS how many have a question in train of that similarity or more.
         pairs: the most similar: the record, the one in train, from 0, and their similarity.
     """
 
     records: int
     exact: int
-    close: int
-    near: int
+    similar: dict[float, int]
     pairs: list[tuple[int, int, float]]
 
 
@@ -238,8 +240,7 @@ def _shared(questions: Sequence[str], rows: Indices, train: Indices) -> Shared:
     return Shared(
         records=len(asked),
         exact=int(exact.sum()),
-        close=int((similarities >= CLOSE).sum()),
-        near=int((similarities >= NEAR).sum()),
+        similar={level: int((similarities >= level).sum()) for level in LEVELS},
         pairs=[
             (int(rows[row]), int(train[places[row]]), float(similarities[row]))
             for row in closest

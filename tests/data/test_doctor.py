@@ -90,10 +90,11 @@ def test_a_check_without_its_library_is_skipped_and_cannot_drop(
 def test_a_split_is_compared_with_train(found: Examination) -> None:
     shared = found.shared["test"]
     assert found.shared.keys() == {"test"}
-    assert (shared.records, shared.exact, shared.close, shared.near) == (2, 0, 0, 1)
+    assert (shared.records, shared.exact) == (2, 0)
+    assert shared.similar == {0.9: 0, 0.8: 1, 0.7: 1}
     [(record, train, similarity)] = shared.pairs
     assert (record, train) == (9, 0)
-    assert 0.7 <= similarity < 0.9
+    assert 0.8 <= similarity < 0.9
 
 
 def test_lengths_are_those_of_prompt_and_answer_with_its_end(
@@ -152,7 +153,7 @@ def test_the_command_shows_writes_a_page_and_a_copy(
 
     lines = {line[:12].strip(): line.split() for line in capsys.readouterr().out.splitlines()}
     assert lines["near"][1] == "4"
-    assert lines["test"][1:] == ["2", "0", "0", "1"]
+    assert lines["test"][1:] == ["2", "0", "0", "1", "1"]
     kept = [json.loads(line) for line in copy.read_text().splitlines()]
     assert [row["output"] for row in kept[:2]] == ["Boxes.", "There."]
     assert kept[0]["category"] == "a"
