@@ -19,14 +19,19 @@ if TYPE_CHECKING:
 # nanoGPT's train.py writes this into its `out_dir`.
 CKPT = "ckpt.pt"
 
+EPILOG = """\
+examples:
+  python -m sft.convert gpt2-medium355M-sft.pth out/mine --prompt alpaca
+  python -m sft.convert models/124M out/124M --download 124M"""
+
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m sft.convert",
-        description="Turn weights into a Hugging Face folder. SOURCE is recognised: the .pth of "
-        "the book's GPTModel, nanoGPT's ckpt.pt, or a folder of OpenAI's release.",
-        epilog="examples: python -m sft.convert gpt2-medium355M-sft.pth out/mine --prompt alpaca | "
-        "python -m sft.convert models/124M out/124M --download 124M",
+        description="Turn weights into a Hugging Face folder. SOURCE is recognised:\n"
+        "the .pth of the book's GPTModel, nanoGPT's ckpt.pt, or a folder of OpenAI's release.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("source", type=Path, metavar="SOURCE", help="file or folder")
     made.add_argument("out", type=Path, metavar="OUT", help="Hugging Face folder to be written")

@@ -142,6 +142,10 @@ def _explain(error: BaseException) -> str:
     if message.startswith("Could not override '"):
         key = message.split("'")[1]
         likely = likely_key(key)
+        if likely == key:
+            return (
+                f"{key}: this command does not take it, the other of train.py and evaluate.py does"
+            )
         hint = f"did you mean {likely}? " if likely else ""
         return f"{key}: unknown key; {hint}--help lists all keys"
     return message

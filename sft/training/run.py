@@ -227,13 +227,15 @@ def make_metrics(
 
 def make_run_folder(config: TrainConfig, made: Material, folder: Path, best: Best) -> RunFolder:
     """Make the callback that writes checkpoints and the best weights into the run's folder."""
+    # A model that knew conversations still does after a training on single questions.
+    conversations = made.source.conversations or made.base.conversations
     save = partial(
         save_tuned,
         base=made.base,
         lora=adapter_of(config),
         template=made.template,
         folder=folder,
-        conversations=made.source.conversations,
+        conversations=conversations,
     )
     return RunFolder(folder, config, made.made_of, best, save, LATEST)
 
