@@ -25,8 +25,9 @@ class Lines(io.TextIOBase):
 
     def write(self, text: str) -> int:
         # tqdm also writes blanks and codes that move a cursor, which a file must not get.
-        line = text.strip()
-        if line and line != "\x1b[A" and time.monotonic() >= self.next:
+        # Where another bar is open, there are several.
+        line = text.replace("\x1b[A", "").strip()
+        if line and time.monotonic() >= self.next:
             self.file.write(f"{line}\n")
             self.file.flush()
             self.next = time.monotonic() + EVERY

@@ -62,8 +62,15 @@ def expected(run: Path, instruction: str, input: str = "", tokens: int = 256) ->
 def terminal(run: Path, state: Path) -> Iterator[pexpect.spawn]:
     command = [sys.executable, "-m", "sft.chat", str(run), "--device", "cpu", "--precision", "32"]
     env = {**os.environ, "XDG_STATE_HOME": str(state), "TERM": "dumb"}
+    # Tests that run in the background may have been started with Ctrl-C ignored.
     with pexpect.spawn(
-        command[0], command[1:], env=env, encoding="utf-8", timeout=60, dimensions=(50, 400)
+        command[0],
+        command[1:],
+        env=env,
+        encoding="utf-8",
+        timeout=60,
+        dimensions=(50, 400),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as child:
         child.expect("tuned> ")
         yield child
@@ -99,11 +106,8 @@ def lines(text: str) -> str:
 
 def test_ctrl_c_drops_the_line_and_ctrl_d_leaves(run: Path, tmp_path: Path) -> None:
     with terminal(run, tmp_path) as child:
-        # A signal between the prompt and the wait for a line is seen at the next one.
-        for _ in range(10):
-            child.kill(signal.SIGINT)
-            if child.expect([r"\(stopped\)\r\n\r\ntuned> ", pexpect.TIMEOUT], timeout=6) == 0:
-                break
+        child.kill(signal.SIGINT)
+        child.expect(r"\(stopped\)\r\n\r\ntuned> ")
         child.sendline("/top_k 7")
         child.expect("top_k 7")
         child.expect("tuned> ")
