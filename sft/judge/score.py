@@ -49,7 +49,7 @@ def _audit(
         return None
 
     found = score_answers(judge, questions, folder / "scores.jsonl", "audit of the judge")
-    scores: dict[str, list[int]] = {"expected": [], "empty": [], "other": []}
+    scores: dict[str, list[float]] = {"expected": [], "empty": [], "other": []}
     for question, judgement in zip(questions, found, strict=True):
         if judgement.score is not None:
             scores[question.target].append(judgement.score)

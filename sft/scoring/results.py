@@ -42,7 +42,7 @@ class AnswerResult:
     loss: float | None
     loss_tokens: int
     status: str | None = None
-    score: int | None = None
+    score: float | None = None
     reason: str | None = None
 
     @property
