@@ -30,9 +30,11 @@ class Evaluation:
 
     Attributes:
         name: the folder, as it was given.
+        folder: that of the files.
     """
 
     name: str
+    folder: Path
     summary: EvaluationSummary
     rows: list[RecordResult]
 
@@ -40,8 +42,11 @@ class Evaluation:
         return [row.tuned for row in self.rows]
 
 
-def read_evaluation(run: str) -> Evaluation:
+def read_evaluation(run: str, key: str = "compare") -> Evaluation:
     """Read the evaluation in a run's folder, or in the `out` folder of a checkpoint's.
+
+    Args:
+        key: of the config, for messages.
 
     Raises:
         InputError: there is none, or its files cannot be read.
@@ -49,8 +54,8 @@ def read_evaluation(run: str) -> Evaluation:
     path = followed(run)
     folder = path / "evaluation" if (path / "evaluation").is_dir() else path
     if not (folder / RECORDS).is_file():
-        raise _not_evaluated(run)
-    return Evaluation(run, read_summary(folder), read_records(folder))
+        raise _not_evaluated(run, key)
+    return Evaluation(run, folder, read_summary(folder), read_records(folder))
 
 
 def evaluated_runs(names: Sequence[str]) -> list[str]:
@@ -84,9 +89,9 @@ def _is_evaluated(folder: Path) -> bool:
     return any((place / RECORDS).is_file() for place in (folder / "evaluation", folder))
 
 
-def _not_evaluated(run: str) -> InputError:
+def _not_evaluated(run: str, key: str = "compare") -> InputError:
     return InputError(
-        f"compare: {run} has not been evaluated; first: python evaluate.py {setting('run', run)}"
+        f"{key}: {run} has not been evaluated; first: python evaluate.py {setting('run', run)}"
     )
 
 

@@ -33,7 +33,7 @@ FURTHER = (
 
 # Keys of the summary's part on the judge that have a place of their own on the page. The others say
 # which judge it was.
-JUDGED = ("coverage", "warning", "audit", "pairwise", "forms")
+JUDGED = ("coverage", "warning", "audit", "pairwise", "forms", "labels")
 
 
 def contents(summary: Json, rows: list[Json], run: Json | None, metrics: list[Json]) -> Json:
