@@ -12,6 +12,7 @@ from sft.judge.ask import audit_questions, compare_answers, score_answers
 from sft.judge.judge import Judge
 from sft.judge.keep import Comparison
 from sft.judge.prompts import Pair, Question
+from sft.scoring.length import length_controlled
 from sft.scoring.results import RecordResult
 from sft.scoring.statistics import (
     RELIABLE,
@@ -19,6 +20,7 @@ from sft.scoring.statistics import (
     auc,
     auc_interval,
     difference,
+    interval,
     verdict,
 )
 
@@ -88,8 +90,8 @@ def _trust(area: float | None, span: Interval | None) -> str:
     else:
         lead = "Do not rely on this judge"
     return (
-        f"{lead}. An expected answer gets more than a wrong or an empty one in {area:.0%} of the "
-        f"cases, ties counting half (95% interval {span[0]:.0%} to {span[1]:.0%})."
+        f"{lead}. An expected answer gets more than a wrong or an empty one in "
+        f"{_share(area, span)} of the cases, ties counting half."
     )
 
 
@@ -148,20 +150,32 @@ def _compare(judge: Judge, rows: list[RecordResult], folder: Path) -> dict[str, 
         row.tuned.reason = f"{one.winner or 'not judged'}: {one.reason}"
 
     coverage = _coverage(judge, {"tuned": [one.winner is not None for one in found]})
-    judged = [one for one in found if one.winner is not None]
+    judged: list[Comparison] = []
+    longer: list[float] = []
+    for pair, one in zip(pairs, found, strict=True):
+        if one.winner is not None:
+            judged.append(one)
+            longer.append(len(pair.tuned) - len(pair.base))
     pairwise = {"unjudged": len(found) - len(judged)}
-    return coverage | {"pairwise": pairwise | (_pairwise(judged) if judged else {})}
+    return coverage | {"pairwise": pairwise | (_pairwise(judged, longer) if judged else {})}
 
 
-def _pairwise(judged: Sequence[Comparison]) -> dict[str, Any]:
+def _pairwise(judged: Sequence[Comparison], longer: Sequence[float]) -> dict[str, Any]:
     """Return the wins of the tuned model, and the judge's position bias.
 
     The bias is the share of pairs in which the same place won in both orders, so that the place
     decided and not the answer.
+
+    Args:
+        longer: by how many characters the tuned model's answer is longer, for each pair.
     """
     points = [{"tuned": 1.0, "base": -1.0, "tie": 0.0}[str(one.winner)] for one in judged]
     apart = difference(points, [0.0] * len(points))
     assert apart is not None
+    shares = [(point + 1) / 2 for point in points]
+    rate = mean(shares)
+    span = interval(shares, shares=True)
+    at_equal_length = length_controlled(shares, longer)
 
     orders = [(one.tuned_first, one.base_first) for one in judged]
     first = orders.count(("tuned", "base"))
@@ -171,12 +185,24 @@ def _pairwise(judged: Sequence[Comparison]) -> dict[str, Any]:
         f"{apart.wins} won, {apart.ties} tied, {apart.losses} lost; in {bias:.0%} the place in the "
         "prompt decided"
     )
+    verdicts = [f"Side by side, {verdict(apart, 'tuned', 'base')} ({counts})."]
+    if at_equal_length is not None and span is not None:
+        verdicts.append(
+            f"The tuned model wins {_share(rate, span)} of the pairs, ties counting half, and at "
+            f"equal lengths {_share(at_equal_length.rate, at_equal_length.interval)}."
+        )
     return asdict(apart) | {
+        "win_rate": {"rate": rate, "interval": span},
+        "length_controlled": asdict(at_equal_length) if at_equal_length else None,
         "position_bias": bias,
         "first_preferred": first,
         "second_preferred": second,
-        "verdict": f"Side by side, {verdict(apart, 'tuned', 'base')} ({counts}).",
+        "verdict": " ".join(verdicts),
     }
+
+
+def _share(rate: float, span: Interval) -> str:
+    return f"{rate:.0%} (95% interval {span[0]:.0%} to {span[1]:.0%})"
 
 
 def check_judged(summary: dict[str, Any], folder: Path) -> None:
