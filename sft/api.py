@@ -26,6 +26,7 @@ from sft.data.overview import unused_text
 from sft.data.prompt import chat_of, pick_template, template_of
 from sft.data.records import Contents, Reader, Record
 from sft.data.splits import encode_splits
+from sft.dataclass_json import to_json
 from sft.device import pick_device, pick_precision
 from sft.errors import InputError
 from sft.evaluation.answers import Answer, Decoding, decode_answers
@@ -309,7 +310,7 @@ def evaluate(
     )
     found: dict[str, Any] = {}
     for name, value in numbers(answer_results(result)).items():
-        found |= value if name == "metrics" else {name: value}
+        found |= value if name == "metrics" else {name: to_json(value)}
     return found
 
 

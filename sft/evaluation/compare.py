@@ -16,6 +16,7 @@ from sft.scoring.results import (
     RECORDS,
     AnswerResult,
     EvaluationSummary,
+    JudgeSummary,
     RecordResult,
     read_records,
     read_summary,
@@ -126,7 +127,7 @@ def compare(first: Evaluation, second: Evaluation) -> dict[str, Any]:
     }
 
 
-def identity(judge: dict[str, Any] | None) -> dict[str, Any] | None:
+def identity(judge: JudgeSummary | None) -> dict[str, Any] | None:
     """Return what makes two judges the same judge.
 
     Without a digest of the model, the address counts too: on another server, the same name may be
@@ -135,9 +136,9 @@ def identity(judge: dict[str, Any] | None) -> dict[str, Any] | None:
     if judge is None:
         return None
     keys = ["kind", "model", "digest", "prompt", "options", "mode"]
-    if not judge.get("digest"):
+    if not judge.identity.get("digest"):
         keys.append("url")
-    return {key: judge.get(key) for key in keys}
+    return {key: judge.identity.get(key) for key in keys}
 
 
 def check_same_records(first: Evaluation, second: Evaluation) -> None:
@@ -168,8 +169,8 @@ def _key_that_differs(first: EvaluationSummary, second: EvaluationSummary) -> st
         one, other = (values.get(key) for values in settings)
         if one != other:
             return f": {key} is {one} and {other}"
-    if first.data.get("sha256") != second.data.get("sha256"):
-        return f": the file {first.data.get('path')} has changed in between"
+    if first.data.sha256 != second.data.sha256:
+        return f": the file {first.data.path} has changed in between"
     return ""
 
 

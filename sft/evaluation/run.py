@@ -43,7 +43,13 @@ from sft.judge.score import check_judged, judge_answers
 from sft.prompts import PROMPTS
 from sft.report.card import write_card
 from sft.report.report import write_report
-from sft.scoring.results import EvaluationSummary, RecordResult, as_json, write_results
+from sft.scoring.results import (
+    DataEvaluated,
+    EvaluationSummary,
+    RecordResult,
+    TrainingRecords,
+    write_results,
+)
 from sft.summaries import read_run_summary, versions
 
 log = logging.getLogger("sft")
@@ -115,7 +121,7 @@ def evaluate(
         )
         write_files(setup, rows, summary)
         show(setup.folder, rows, summary)
-        check_judged(as_json(summary), setup.folder)
+        check_judged(summary, setup.folder)
 
 
 # The parts, in the order in which `evaluate` asks for them
@@ -213,20 +219,15 @@ def origin(
     return {
         "no_base": setup.no_base,
         "noisiest_training_records": noisiest(encoded["tuned"], results["tuned"]),
-        "training_records": {
-            "looked_at": len(encoded["tuned"].training),
-            "of": len(setup.training_records()),
-        },
+        "training_records": TrainingRecords(
+            looked_at=len(encoded["tuned"].training), of=len(setup.training_records())
+        ),
         "seconds": round(time.perf_counter() - began, 2),
         "template": setup.template,
         "decoding": decoding.in_summary(),
         "device": device,
         "precision": precision,
-        "data": {
-            "path": setup.source.name,
-            "sha256": setup.source.sha256,
-            "splits": setup.split_sizes(),
-        },
+        "data": DataEvaluated(setup.source.name, setup.source.sha256, setup.split_sizes()),
         "versions": versions(),
         "config": dataclasses.asdict(dataclasses.replace(config, data=setup.data)),
     }
@@ -246,10 +247,10 @@ def write_files(setup: Setup, rows: list[RecordResult], summary: EvaluationSumma
     past = None
     metrics = None
     if run is not None:
-        past = dataclasses.asdict(read_run_summary(run))
+        past = read_run_summary(run)
         if (run / "metrics.csv").exists():
             metrics = read_numbers(run / "metrics.csv")
-    write_report(folder, as_json(summary), [as_json(row) for row in rows], past, metrics)
+    write_report(folder, summary, rows, past, metrics)
     if run is not None:
         write_card(run)
 

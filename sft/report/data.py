@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sft.atomic import write_text
 from sft.data.doctor import CHECKS, PERCENTILES, Examination
 from sft.report.charts import lengths_histogram
+from sft.report.page import Line
 from sft.report.report import empty_if_none, environment, read_template
 
 Json = dict[str, Any]
@@ -77,8 +78,7 @@ def write_page(
             clean=not any(check["count"] for check in checks),
             columns=[f"{p}%" if p < 100 else "longest" for p in PERCENTILES],
             lengths=[
-                {"label": label, "values": values, "digits": 0}
-                for label, values in found.percentiles().items()
+                Line(label, list(values), digits=0) for label, values in found.percentiles().items()
             ],
             chart=lengths_histogram(found.lengths.tolist(), found.context),
             shared=found.shared,
