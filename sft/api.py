@@ -140,7 +140,7 @@ def finetune(
     device = pick_device(device)
 
     # Tokenise the records.
-    own = template_of(gpt2.source, gpt2.prompt, gpt2.chat_template, gpt2.names)
+    own = template_of(gpt2)
     template, note = pick_template(prompt, own, gpt2.source)
     if note:
         log.log(logging.WARNING if prompt else logging.INFO, note)
@@ -332,7 +332,7 @@ def _without_answer(question: Any) -> Any:
 
 def _template(gpt2: Pretrained) -> str:
     """Return the template the model was trained with; Alpaca's if it is not known."""
-    found = template_of(gpt2.source, gpt2.prompt, gpt2.chat_template, gpt2.names)
+    found = template_of(gpt2)
     return found or PROMPTS["alpaca"]
 
 

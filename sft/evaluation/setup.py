@@ -226,7 +226,7 @@ def _template(tuned: Pretrained, data: DataConfig) -> str:
 
     Without either, it is the template that the config names.
     """
-    own = template_of(tuned.source, tuned.prompt, tuned.chat_template, tuned.names)
+    own = template_of(tuned)
     template = PROMPTS[data.prompt or "alpaca"] if own is None else own
     if not template:
         raise InputError(
