@@ -16,6 +16,7 @@ from sft.config.schema import EvaluateConfig
 from sft.data.overview import unused_text
 from sft.data.prompt import same_prompts
 from sft.data.records import Record
+from sft.dataclass_json import to_json
 from sft.device import Precision, keep_freed_memory, pick_device, pick_precision
 from sft.errors import InputError, counted
 from sft.evaluation.answers import (
@@ -94,18 +95,11 @@ def evaluate(
         log_start(config, setup, encoded)
         began = time.perf_counter()
 
-        # Answer the records and measure the answers, one model at a time.
         decoding = Decoding(
             **dataclasses.asdict(config.generate), seed=config.seed, precision=precision
         )
         file = AnswerFile(setup.folder / "answers.jsonl")
-        collect_shares(file)
-        if config.devices > 1:
-            answer_in_processes(config, encoded, device, decoding, file, launch)
-        results = {
-            name: load_and_measure(one, device, precision, decoding, file, config.batch_size)
-            for name, one in encoded.items()
-        }
+        results = answer_and_measure(config, encoded, device, decoding, file, launch)
 
         # Gather what is known of each record, and ask the judge.
         known = setup.used_for_tuning(config.split)
@@ -177,6 +171,26 @@ def log_start(config: EvaluateConfig, setup: Setup, encoded: dict[str, EncodedRe
             log.warning(f"{name}: {line}")
     if setup.no_base:
         log.info(f"no base to compare with: {setup.no_base}")
+
+
+def answer_and_measure(
+    config: EvaluateConfig,
+    encoded: dict[str, EncodedRecords],
+    device: str,
+    decoding: Decoding,
+    file: AnswerFile,
+    launch: Launch,
+) -> dict[str, ModelResult]:
+    """Answer the records and measure the answers, one model at a time."""
+    collect_shares(file)
+    if config.devices > 1:
+        answer_in_processes(config, encoded, device, decoding, file, launch)
+    results = {}
+    for name, one in encoded.items():
+        results[name] = load_and_measure(
+            one, device, decoding.precision, decoding, file, config.batch_size
+        )
+    return results
 
 
 def answer_in_processes(
@@ -281,7 +295,7 @@ def compare_runs(runs: list[str], out: str | None) -> None:
         pair = compare(read_evaluation(first), read_evaluation(second))
         print(comparison_text(pair))
         if folder is not None:
-            write_json(folder / "comparison.json", pair)
+            write_json(folder / "comparison.json", to_json(pair))
             print(f"\nall numbers: {folder / 'comparison.json'}")
         return
 

@@ -54,15 +54,6 @@ def write_page(
     Raises:
         InputError: the file cannot be written.
     """
-    # Records to read: some at random, and those at the ends of the order by length.
-    order = found.by_length().tolist()
-    samples = {
-        "At random": [_row(found, place) for place in drawn],
-        "The longest": [_row(found, place) for place in order[: -SHOWN - 1 : -1]],
-        "The shortest": [_row(found, place) for place in order[:SHOWN]],
-    }
-    hardest = _hardest(found, difficulty) if difficulty is not None else []
-
     checks = [_check(found, key) for key in CHECKS]
     letters = sum(count for count, _ in found.scripts.values())
     page = (
@@ -87,13 +78,23 @@ def write_page(
                 {"name": script, "share": count / letters, "records": records}
                 for script, (count, records) in found.scripts.items()
             ],
-            samples=samples,
+            samples=_samples(found, drawn),
             model=model,
-            hardest=hardest,
+            hardest=_hardest(found, difficulty) if difficulty is not None else [],
             style=Markup(read_template("report.css")),
         )
     )
     write_text(path, page)
+
+
+def _samples(found: Examination, drawn: Sequence[int]) -> dict[str, list[Json]]:
+    """Return records to read: some at random, and those at the ends of the order by length."""
+    order = found.by_length().tolist()
+    return {
+        "At random": [_row(found, place) for place in drawn],
+        "The longest": [_row(found, place) for place in order[: -SHOWN - 1 : -1]],
+        "The shortest": [_row(found, place) for place in order[:SHOWN]],
+    }
 
 
 def _hardest(found: Examination, difficulty: Difficulties) -> list[Json]:

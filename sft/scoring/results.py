@@ -183,9 +183,9 @@ class MetricDifference:
     """
 
     records: int
-    difference: float | None
+    difference: float
     interval: Interval | None
-    p_value: float | None
+    p_value: float
     # Evaluations of early versions have no such key.
     visible: float | None = field(default=None, kw_only=True)
     wins: int
