@@ -16,8 +16,9 @@ from sft.inference.stream import FinishReason
 from sft.serving.api import ChatRequest, TextRequest, earlier_turns, parse_chat, parse_text
 from sft.serving.engine import Engine, Piece
 from sft.serving.fields import ApiError, Json, refuse
-from sft.serving.responses import ChatAnswers, TextAnswers, json_response
+from sft.serving.responses import ChatAnswers, TextAnswers
 from sft.serving.sending import answer
+from sft.serving.web import json_response
 
 # In bytes. No model's context holds as much text.
 BODY_LIMIT = 1 << 18
