@@ -15,7 +15,6 @@ from sft.serve import address, listen, port
 
 if TYPE_CHECKING:
     from sft.voting.ballots import Arena
-    from sft.voting.outcome import Outcome
     from sft.voting.votes import VoteFile
 
 DESCRIPTION = """\
@@ -75,22 +74,15 @@ def main() -> None:
 
     arena = load_arena(arguments.runs, arguments.base)
     folder = arguments.out.expanduser() if arguments.out else followed(arguments.runs[0]) / "arena"
-    if arguments.show:
-        tell(arena, VoteFile(folder / "votes.jsonl"), folder)
-        return
-
-    listener = listen("127.0.0.1", arguments.port)
     make_folder(folder)
-    busy = f"{folder}: another process collects votes there; end it, or give --out FOLDER"
+    busy = (
+        f"{folder}: another process collects votes there, and shows them at /outcome of its page; "
+        "end it, or give --out FOLDER"
+    )
     with locked(folder / ".lock", refuse=busy):
         file = VoteFile(folder / "votes.jsonl")
-        print(
-            f"{counted(len(arena.candidates), 'model')}, "
-            f"{counted(len(arena.ballots), 'pair')} of answers; votes are kept in {file.path}\n"
-            f"vote at {address(listener)}",
-            flush=True,
-        )
-        collect(arena, file, listener)
+        if not arguments.show:
+            collect(arena, file, listen("127.0.0.1", arguments.port))
         tell(arena, file, folder)
 
 
@@ -100,6 +92,12 @@ def collect(arena: Arena, file: VoteFile, listener: socket.socket) -> None:
 
     from sft.serving.guard import Access
     from sft.voting.app import make_app
+
+    print(
+        f"{counted(len(arena.candidates), 'model')}, {counted(len(arena.ballots), 'pair')} of "
+        f"answers; votes are kept in {file.path}\nvote at {address(listener)}",
+        flush=True,
+    )
 
     # uvicorn raises the signal again once it has stopped. Then it must no longer end the process.
     signal.signal(signal.SIGINT, lambda *_: None)
@@ -111,7 +109,7 @@ def collect(arena: Arena, file: VoteFile, listener: socket.socket) -> None:
     uvicorn.Server(config).run(sockets=[listener])
 
 
-def tell(arena: Arena, file: VoteFile, folder: Path) -> Outcome:
+def tell(arena: Arena, file: VoteFile, folder: Path) -> None:
     """Show what the votes say, and write it."""
     from sft.voting.app import write_outcome
     from sft.voting.outcome import outcome, outcome_text
@@ -120,7 +118,6 @@ def tell(arena: Arena, file: VoteFile, folder: Path) -> Outcome:
     print(outcome_text(found))
     if found.votes:
         print(f"\nto look at: {write_outcome(folder, found)}")
-    return found
 
 
 if __name__ == "__main__":

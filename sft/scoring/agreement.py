@@ -6,17 +6,13 @@ and an item with one judgement has none.
 """
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from itertools import chain
-from statistics import fmean as mean
 
 import numpy as np
 
 from sft.scoring.seeds import FEWEST
-from sft.scoring.statistics import LEVEL, Interval
-
-RESAMPLES = 999
+from sft.scoring.statistics import LEVEL, Interval, Numbers, redraws
 
 
 @dataclass(frozen=True)
@@ -50,43 +46,42 @@ class Agreement:
 
 def cohen(items: Sequence[Item]) -> Agreement | None:
     """Return the agreement of two, whose judgements stand in the same order in each item."""
-    return _agreement([item for item in items if len(item.judgements) == 2], _cohen)
+    return _agreement([item for item in items if len(item.judgements) == 2], people=2)
 
 
 def fleiss(items: Sequence[Item]) -> Agreement | None:
     """Return the agreement of any number of judgements on each item."""
-    return _agreement([item for item in items if len(item.judgements) > 1], _fleiss)
+    return _agreement([item for item in items if len(item.judgements) > 1], people=1)
 
 
-def _agreement(
-    items: Sequence[Item], kappa: Callable[[Sequence[Item]], float | None]
-) -> Agreement | None:
+def _agreement(items: Sequence[Item], people: int) -> Agreement | None:
+    """Return the agreement on the items; None for no items.
+
+    Args:
+        people: 2 if each item's two judgements are of the same two people, who may differ in how
+            often they choose a value. 1 if they are taken for judgements of one population.
+    """
     if not items:
         return None
-    by_record: dict[Hashable, list[Item]] = {}
+    records = list(dict.fromkeys(item.record for item in items))
+    places = {record: place for place, record in enumerate(records)}
+    values = list(dict.fromkeys(value for item in items for value in item.judgements))
+
+    # The sums of each record: its items, the agreement on them, and how often each value was
+    # chosen, by each of the people.
+    sums = np.zeros((len(records), 2 + people * len(values)))
     for item in items:
-        by_record.setdefault(item.record, []).append(item)
-    share = mean(_agreeing(item) for item in items)
-    return Agreement(len(items), share, kappa(items), _interval(list(by_record.values()), kappa))
+        row = sums[places[item.record]]
+        row[:2] += 1, _agreeing(item)
+        for number, value in enumerate(item.judgements):
+            row[2 + number % people * len(values) + values.index(value)] += 1
 
-
-def _interval(
-    records: Sequence[Sequence[Item]], kappa: Callable[[Sequence[Item]], float | None]
-) -> Interval | None:
-    """Return the interval of a bootstrap over records."""
-    if len(records) < FEWEST:
-        return None
-    rng = np.random.default_rng(0)
-    values = []
-    for _ in range(RESAMPLES):
-        drawn = rng.integers(0, len(records), len(records))
-        value = kappa(list(chain.from_iterable(records[index] for index in drawn)))
-        if value is not None:
-            values.append(value)
-    if not values:
-        return None
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    total = sums.sum(axis=0)
+    share = float(total[1] / total[0])
+    kappa = _kappa(total[None], people)[0]
+    return Agreement(
+        len(items), share, None if np.isnan(kappa) else float(kappa), _interval(sums, people)
+    )
 
 
 def _agreeing(item: Item) -> float:
@@ -96,19 +91,32 @@ def _agreeing(item: Item) -> float:
     return same / (count * (count - 1))
 
 
-def _cohen(items: Sequence[Item]) -> float | None:
-    first = Counter(item.judgements[0] for item in items)
-    second = Counter(item.judgements[1] for item in items)
-    chance = sum(first[value] * second[value] for value in first) / len(items) ** 2
-    return _beyond(mean(_agreeing(item) for item in items), chance)
+def _kappa(sums: Numbers, people: int) -> Numbers:
+    """Return the agreement beyond chance, (draws,); NaN where chance alone gives 1.
+
+    Args:
+        sums: (draws, sums), as `_agreement` makes them.
+    """
+    share = sums[:, 1] / sums[:, 0]
+    chosen = sums[:, 2:].reshape(len(sums), people, -1)
+    chosen = chosen / chosen.sum(axis=2, keepdims=True)
+    chance = (chosen[:, 0] * chosen[:, -1]).sum(axis=1)
+    found = np.full(len(sums), np.nan)
+    certain = chance > 1 - 1e-12
+    found[~certain] = (share - chance)[~certain] / (1 - chance)[~certain]
+    return found
 
 
-def _fleiss(items: Sequence[Item]) -> float | None:
-    found = Counter(value for item in items for value in item.judgements)
-    total = sum(found.values())
-    chance = sum((number / total) ** 2 for number in found.values())
-    return _beyond(mean(_agreeing(item) for item in items), chance)
+def _interval(sums: Numbers, people: int) -> Interval | None:
+    """Return the interval of a bootstrap over records.
 
-
-def _beyond(share: float, chance: float) -> float | None:
-    return (share - chance) / (1 - chance) if chance < 1 else None
+    Args:
+        sums: (records, sums)
+    """
+    if len(sums) < FEWEST:
+        return None
+    drawn = _kappa(redraws(len(sums)) @ sums, people)
+    if np.isnan(drawn).all():
+        return None
+    low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)

@@ -1,4 +1,4 @@
-"""What the server and the voting page share: JSON, files of a page, and answers to errors."""
+"""What the server and the voting page share: bodies, JSON, files, and answers to errors."""
 
 import json
 from collections.abc import Mapping
@@ -22,6 +22,9 @@ PAGE_HEADERS = {
     "cache-control": "no-cache",
 }
 
+# In bytes. No model's context holds as much text.
+BODY_LIMIT = 1 << 18
+
 # When a caller should ask again if the queue is full, in seconds.
 RETRY_AFTER = "1"
 
@@ -31,6 +34,16 @@ def json_response(
 ) -> Response:
     # Starlette's own JSONResponse fails on half a surrogate pair. json.dumps keeps it escaped.
     return Response(json.dumps(content), status, headers, "application/json")
+
+
+async def read_body(http: Request) -> bytes:
+    body = bytearray()
+    async for chunk in http.stream():
+        body += chunk
+        if len(body) > BODY_LIMIT:
+            message = f"the body: expected at most {BODY_LIMIT:,} bytes"
+            raise ApiError(413, message, None, "request_too_large")
+    return bytes(body)
 
 
 async def page(path: Path, _: Request) -> Response:

@@ -14,7 +14,7 @@ from sft.atomic import finite, make_folder, write_json, write_text
 from sft.report.votes import votes_page
 from sft.serving.fields import ApiError, Json, json_object, refuse, typed
 from sft.serving.guard import Access, Guard
-from sft.serving.web import HANDLERS, PAGE, json_response, page
+from sft.serving.web import HANDLERS, PAGE, json_response, page, read_body
 from sft.voting.ballots import Arena, Ballot
 from sft.voting.outcome import Outcome, outcome, remarks, summary_line
 from sft.voting.votes import VoteFile, left
@@ -63,7 +63,7 @@ class Polls:
 
     async def vote(self, request: Request) -> Response:
         """Keep a vote, and answer with the voter's next ballot."""
-        body = json_object(await request.body())
+        body = json_object(await read_body(request))
         voter = voter_of(body)
         ballot = self._ballot(typed(body, "ballot", str) or "")
         side = left(voter, ballot)
