@@ -4,19 +4,20 @@ The file is the one that `report.html` saves. Each label holds the answer that i
 of an answer that has changed since does not count.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sft.atomic import locked, read_json, write_json
+from sft.dataclass_json import to_json
 from sft.errors import InputError, counted
 from sft.evaluation.compare import read_evaluation
 from sft.evaluation.pages import write_pages
 from sft.latest import followed
 from sft.scoring.labels import FEWEST, agreement, corrected_mean
-from sft.scoring.results import SUMMARY, AnswerResult, RecordResult, as_json
+from sft.scoring.results import SUMMARY, AnswerResult, LabelsSummary, ModelLabels, RecordResult
+from sft.scoring.statistics import rank_correlation
 from sft.shell import setting
 
 
@@ -79,27 +80,26 @@ def add_labels(run: str, file: str) -> None:
             f"{setting('run', run)} judge=..."
         )
     found = beside_labels(evaluation.rows, labels)
-    if not any(found["models"].values()):
+    if not found.models:
         raise InputError(
             f"labels: none of the {counted(len(labels), 'label')} in {file} is of an answer in "
             f"{run} that the judge scored; label the answers in its report.html"
         )
 
-    summary = replace(evaluation.summary, judge=judge | {"labels": found})
+    summary = replace(evaluation.summary, judge=replace(judge, labels=found))
     folder = evaluation.folder
     busy = f"{folder}: an evaluation is at work there; wait for it, or end it"
     with locked(folder / ".lock", refuse=busy):
-        write_json(folder / SUMMARY, as_json(summary))
+        write_json(folder / SUMMARY, to_json(summary))
         past = followed(run)
         write_pages(folder, past if past != folder else None, evaluation.rows, summary)
-    print("\n".join(found["text"]))
+    print("\n".join(found.text))
     print(f"\nto look at: {folder / 'report.html'}")
 
 
-def beside_labels(rows: list[RecordResult], labels: list[Label]) -> dict[str, Any]:
-    """Return what the labels say of the judge, for each model, and the same in words."""
-    models: dict[str, dict[str, Any]] = {}
-    text: list[str] = []
+def beside_labels(rows: list[RecordResult], labels: list[Label]) -> LabelsSummary:
+    """Return what the labels say of the judge."""
+    models: dict[str, ModelLabels] = {}
     used = 0
     for name in ("tuned", "base"):
         answers = {row.record: answer for row in rows if (answer := _answer(row, name))}
@@ -111,13 +111,15 @@ def beside_labels(rows: list[RecordResult], labels: list[Label]) -> dict[str, An
         used += len(given)
         if given:
             models[name] = _of_model(answers, given)
-            text.append(_in_words(name, models[name]))
-    if used < len(labels):
+
+    text = [_in_words(name, found) for name, found in models.items()]
+    left_out = len(labels) - used
+    if left_out:
         text.append(
-            f"{counted(len(labels) - used, 'label')} left out: the answer has changed, or has no "
-            "score, or is labelled twice"
+            f"{counted(left_out, 'label')} left out: the answer has changed, or has no score, or "
+            "is labelled twice."
         )
-    return {"models": models, "left_out": len(labels) - used, "text": text}
+    return LabelsSummary(models, left_out, text)
 
 
 def _answer(row: RecordResult, model: str) -> AnswerResult | None:
@@ -126,37 +128,38 @@ def _answer(row: RecordResult, model: str) -> AnswerResult | None:
     return answer if answer is not None and answer.score is not None else None
 
 
-def _of_model(answers: dict[int, AnswerResult], given: dict[int, float]) -> dict[str, Any]:
+def _of_model(answers: dict[int, AnswerResult], given: dict[int, float]) -> ModelLabels:
     scores = {record: float(answer.score or 0) for record, answer in answers.items()}
-    labels = np.array(list(given.values()))
+    labels = np.array(list(given.values()), dtype=np.float64)
     labelled = np.array([scores[record] for record in given])
     others = np.array([score for record, score in scores.items() if record not in given])
-    corrected = corrected_mean(labels, labelled, others) if len(given) >= FEWEST else None
-    return {
-        "labels": len(given),
-        "missing": max(0, FEWEST - len(given)),
-        "person": float(labels.mean()),
-        "judge": float(np.mean(list(scores.values()))),
-        **asdict(agreement(labels.tolist(), labelled.tolist())),
-        "corrected": asdict(corrected) if corrected else None,
-    }
+    return ModelLabels(
+        labels=len(given),
+        missing=max(0, FEWEST - len(given)),
+        person=float(labels.mean()),
+        judge=float(np.mean(list(scores.values()))),
+        agreement=agreement(labels.tolist(), labelled.tolist()),
+        correlation=rank_correlation(labels.tolist(), labelled.tolist()),
+        corrected=corrected_mean(labels, labelled, others) if len(given) >= FEWEST else None,
+    )
 
 
-def _in_words(name: str, found: dict[str, Any]) -> str:
-    parts = [f"{name}: {counted(found['labels'], 'label')}, on average {found['person']:.1f}"]
-    if found["kappa"] is not None:
-        parts.append(f"Cohen's kappa with the judge {found['kappa']:.2f}")
-    if found["correlation"] is not None:
-        parts.append(f"Spearman's correlation {found['correlation']:.2f}")
+def _in_words(name: str, found: ModelLabels) -> str:
+    parts = [f"{name}: {counted(found.labels, 'label')}, on average {found.person:.1f}"]
+    both = found.agreement
+    if both is not None and both.kappa is not None:
+        inside = f" ({both.interval[0]:.2f} to {both.interval[1]:.2f})" if both.interval else ""
+        parts.append(f"Cohen's kappa with the judge {both.kappa:.2f}{inside}")
+    if found.correlation is not None:
+        parts.append(f"Spearman's correlation {found.correlation:.2f}")
     line = "; ".join(parts)
-    if not found["corrected"]:
+    if found.corrected is None:
         return (
-            f"{line}. {counted(found['missing'], 'more label')} and the judge's mean of "
-            f"{found['judge']:.1f} can be corrected."
+            f"{line}. With {counted(found.missing, 'more label')}, the judge's mean of "
+            f"{found.judge:.1f} can be corrected."
         )
-    corrected = found["corrected"]
-    low, high = corrected["interval"]
+    low, high = found.corrected.interval
     return (
-        f"{line}. The judge's mean of {found['judge']:.1f}, corrected by the labels, is "
-        f"{corrected['mean']:.1f} (95% interval {low:.1f} to {high:.1f})."
+        f"{line}. The judge's mean of {found.judge:.1f}, corrected by the labels, is "
+        f"{found.corrected.mean:.1f} (95% interval {low:.1f} to {high:.1f})."
     )

@@ -1,17 +1,15 @@
 """The report of an evaluation. That of a run shows the run too."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from sft.atomic import read_numbers
 from sft.report.report import write_report
-from sft.scoring.results import EvaluationSummary, RecordResult, as_json
+from sft.scoring.results import EvaluationSummary, RecordResult
 from sft.summaries import read_run_summary
 
 
 def write_pages(
-    folder: Path, run: Path | None, rows: Sequence[RecordResult], summary: EvaluationSummary
+    folder: Path, run: Path | None, rows: list[RecordResult], summary: EvaluationSummary
 ) -> None:
     """Write `report.html` and `report.md`.
 
@@ -24,7 +22,7 @@ def write_pages(
     past = None
     metrics = None
     if run is not None:
-        past = asdict(read_run_summary(run))
+        past = read_run_summary(run)
         if (run / "metrics.csv").exists():
             metrics = read_numbers(run / "metrics.csv")
-    write_report(folder, as_json(summary), [as_json(row) for row in rows], past, metrics)
+    write_report(folder, summary, rows, past, metrics)

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from sft.scoring.statistics import LEVEL, Interval, Numbers, rank_correlation, wilson
+from sft.scoring.agreement import Agreement, Item, cohen
+from sft.scoring.statistics import LEVEL, Interval, Numbers, wilson
 
 # With fewer labels, their spread is not known well enough for an interval.
 FEWEST = 30
@@ -25,20 +26,6 @@ FEWEST = 30
 # Scores and labels reach from 0 to this, and an answer counts as right from half of it on.
 TOP = 100.0
 RIGHT = 50.0
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How well a judge and a person agree.
-
-    Attributes:
-        kappa: Cohen's kappa (1960) of right and wrong: 1 for always, 0 for as often as by chance;
-            None if both call all answers the same.
-        correlation: Spearman's, of the scores; None if one of the two gives equal scores.
-    """
-
-    kappa: float | None
-    correlation: float | None
 
 
 @dataclass(frozen=True)
@@ -54,17 +41,10 @@ class Corrected:
     weight: float
 
 
-def agreement(labels: Sequence[float], scores: Sequence[float]) -> Agreement:
-    """Compare labels and scores of the same answers."""
-    return Agreement(_kappa(labels, scores), rank_correlation(labels, scores))
-
-
-def _kappa(labels: Sequence[float], scores: Sequence[float]) -> float | None:
-    right = np.asarray(labels) >= RIGHT
-    called = np.asarray(scores) >= RIGHT
-    observed = float((right == called).mean())
-    chance = float(right.mean() * called.mean() + (1 - right.mean()) * (1 - called.mean()))
-    return (observed - chance) / (1 - chance) if chance < 1 else None
+def agreement(labels: Sequence[float], scores: Sequence[float]) -> Agreement | None:
+    """Return Cohen's agreement of a person and a judge on which answers are right."""
+    pairs = zip(labels, scores, strict=True)
+    return cohen([Item(number, (a >= RIGHT, b >= RIGHT)) for number, (a, b) in enumerate(pairs)])
 
 
 def corrected_mean(labels: Numbers, scores: Numbers, others: Numbers) -> Corrected:

@@ -11,20 +11,12 @@ Biometrika 80).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy import optimize, special, stats
 
-from sft.scoring.statistics import LEVEL, Interval, Numbers
-
-
-@dataclass(frozen=True)
-class WinRate:
-    """The share of pairs that a model wins, ties counting half, with its 95% interval."""
-
-    rate: float
-    interval: Interval
+from sft.scoring.results import WinRate
+from sft.scoring.statistics import LEVEL, Numbers
 
 
 def length_controlled(points: Sequence[float], longer: Sequence[float]) -> WinRate | None:

@@ -28,6 +28,9 @@ POWER = 0.8
 
 RESAMPLES = 9_999
 
+# The draws of a bootstrap whose every draw costs a fit.
+REDRAWS = 999
+
 # How many numbers are drawn at a time, which limits the memory.
 CELLS = 4_000_000
 
@@ -130,6 +133,12 @@ def _bootstrap(values: Numbers, weights: Numbers) -> Interval:
         rng=np.random.default_rng(0),
     ).confidence_interval
     return float(found.low), float(found.high)
+
+
+def redraws(records: int) -> Numbers:
+    """Return how often each record is drawn in each draw of a bootstrap, (draws, records)."""
+    rng = np.random.default_rng(0)
+    return rng.multinomial(records, np.full(records, 1 / records), REDRAWS).astype(np.float64)
 
 
 def difference(
