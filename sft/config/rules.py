@@ -137,9 +137,9 @@ def _judge(judge: JudgeConfig) -> Problems:
     if judge.kind != "ollama" and (judge.pull or judge.context):
         key = "pull" if judge.pull else "context"
         yield f"judge.{key}: only an Ollama server reads it; leave it out"
-    if judge.mode == "pairwise" and judge.prompt == "published":
+    if judge.mode == "pairwise" and judge.prompt != "strict":
         yield (
-            "judge.prompt: the published runs compared no pairs; judge.mode=pairwise goes with "
+            f"judge.prompt: {judge.prompt} asks about one answer; judge.mode=pairwise goes with "
             "strict"
         )
 

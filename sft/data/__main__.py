@@ -173,7 +173,7 @@ def reader(config: TrainConfig, checkpoint: str | None) -> tuple[tiktoken.Encodi
         checkpoint = config.model.checkpoint
         revision = config.model.revision
     found = load_pretrained(checkpoint, revision, device="meta")
-    own = template_of(found.source, found.prompt, found.chat_template, found.names)
+    own = template_of(found)
     template, _ = pick_template(config.data.prompt, own, found.source)
 
     names = [name for name, text in PROMPTS.items() if text == template]
