@@ -1,6 +1,6 @@
-"""Scores of an answer beside the expected one. `METRICS` lists every number that a record has.
+"""Scores that compare an answer with the expected one.
 
-To add a metric of the texts, write its function and its entry in `METRICS`. The terminal, the
+`METRICS` lists every number that a record has. To add a metric of the texts, write its function and its entry in `METRICS`. The terminal, the
 report, the card, `eval.rank` and `--help` take it from there. Libraries that take seconds to import
 are imported where they are used, so that the config can read the names.
 
