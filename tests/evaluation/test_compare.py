@@ -8,7 +8,7 @@ from sft.errors import InputError
 from sft.evaluation.compare import compare, comparison_text, read_evaluation
 from tests.fixtures.record import MADE
 
-JUDGE = {"kind": "ollama", "model": "llama3:latest", "coverage": 1.0}
+JUDGE = {"kind": "ollama", "model": "llama3:latest", "coverage": {"tuned": 1.0}}
 
 
 def write(
