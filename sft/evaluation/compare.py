@@ -62,8 +62,11 @@ class RunComparison:
     differences: dict[str, MetricDifference]
 
 
-def read_evaluation(run: str) -> Evaluation:
+def read_evaluation(run: str, key: str = "compare") -> Evaluation:
     """Read the evaluation in a run's folder, or in the `out` folder of a checkpoint's.
+
+    Args:
+        key: the setting that named the run, for messages.
 
     Raises:
         InputError: there is none, or its files cannot be read.
@@ -71,7 +74,7 @@ def read_evaluation(run: str) -> Evaluation:
     path = followed(run)
     folder = path / "evaluation" if (path / "evaluation").is_dir() else path
     if not (folder / RECORDS).is_file():
-        raise _not_evaluated(run)
+        raise _not_evaluated(run, key)
     return Evaluation(run, read_summary(folder), read_records(folder))
 
 
@@ -94,7 +97,7 @@ def evaluated_runs(names: Sequence[str]) -> list[str]:
                 jobs = [str(job) for job in Path(folder).glob("*") if _is_evaluated(job)]
                 runs += sorted(jobs, key=_by_number)
         if not runs:
-            raise _not_evaluated(name)
+            raise _not_evaluated(name, "compare")
         found += runs
     found = list(dict.fromkeys(found))
     if len(found) == 1:
@@ -106,9 +109,9 @@ def _is_evaluated(folder: Path) -> bool:
     return any((place / RECORDS).is_file() for place in (folder / "evaluation", folder))
 
 
-def _not_evaluated(run: str) -> InputError:
+def _not_evaluated(run: str, key: str) -> InputError:
     return InputError(
-        f"compare: {run} has not been evaluated; first: python evaluate.py {setting('run', run)}"
+        f"{key}: {run} has not been evaluated; first: python evaluate.py {setting('run', run)}"
     )
 
 
@@ -162,12 +165,16 @@ def identity(judge: JudgeSummary | None) -> dict[str, Any] | None:
     return {key: judge.identity.get(key) for key in keys}
 
 
-def check_same_records(first: Evaluation, second: Evaluation) -> None:
-    """Raise InputError, with the key that is to blame, if two were not asked the same records."""
+def check_same_records(first: Evaluation, second: Evaluation, key: str = "compare") -> None:
+    """Raise InputError, with the setting that is to blame, if two have not the same records.
+
+    Args:
+        key: the setting that named the two.
+    """
     split = first.summary.split
     if second.summary.split != split:
         raise InputError(
-            f"compare: {first.name} was last evaluated on its {split} split and {second.name} on "
+            f"{key}: {first.name} was last evaluated on its {split} split and {second.name} on "
             f"its {second.summary.split} split; evaluate one of them again: python evaluate.py "
             f"{setting('run', second.name)} split={split}"
         )
@@ -175,7 +182,7 @@ def check_same_records(first: Evaluation, second: Evaluation) -> None:
     for number, (one, other) in enumerate(pairs, 1):
         if one != other:
             raise InputError(
-                f"compare: {first.name} and {second.name} were not asked the same records"
+                f"{key}: {first.name} and {second.name} were not asked the same records"
                 f"{_key_that_differs(first.summary, second.summary)} (from record {number} on; "
                 f"{len(first.rows)} and {len(second.rows)} in all); evaluate both with the same "
                 "data, split= and limit="

@@ -11,7 +11,14 @@ from sft.judge.judge import Judge
 from sft.judge.keep import Comparison
 from sft.judge.prompts import Pair, Question
 from sft.scoring.results import Audit, EvaluationSummary, JudgeSummary, Pairwise, RecordResult
-from sft.scoring.statistics import RELIABLE, auc, difference, verdict
+from sft.scoring.statistics import (
+    RELIABLE,
+    Interval,
+    auc,
+    auc_interval,
+    difference,
+    verdict,
+)
 
 # From this AUC of its audit on, a judge is said to tell right from wrong.
 GOOD = 0.95
@@ -55,35 +62,40 @@ def _audit(
         return None
 
     found = score_answers(judge, questions, folder / "scores.jsonl", "audit of the judge")
-    scores: dict[str, list[int]] = {"expected": [], "empty": [], "other": []}
+    scores: dict[str, list[float]] = {"expected": [], "empty": [], "other": []}
     for question, judgement in zip(questions, found, strict=True):
         if judgement.score is not None:
             scores[question.target].append(judgement.score)
 
-    area = auc(scores["expected"], scores["empty"] + scores["other"])
+    right, wrong = scores["expected"], scores["empty"] + scores["other"]
+    area = auc(right, wrong)
+    span = auc_interval(area, len(right), len(wrong)) if area is not None else None
     return Audit(
-        records=len(scores["expected"]),
+        records=len(right),
         means={target: mean(values) if values else None for target, values in scores.items()},
         auc=area,
-        verdict=_trust(area),
+        interval=span,
+        verdict=_trust(area, span),
     )
 
 
-def _trust(area: float | None) -> str:
+def _trust(area: float | None, span: Interval | None) -> str:
     """Return the audit's AUC in words."""
-    if area is None:
+    if area is None or span is None:
         return (
             "The judge could not be tested: it scored too few of the answers whose worth is known."
         )
-    if area >= GOOD:
+    if span[0] <= 0.5 <= span[1]:
+        lead = "Do not rely on this judge: it is no better than chance"
+    elif area >= GOOD:
         lead = "This judge can tell right from wrong"
     elif area >= RELIABLE:
         lead = "This judge makes mistakes"
     else:
         lead = "Do not rely on this judge"
     return (
-        f"{lead}: an expected answer gets more than a wrong or an empty one in {area:.0%} of the "
-        "cases, ties counting half."
+        f"{lead}. An expected answer gets more than a wrong or an empty one in {area:.0%} of the "
+        f"cases, ties counting half (95% interval {span[0]:.0%} to {span[1]:.0%})."
     )
 
 

@@ -43,7 +43,7 @@ class AnswerResult:
     loss: float | None
     loss_tokens: int
     status: str | None = None
-    score: int | None = None
+    score: float | None = None
     reason: str | None = None
 
     @property
@@ -244,12 +244,14 @@ class Audit:
         means: the mean score of the `expected`, the `empty` and the `other` answers.
         auc: the chance that an expected answer gets more than another one.
         verdict: the AUC in words.
+        interval: the AUC's; None in summaries of earlier versions.
     """
 
     records: int
     means: dict[str, float | None]
     auc: float | None
     verdict: str
+    interval: Interval | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,11 +16,9 @@ from sft.inference.stream import FinishReason
 from sft.serving.api import ChatRequest, TextRequest, earlier_turns, parse_chat, parse_text
 from sft.serving.engine import Engine, Piece
 from sft.serving.fields import ApiError, Json, refuse
-from sft.serving.responses import ChatAnswers, TextAnswers, json_response
+from sft.serving.responses import ChatAnswers, TextAnswers
 from sft.serving.sending import answer
-
-# In bytes. No model's context holds as much text.
-BODY_LIMIT = 1 << 18
+from sft.serving.web import json_response, read_body
 
 
 @dataclass(frozen=True)
@@ -92,16 +90,6 @@ class Endpoints:
         if request.echo:
             echoes = await run_in_threadpool(echoed, request, engine, prompts)
         return await answer(http, request, engine, prompts, response, echoes)
-
-
-async def read_body(http: Request) -> bytes:
-    body = bytearray()
-    async for chunk in http.stream():
-        body += chunk
-        if len(body) > BODY_LIMIT:
-            message = f"the body: expected at most {BODY_LIMIT:,} bytes"
-            raise ApiError(413, message, None, "request_too_large")
-    return bytes(body)
 
 
 # Prompts

@@ -18,8 +18,8 @@ from sft.config.schema import DataConfig
 from sft.data.sources import load_source
 from sft.gpt2.generate import generate
 from sft.gpt2.tokenizer import decode
-from sft.serving.endpoints import BODY_LIMIT
 from sft.serving.engine import Engine
+from sft.serving.web import BODY_LIMIT
 from tests.serving.running import Brake, running, wait_until
 
 HELLO = [{"role": "user", "content": "hello"}]
