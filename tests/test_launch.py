@@ -35,7 +35,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("model=gpt3", ["model: unknown value 'gpt3'", "gpt2-large, gpt2-medium"]),
         ("data=web", ["data: unknown value 'web'", "alpaca"]),
         ("experiment=x", ["experiment: unknown value 'x'", "alpaca-1k"]),
-        ("data=null", ["data: null is no choice"]),
+        ("data=null", ["data: null is not a choice"]),
         ("data=", ["data: unknown value ''", "alpaca"]),
         ("data=[nano,b]", ["data: cannot load 'b'"]),
         ("data.split=0.9,0.1,0", ["data.split: ", "data.split=[0.9,0.1,0]", "-m"]),

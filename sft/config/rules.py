@@ -172,7 +172,7 @@ def too_cold(temperature: float) -> str | None:
 
 
 def _train(config: TrainConfig) -> Problems:
-    # What follows training.
+    # Settings of what follows training.
     if config.judge.kind != "none" and not config.evaluate:
         yield f"judge: {config.judge.kind} would not be asked without evaluate=true"
     if config.eval.rank != "validation_loss" and not config.evaluate:
@@ -180,7 +180,7 @@ def _train(config: TrainConfig) -> Problems:
     if config.eval.rank == "score" and config.judge.kind == "none":
         yield "eval.rank: there is no score without a judge; add judge=ollama or judge=openai"
 
-    # What happens while it trains.
+    # Settings of what happens during training.
     if config.eval.best != "validation_loss" and config.eval.answers is None:
         yield f"eval.best: there is no {config.eval.best} without answers; add eval.answers=NUMBER"
 
@@ -234,7 +234,7 @@ def _device(config: TrainConfig | EvaluateConfig) -> Problems:
 
 
 def half_on_cpu(device: str, precision: str) -> str | None:
-    """Return what is wrong with fp16 on a CPU; `auto` is no CPU until it has been resolved."""
+    """Return what is wrong with fp16 on a CPU; `auto` is not yet a device."""
     if device == "cpu" and precision == "16-mixed":
         return "precision: 16-mixed needs a GPU; on the CPU use bf16-mixed or 32"
     return None
