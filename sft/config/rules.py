@@ -411,13 +411,12 @@ def _narrows(generate: GenerateConfig) -> bool:
 
 ONLY_TRAINING = "only training reads it; leave it out"
 
-COMPARED = ("compare", "out")
-NOT_COMPARED = tuple(
-    found
-    for name in EvaluateConfig.__dataclass_fields__
-    if name not in COMPARED
-    for found in (name, f"{name}.")
-)
+
+def _all_but(*names: str) -> tuple[str, ...]:
+    """Return the keys of an evaluation, without some."""
+    others = [name for name in EvaluateConfig.__dataclass_fields__ if name not in names]
+    return tuple(found for name in others for found in (name, f"{name}."))
+
 
 # Keys of data that decide how an epoch is made of the training records.
 ONLY_FOR_EPOCHS = (
@@ -430,9 +429,14 @@ ONLY_FOR_EPOCHS = (
 
 UNREAD_BY_EVALUATE: tuple[Unread[EvaluateConfig], ...] = (
     Unread(
-        NOT_COMPARED,
+        _all_but("compare", "out"),
         lambda config, sweep: config.compare is not None,
         "evaluations that exist are compared as they are; leave it out",
+    ),
+    Unread(
+        _all_but("labels", "run"),
+        lambda config, sweep: config.labels is not None,
+        "labels are compared with the evaluation of run= as it is; leave it out",
     ),
     Unread(
         ("revision", "data", "data."),

@@ -284,6 +284,7 @@ class EvaluateConfig:
     generate: GenerateConfig
     run: str | None = None
     compare: list[str] | None = None
+    labels: str | None = None
     checkpoint: str | None = None
     revision: str | None = None
     out: str | None = None

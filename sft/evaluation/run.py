@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from sft.atomic import locked, make_folder, read_numbers, write_json
+from sft.atomic import locked, make_folder, write_json
 from sft.config.schema import EvaluateConfig
 from sft.data.overview import unused_text
 from sft.data.prompt import same_prompts
@@ -36,6 +36,7 @@ from sft.evaluation.measure import (
     load_and_measure,
     noisiest,
 )
+from sft.evaluation.pages import write_pages
 from sft.evaluation.results import examples_text, responses, rows_of
 from sft.evaluation.setup import Setup, load_setup
 from sft.evaluation.summary import means_of, table
@@ -43,7 +44,6 @@ from sft.judge.ask import connect
 from sft.judge.score import check_judged, judge_answers
 from sft.prompts import PROMPTS
 from sft.report.card import write_card
-from sft.report.report import write_report
 from sft.scoring.results import (
     DataEvaluated,
     EvaluationSummary,
@@ -51,7 +51,7 @@ from sft.scoring.results import (
     TrainingRecords,
     write_results,
 )
-from sft.summaries import read_run_summary, versions
+from sft.summaries import versions
 
 log = logging.getLogger("sft")
 
@@ -248,7 +248,7 @@ def origin(
 
 
 def write_files(setup: Setup, rows: list[RecordResult], summary: EvaluationSummary) -> None:
-    """Write the evaluation's files. The report and the model card of a run show the run too.
+    """Write the evaluation's files, and the model card of a run.
 
     Raises:
         InputError: a file cannot be written.
@@ -256,17 +256,9 @@ def write_files(setup: Setup, rows: list[RecordResult], summary: EvaluationSumma
     folder = setup.folder
     write_json(folder / "responses.json", responses(rows))
     write_results(folder, rows, summary)
-
-    run = setup.run
-    past = None
-    metrics = None
-    if run is not None:
-        past = read_run_summary(run)
-        if (run / "metrics.csv").exists():
-            metrics = read_numbers(run / "metrics.csv")
-    write_report(folder, summary, rows, past, metrics)
-    if run is not None:
-        write_card(run)
+    write_pages(folder, setup.run, rows, summary)
+    if setup.run is not None:
+        write_card(setup.run)
 
 
 def show(folder: Path, rows: list[RecordResult], summary: EvaluationSummary) -> None:
