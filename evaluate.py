@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
@@ -14,7 +13,7 @@ from sft.config.loading import from_hydra
 from sft.config.rules import check_given, given_keys
 from sft.config.schema import EvaluateConfig
 from sft.errors import InputError
-from sft.launch import job, on_devices, run
+from sft.launch import by_torchrun, job, on_devices, run
 from sft.logs import log_to
 
 
@@ -25,7 +24,7 @@ def main(composed: Any) -> None:
         config = from_hydra(EvaluateConfig, composed)
         given = given_keys(HydraConfig.get().overrides.task)
         check_given(config, given)
-        if "LOCAL_RANK" in os.environ:
+        if by_torchrun():
             raise InputError(
                 "torchrun: evaluate.py starts its processes itself; call it with python and "
                 "devices=N"

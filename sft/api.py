@@ -26,6 +26,7 @@ from sft.data.overview import unused_text
 from sft.data.prompt import chat_of, pick_template, template_of
 from sft.data.records import Contents, Reader, Record
 from sft.data.splits import encode_splits
+from sft.dataclass_json import to_json
 from sft.device import pick_device, pick_precision
 from sft.errors import InputError
 from sft.evaluation.answers import Answer, Decoding, decode_answers
@@ -139,7 +140,7 @@ def finetune(
     device = pick_device(device)
 
     # Tokenise the records.
-    own = template_of(gpt2.source, gpt2.prompt, gpt2.chat_template, gpt2.names)
+    own = template_of(gpt2)
     template, note = pick_template(prompt, own, gpt2.source)
     if note:
         log.log(logging.WARNING if prompt else logging.INFO, note)
@@ -309,7 +310,7 @@ def evaluate(
     )
     found: dict[str, Any] = {}
     for name, value in numbers(answer_results(result)).items():
-        found |= value if name == "metrics" else {name: value}
+        found |= value if name == "metrics" else {name: to_json(value)}
     return found
 
 
@@ -331,7 +332,7 @@ def _without_answer(question: Any) -> Any:
 
 def _template(gpt2: Pretrained) -> str:
     """Return the template the model was trained with; Alpaca's if it is not known."""
-    found = template_of(gpt2.source, gpt2.prompt, gpt2.chat_template, gpt2.names)
+    found = template_of(gpt2)
     return found or PROMPTS["alpaca"]
 
 

@@ -262,7 +262,7 @@ def template(source: Pretrained) -> str | None:
     """Return the model's prompt template; None: it continues plain text."""
     from sft.data.prompt import template_of
 
-    return template_of(source.source, source.prompt, source.chat_template, source.names)
+    return template_of(source)
 
 
 def title(folder: Path) -> str:

@@ -24,13 +24,13 @@ class BatchLoss:
         each: (N,), in nats and fp32, row after row. Of preferences: one for each pair.
         labels: (B, T)
         weights: (N,), the weight of each loss; None: each weighs 1.
-        beside: (numbers, 2), sum and count of each number that the objective measures beside the
+        extra: (numbers, 2), sum and count of each number that the objective measures besides the
             loss, in the order of its `names`; None if it has none.
     """
 
     each: Tensor
     labels: Tensor
-    beside: Tensor | None = None
+    extra: Tensor | None = None
     weights: Tensor | None = None
 
     @property
@@ -63,7 +63,7 @@ class Objective(Protocol):
     """A model, and the loss of a batch that is on the model's device.
 
     Attributes:
-        names: of the numbers that are measured beside the loss.
+        names: of the numbers that are measured besides the loss.
     """
 
     model: GPT
@@ -92,15 +92,15 @@ class CrossEntropy:
         each = self.model.token_losses(batch.input_ids, batch.labels, batch.lengths)
         losses = each.detach()
         if batch.answers is None:
-            beside = torch.stack([losses.sum(), losses.new_tensor(len(losses))])
-            return BatchLoss(each, batch.labels, beside[None])
+            extra = torch.stack([losses.sum(), losses.new_tensor(len(losses))])
+            return BatchLoss(each, batch.labels, extra[None])
 
         is_answer = batch.answers[batch.labels != IGNORE_INDEX]  # (N,)
-        beside = torch.stack([(losses * is_answer).sum(), is_answer.sum().to(losses)])
+        extra = torch.stack([(losses * is_answer).sum(), is_answer.sum().to(losses)])
         weights = None
         if self.prompt_weight != 1:
             weights = torch.where(is_answer, 1.0, self.prompt_weight)
-        return BatchLoss(each, batch.labels, beside[None], weights)
+        return BatchLoss(each, batch.labels, extra[None], weights)
 
 
 class Preference:
@@ -151,8 +151,8 @@ class Preference:
                 each = (of_chosen - of_rejected - 1 / (2 * beta)) ** 2
 
         sums = torch.stack([margins.detach().sum(), (margins > 0).float().sum()])
-        beside = torch.stack([sums, torch.full_like(sums, pairs)], dim=1)
-        return BatchLoss(each, batch.labels, beside)
+        extra = torch.stack([sums, torch.full_like(sums, pairs)], dim=1)
+        return BatchLoss(each, batch.labels, extra)
 
 
 def row_logprobs(model: GPT, batch: Batch) -> Tensor:

@@ -22,6 +22,7 @@ GROUND = {
     "sft.claims",
     "sft.config",
     "sft.cpus",
+    "sft.dataclass_json",
     "sft.device",
     "sft.download",
     "sft.errors",

@@ -104,11 +104,8 @@ def download(repo: str, revision: str | None = None) -> tuple[Path, str]:
     if config is None:
         adapter = fetch_if_present(repo, ADAPTER_CONFIG, revision)
         if adapter:
-            commit = adapter.parent.name
-            _fetch_later_additions(repo, (CHAT_TEMPLATE,), commit, ADAPTER_WEIGHTS)
-            fetch(repo, ADAPTER_WEIGHTS, commit)
-            fetch_if_present(repo, TOKENIZER_CONFIG, commit)
-            return adapter.parent, commit
+            _fetch_adapter(repo, adapter.parent.name)
+            return adapter.parent, adapter.parent.name
 
         # There is neither. This call raises the error that says so.
         config = fetch(repo, CONFIG, revision)
@@ -122,15 +119,28 @@ def download(repo: str, revision: str | None = None) -> tuple[Path, str]:
     if commit != PINNED.get(repo):
         _fetch_later_additions(repo, (TOKENIZER, CHAT_TEMPLATE), commit, WEIGHTS, INDEX)
 
-    if fetch_if_present(repo, WEIGHTS, commit) is None:
-        index = fetch_if_present(repo, INDEX, commit)
-        if index is None:
-            raise InputError(
-                f"{repo}: has neither {WEIGHTS} nor {INDEX}; only weights in safetensors are read"
-            )
-        for shard in shards(index):
-            fetch(repo, shard, commit)
+    _fetch_weights(repo, commit)
     return folder, commit
+
+
+def _fetch_adapter(repo: str, commit: str) -> None:
+    """Fetch the other files of a repository that holds an adapter."""
+    _fetch_later_additions(repo, (CHAT_TEMPLATE,), commit, ADAPTER_WEIGHTS)
+    fetch(repo, ADAPTER_WEIGHTS, commit)
+    fetch_if_present(repo, TOKENIZER_CONFIG, commit)
+
+
+def _fetch_weights(repo: str, commit: str) -> None:
+    """Fetch the weights, which are in one file or in several shards."""
+    if fetch_if_present(repo, WEIGHTS, commit) is not None:
+        return
+    index = fetch_if_present(repo, INDEX, commit)
+    if index is None:
+        raise InputError(
+            f"{repo}: has neither {WEIGHTS} nor {INDEX}; only weights in safetensors are read"
+        )
+    for shard in shards(index):
+        fetch(repo, shard, commit)
 
 
 def _fetch_tokenizer(repo: str, commit: str) -> None:

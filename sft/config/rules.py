@@ -136,9 +136,9 @@ def _judge(judge: JudgeConfig) -> Problems:
     if judge.kind != "ollama" and (judge.pull or judge.context):
         key = "pull" if judge.pull else "context"
         yield f"judge.{key}: only an Ollama server reads it; leave it out"
-    if judge.mode == "pairwise" and judge.prompt == "published":
+    if judge.mode == "pairwise" and judge.prompt != "strict":
         yield (
-            "judge.prompt: the published runs compared no pairs; judge.mode=pairwise goes with "
+            f"judge.prompt: {judge.prompt} asks about one answer; judge.mode=pairwise goes with "
             "strict"
         )
 
@@ -409,12 +409,23 @@ def _narrows(generate: GenerateConfig) -> bool:
     return any(value is not None for value in (generate.top_k, generate.top_p, generate.min_p))
 
 
+ONLY_TRAINING = "only training reads it; leave it out"
+
 COMPARED = ("compare", "out")
 NOT_COMPARED = tuple(
     found
     for name in EvaluateConfig.__dataclass_fields__
     if name not in COMPARED
     for found in (name, f"{name}.")
+)
+
+# Keys of data that decide how an epoch is made of the training records.
+ONLY_FOR_EPOCHS = (
+    "data.shuffle",
+    "data.bucket",
+    "data.workers",
+    "data.too_long",
+    "data.weights",
 )
 
 UNREAD_BY_EVALUATE: tuple[Unread[EvaluateConfig], ...] = (
@@ -446,18 +457,9 @@ UNREAD_BY_EVALUATE: tuple[Unread[EvaluateConfig], ...] = (
         "the training records of a checkpoint= are not known; leave it out",
     ),
     Unread(
-        (
-            "data.shuffle",
-            "data.bucket",
-            "data.workers",
-            "data.too_long",
-            "data.weights",
-            "data.drop_empty",
-            "data.keep",
-            "data.keep_by",
-        ),
+        (*ONLY_FOR_EPOCHS, "data.drop_empty", "data.keep", "data.keep_by"),
         lambda config, sweep: True,
-        "only training reads it; leave it out",
+        ONLY_TRAINING,
     ),
     Unread(
         ("generate.top_k", "generate.top_p", "generate.min_p"),
@@ -466,17 +468,37 @@ UNREAD_BY_EVALUATE: tuple[Unread[EvaluateConfig], ...] = (
     ),
 )
 
+# `python -m sft.data` takes the settings of train.py, and uses those of the records and the model.
+UNREAD_BY_DATA: tuple[Unread[TrainConfig], ...] = (
+    Unread(
+        (
+            *(name for name in TrainConfig.__dataclass_fields__ if name not in ("data", "model")),
+            *(f"{name}." for name in TrainConfig.__dataclass_fields__ if name != "data"),
+            *ONLY_FOR_EPOCHS,
+            "data.mask_prompt",
+            "data.prompt_weight",
+        ),
+        lambda config, sweep: True,
+        ONLY_TRAINING,
+        but=("model.checkpoint", "model.revision"),
+    ),
+)
+
 SUBJECTS = ("run", "checkpoint", "compare")
 
 
 def check_given(
-    config: TrainConfig | EvaluateConfig, overrides: Iterable[str], sweep: bool = False
+    config: TrainConfig | EvaluateConfig,
+    overrides: Iterable[str],
+    sweep: bool = False,
+    also: Iterable[Unread[Any]] = (),
 ) -> None:
     """Raise InputError for a key that was given on the command line but would not be used.
 
     Args:
         overrides: as Hydra lists them, such as `lora.rank=4`, `+key=value`, `~key`.
         sweep: whether the command makes several runs (-m).
+        also: rules of a door that uses less than train.py or evaluate.py.
     """
     # The config was checked when it was made. Since then, resume=auto has become a run or none.
     check(config)
@@ -490,7 +512,7 @@ def check_given(
             raise InputError(f"{subjects[0]}: given beside {subjects[1]}=; give one of them")
         rules = (*UNREAD_BY_EVALUATE, *UNREAD_BY_BOTH)
 
-    for rule in rules:
+    for rule in (*also, *rules):
         if not rule.unread(config, sweep):
             continue
         for key in given:

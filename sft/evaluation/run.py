@@ -16,6 +16,7 @@ from sft.config.schema import EvaluateConfig
 from sft.data.overview import unused_text
 from sft.data.prompt import same_prompts
 from sft.data.records import Record
+from sft.dataclass_json import to_json
 from sft.device import Precision, keep_freed_memory, pick_device, pick_precision
 from sft.errors import InputError, counted
 from sft.evaluation.answers import (
@@ -43,7 +44,13 @@ from sft.judge.score import check_judged, judge_answers
 from sft.prompts import PROMPTS
 from sft.report.card import write_card
 from sft.report.report import write_report
-from sft.scoring.results import EvaluationSummary, RecordResult, as_json, write_results
+from sft.scoring.results import (
+    DataEvaluated,
+    EvaluationSummary,
+    RecordResult,
+    TrainingRecords,
+    write_results,
+)
 from sft.summaries import read_run_summary, versions
 
 log = logging.getLogger("sft")
@@ -88,18 +95,11 @@ def evaluate(
         log_start(config, setup, encoded)
         began = time.perf_counter()
 
-        # Answer the records and measure the answers, one model at a time.
         decoding = Decoding(
             **dataclasses.asdict(config.generate), seed=config.seed, precision=precision
         )
         file = AnswerFile(setup.folder / "answers.jsonl")
-        collect_shares(file)
-        if config.devices > 1:
-            answer_in_processes(config, encoded, device, decoding, file, launch)
-        results = {
-            name: load_and_measure(one, device, precision, decoding, file, config.batch_size)
-            for name, one in encoded.items()
-        }
+        results = answer_and_measure(config, encoded, device, decoding, file, launch)
 
         # Gather what is known of each record, and ask the judge.
         known = setup.used_for_tuning(config.split)
@@ -115,7 +115,7 @@ def evaluate(
         )
         write_files(setup, rows, summary)
         show(setup.folder, rows, summary)
-        check_judged(as_json(summary), setup.folder)
+        check_judged(summary, setup.folder)
 
 
 # The parts, in the order in which `evaluate` asks for them
@@ -173,6 +173,26 @@ def log_start(config: EvaluateConfig, setup: Setup, encoded: dict[str, EncodedRe
         log.info(f"no base to compare with: {setup.no_base}")
 
 
+def answer_and_measure(
+    config: EvaluateConfig,
+    encoded: dict[str, EncodedRecords],
+    device: str,
+    decoding: Decoding,
+    file: AnswerFile,
+    launch: Launch,
+) -> dict[str, ModelResult]:
+    """Answer the records and measure the answers, one model at a time."""
+    collect_shares(file)
+    if config.devices > 1:
+        answer_in_processes(config, encoded, device, decoding, file, launch)
+    results = {}
+    for name, one in encoded.items():
+        results[name] = load_and_measure(
+            one, device, decoding.precision, decoding, file, config.batch_size
+        )
+    return results
+
+
 def answer_in_processes(
     config: EvaluateConfig,
     encoded: dict[str, EncodedRecords],
@@ -213,20 +233,15 @@ def origin(
     return {
         "no_base": setup.no_base,
         "noisiest_training_records": noisiest(encoded["tuned"], results["tuned"]),
-        "training_records": {
-            "looked_at": len(encoded["tuned"].training),
-            "of": len(setup.training_records()),
-        },
+        "training_records": TrainingRecords(
+            looked_at=len(encoded["tuned"].training), of=len(setup.training_records())
+        ),
         "seconds": round(time.perf_counter() - began, 2),
         "template": setup.template,
         "decoding": decoding.in_summary(),
         "device": device,
         "precision": precision,
-        "data": {
-            "path": setup.source.name,
-            "sha256": setup.source.sha256,
-            "splits": setup.split_sizes(),
-        },
+        "data": DataEvaluated(setup.source.name, setup.source.sha256, setup.split_sizes()),
         "versions": versions(),
         "config": dataclasses.asdict(dataclasses.replace(config, data=setup.data)),
     }
@@ -246,10 +261,10 @@ def write_files(setup: Setup, rows: list[RecordResult], summary: EvaluationSumma
     past = None
     metrics = None
     if run is not None:
-        past = dataclasses.asdict(read_run_summary(run))
+        past = read_run_summary(run)
         if (run / "metrics.csv").exists():
             metrics = read_numbers(run / "metrics.csv")
-    write_report(folder, as_json(summary), [as_json(row) for row in rows], past, metrics)
+    write_report(folder, summary, rows, past, metrics)
     if run is not None:
         write_card(run)
 
@@ -280,7 +295,7 @@ def compare_runs(runs: list[str], out: str | None) -> None:
         pair = compare(read_evaluation(first), read_evaluation(second))
         print(comparison_text(pair))
         if folder is not None:
-            write_json(folder / "comparison.json", pair)
+            write_json(folder / "comparison.json", to_json(pair))
             print(f"\nall numbers: {folder / 'comparison.json'}")
         return
 

@@ -133,7 +133,7 @@ class RunFolder(RunCallback):
             loss = module.validation_loss
             if not math.isnan(loss):
                 numbers = {"validation loss": loss}
-                for name, value in module.validation_beside.items():
+                for name, value in module.validation_extra.items():
                     # With a masked prompt the loss is that of the answers.
                     if not math.isclose(value, loss):
                         numbers[name.replace("_", " ")] = value

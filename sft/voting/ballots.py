@@ -175,7 +175,7 @@ def judged(arena: Arena, ballot: Ballot) -> str | None:
     if judges[0] is None or identity(judges[0]) != identity(judges[1]):
         return None
 
-    if judges[0].get("mode") == "pairwise":
+    if judges[0].identity.get("mode") == "pairwise":
         if sides[0].evaluation is not sides[1].evaluation:
             return None
         reason = sides[0].evaluation.rows[index].tuned.reason or ""

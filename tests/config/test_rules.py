@@ -210,6 +210,7 @@ def test_keys_of_overrides() -> None:
 def test_the_tables_name_only_keys_that_exist() -> None:
     tables = (
         (rules.UNREAD_BY_TRAIN, (TrainConfig,)),
+        (rules.UNREAD_BY_DATA, (TrainConfig,)),
         (rules.UNREAD_BY_EVALUATE, (EvaluateConfig,)),
         (rules.UNREAD_BY_BOTH, (TrainConfig, EvaluateConfig)),
     )

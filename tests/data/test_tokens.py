@@ -13,7 +13,7 @@ import tiktoken
 from sft.config.schema import DataConfig
 from sft.data import sources, tokens
 from sft.data.overview import overview
-from sft.data.prompt import prompt_tokens, render, template_of
+from sft.data.prompt import prompt_tokens, render, usable_template
 from sft.data.records import Record
 from sft.data.sources import load_source
 from sft.data.splits import Split, encode_splits, load_splits, split_records, split_rows
@@ -69,7 +69,7 @@ CHATML = (
 
 
 def test_a_chat_templates_end_tokens_do_not_end_the_prompt(tokenizer: tiktoken.Encoding) -> None:
-    template = template_of("x", None, CHATML, {"bos_token": END, "eos_token": END})
+    template = usable_template("x", None, CHATML, {"bos_token": END, "eos_token": END})
     assert template
     of = [Record("say", "a", f"b {END}"), Record(f"no {END}", "", "")]
     texts = tokenise(of, template, tokenizer)

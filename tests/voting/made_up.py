@@ -36,7 +36,8 @@ def evaluated(
     summary = json.loads((MADE / "run" / "evaluation" / "summary.json").read_text())
     summary["tuned"]["sha256"] = sha or f"weights of {folder.name}"
     summary["base"]["sha256"] = "weights of the base"
-    summary |= {"judge": judge} | ({} if base else {"base": None}) | settings
+    of_judge = {"audit": None, "pairwise": None, "coverage": {}, "warning": None}
+    summary |= {"judge": of_judge | judge if judge else None} | ({} if base else {"base": None}) | settings
     (place / "summary.json").write_text(json.dumps(summary))
 
     rows = []
