@@ -270,7 +270,9 @@ def test_the_doors_open_quickly(name: str) -> None:
     assert [
         package for package in (*heavy, "starlette", "uvicorn") if of(package, iter(found))
     ] == []
-    of_the_doors = {f"sft.{name}" for name in ("convert", "convert_openai", "folders", "launch", "serve")}
+    of_the_doors = {
+        f"sft.{name}" for name in ("convert", "convert_openai", "folders", "launch", "serve")
+    }
     of_the_doors |= {"sft.command", "sft.logs", "sft.sweep"}
     assert {room(other) for other in of("sft", iter(found))} <= GROUND | of_the_doors
 

@@ -37,7 +37,9 @@ def evaluated(
     summary["tuned"]["sha256"] = sha or f"weights of {folder.name}"
     summary["base"]["sha256"] = "weights of the base"
     of_judge = {"audit": None, "pairwise": None, "coverage": {}, "warning": None}
-    summary |= {"judge": of_judge | judge if judge else None} | ({} if base else {"base": None}) | settings
+    summary |= (
+        {"judge": of_judge | judge if judge else None} | ({} if base else {"base": None}) | settings
+    )
     (place / "summary.json").write_text(json.dumps(summary))
 
     rows = []
