@@ -288,6 +288,7 @@ class EvaluateConfig:
     checkpoint: str | None = None
     revision: str | None = None
     out: str | None = None
+    templates: list[str] | None = None
     split: Literal["test", "validation", "train"] = "test"
     limit: Positive | None = None
     train_records: Natural = 1000

@@ -40,6 +40,7 @@ from sft.evaluation.pages import write_pages
 from sft.evaluation.results import examples_text, responses, rows_of
 from sft.evaluation.setup import Setup, load_setup
 from sft.evaluation.summary import means_of, table
+from sft.evaluation.templates import encode_wordings, measure_wordings, wordings_text
 from sft.judge.ask import connect
 from sft.judge.score import check_judged, judge_answers
 from sft.prompts import PROMPTS
@@ -86,6 +87,7 @@ def evaluate(
     records = setup.records(config.split, config.limit)
     encoded = encode_for_models(config, setup, records)
     check_pairs(config, setup)
+    wordings = encode_wordings(config, setup, records)
     judge = connect(config.judge)
 
     make_folder(setup.folder)
@@ -115,6 +117,13 @@ def evaluate(
         )
         write_files(setup, rows, summary)
         show(setup.folder, rows, summary)
+        if wordings:
+            own = [row.tuned for row in rows]
+            apart = setup.folder / "templates"
+            found = measure_wordings(
+                wordings, setup.template, own, apart, device, decoding, config.batch_size
+            )
+            log.info(f"\n{wordings_text(found)}\n\nall of it: {apart / 'templates.json'}")
         check_judged(summary, setup.folder)
 
 
