@@ -102,7 +102,9 @@ def finetune(
 ) -> Losses:
     """Train a model in place, as train.py does.
 
-    The settings are those of the same names in conf/train.yaml and conf/data.yaml.
+    The settings are those of the same names in conf/train.yaml and conf/data.yaml. The number of
+    torch's threads stays as the notebook has it (`torch.set_num_threads`), for the order of sums
+    depends on it.
 
     Args:
         prompt: a template by its name; None: the model's own, or alpaca if it has none.

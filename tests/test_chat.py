@@ -218,11 +218,14 @@ def test_the_sampling_commands_change_how_tokens_are_drawn(chat: Chat) -> None:
 
 def test_set_changes_any_setting_and_shows_those_that_are_on(chat: Chat) -> None:
     main = "temperature 0, top_k off, top_p off"
-    assert chat.run_command("/set") == main
+    assert chat.run_command("/set") == (
+        f"{main}, min_p off, repetition_penalty off, no_repeat_ngram off, frequency_penalty off, "
+        "presence_penalty off, stop off, max_new_tokens 256"
+    )
     chat.run_command("/set repetition_penalty 1.2")
     chat.run_command("/set no_repeat_ngram 3")
     chat.run_command("/set frequency_penalty 0.5")
-    chat.run_command("/set presence_penalty 0.5")
+    chat.run_command("/set presence_penalty=0.5")
     shown = chat.run_command("/set min_p 0.1")
     assert shown.removeprefix(main) == (
         ", min_p 0.1, repetition_penalty 1.2, no_repeat_ngram 3, frequency_penalty 0.5, "

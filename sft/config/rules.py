@@ -29,7 +29,7 @@ from sft.config.schema import (
     TrainConfig,
     scheme_of,
 )
-from sft.errors import InputError
+from sft.errors import InputError, counted
 
 Problems = Iterator[str]
 
@@ -73,8 +73,9 @@ def _data(data: DataConfig) -> Problems:
         )
     if data.weights is not None and len(data.weights) != len(data.paths()):
         yield (
-            f"data.weights: {len(data.weights)} numbers for {len(data.paths())} files in "
-            "data.path; expected one for each, as in data.path=[a.jsonl,b.csv] data.weights=[1,0.3]"
+            f"data.weights: {counted(len(data.weights), 'number')} for "
+            f"{counted(len(data.paths()), 'entry', 'entries')} in data.path; give one number for "
+            "each, as in data.path=[a.jsonl,b.csv] data.weights=[1,0.3]"
         )
     if data.mask_prompt and 0 < data.prompt_weight < 1:
         yield (

@@ -142,7 +142,12 @@ def _unwrapped(
         yield from chain(first, values)
         return
 
+    # An object without lists and objects is meant as a record, and so is a line of JSON Lines.
+    inner = [value for value in first[0].values() if isinstance(value, list | dict)]
     found = _lists_in(first[0])
+    if not found and first[0] and (not inner or _named(name, "JSON Lines")):
+        yield from first
+        return
     if not found:
         keys = ", ".join(repr(key[:40]) for key in list(first[0])[:5]) or "nothing"
         raise InputError(
@@ -189,11 +194,12 @@ def format_of(file: BinaryIO, name: Path | str = "") -> str:
     for form in FORMATS:
         if FORMATS[form].fits(head):
             return form
-    ending = str(name).lower().removesuffix(".gz")
-    for form in FORMATS:
-        if ending.endswith(FORMATS[form].suffixes):
-            return form
-    return "JSON"
+    return next((form for form in FORMATS if _named(name, form)), "JSON")
+
+
+def _named(name: Path | str, form: str) -> bool:
+    """Return whether a file is named like one of a format."""
+    return str(name).lower().removesuffix(".gz").endswith(FORMATS[form].suffixes)
 
 
 # JSON in pieces

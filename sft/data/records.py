@@ -232,7 +232,7 @@ class Reader:
         return _record(item, shape, where), shape
 
     def _recognised(self, item: dict[str, Any], number: int, where: str) -> Shape:
-        """Return the shape of a dict; of a dict without one, that of the first record.
+        """Return the shape of a dict; of a dict without one, the first record's or the nearest.
 
         Raises:
             InputError: it could be two, or it is another than the first record's.
@@ -263,7 +263,7 @@ class Reader:
                 f"{where}: could be {found}; say which keys hold what by {FIELDS}, or leave out "
                 "the others"
             )
-        name = names[0] if names else self.first or "instruction"
+        name = names[0] if names else self.first or _nearest(item)
         self.first = self.first or name
         if name != self.first:
             raise InputError(
@@ -272,6 +272,17 @@ class Reader:
                 f"own, or name the keys by {FIELDS}"
             )
         return SHAPES[name]
+
+
+def _nearest(item: dict[str, Any]) -> str:
+    """Return the shape of which a dict has the most keys, if not all that are required."""
+    held = {
+        name: sum(key in item for key in shape.required)
+        for name, shape in SHAPES.items()
+        if name != "text"
+    }
+    nearest = max(held, key=lambda name: held[name])
+    return nearest if held[nearest] else "instruction"
 
 
 def _refuse_misspelt(item: dict[str, Any], read: tuple[str, ...], where: str) -> None:

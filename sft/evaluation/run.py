@@ -81,6 +81,10 @@ def evaluate(
     precision = pick_precision(config.precision, device)
     keep_freed_memory()
 
+    # A quick look at a few records takes no longer for those of training.
+    if config.limit is not None and "train_records" not in given:
+        config = dataclasses.replace(config, train_records=min(config.limit, config.train_records))
+
     # Load what is evaluated. Whatever can be refused is refused here, before any answer is made.
     setup = load_setup(config)
     check_template(config, given, setup)

@@ -320,6 +320,8 @@ def test_a_limit_takes_the_first_records_and_their_kept_answers(
     assert [row["output"] for row in rows] == ["1", "2", "3", "4"]
     call(f"run={run_folder}", "limit=2", "split=train")
     assert read(run_folder / "evaluation" / "responses.json") == rows[:2]
+    summary = read(run_folder / "evaluation" / "summary.json")
+    assert summary["training_records"] == {"looked_at": 2, "of": 8}
     assert (run_folder / "evaluation" / "answers.jsonl").read_bytes() == whole
 
 
