@@ -17,6 +17,9 @@ evaluate: .venv/ready  ## answer the held-out instructions with the newest run a
 test: lint  ## lint, types, tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
+test-long: .venv/ready  ## the miniature's whole recipe, and all its held-out instructions: about a minute
+	$(BIN)/python -m pytest tests/long $(ARGS)
+
 test-browser: .venv/browser  ## the report and the server's page in a browser: wants the system's chromium (apt-get install chromium)
 	$(BIN)/python -m pytest tests/browser $(ARGS)
 

@@ -317,7 +317,7 @@ def evaluate(
 
 
 def _without_answer(question: Any) -> Any:
-    """Return a question as a record with an empty answer. What is no question is left as it is."""
+    """Return a question as a record with an empty answer. Other values stay as they are."""
     if isinstance(question, str):
         return {"instruction": question, "output": ""}
     if not isinstance(question, Mapping):

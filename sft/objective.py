@@ -130,7 +130,7 @@ class Preference:
         Args:
             batch: its rows are the chosen answers, then the rejected ones; the labels are those of
                 the answers alone. Its `reference` has the log-probability of each row. A filler
-                row is no pair.
+                row is not a pair.
         """
         logprobs = row_logprobs(self.model, batch)  # (B,)
         pairs = len(logprobs) // 2

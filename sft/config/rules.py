@@ -173,7 +173,7 @@ def too_cold(temperature: float) -> str | None:
 
 
 def _train(config: TrainConfig) -> Problems:
-    # What follows training.
+    # Settings of what follows training.
     if config.judge.kind != "none" and not config.evaluate:
         yield f"judge: {config.judge.kind} would not be asked without evaluate=true"
     if config.eval.rank != "validation_loss" and not config.evaluate:
@@ -181,7 +181,7 @@ def _train(config: TrainConfig) -> Problems:
     if config.eval.rank == "score" and config.judge.kind == "none":
         yield "eval.rank: there is no score without a judge; add judge=ollama or judge=openai"
 
-    # What happens while it trains.
+    # Settings of what happens during training.
     if config.eval.best != "validation_loss" and config.eval.answers is None:
         yield f"eval.best: there is no {config.eval.best} without answers; add eval.answers=NUMBER"
 
@@ -235,7 +235,7 @@ def _device(config: TrainConfig | EvaluateConfig) -> Problems:
 
 
 def half_on_cpu(device: str, precision: str) -> str | None:
-    """Return what is wrong with fp16 on a CPU; `auto` is no CPU until it has been resolved."""
+    """Return what is wrong with fp16 on a CPU; `auto` is not yet a device."""
     if device == "cpu" and precision == "16-mixed":
         return "precision: 16-mixed needs a GPU; on the CPU use bf16-mixed or 32"
     return None
@@ -412,13 +412,12 @@ def _narrows(generate: GenerateConfig) -> bool:
 
 ONLY_TRAINING = "only training reads it; leave it out"
 
-COMPARED = ("compare", "out")
-NOT_COMPARED = tuple(
-    found
-    for name in EvaluateConfig.__dataclass_fields__
-    if name not in COMPARED
-    for found in (name, f"{name}.")
-)
+
+def _all_but(*names: str) -> tuple[str, ...]:
+    """Return the keys of an evaluation, without some."""
+    others = [name for name in EvaluateConfig.__dataclass_fields__ if name not in names]
+    return tuple(found for name in others for found in (name, f"{name}."))
+
 
 # Keys of data that decide how an epoch is made of the training records.
 ONLY_FOR_EPOCHS = (
@@ -431,9 +430,14 @@ ONLY_FOR_EPOCHS = (
 
 UNREAD_BY_EVALUATE: tuple[Unread[EvaluateConfig], ...] = (
     Unread(
-        NOT_COMPARED,
+        _all_but("compare", "out"),
         lambda config, sweep: config.compare is not None,
         "evaluations that exist are compared as they are; leave it out",
+    ),
+    Unread(
+        _all_but("labels", "run"),
+        lambda config, sweep: config.labels is not None,
+        "labels are compared with the evaluation of run= as it is; leave it out",
     ),
     Unread(
         ("revision", "data", "data."),

@@ -284,9 +284,11 @@ class EvaluateConfig:
     generate: GenerateConfig
     run: str | None = None
     compare: list[str] | None = None
+    labels: str | None = None
     checkpoint: str | None = None
     revision: str | None = None
     out: str | None = None
+    templates: list[str] | None = None
     split: Literal["test", "validation", "train"] = "test"
     limit: Positive | None = None
     train_records: Natural = 1000

@@ -15,7 +15,8 @@ from sft.data.splits import Split
 def overview(splits: dict[str, Split]) -> dict[str, dict[str, int]]:
     """Count each split's records, tokens, targets, rows cut and dropped, duplicates, empty answers.
 
-    In train, a duplicate is a question that came before; in the other splits, one of train's.
+    In the training split, a duplicate is a question that came before. In the other splits, it is a
+    question of the training split.
     """
     train = splits["train"].questions
     numbers: dict[str, dict[str, int]] = {}

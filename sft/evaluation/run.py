@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from sft.atomic import locked, make_folder, read_numbers, write_json
+from sft.atomic import locked, make_folder, write_json
 from sft.config.schema import EvaluateConfig
 from sft.data.overview import unused_text
 from sft.data.prompt import same_prompts
@@ -36,14 +36,15 @@ from sft.evaluation.measure import (
     load_and_measure,
     noisiest,
 )
+from sft.evaluation.pages import write_pages
 from sft.evaluation.results import examples_text, responses, rows_of
 from sft.evaluation.setup import Setup, load_setup
 from sft.evaluation.summary import means_of, table
+from sft.evaluation.templates import encode_wordings, measure_wordings, wordings_text
 from sft.judge.ask import connect
 from sft.judge.score import check_judged, judge_answers
 from sft.prompts import PROMPTS
 from sft.report.card import write_card
-from sft.report.report import write_report
 from sft.scoring.results import (
     DataEvaluated,
     EvaluationSummary,
@@ -51,7 +52,7 @@ from sft.scoring.results import (
     TrainingRecords,
     write_results,
 )
-from sft.summaries import read_run_summary, versions
+from sft.summaries import versions
 
 log = logging.getLogger("sft")
 
@@ -90,6 +91,7 @@ def evaluate(
     records = setup.records(config.split, config.limit)
     encoded = encode_for_models(config, setup, records)
     check_pairs(config, setup)
+    wordings = encode_wordings(config, setup, records)
     judge = connect(config.judge)
 
     make_folder(setup.folder)
@@ -119,6 +121,13 @@ def evaluate(
         )
         write_files(setup, rows, summary)
         show(setup.folder, rows, summary)
+        if wordings:
+            own = [row.tuned for row in rows]
+            apart = setup.folder / "templates"
+            found = measure_wordings(
+                wordings, setup.template, own, apart, device, decoding, config.batch_size
+            )
+            log.info(f"\n{wordings_text(found)}\n\nall of it: {apart / 'templates.json'}")
         check_judged(summary, setup.folder)
 
 
@@ -252,7 +261,7 @@ def origin(
 
 
 def write_files(setup: Setup, rows: list[RecordResult], summary: EvaluationSummary) -> None:
-    """Write the evaluation's files. The report and the model card of a run show the run too.
+    """Write the evaluation's files, and the model card of a run.
 
     Raises:
         InputError: a file cannot be written.
@@ -260,17 +269,9 @@ def write_files(setup: Setup, rows: list[RecordResult], summary: EvaluationSumma
     folder = setup.folder
     write_json(folder / "responses.json", responses(rows))
     write_results(folder, rows, summary)
-
-    run = setup.run
-    past = None
-    metrics = None
-    if run is not None:
-        past = read_run_summary(run)
-        if (run / "metrics.csv").exists():
-            metrics = read_numbers(run / "metrics.csv")
-    write_report(folder, summary, rows, past, metrics)
-    if run is not None:
-        write_card(run)
+    write_pages(folder, setup.run, rows, summary)
+    if setup.run is not None:
+        write_card(setup.run)
 
 
 def show(folder: Path, rows: list[RecordResult], summary: EvaluationSummary) -> None:
