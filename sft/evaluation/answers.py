@@ -19,6 +19,7 @@ from sft.bars import Bar
 from sft.checkpoint.folder import Pretrained, load_pretrained
 from sft.config.schema import GenerateConfig
 from sft.device import DTYPES
+from sft.gpt2.frozen import freeze
 from sft.gpt2.generate import complete, row_seeds
 from sft.gpt2.model import GPT
 from sft.gpt2.sampling import Sampling
@@ -280,6 +281,7 @@ def answer_share(
     if device == "cuda":
         device = f"cuda:{rank}"
     checkpoint = load_pretrained(source, revision, dtype=DTYPES[decoding.precision], device=device)
+    freeze(checkpoint.model, int8=decoding.precision == "int8")
     add_answers(
         checkpoint.model.eval(),
         checkpoint.tokenizer,

@@ -16,7 +16,7 @@ from sft.config.schema import EvaluateConfig
 from sft.data.overview import unused_text
 from sft.data.prompt import same_prompts
 from sft.data.records import Record
-from sft.device import Precision, keep_freed_memory, pick_device, pick_precision
+from sft.device import AnswerPrecision, keep_freed_memory, pick_answer_precision, pick_device
 from sft.errors import InputError, counted
 from sft.evaluation.answers import (
     AnswerFile,
@@ -70,7 +70,7 @@ def evaluate(
             judge judged nothing.
     """
     device = pick_device(config.device, config.devices)
-    precision = pick_precision(config.precision, device)
+    precision = pick_answer_precision(config.precision, device)
     keep_freed_memory()
 
     # Load what is evaluated. Whatever can be refused is refused here, before any answer is made.
@@ -205,7 +205,7 @@ def origin(
     encoded: dict[str, EncodedRecords],
     results: dict[str, ModelResult],
     device: str,
-    precision: Precision,
+    precision: AnswerPrecision,
     decoding: Decoding,
     began: float,
 ) -> dict[str, Any]:
