@@ -268,6 +268,17 @@ class GPT(nn.Module):
         Returns:
             (number of labels that are not `ignore_index`,), in fp32.
         """
+        losses, _ = self.token_scores(input_ids, labels, lengths, ignore_index)
+        return losses
+
+    def token_scores(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        lengths: Tensor | None = None,
+        ignore_index: int = -100,
+    ) -> tuple[Tensor, Tensor]:
+        """Return `token_losses`, and for each of them whether no token was likelier."""
         rows = self._rows(input_ids, lengths)
         head: Tensor | fast.Frozen
         if self.config.tie_word_embeddings:
@@ -290,12 +301,13 @@ class GPT(nn.Module):
         index = fast.fill_to_multiple(index)
         targets = targets[index]
         targets[count:] = 0  # a valid word, also where the first label is `ignore_index`
-        return cross_entropies(x[index], head, targets, self._pool)[:count]
+        losses, hits = cross_entropies(x[index], head, targets, self._pool)
+        return losses[:count], hits[:count]
 
 
 def cross_entropies(
     x: Tensor, head: Tensor | fast.Frozen, targets: Tensor, pool: fast.BufferPool
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Return -log softmax(x W^T)[target] for each token, in nats and fp32.
 
     Args:
@@ -305,14 +317,17 @@ def cross_entropies(
         pool: the model's reused buffers.
 
     Returns:
-        (N,)
+        (N,), and whether no word is likelier than the target, (N,).
     """
     if isinstance(head, Tensor) and fast.overwrites_logits(x, head):
         return fast.cross_entropies(x, head, targets, pool)
 
     losses = []
+    hits = []
     for tokens in fast.loss_slices(x):
         product = F.linear(x[tokens], head) if isinstance(head, Tensor) else head(x[tokens])
         logits = product.float()  # (n, V)
         losses.append(F.cross_entropy(logits, targets[tokens], reduction="none"))
-    return torch.cat(losses)
+        of_targets = logits.gather(1, targets[tokens, None]).squeeze(1)
+        hits.append(of_targets == logits.amax(1))
+    return torch.cat(losses), torch.cat(hits)
