@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
@@ -14,26 +13,28 @@ from sft.config.loading import from_hydra
 from sft.config.rules import check_given, given_keys
 from sft.config.schema import EvaluateConfig
 from sft.errors import InputError
-from sft.launch import job, on_devices, run
+from sft.launch import by_torchrun, job, on_devices, run
 from sft.logs import log_to
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(composed: Any) -> None:
-    """Check the config, then evaluate a model or compare two evaluations."""
+    """Check the config, then evaluate a model, or go on from evaluations that exist."""
     with job():
         config = from_hydra(EvaluateConfig, composed)
         given = given_keys(HydraConfig.get().overrides.task)
         check_given(config, given)
-        if "LOCAL_RANK" in os.environ:
+        if by_torchrun():
             raise InputError(
                 "torchrun: evaluate.py starts its processes itself; call it with python and "
                 "devices=N"
             )
-        if config.compare is None:
-            evaluate(config, given)
-        else:
+        if config.compare is not None:
             compare_runs(config.compare, config.out)
+        elif config.labels is not None:
+            add_labels(str(config.run), config.labels)
+        else:
+            evaluate(config, given)
 
 
 def evaluate(config: EvaluateConfig, given: list[str]) -> None:
@@ -52,6 +53,13 @@ def compare_runs(runs: list[str], out: str | None) -> None:
     from sft.evaluation import run as evaluation
 
     evaluation.compare_runs(runs, out)
+
+
+def add_labels(run: str, file: str) -> None:
+    """Compare the judge of a run's evaluation with a person's labels."""
+    from sft.evaluation import labels
+
+    labels.add_labels(run, file)
 
 
 if __name__ == "__main__":

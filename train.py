@@ -1,7 +1,7 @@
 """Fine-tune a GPT-2 to follow instructions: `python train.py --help`.
 
-`main` checks the config and finds the run's folder. The run itself is `fit` in
-sft/training/run.py. Imports that take seconds wait until the config is checked.
+The run itself is `fit` in sft/training/run.py. Imports that take seconds wait until the config is
+checked.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sft.config.loading import from_hydra
 from sft.config.origins import changed_settings
 from sft.config.rules import check_given, check_processes
 from sft.config.schema import TrainConfig, evaluation_of
-from sft.folders import claim_job, in_sweep, is_rank_0, which_run
+from sft.folders import in_sweep, is_rank_0, resumed_or_new
 from sft.launch import by_torchrun, job, on_devices, run, world_size
 from sft.logs import log_to
 from sft.summaries import best_validation_loss
@@ -34,18 +34,11 @@ def main(composed: Any) -> float | None:
         The best validation loss, for a sweeper that searches; None if the job failed, or has none.
     """
     with job():
-        # Check the config, and find the run's folder. A resumed run has the config it began with.
-        config = from_hydra(TrainConfig, composed)
+        # A resumed run keeps its folder, and the config that it began with.
         hydra_config = HydraConfig.get()
         given = list(hydra_config.overrides.task)
         folder = Path(hydra_config.runtime.output_dir)
-        claim_job(folder)
-        config.resume = which_run(config.resume, folder)
-        if config.resume is not None:
-            from sft.training.resume import all_keys, resumed_config
-
-            # The table of a sweep compares its jobs, so each must have all settings of its row.
-            config = resumed_config(config, all_keys(config) if in_sweep() else given)
+        config = resumed_or_new(from_hydra(TrainConfig, composed), given, folder)
         check_given(config, given, in_sweep())
         check_processes(config, world_size(config.devices))
 
@@ -55,7 +48,6 @@ def main(composed: Any) -> float | None:
 
             connect(config.judge)
 
-        # Train.
         on_devices(config.devices, fit, config, folder, changed_settings(config, hydra_config))
         if in_sweep():
             check_finished_run(config, folder)
@@ -71,11 +63,7 @@ def main(composed: Any) -> float | None:
 
 
 def fit(config: TrainConfig, folder: Path, changed: str = "") -> None:
-    """Train, as one process of the run.
-
-    Args:
-        changed: the settings that are not the defaults, for the log.
-    """
+    """Train, as one process of the run. The log begins with the settings that are `changed`."""
     from sft.training import run as training
 
     # Where a launcher started this process, the launcher has claimed the folder already.

@@ -26,6 +26,7 @@ from sft.data.overview import unused_text
 from sft.data.prompt import chat_of, pick_template, template_of
 from sft.data.records import Contents, Reader, Record
 from sft.data.splits import encode_splits
+from sft.dataclass_json import to_json
 from sft.device import pick_device, pick_precision
 from sft.errors import InputError
 from sft.evaluation.answers import Answer, Decoding, decode_answers
@@ -101,7 +102,9 @@ def finetune(
 ) -> Losses:
     """Train a model in place, as train.py does.
 
-    The settings are those of the same names in conf/train.yaml and conf/data.yaml.
+    The settings are those of the same names in conf/train.yaml and conf/data.yaml. The number of
+    torch's threads stays as the notebook has it (`torch.set_num_threads`), for the order of sums
+    depends on it.
 
     Args:
         prompt: a template by its name; None: the model's own, or alpaca if it has none.
@@ -139,7 +142,7 @@ def finetune(
     device = pick_device(device)
 
     # Tokenise the records.
-    own = template_of(gpt2.source, gpt2.prompt, gpt2.chat_template, gpt2.names)
+    own = template_of(gpt2)
     template, note = pick_template(prompt, own, gpt2.source)
     if note:
         log.log(logging.WARNING if prompt else logging.INFO, note)
@@ -309,12 +312,12 @@ def evaluate(
     )
     found: dict[str, Any] = {}
     for name, value in numbers(answer_results(result)).items():
-        found |= value if name == "metrics" else {name: value}
+        found |= value if name == "metrics" else {name: to_json(value)}
     return found
 
 
 def _without_answer(question: Any) -> Any:
-    """Return a question as a record with an empty answer. What is no question is left as it is."""
+    """Return a question as a record with an empty answer. Other values stay as they are."""
     if isinstance(question, str):
         return {"instruction": question, "output": ""}
     if not isinstance(question, Mapping):
@@ -331,7 +334,7 @@ def _without_answer(question: Any) -> Any:
 
 def _template(gpt2: Pretrained) -> str:
     """Return the template the model was trained with; Alpaca's if it is not known."""
-    found = template_of(gpt2.source, gpt2.prompt, gpt2.chat_template, gpt2.names)
+    found = template_of(gpt2)
     return found or PROMPTS["alpaca"]
 
 

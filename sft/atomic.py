@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
@@ -268,6 +269,8 @@ def _number(text: str) -> float:
 
 def finite(value: Any) -> Any:
     """Return the same content with None for every number that is not finite."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{name: finite(item) for name, item in vars(value).items()})
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -2,7 +2,8 @@
 
 The folder is found in three steps. (1) Hydra asks the resolver `run_dir` for its name. (2) Hydra
 calls `ClaimFolder`, which keeps other processes out of it by a lock (`sft/claims.py`). (3) In the
-task, `which_run` says which run is resumed, and refuses a new run in the folder of another.
+task, `resumed_or_new` returns the config that the resumed run began with, and refuses a new run in
+the folder of another.
 """
 
 import os
@@ -17,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from sft.claims import InUseError, claim, make_fresh, release
+from sft.config.schema import TrainConfig
 from sft.errors import InputError
 from sft.latest import followed, warn_of_latest
 from sft.shell import override
@@ -158,6 +160,27 @@ def release_job() -> None:
 
 
 # (3) The run to resume
+
+
+def resumed_or_new(config: TrainConfig, given: list[str], folder: Path) -> TrainConfig:
+    """Return the config of a run: as it was given, or that of the run that it resumes.
+
+    Args:
+        given: the overrides of the command line, which may change a few settings of a resumed run.
+        folder: the folder of this run.
+
+    Raises:
+        InputError: as in `which_run` and `resumed_config`.
+    """
+    claim_job(folder)
+    config.resume = which_run(config.resume, folder)
+    if config.resume is None:
+        return config
+
+    from sft.training.resume import all_keys, resumed_config
+
+    # The table of a sweep compares its jobs, so each must have all settings of its row.
+    return resumed_config(config, all_keys(config) if in_sweep() else given)
 
 
 def which_run(resume: str | None, folder: Path) -> str | None:

@@ -24,13 +24,13 @@ class BatchLoss:
         each: (N,), in nats and fp32, row after row. Of preferences: one for each pair.
         labels: (B, T)
         weights: (N,), the weight of each loss; None: each weighs 1.
-        beside: (numbers, 2), sum and count of each number that the objective measures beside the
+        extra: (numbers, 2), sum and count of each number that the objective measures besides the
             loss, in the order of its `names`; None if it has none.
     """
 
     each: Tensor
     labels: Tensor
-    beside: Tensor | None = None
+    extra: Tensor | None = None
     weights: Tensor | None = None
 
     @property
@@ -63,7 +63,7 @@ class Objective(Protocol):
     """A model, and the loss of a batch that is on the model's device.
 
     Attributes:
-        names: of the numbers that are measured beside the loss.
+        names: of the numbers that are measured besides the loss.
     """
 
     model: GPT
@@ -95,16 +95,16 @@ class CrossEntropy:
         tokens = losses.new_tensor(len(losses))
         accuracy = [hits.sum().to(losses), tokens]
         if batch.answers is None:
-            beside = torch.stack([losses.sum(), tokens, *accuracy]).view(2, 2)
-            return BatchLoss(each, batch.labels, beside)
+            extra = torch.stack([losses.sum(), tokens, *accuracy]).view(2, 2)
+            return BatchLoss(each, batch.labels, extra)
 
         is_answer = batch.answers[batch.labels != IGNORE_INDEX]  # (N,)
         of_answers = [(losses * is_answer).sum(), is_answer.sum().to(losses)]
-        beside = torch.stack([*of_answers, *accuracy]).view(2, 2)
+        extra = torch.stack([*of_answers, *accuracy]).view(2, 2)
         weights = None
         if self.prompt_weight != 1:
             weights = torch.where(is_answer, 1.0, self.prompt_weight)
-        return BatchLoss(each, batch.labels, beside, weights)
+        return BatchLoss(each, batch.labels, extra, weights)
 
 
 class Preference:
@@ -134,7 +134,7 @@ class Preference:
         Args:
             batch: its rows are the chosen answers, then the rejected ones; the labels are those of
                 the answers alone. Its `reference` has the log-probability of each row. A filler
-                row is no pair.
+                row is not a pair.
         """
         logprobs = row_logprobs(self.model, batch)  # (B,)
         pairs = len(logprobs) // 2
@@ -155,8 +155,8 @@ class Preference:
                 each = (of_chosen - of_rejected - 1 / (2 * beta)) ** 2
 
         sums = torch.stack([margins.detach().sum(), (margins > 0).float().sum()])
-        beside = torch.stack([sums, torch.full_like(sums, pairs)], dim=1)
-        return BatchLoss(each, batch.labels, beside)
+        extra = torch.stack([sums, torch.full_like(sums, pairs)], dim=1)
+        return BatchLoss(each, batch.labels, extra)
 
 
 def row_logprobs(model: GPT, batch: Batch) -> Tensor:

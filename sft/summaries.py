@@ -4,12 +4,13 @@ Training writes it. Evaluation, the report, the model's card and the table of a 
 """
 
 import platform
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from sft.atomic import read_json, write_json
+from sft.dataclass_json import from_json, to_json
 from sft.errors import InputError
 
 RUN_SUMMARY = "summary.json"
@@ -123,7 +124,7 @@ def write_run_summary(folder: Path, summary: RunSummary) -> None:
     Raises:
         InputError: it cannot be written, as on a full disk.
     """
-    write_json(folder / RUN_SUMMARY, asdict(summary))
+    write_json(folder / RUN_SUMMARY, to_json(summary))
 
 
 def read_run_summary(folder: Path) -> RunSummary:
@@ -135,42 +136,16 @@ def read_run_summary(folder: Path) -> RunSummary:
     path = folder / RUN_SUMMARY
     content = read_json(path)
     try:
-        return parse_run_summary(content)
-    except (ValueError, TypeError, AttributeError) as error:
+        return from_json(RunSummary, content)
+    except ValueError as error:
         raise InputError(f"{path}: not the summary of a run of train.py ({error})") from error
 
 
 def best_validation_loss(folder: Path) -> float | None:
     """Return the best validation loss of the run in `folder`.
 
-    None: the run took none, or this rank is ahead of the one that writes the summary.
+    It is None if the run took none, or if this rank is ahead of the one that writes the summary.
     """
     if not (folder / RUN_SUMMARY).exists():
         return None
     return read_run_summary(folder).best_validation_loss
-
-
-def parse_run_summary(content: dict[str, Any]) -> RunSummary:
-    """Build a summary from its JSON. Unknown keys are ignored: a later version may write more.
-
-    Raises:
-        ValueError: a key is missing.
-    """
-    found: RunSummary = _parse(RunSummary, content)
-    losses = {name: _parse(LossChange, loss) for name, loss in content["losses"].items()}
-    nested = {
-        "losses": losses,
-        "data": _parse(DataUsed, content["data"]),
-        "checkpoint": _parse(CheckpointUsed, content["checkpoint"]),
-    }
-    return RunSummary(**(vars(found) | nested))
-
-
-def _parse(kind: type[Any], content: dict[str, Any]) -> Any:
-    needed = [field.name for field in fields(kind) if field.default is MISSING]
-    if not isinstance(content, dict):
-        raise ValueError(f"expected an object with {', '.join(needed)}")
-    if missing := [name for name in needed if name not in content]:
-        raise ValueError(f"{missing[0]}: missing")
-    known = [field.name for field in fields(kind) if field.name in content]
-    return kind(**{name: content[name] for name in known})

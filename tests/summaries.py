@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from sft.summaries import RunSummary, parse_run_summary
+from sft.dataclass_json import from_json
+from sft.summaries import RunSummary
 
 CONTENT: dict[str, Any] = {
     "status": "finished",
@@ -49,4 +50,4 @@ CONTENT: dict[str, Any] = {
 
 def run_summary(**changes: Any) -> RunSummary:
     """Return a summary of which some keys are changed."""
-    return parse_run_summary(CONTENT | changes)
+    return from_json(RunSummary, CONTENT | changes)

@@ -40,9 +40,9 @@ def test_a_prompts_labels_count_for_their_weight(checkpoint: Path) -> None:
     expected = 0.25 * each[0] + each[1] + each[2] + 0.25 * each[3] + each[4]
     assert float(loss.sum) == pytest.approx(expected, rel=1e-6)
     assert loss.count == 3.5
-    assert loss.beside is not None
-    assert loss.beside[0].tolist() == pytest.approx([each[1] + each[2] + each[4], 3], rel=1e-6)
-    assert float(loss.beside[1, 1]) == 5  # accuracy is of all labels
+    assert loss.extra is not None
+    assert loss.extra[0].tolist() == pytest.approx([each[1] + each[2] + each[4], 3], rel=1e-6)
+    assert float(loss.extra[1, 1]) == 5  # accuracy is of all labels
 
     # At the weight 1 the sum is the plain one, bit for bit.
     plain = CrossEntropy(model).loss(batch)
@@ -90,9 +90,9 @@ def test_preferences_have_the_loss_of_their_formula(checkpoint: Path, kind: Any)
     assert loss.count == 2
     margins = [beta * (ratios[0] - ratios[2]), beta * (ratios[1] - ratios[3])]
     right = sum(margin > 0 for margin in margins)
-    assert loss.beside is not None
-    expected_beside = torch.tensor([[sum(margins), 2], [right, 2]])
-    torch.testing.assert_close(loss.beside, expected_beside, atol=1e-3, rtol=0)
+    assert loss.extra is not None
+    expected_extra = torch.tensor([[sum(margins), 2], [right, 2]])
+    torch.testing.assert_close(loss.extra, expected_extra, atol=1e-3, rtol=0)
 
 
 def test_a_filler_row_is_no_pair_and_has_a_gradient_of_zero(checkpoint: Path) -> None:

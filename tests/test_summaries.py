@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from sft.dataclass_json import from_json
 from sft.errors import InputError
 from sft.summaries import (
     CheckpointUsed,
     DataUsed,
     LossChange,
-    parse_run_summary,
+    RunSummary,
     read_run_summary,
     write_run_summary,
 )
@@ -40,7 +41,7 @@ def test_a_number_that_is_not_finite_is_null(tmp_path: Path) -> None:
 
 def test_a_key_of_a_later_version_is_passed_over() -> None:
     data = CONTENT["data"] | {"licence": "mine"}
-    assert parse_run_summary(CONTENT | {"later": 1, "data": data}) == run_summary()
+    assert from_json(RunSummary, CONTENT | {"later": 1, "data": data}) == run_summary()
 
 
 @pytest.mark.parametrize("key", CONTENT)

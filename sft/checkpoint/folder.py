@@ -132,13 +132,7 @@ def load_pretrained(
         config = GPTConfig.from_hf(raw, dropout)
     except ValueError as error:
         raise InputError(f"{home / CONFIG}: {error}") from error
-    tokenizer = load_tokenizer(home)
-    if tokenizer.n_vocab > config.vocab_size:
-        path = home / (VOCAB if (home / VOCAB).exists() else TOKENIZER)
-        raise InputError(
-            f"{path}: {tokenizer.n_vocab} tokens, but {CONFIG} has vocab_size "
-            f"{config.vocab_size}; they belong to different models, so get both from one"
-        )
+    tokenizer = _load_tokenizer_of(config, home)
 
     # The templates are an adapter's own, if its folder has any, or else its base's.
     has_templates = (folder / TOKENIZER_CONFIG).exists() or (folder / CHAT_TEMPLATE).exists()
@@ -167,6 +161,18 @@ def load_pretrained(
         names=_special_names(tokenizer_config),
         conversations=tokenizer_config.get("sft_conversations") is True,
     )
+
+
+def _load_tokenizer_of(config: GPTConfig, home: Path) -> tiktoken.Encoding:
+    """Load the tokenizer in `home`. It must not have more tokens than the model has embeddings."""
+    tokenizer = load_tokenizer(home)
+    if tokenizer.n_vocab > config.vocab_size:
+        path = home / (VOCAB if (home / VOCAB).exists() else TOKENIZER)
+        raise InputError(
+            f"{path}: {tokenizer.n_vocab} tokens, but {CONFIG} has vocab_size "
+            f"{config.vocab_size}; they belong to different models, so get both from one"
+        )
+    return tokenizer
 
 
 def save_pretrained(

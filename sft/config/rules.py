@@ -29,7 +29,7 @@ from sft.config.schema import (
     TrainConfig,
     scheme_of,
 )
-from sft.errors import InputError
+from sft.errors import InputError, counted
 
 Problems = Iterator[str]
 
@@ -73,8 +73,9 @@ def _data(data: DataConfig) -> Problems:
         )
     if data.weights is not None and len(data.weights) != len(data.paths()):
         yield (
-            f"data.weights: {len(data.weights)} numbers for {len(data.paths())} files in "
-            "data.path; expected one for each, as in data.path=[a.jsonl,b.csv] data.weights=[1,0.3]"
+            f"data.weights: {counted(len(data.weights), 'number')} for "
+            f"{counted(len(data.paths()), 'entry', 'entries')} in data.path; give one number for "
+            "each, as in data.path=[a.jsonl,b.csv] data.weights=[1,0.3]"
         )
     if data.mask_prompt and 0 < data.prompt_weight < 1:
         yield (
@@ -136,9 +137,9 @@ def _judge(judge: JudgeConfig) -> Problems:
     if judge.kind != "ollama" and (judge.pull or judge.context):
         key = "pull" if judge.pull else "context"
         yield f"judge.{key}: only an Ollama server reads it; leave it out"
-    if judge.mode == "pairwise" and judge.prompt == "published":
+    if judge.mode == "pairwise" and judge.prompt != "strict":
         yield (
-            "judge.prompt: the published runs compared no pairs; judge.mode=pairwise goes with "
+            f"judge.prompt: {judge.prompt} asks about one answer; judge.mode=pairwise goes with "
             "strict"
         )
 
@@ -172,7 +173,7 @@ def too_cold(temperature: float) -> str | None:
 
 
 def _train(config: TrainConfig) -> Problems:
-    # What follows training.
+    # Settings of what follows training.
     if config.judge.kind != "none" and not config.evaluate:
         yield f"judge: {config.judge.kind} would not be asked without evaluate=true"
     if config.eval.rank != "validation_loss" and not config.evaluate:
@@ -180,7 +181,7 @@ def _train(config: TrainConfig) -> Problems:
     if config.eval.rank == "score" and config.judge.kind == "none":
         yield "eval.rank: there is no score without a judge; add judge=ollama or judge=openai"
 
-    # What happens while it trains.
+    # Settings of what happens during training.
     if config.eval.best != "validation_loss" and config.eval.answers is None:
         yield f"eval.best: there is no {config.eval.best} without answers; add eval.answers=NUMBER"
 
@@ -411,19 +412,34 @@ def _narrows(generate: GenerateConfig) -> bool:
     return any(value is not None for value in (generate.top_k, generate.top_p, generate.min_p))
 
 
-COMPARED = ("compare", "out")
-NOT_COMPARED = tuple(
-    found
-    for name in EvaluateConfig.__dataclass_fields__
-    if name not in COMPARED
-    for found in (name, f"{name}.")
+ONLY_TRAINING = "only training reads it; leave it out"
+
+
+def _all_but(*names: str) -> tuple[str, ...]:
+    """Return the keys of an evaluation, without some."""
+    others = [name for name in EvaluateConfig.__dataclass_fields__ if name not in names]
+    return tuple(found for name in others for found in (name, f"{name}."))
+
+
+# Keys of data that decide how an epoch is made of the training records.
+ONLY_FOR_EPOCHS = (
+    "data.shuffle",
+    "data.bucket",
+    "data.workers",
+    "data.too_long",
+    "data.weights",
 )
 
 UNREAD_BY_EVALUATE: tuple[Unread[EvaluateConfig], ...] = (
     Unread(
-        NOT_COMPARED,
+        _all_but("compare", "out"),
         lambda config, sweep: config.compare is not None,
         "evaluations that exist are compared as they are; leave it out",
+    ),
+    Unread(
+        _all_but("labels", "run"),
+        lambda config, sweep: config.labels is not None,
+        "labels are compared with the evaluation of run= as it is; leave it out",
     ),
     Unread(
         ("revision", "data", "data."),
@@ -448,18 +464,9 @@ UNREAD_BY_EVALUATE: tuple[Unread[EvaluateConfig], ...] = (
         "the training records of a checkpoint= are not known; leave it out",
     ),
     Unread(
-        (
-            "data.shuffle",
-            "data.bucket",
-            "data.workers",
-            "data.too_long",
-            "data.weights",
-            "data.drop_empty",
-            "data.keep",
-            "data.keep_by",
-        ),
+        (*ONLY_FOR_EPOCHS, "data.drop_empty", "data.keep", "data.keep_by"),
         lambda config, sweep: True,
-        "only training reads it; leave it out",
+        ONLY_TRAINING,
     ),
     Unread(
         ("generate.top_k", "generate.top_p", "generate.min_p"),
@@ -468,17 +475,37 @@ UNREAD_BY_EVALUATE: tuple[Unread[EvaluateConfig], ...] = (
     ),
 )
 
+# `python -m sft.data` takes the settings of train.py, and uses those of the records and the model.
+UNREAD_BY_DATA: tuple[Unread[TrainConfig], ...] = (
+    Unread(
+        (
+            *(name for name in TrainConfig.__dataclass_fields__ if name not in ("data", "model")),
+            *(f"{name}." for name in TrainConfig.__dataclass_fields__ if name != "data"),
+            *ONLY_FOR_EPOCHS,
+            "data.mask_prompt",
+            "data.prompt_weight",
+        ),
+        lambda config, sweep: True,
+        ONLY_TRAINING,
+        but=("model.checkpoint", "model.revision"),
+    ),
+)
+
 SUBJECTS = ("run", "checkpoint", "compare")
 
 
 def check_given(
-    config: TrainConfig | EvaluateConfig, overrides: Iterable[str], sweep: bool = False
+    config: TrainConfig | EvaluateConfig,
+    overrides: Iterable[str],
+    sweep: bool = False,
+    also: Iterable[Unread[Any]] = (),
 ) -> None:
     """Raise InputError for a key that was given on the command line but would not be used.
 
     Args:
         overrides: as Hydra lists them, such as `lora.rank=4`, `+key=value`, `~key`.
         sweep: whether the command makes several runs (-m).
+        also: rules of a door that uses less than train.py or evaluate.py.
     """
     # The config was checked when it was made. Since then, resume=auto has become a run or none.
     check(config)
@@ -492,7 +519,7 @@ def check_given(
             raise InputError(f"{subjects[0]}: given beside {subjects[1]}=; give one of them")
         rules = (*UNREAD_BY_EVALUATE, *UNREAD_BY_BOTH)
 
-    for rule in rules:
+    for rule in (*also, *rules):
         if not rule.unread(config, sweep):
             continue
         for key in given:

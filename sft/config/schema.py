@@ -51,6 +51,15 @@ JUDGES = {
 }
 JudgeName = Annotated[str, OneOf(("none", *JUDGES))]
 
+# The wordings in which a judge is asked for a score, and the function that writes each. To add one:
+# the function and its line here.
+WORDINGS = {
+    "strict": "sft.judge.prompts:strict",
+    "published": "sft.judge.prompts:published",
+    "short": "sft.judge.prompts:short",
+}
+WordingName = Annotated[str, OneOf(tuple(WORDINGS))]
+
 Device = Literal["auto", "cpu", "cuda", "mps"]
 SplitBy = Literal["order", "random", "question", "category"]
 KeepBy = Literal["random", "longest", "ifd"]
@@ -190,7 +199,7 @@ class JudgeConfig:
     context: Annotated[int, Ge(1024)] | None = None
     schema: bool = True
     max_tokens: Annotated[int, Ge(16)] = 512
-    prompt: Literal["strict", "published"] = "strict"
+    prompt: WordingName = "strict"
     mode: Literal["score", "pairwise"] = "score"
     audit: Natural = 20
     min_coverage: Share = 0.9
@@ -276,9 +285,11 @@ class EvaluateConfig:
     generate: GenerateConfig
     run: str | None = None
     compare: list[str] | None = None
+    labels: str | None = None
     checkpoint: str | None = None
     revision: str | None = None
     out: str | None = None
+    templates: list[str] | None = None
     split: Literal["test", "validation", "train"] = "test"
     limit: Positive | None = None
     train_records: Natural = 1000

@@ -34,7 +34,8 @@ Look at data before any training: what it holds, how long it is, and what is wro
   python -m sft.data mine.json --write clean.jsonl --drop duplicates,empty
 
 Settings (data.split=..., data.prompt=...) are those of train.py, so the records and their splits
-are the ones it would train on. Nothing is changed: --write writes another file.
+are the ones it would train on. A setting that only training reads is refused. Nothing is changed:
+--write writes another file.
 """
 
 SETTING = re.compile(r"[+~]?[\w.]+=")
@@ -53,9 +54,6 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "words", nargs="+", metavar="FILE", help="files, folders, patterns; and settings key=value"
-    )
-    made.add_argument(
-        "--prompt", choices=PROMPTS, help="template of the lengths; the same as data.prompt="
     )
     made.add_argument(
         "--checkpoint",
@@ -87,7 +85,7 @@ def main() -> None:
     given = parser().parse_intermixed_args()
     if given.drop and not given.write:
         raise InputError("--drop: nothing is written; add --write FILE")
-    config = load_config(given.words, given.prompt)
+    config = load_config(given.words, given.checkpoint)
 
     from sft.atomic import write_json_lines
     from sft.data.doctor import examine
@@ -136,13 +134,17 @@ def main() -> None:
         print(f"\n{given.write}: {len(kept):,} of {counted(len(records), 'record')}")
 
 
-def load_config(words: list[str], prompt: str | None) -> TrainConfig:
+def load_config(words: list[str], checkpoint: str | None = None) -> TrainConfig:
     """Return the settings, composed as train.py does it, with the files as `data.path`.
 
+    Args:
+        checkpoint: the option --checkpoint, which decides about the model.
+
     Raises:
-        InputError: a setting is unknown or does not fit.
+        InputError: a setting is unknown, does not fit, or would not be used.
     """
     from sft.config.loading import from_hydra
+    from sft.config.rules import UNREAD_BY_DATA, check_given, given_keys
     from sft.config.schema import TrainConfig
 
     files = [word for word in words if Path(word).exists() or not SETTING.match(word)]
@@ -150,9 +152,12 @@ def load_config(words: list[str], prompt: str | None) -> TrainConfig:
     if files:
         paths = [override("", str(file)).removeprefix("=") for file in files]
         overrides = ["data=file", f"data.path=[{','.join(paths)}]", *overrides]
-    if prompt:
-        overrides.append(f"data.prompt={prompt}")
-    return from_hydra(TrainConfig, composed("train", overrides))
+    models = [key for key in given_keys(overrides) if key.partition(".")[0] == "model"]
+    if checkpoint and models:
+        raise InputError(f"{models[0]}: given beside --checkpoint; give one of them")
+    config = from_hydra(TrainConfig, composed("train", overrides))
+    check_given(config, overrides, also=UNREAD_BY_DATA)
+    return config
 
 
 def reader(config: TrainConfig, checkpoint: str | None) -> tuple[tiktoken.Encoding, int, str, str]:
@@ -168,7 +173,7 @@ def reader(config: TrainConfig, checkpoint: str | None) -> tuple[tiktoken.Encodi
         checkpoint = config.model.checkpoint
         revision = config.model.revision
     found = load_pretrained(checkpoint, revision, device="meta")
-    own = template_of(found.source, found.prompt, found.chat_template, found.names)
+    own = template_of(found)
     template, _ = pick_template(config.data.prompt, own, found.source)
 
     names = [name for name, text in PROMPTS.items() if text == template]

@@ -6,7 +6,8 @@ named ones. Two other kinds occur:
 
 - Checkpoints of earlier versions have a template with the variables `instruction` and `input`. It
   knows single instructions alone.
-- A checkpoint of another program may have a chat template. `template_of` makes a template of it.
+- A checkpoint of another program may have a chat template. `usable_template` makes a template
+  of it.
 """
 
 import json
@@ -16,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import tiktoken
 from jinja2 import StrictUndefined, Template, TemplateError, meta, nodes
@@ -83,10 +84,26 @@ def is_chat(template: str) -> bool:
         return False
 
 
-def template_of(
+class HasTemplates(Protocol):
+    """A checkpoint with the templates in its files, such as `Pretrained`."""
+
+    source: str
+    prompt: str | None
+    chat_template: str | None
+    names: dict[str, str]
+
+
+def template_of(checkpoint: HasTemplates) -> str | None:
+    """Return the prompt template of a checkpoint; None if it has none that can be used."""
+    return usable_template(
+        checkpoint.source, checkpoint.prompt, checkpoint.chat_template, checkpoint.names
+    )
+
+
+def usable_template(
     source: str, prompt: str | None, chat: str | None = None, names: Mapping[str, str] | None = None
 ) -> str | None:
-    """Return the prompt template of a checkpoint; None if it has none.
+    """Return the template to use of those that a checkpoint has; None if it has none.
 
     A chat template that cannot be used is logged, and counts as none.
 

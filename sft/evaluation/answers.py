@@ -18,7 +18,7 @@ import tiktoken
 from sft.bars import Bar
 from sft.checkpoint.folder import Pretrained, load_pretrained
 from sft.config.schema import GenerateConfig
-from sft.device import DTYPES
+from sft.device import DTYPES, AnswerPrecision
 from sft.gpt2.frozen import freeze
 from sft.gpt2.generate import complete, row_seeds
 from sft.gpt2.model import GPT
@@ -51,7 +51,7 @@ class Decoding(GenerateConfig):
     """The settings of decoding; conf/evaluate.yaml explains each."""
 
     seed: int
-    precision: str
+    precision: AnswerPrecision
 
     @property
     def sampling(self) -> Sampling:

@@ -16,6 +16,8 @@ from sft.scoring.results import (
     RECORDS,
     AnswerResult,
     EvaluationSummary,
+    JudgeSummary,
+    MetricDifference,
     RecordResult,
     read_records,
     read_summary,
@@ -30,9 +32,11 @@ class Evaluation:
 
     Attributes:
         name: the folder, as it was given.
+        folder: that of the files.
     """
 
     name: str
+    folder: Path
     summary: EvaluationSummary
     rows: list[RecordResult]
 
@@ -40,8 +44,31 @@ class Evaluation:
         return [row.tuned for row in self.rows]
 
 
-def read_evaluation(run: str) -> Evaluation:
+@dataclass(frozen=True)
+class RunComparison:
+    """The differences between two tuned models, first minus second.
+
+    Attributes:
+        settings_apart: which of the settings that make an answer differ.
+        judges_apart: whether the judges differ, so that scores are not compared.
+        not_asked: how many records the `first` and the `second` were not asked, by reason.
+    """
+
+    first: str
+    second: str
+    records: int
+    split: str
+    settings_apart: list[str]
+    judges_apart: bool
+    not_asked: dict[str, dict[str, int]]
+    differences: dict[str, MetricDifference]
+
+
+def read_evaluation(run: str, key: str = "compare") -> Evaluation:
     """Read the evaluation in a run's folder, or in the `out` folder of a checkpoint's.
+
+    Args:
+        key: the setting that named the run, for messages.
 
     Raises:
         InputError: there is none, or its files cannot be read.
@@ -49,8 +76,8 @@ def read_evaluation(run: str) -> Evaluation:
     path = followed(run)
     folder = path / "evaluation" if (path / "evaluation").is_dir() else path
     if not (folder / RECORDS).is_file():
-        raise _not_evaluated(run)
-    return Evaluation(run, read_summary(folder), read_records(folder))
+        raise _not_evaluated(run, key)
+    return Evaluation(run, folder, read_summary(folder), read_records(folder))
 
 
 def evaluated_runs(names: Sequence[str]) -> list[str]:
@@ -72,7 +99,7 @@ def evaluated_runs(names: Sequence[str]) -> list[str]:
                 jobs = [str(job) for job in Path(folder).glob("*") if _is_evaluated(job)]
                 runs += sorted(jobs, key=_by_number)
         if not runs:
-            raise _not_evaluated(name)
+            raise _not_evaluated(name, "compare")
         found += runs
     found = list(dict.fromkeys(found))
     if len(found) == 1:
@@ -84,9 +111,9 @@ def _is_evaluated(folder: Path) -> bool:
     return any((place / RECORDS).is_file() for place in (folder / "evaluation", folder))
 
 
-def _not_evaluated(run: str) -> InputError:
+def _not_evaluated(run: str, key: str) -> InputError:
     return InputError(
-        f"compare: {run} has not been evaluated; first: python evaluate.py {setting('run', run)}"
+        f"{key}: {run} has not been evaluated; first: python evaluate.py {setting('run', run)}"
     )
 
 
@@ -96,7 +123,7 @@ def _by_number(name: str) -> tuple[int, str]:
     return int(last) if last.isdecimal() else 0, name
 
 
-def compare(first: Evaluation, second: Evaluation) -> dict[str, Any]:
+def compare(first: Evaluation, second: Evaluation) -> RunComparison:
     """Return the differences between the two tuned models, first minus second.
 
     Raises:
@@ -114,19 +141,19 @@ def compare(first: Evaluation, second: Evaluation) -> dict[str, Any]:
     answers = [first.tuned(), second.tuned()]
     if judges_differ:
         answers = [[replace(answer, score=None) for answer in model] for model in answers]
-    return {
-        "first": first.name,
-        "second": second.name,
-        "records": len(first.rows),
-        "split": first.summary.split,
-        "settings_apart": settings_differ,
-        "judges_apart": judges_differ,
-        "not_asked": {"first": not_asked(first.tuned()), "second": not_asked(second.tuned())},
-        "differences": differences(answers[0], answers[1], ("the first", "the second")),
-    }
+    return RunComparison(
+        first=first.name,
+        second=second.name,
+        records=len(first.rows),
+        split=first.summary.split,
+        settings_apart=settings_differ,
+        judges_apart=judges_differ,
+        not_asked={"first": not_asked(first.tuned()), "second": not_asked(second.tuned())},
+        differences=differences(answers[0], answers[1], ("the first", "the second")),
+    )
 
 
-def identity(judge: dict[str, Any] | None) -> dict[str, Any] | None:
+def identity(judge: JudgeSummary | None) -> dict[str, Any] | None:
     """Return what makes two judges the same judge.
 
     Without a digest of the model, the address counts too: on another server, the same name may be
@@ -135,17 +162,21 @@ def identity(judge: dict[str, Any] | None) -> dict[str, Any] | None:
     if judge is None:
         return None
     keys = ["kind", "model", "digest", "prompt", "options", "mode"]
-    if not judge.get("digest"):
+    if not judge.identity.get("digest"):
         keys.append("url")
-    return {key: judge.get(key) for key in keys}
+    return {key: judge.identity.get(key) for key in keys}
 
 
-def check_same_records(first: Evaluation, second: Evaluation) -> None:
-    """Raise InputError, with the key that is to blame, if two were not asked the same records."""
+def check_same_records(first: Evaluation, second: Evaluation, key: str = "compare") -> None:
+    """Raise InputError, with the setting that is to blame, if two have not the same records.
+
+    Args:
+        key: the setting that named the two.
+    """
     split = first.summary.split
     if second.summary.split != split:
         raise InputError(
-            f"compare: {first.name} was last evaluated on its {split} split and {second.name} on "
+            f"{key}: {first.name} was last evaluated on its {split} split and {second.name} on "
             f"its {second.summary.split} split; evaluate one of them again: python evaluate.py "
             f"{setting('run', second.name)} split={split}"
         )
@@ -153,7 +184,7 @@ def check_same_records(first: Evaluation, second: Evaluation) -> None:
     for number, (one, other) in enumerate(pairs, 1):
         if one != other:
             raise InputError(
-                f"compare: {first.name} and {second.name} were not asked the same records"
+                f"{key}: {first.name} and {second.name} were not asked the same records"
                 f"{_key_that_differs(first.summary, second.summary)} (from record {number} on; "
                 f"{len(first.rows)} and {len(second.rows)} in all); evaluate both with the same "
                 "data, split= and limit="
@@ -168,8 +199,8 @@ def _key_that_differs(first: EvaluationSummary, second: EvaluationSummary) -> st
         one, other = (values.get(key) for values in settings)
         if one != other:
             return f": {key} is {one} and {other}"
-    if first.data.get("sha256") != second.data.get("sha256"):
-        return f": the file {first.data.get('path')} has changed in between"
+    if first.data.sha256 != second.data.sha256:
+        return f": the file {first.data.path} has changed in between"
     return ""
 
 
@@ -177,40 +208,40 @@ def _texts(row: RecordResult) -> tuple[Any, ...]:
     return row.turns_before, row.instruction, row.input, row.output
 
 
-def comparison_text(found: dict[str, Any]) -> str:
+def comparison_text(found: RunComparison) -> str:
     """Return the comparison as a table, and its meaning in sentences."""
-    records = counted(found["records"], "record")
+    records = counted(found.records, "record")
     header = f"{records:>13}   {'difference':>11}{'95% interval':>20}{'p':>8}"
     lines = [
-        f"first:  {found['first']}",
-        f"second: {found['second']}",
+        f"first:  {found.first}",
+        f"second: {found.second}",
         "",
         f"{header}{'win/tie/loss':>16}",
     ]
     verdicts = []
-    for metric, one in found["differences"].items():
+    for metric, one in found.differences.items():
         label = BY_NAME[metric].label
-        interval = " to ".join(f"{end:+.3f}" for end in one["interval"] or ())
-        counts = f"{one['wins']}/{one['ties']}/{one['losses']}"
-        difference = f"{label:16}{one['difference']:>+11.3f}{interval:>20}"
-        lines.append(f"{difference}{one['p_value']:>8.2g}{counts:>16}")
-        verdicts.append(f"{label}: {one['verdict']}")
+        interval = " to ".join(f"{end:+.3f}" for end in one.interval or ())
+        counts = f"{one.wins}/{one.ties}/{one.losses}"
+        difference = f"{label:16}{one.difference:>+11.3f}{interval:>20}"
+        lines.append(f"{difference}{one.p_value:>8.2g}{counts:>16}")
+        verdicts.append(f"{label}: {one.verdict}")
     return "\n".join([*lines, "", *verdicts, "", *_remarks(found)])
 
 
-def _remarks(found: dict[str, Any]) -> Sequence[str]:
+def _remarks(found: RunComparison) -> Sequence[str]:
     remarks = []
-    if visible := visible_remark(found["differences"], found["records"]):
+    if visible := visible_remark(found.differences, found.records):
         remarks.append(visible)
-    if found["settings_apart"]:
-        remarks.append(f"note: the two differ in {' and '.join(found['settings_apart'])}")
-    for name, counts in found["not_asked"].items():
+    if found.settings_apart:
+        remarks.append(f"note: the two differ in {' and '.join(found.settings_apart)}")
+    for name, counts in found.not_asked.items():
         if counts:
             remarks.append(
                 f"note: not asked of the {name}: {not_asked_text(counts)}; the others are compared"
             )
-    if any(one["interval"] is None for one in found["differences"].values()):
+    if any(one.interval is None for one in found.differences.values()):
         remarks.append(f"note: {TOO_FEW}")
-    if found["judges_apart"]:
+    if found.judges_apart:
         remarks.append("note: not the same judge, so scores are not compared")
     return remarks

@@ -223,18 +223,13 @@ def compare_groups(groups: Sequence[Group], rank: str) -> Json:
     ranks = _ranks(differences[rank], len(groups), tables[rank].lower_is_better)
     found = []
     for place, group in enumerate(groups):
-        means = {}
-        for name, table in tables.items():
-            mean = group_mean(table.values[place], table.weights, table.clusters)
-            by_seed = np.average(table.values[place], axis=1, weights=table.weights)
-            means[name] = asdict(mean) | {"by_seed": by_seed.tolist()}
         found.append(
             {
                 "label": group.label,
                 "runs": [member.name for member in group.members],
                 "seeds": group.seeds,
                 "rank": ranks[place],
-                "means": means,
+                "means": {name: _group_mean(table, place) for name, table in tables.items()},
                 "alike": _alike(group),
             }
         )
@@ -253,6 +248,13 @@ def compare_groups(groups: Sequence[Group], rank: str) -> Json:
         "notes": _notes(evaluations),
     }
     return result | {"verdicts": {name: _verdict(result, name) for name in tables}}
+
+
+def _group_mean(table: Table, place: int) -> Json:
+    """Return the mean of the group at this place in a table, with its interval and each seed's."""
+    mean = group_mean(table.values[place], table.weights, table.clusters)
+    by_seed = np.average(table.values[place], axis=1, weights=table.weights)
+    return asdict(mean) | {"by_seed": by_seed.tolist()}
 
 
 def _sort_key(group: Json, rank: str, tables: dict[str, Table]) -> tuple[int, float]:

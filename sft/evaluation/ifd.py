@@ -89,7 +89,7 @@ def with_difficulties(
     if data.keep == 1 or data.keep_by != "ifd":
         return source
     base = load_pretrained(checkpoint, revision, device="meta")
-    own = template_of(base.source, base.prompt, base.chat_template, base.names)
+    own = template_of(base)
     template, _ = pick_template(data.prompt, own, base.source)
     found = difficulty(source, base, template)
     order = found.order()

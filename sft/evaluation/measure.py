@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from sft.evaluation.loss import Losses, losses
 from sft.gpt2.frozen import freeze
 from sft.gpt2.model import GPT
 from sft.metrics import Scores, score
+from sft.scoring.results import NoisyRecord
 
 # Why a record cannot be asked: its prompt is longer than the context, or has no token.
 TOO_LONG = "too long"
@@ -222,15 +222,15 @@ def measure(
     )
 
 
-def noisiest(encoded: EncodedRecords, result: ModelResult, count: int = 20) -> list[dict[str, Any]]:
+def noisiest(encoded: EncodedRecords, result: ModelResult, count: int = 20) -> list[NoisyRecord]:
     """Return the training records with the highest loss per answer token, the highest first.
 
-    Mistakes in the data show here. `record` is the number in the split, from 1; `loss` is in nats.
+    Mistakes in the data show here.
     """
     means = result.training.answer_sums / np.maximum(result.training.answer_tokens, 1)
     rows = np.argsort(-means, kind="stable")[:count]
     indices = encoded.training_examples.records[rows].tolist()
     return [
-        {"record": index + 1, "loss": loss, **encoded.training[index].plain()}
+        NoisyRecord(index + 1, loss, encoded.training[index].plain())
         for index, loss in zip(indices, means[rows].tolist(), strict=True)
     ]

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from sft.atomic import locked, make_folder, read_numbers, write_json
+from sft.atomic import locked, make_folder, write_json
 from sft.config.schema import EvaluateConfig
 from sft.data.overview import unused_text
 from sft.data.prompt import same_prompts
 from sft.data.records import Record
+from sft.dataclass_json import to_json
 from sft.device import AnswerPrecision, keep_freed_memory, pick_answer_precision, pick_device
 from sft.errors import InputError, counted
 from sft.evaluation.answers import (
@@ -35,16 +36,23 @@ from sft.evaluation.measure import (
     load_and_measure,
     noisiest,
 )
+from sft.evaluation.pages import write_pages
 from sft.evaluation.results import examples_text, responses, rows_of
 from sft.evaluation.setup import Setup, load_setup
 from sft.evaluation.summary import means_of, table
+from sft.evaluation.templates import encode_wordings, measure_wordings, wordings_text
 from sft.judge.ask import connect
 from sft.judge.score import check_judged, judge_answers
 from sft.prompts import PROMPTS
 from sft.report.card import write_card
-from sft.report.report import write_report
-from sft.scoring.results import EvaluationSummary, RecordResult, as_json, write_results
-from sft.summaries import read_run_summary, versions
+from sft.scoring.results import (
+    DataEvaluated,
+    EvaluationSummary,
+    RecordResult,
+    TrainingRecords,
+    write_results,
+)
+from sft.summaries import versions
 
 log = logging.getLogger("sft")
 
@@ -73,12 +81,17 @@ def evaluate(
     precision = pick_answer_precision(config.precision, device)
     keep_freed_memory()
 
+    # A quick look at a few records takes no longer for those of training.
+    if config.limit is not None and "train_records" not in given:
+        config = dataclasses.replace(config, train_records=min(config.limit, config.train_records))
+
     # Load what is evaluated. Whatever can be refused is refused here, before any answer is made.
     setup = load_setup(config)
     check_template(config, given, setup)
     records = setup.records(config.split, config.limit)
     encoded = encode_for_models(config, setup, records)
     check_pairs(config, setup)
+    wordings = encode_wordings(config, setup, records)
     judge = connect(config.judge)
 
     make_folder(setup.folder)
@@ -88,18 +101,11 @@ def evaluate(
         log_start(config, setup, encoded)
         began = time.perf_counter()
 
-        # Answer the records and measure the answers, one model at a time.
         decoding = Decoding(
             **dataclasses.asdict(config.generate), seed=config.seed, precision=precision
         )
         file = AnswerFile(setup.folder / "answers.jsonl")
-        collect_shares(file)
-        if config.devices > 1:
-            answer_in_processes(config, encoded, device, decoding, file, launch)
-        results = {
-            name: load_and_measure(one, device, precision, decoding, file, config.batch_size)
-            for name, one in encoded.items()
-        }
+        results = answer_and_measure(config, encoded, device, decoding, file, launch)
 
         # Gather what is known of each record, and ask the judge.
         known = setup.used_for_tuning(config.split)
@@ -115,7 +121,14 @@ def evaluate(
         )
         write_files(setup, rows, summary)
         show(setup.folder, rows, summary)
-        check_judged(as_json(summary), setup.folder)
+        if wordings:
+            own = [row.tuned for row in rows]
+            apart = setup.folder / "templates"
+            found = measure_wordings(
+                wordings, setup.template, own, apart, device, decoding, config.batch_size
+            )
+            log.info(f"\n{wordings_text(found)}\n\nall of it: {apart / 'templates.json'}")
+        check_judged(summary, setup.folder)
 
 
 # The parts, in the order in which `evaluate` asks for them
@@ -173,6 +186,26 @@ def log_start(config: EvaluateConfig, setup: Setup, encoded: dict[str, EncodedRe
         log.info(f"no base to compare with: {setup.no_base}")
 
 
+def answer_and_measure(
+    config: EvaluateConfig,
+    encoded: dict[str, EncodedRecords],
+    device: str,
+    decoding: Decoding,
+    file: AnswerFile,
+    launch: Launch,
+) -> dict[str, ModelResult]:
+    """Answer the records and measure the answers, one model at a time."""
+    collect_shares(file)
+    if config.devices > 1:
+        answer_in_processes(config, encoded, device, decoding, file, launch)
+    results = {}
+    for name, one in encoded.items():
+        results[name] = load_and_measure(
+            one, device, decoding.precision, decoding, file, config.batch_size
+        )
+    return results
+
+
 def answer_in_processes(
     config: EvaluateConfig,
     encoded: dict[str, EncodedRecords],
@@ -213,27 +246,22 @@ def origin(
     return {
         "no_base": setup.no_base,
         "noisiest_training_records": noisiest(encoded["tuned"], results["tuned"]),
-        "training_records": {
-            "looked_at": len(encoded["tuned"].training),
-            "of": len(setup.training_records()),
-        },
+        "training_records": TrainingRecords(
+            looked_at=len(encoded["tuned"].training), of=len(setup.training_records())
+        ),
         "seconds": round(time.perf_counter() - began, 2),
         "template": setup.template,
         "decoding": decoding.in_summary(),
         "device": device,
         "precision": precision,
-        "data": {
-            "path": setup.source.name,
-            "sha256": setup.source.sha256,
-            "splits": setup.split_sizes(),
-        },
+        "data": DataEvaluated(setup.source.name, setup.source.sha256, setup.split_sizes()),
         "versions": versions(),
         "config": dataclasses.asdict(dataclasses.replace(config, data=setup.data)),
     }
 
 
 def write_files(setup: Setup, rows: list[RecordResult], summary: EvaluationSummary) -> None:
-    """Write the evaluation's files. The report and the model card of a run show the run too.
+    """Write the evaluation's files, and the model card of a run.
 
     Raises:
         InputError: a file cannot be written.
@@ -241,17 +269,9 @@ def write_files(setup: Setup, rows: list[RecordResult], summary: EvaluationSumma
     folder = setup.folder
     write_json(folder / "responses.json", responses(rows))
     write_results(folder, rows, summary)
-
-    run = setup.run
-    past = None
-    metrics = None
-    if run is not None:
-        past = dataclasses.asdict(read_run_summary(run))
-        if (run / "metrics.csv").exists():
-            metrics = read_numbers(run / "metrics.csv")
-    write_report(folder, as_json(summary), [as_json(row) for row in rows], past, metrics)
-    if run is not None:
-        write_card(run)
+    write_pages(folder, setup.run, rows, summary)
+    if setup.run is not None:
+        write_card(setup.run)
 
 
 def show(folder: Path, rows: list[RecordResult], summary: EvaluationSummary) -> None:
@@ -280,7 +300,7 @@ def compare_runs(runs: list[str], out: str | None) -> None:
         pair = compare(read_evaluation(first), read_evaluation(second))
         print(comparison_text(pair))
         if folder is not None:
-            write_json(folder / "comparison.json", pair)
+            write_json(folder / "comparison.json", to_json(pair))
             print(f"\nall numbers: {folder / 'comparison.json'}")
         return
 

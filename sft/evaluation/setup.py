@@ -119,29 +119,7 @@ def setup_of_run(folder: str | None, now: DataConfig | None = None) -> Setup:
         run = run.parent / run.readlink()
     past = _read_run(run)
     config = from_dict(TrainConfig, past.config)
-
-    # The data must be the file that the run was trained on, or its splits would be others.
-    moved = {key: path for key in FILES if now and (path := getattr(now, key))}
-    data = replace(config.data, **moved)
-    for key, path in given_files(data):
-        if not os.path.exists(path) and not glob(path, recursive=True):
-            raise InputError(
-                f"{path}: no such file; {run} was trained on it: give data.{key}=, where it is now"
-            )
-    source = load_source(data, past.data.sha256, past.data.revision)
-    if source.sha256 != past.data.sha256:
-        refuse_former_nano(past.data.sha256, run)
-        change = f"changed since {run} was trained on it"
-        if moved:
-            change = f"not the file that {run} was trained on"
-        raise InputError(
-            f"{source.name}: {change} (sha256 {past.data.sha256[:12]}…, here "
-            f"{source.sha256[:12]}…), so its test records may be others; give data.path=, where "
-            "the old file is now, or evaluate on this one with "
-            f"{setting('checkpoint', run / 'model')} data=file data.path=FILE out=FOLDER"
-        )
-
-    # The models.
+    data, source = _data_of_run(run, past, config.data, now)
     tuned = check_model(run / "model")
     base = check_model(config.model.checkpoint, past.checkpoint.revision)
     if base.sha256 != past.checkpoint.sha256:
@@ -161,6 +139,37 @@ def setup_of_run(folder: str | None, now: DataConfig | None = None) -> Setup:
         folder=run / "evaluation",
         run=run,
     )
+
+
+def _data_of_run(
+    run: Path, past: RunSummary, data: DataConfig, now: DataConfig | None
+) -> tuple[DataConfig, Source]:
+    """Load the file that a run was trained on. With another one, its splits would be others.
+
+    Args:
+        data: the data of the run's config.
+        now: as in `setup_of_run`.
+    """
+    moved = {key: path for key in FILES if now and (path := getattr(now, key))}
+    data = replace(data, **moved)
+    for key, path in given_files(data):
+        if not os.path.exists(path) and not glob(path, recursive=True):
+            raise InputError(
+                f"{path}: no such file; {run} was trained on it: give data.{key}=, where it is now"
+            )
+    source = load_source(data, past.data.sha256, past.data.revision)
+    if source.sha256 != past.data.sha256:
+        refuse_former_nano(past.data.sha256, run)
+        change = f"changed since {run} was trained on it"
+        if moved:
+            change = f"not the file that {run} was trained on"
+        raise InputError(
+            f"{source.name}: {change} (sha256 {past.data.sha256[:12]}…, here "
+            f"{source.sha256[:12]}…), so its test records may be others; give data.path=, where "
+            "the old file is now, or evaluate on this one with "
+            f"{setting('checkpoint', run / 'model')} data=file data.path=FILE out=FOLDER"
+        )
+    return data, source
 
 
 # The keys that name files, which may have moved since a run began.
@@ -226,7 +235,7 @@ def _template(tuned: Pretrained, data: DataConfig) -> str:
 
     Without either, it is the template that the config names.
     """
-    own = template_of(tuned.source, tuned.prompt, tuned.chat_template, tuned.names)
+    own = template_of(tuned)
     template = PROMPTS[data.prompt or "alpaca"] if own is None else own
     if not template:
         raise InputError(

@@ -119,24 +119,24 @@ def _remarks(summary: EvaluationSummary) -> list[str]:
 
     # The differences.
     compared = summary.tuned_against_base or {}
-    noise = [BY_NAME[name].label for name, one in compared.items() if one["verdict"] == NOISE]
+    noise = [BY_NAME[name].label for name, one in compared.items() if one.verdict == NOISE]
     if noise:
         remarks.append(f"{NOISE}: {', '.join(noise)}")
-    if any(one["interval"] is None for one in compared.values()):
+    if any(one.interval is None for one in compared.values()):
         remarks.append(TOO_FEW)
     if visible := visible_remark(compared, summary.records):
         remarks.append(visible)
 
     # The judge.
-    judge = summary.judge or {}
-    for part in (judge.get("audit"), judge.get("pairwise")):
-        if part and "verdict" in part:
-            remarks.append(part["verdict"])
-    if judge.get("warning"):
-        remarks.append(judge["warning"])
+    if summary.judge:
+        for part in (summary.judge.audit, summary.judge.pairwise):
+            if part and part.verdict:
+                remarks.append(part.verdict)
+        if summary.judge.warning:
+            remarks.append(summary.judge.warning)
     waiting = 0
     for model in models.values():
-        status = model.judge["status"] if model.judge else {}
+        status = model.judge.status if model.judge else {}
         waiting += status.get("timeout", 0) + status.get("error", 0)
     if waiting:
         remarks.append(
@@ -151,20 +151,19 @@ def _remarks(summary: EvaluationSummary) -> list[str]:
 
 def _duplicates(summary: EvaluationSummary) -> list[str]:
     """Say how many records have a neighbour that tuned the model, and how the others did."""
-    known = summary.duplicates or {}
-    near = known.get("exact", 0) + known.get("near", 0)
-    if not near:
+    known = summary.duplicates
+    if known is None or known.exact + known.near == 0:
         return []
     remark = (
-        f"near neighbours in train or validation: {near} of the records have one, "
-        f"{known['exact']} of these word for word"
+        f"near neighbours in train or validation: {known.exact + known.near} of the records have "
+        f"one, {known.exact} of these word for word"
     )
-    without = known.get("without") or {}
-    if not without.get("tuned"):
-        return [f"{remark}; none is left without them"]
+    without = known.without
+    if without.records == 0:
+        return [f"{remark}; no record is left without them"]
     means = []
     for metric in SHOWN_WITHOUT:
-        values = [(name, without[name].get(metric)) for name in summary.models]
+        values = [(name, (without.models[name] or {}).get(metric)) for name in summary.models]
         shown = ", ".join(f"{name} {_number(value)}" for name, value in values)
         means.append(f"{BY_NAME[metric].label} {shown}")
-    return [f"{remark}; over the other {without['records']}: {'; '.join(means)}"]
+    return [f"{remark}; over the other {without.records}: {'; '.join(means)}"]

@@ -167,7 +167,7 @@ def load_tuned(name: str, placement: Placement) -> ChatModel:
         InputError: it cannot be loaded, or it was trained on plain text, without a template.
     """
     found = placement.load(name)
-    template = template_of(found.source, found.prompt, found.chat_template, found.names)
+    template = template_of(found)
     several_turns = takes_earlier_turns(found, template)
     if template is None:
         log.warning(f"warning: {found.source} names no prompt template; it is asked in alpaca's")

@@ -172,7 +172,7 @@ def _cases(judge: Judge, asked: Sequence[Labelled]) -> tuple[list[str], list[_Ca
     keys: list[str] = []
     cases: dict[str, _Case[Any]] = {}
     for labels, prompt in asked:
-        request = judge.request(prompt.messages, prompt.schema)
+        request = judge.request(prompt.messages, prompt.schema, prompt.weigh is not None)
         content = _hash([labels["record"], judge.fingerprint, request, prompt.unasked])
         case = cases.setdefault(content, _Case(prompt, request, {}))
         key = _hash([content, labels])
@@ -220,8 +220,13 @@ def _judge_one(judge: Judge, case: _Case[Judgement], kind: type[Judgement]) -> J
 
 def _ask(judge: Judge, case: _Case[Judgement]) -> tuple[Reply, tuple[Any, str] | None]:
     """Return a reply, and the value in it with its reason, if it has one."""
+    prompt = case.prompt
     reply = judge.ask(case.request)
-    return reply, None if reply.refused else case.prompt.read(reply.text)
+    if reply.refused:
+        return reply, None
+    if prompt.weigh is not None and reply.form == "probabilities":
+        return reply, prompt.weigh(reply.first or {})
+    return reply, prompt.read(reply.text)
 
 
 def audit_questions(

@@ -22,7 +22,7 @@ class Score:
     """
 
     status: str
-    score: int | None
+    score: float | None
     reason: str
     done_reason: str | None = None
     prompt_tokens: int | None = None
@@ -30,7 +30,7 @@ class Score:
     form: str | None = None
 
     def __post_init__(self) -> None:
-        in_range = type(self.score) is int and 0 <= self.score <= 100
+        in_range = type(self.score) in (int, float) and 0 <= (self.score or 0) <= 100
         _check(self.status, self.score, in_range)
 
 

@@ -5,7 +5,16 @@ from typing import Any, ClassVar
 from sft.bars import Bar
 from sft.errors import InputError
 from sft.judge.client import NoReplyError
-from sft.judge.judge import Judge, Messages, Reply, Request, count_of, text_of
+from sft.judge.judge import (
+    PROBABILITIES,
+    Judge,
+    Messages,
+    Reply,
+    Request,
+    count_of,
+    first_token,
+    text_of,
+)
 
 # The model stays in memory for so long after a request.
 KEEP_ALIVE = "10m"
@@ -22,6 +31,7 @@ class Ollama(Judge):
     """A model on an Ollama server. `context` is the number of tokens that it may use."""
 
     path = "/api/chat"
+    json_key = "format"
     remedies: ClassVar = {404: "bring the model (back) by `ollama pull`, or add judge.pull=true"}
 
     def inspect(self) -> dict[str, Any]:
@@ -100,7 +110,9 @@ class Ollama(Judge):
         except NoReplyError:  # an old server, which does not say
             return UNKNOWN
 
-    def request(self, messages: Messages, schema: dict[str, Any] | None) -> Request:
+    def request(
+        self, messages: Messages, schema: dict[str, Any] | None, one_word: bool = False
+    ) -> Request:
         # The context grows in few steps, because Ollama loads the model again at each.
         num_ctx = USUAL
         while num_ctx < self._tokens(messages):
@@ -116,17 +128,15 @@ class Ollama(Judge):
         }
         if schema and self.config.schema:
             request["format"] = schema
+        if one_word:
+            request |= PROBABILITIES  # which versions before 0.12.11 do not know
         return request
 
-    def has_schema(self, request: Request) -> bool:
-        return "format" in request
-
     def body(self, request: Request, form: str) -> Request:
-        body = request | {"options": request["options"] | {"num_predict": self.config.max_tokens}}
+        options = request["options"] | {"num_predict": self.limit(form)}
+        body = self.in_form(request, form) | {"options": options}
         if form == "json_object":  # the only form that versions before 0.5 know
             body["format"] = "json"
-        elif form == "none":
-            body.pop("format", None)
         return body
 
     def _tokens(self, messages: Messages) -> int:
@@ -164,4 +174,5 @@ class Ollama(Judge):
             done_reason=text_of(body.get("done_reason")) or None,
             prompt_tokens=count_of(body.get("prompt_eval_count")),
             reply_tokens=count_of(body.get("eval_count")),
+            first=first_token(body.get("logprobs")),
         )

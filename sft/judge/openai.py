@@ -10,16 +10,28 @@ from typing import Any, ClassVar
 from sft.config.schema import JudgeConfig
 from sft.errors import InputError
 from sft.judge.client import NoReplyError
-from sft.judge.judge import Judge, Messages, Reply, Request, count_of, text_of
+from sft.judge.judge import (
+    PROBABILITIES,
+    Judge,
+    Messages,
+    Reply,
+    Request,
+    count_of,
+    first_token,
+    text_of,
+)
 
 
 class OpenAI(Judge):
-    """A model on a server of OpenAI's kind. `limit` is its name for the limit on a reply's tokens.
+    """A model on a server of OpenAI's kind.
+
+    `limit_key` is its name for the limit on a reply's tokens.
 
     OpenAI's reasoning models take `max_completion_tokens` alone, other servers `max_tokens`.
     """
 
     path = "/chat/completions"
+    json_key = "response_format"
     remedies: ClassVar = {
         401: "put the right key into OPENAI_API_KEY",
         403: "put the right key into OPENAI_API_KEY",
@@ -32,7 +44,7 @@ class OpenAI(Judge):
         # The error that requests would raise shows the key.
         if not re.fullmatch("[!-~]*", key):
             raise InputError("OPENAI_API_KEY: holds characters that no key has; set it again")
-        self.limit = "max_tokens"
+        self.limit_key = "max_tokens"
         super().__init__(config, key)
 
         # There is no digest by which to know the model.
@@ -55,29 +67,28 @@ class OpenAI(Judge):
                 self.stop_if_hopeless(error)
         return {"model": self.model}
 
-    def request(self, messages: Messages, schema: dict[str, Any] | None) -> Request:
+    def request(
+        self, messages: Messages, schema: dict[str, Any] | None, one_word: bool = False
+    ) -> Request:
         body = {"model": self.model, "messages": messages, "stream": False} | self.options()
         if schema and self.config.schema:
             # The name is part of the key of kept judgements, so it must not change.
             named = {"name": "verdict", "strict": True, "schema": schema}
             body["response_format"] = {"type": "json_schema", "json_schema": named}
+        if one_word:
+            body |= PROBABILITIES
         return body
 
-    def has_schema(self, request: Request) -> bool:
-        return "response_format" in request
-
     def body(self, request: Request, form: str) -> Request:
-        body = request | {self.limit: self.config.max_tokens}
+        body = self.in_form(request, form) | {self.limit_key: self.limit(form)}
         if form == "json_object":
             schema = request["response_format"]["json_schema"]["schema"]
             body["response_format"] = {"type": form, "schema": schema}
-        elif form == "none":
-            body.pop("response_format", None)
         return body
 
     def adapts(self, error: NoReplyError, body: Request, form: str) -> bool:
         if "max_tokens" in body and error.code == 400 and "max_completion_tokens" in str(error):
-            self.limit = "max_completion_tokens"
+            self.limit_key = "max_completion_tokens"
             return True
         return super().adapts(error, body, form)
 
@@ -93,4 +104,5 @@ class OpenAI(Judge):
             done_reason=done_reason,
             prompt_tokens=count_of(usage.get("prompt_tokens")),
             reply_tokens=count_of(usage.get("completion_tokens")),
+            first=first_token((choice.get("logprobs") or {}).get("content")),
         )

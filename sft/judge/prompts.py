@@ -3,22 +3,24 @@
 An answer may address the judge ("give this 100"), imitate the prompt, or hold JSON. Three things
 guard against that. The answer stands between two marks that depend on its own text, which no model
 can foresee. The rules, which name the mark, are in the system message. Of the judge's reply, one
-form alone is read.
+form alone is read. (`published` and `short` do without the marks and the rules.)
 """
 
 import hashlib
 import json
+import pkgutil
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from sft.config.schema import WORDINGS
 from sft.data.prompt import render
 from sft.data.records import Record
 from sft.judge.client import one_line
 from sft.prompts import PROMPTS
 
-T = TypeVar("T", int, str)
+T = TypeVar("T", float, str)
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,15 @@ class Prompt(Generic[T]):
     """Messages, the JSON schema of the reply, and the function that reads it.
 
     `read` returns the value and its reason, or None if the reply does not keep to its form.
-    `unasked` is the value and its reason where the judge need not be asked.
+    `unasked` is the value and its reason where the judge need not be asked. `weigh` returns the
+    value from the probabilities of the first token, where the reply is one word.
     """
 
     messages: list[dict[str, str]]
     schema: dict[str, Any] | None
     read: Callable[[str], tuple[T, str] | None]
     unasked: tuple[T, str] | None = None
+    weigh: Callable[[dict[str, float]], tuple[T, str] | None] | None = None
 
 
 def _schema(name: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -76,6 +80,12 @@ def _schema(name: str, values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+SAME = {
+    "type": "object",
+    "properties": {"same": {"type": "string", "enum": ["yes", "no"]}},
+    "required": ["same"],
+    "additionalProperties": False,
+}
 SCORE = _schema("score", {"type": "integer", "minimum": 0, "maximum": 100})
 WINNER = _schema("winner", {"type": "string", "enum": ["A", "B", "tie"]})
 
@@ -99,15 +109,19 @@ def marker(instruction: str, answer: str, seed: int) -> str:
     return hashlib.sha256(json.dumps([instruction, answer, seed]).encode()).hexdigest()[:16]
 
 
-def score_prompt(question: Question, wording: str, seed: int) -> Prompt[int]:
+def score_prompt(question: Question, wording: str, seed: int) -> Prompt[float]:
     """Return the prompt for a score from 0 to 100.
 
     Args:
-        wording: strict | published.
+        wording: a name in `WORDINGS`.
         seed: of the judge, for the marks.
     """
-    if wording == "published":
-        return _published(question)
+    prompt: Prompt[float] = pkgutil.resolve_name(WORDINGS[wording])(question, seed)
+    return prompt
+
+
+def strict(question: Question, seed: int) -> Prompt[float]:
+    """Return the prompt that an answer cannot talk round."""
     mark = marker(question.instruction, question.answer, seed)
     system = (
         f"You grade answers to instructions.\n\n{SHOWN}the answer to be graded. {FAIR} Give a "
@@ -126,7 +140,7 @@ def score_prompt(question: Question, wording: str, seed: int) -> Prompt[int]:
     return Prompt(_messages(system, parts), SCORE, read_score)
 
 
-def _published(question: Question) -> Prompt[int]:
+def published(question: Question, seed: int) -> Prompt[float]:
     """Return the prompt of the published runs.
 
     The wording is that of rasbt/LLMs-from-scratch,
@@ -147,6 +161,20 @@ def _published(question: Question) -> Prompt[int]:
     if not question.answer.strip() and question.target != "empty":
         unasked = (0, "no answer, which the published runs score 0 without asking")
     return Prompt([{"role": "user", "content": text}], None, read_score, unasked)
+
+
+def short(question: Question, seed: int) -> Prompt[float]:
+    """Return a prompt for small models: no rules, and a reply of one word."""
+    lines = [question.before, question.instruction, question.input]
+    asked = "\n".join(line for line in lines if line)
+    text = (
+        f"Question: {asked}\n"
+        f"Right answer: {question.expected}\n"
+        f"Answer given: {question.answer}\n\n"
+        "Does the answer given say the same as the right answer? Reply with yes or no."
+    )
+    messages = [{"role": "user", "content": text}]
+    return Prompt(messages, SAME, read_yes_no, weigh=weigh_yes_no)
 
 
 def pair_prompt(pair: Pair, first: str, seed: int) -> Prompt[str]:
@@ -195,7 +223,7 @@ def _messages(system: str, parts: list[str]) -> list[dict[str, str]]:
     return [{"role": "system", "content": system}, {"role": "user", "content": "\n\n".join(parts)}]
 
 
-def read_score(reply: str) -> tuple[int, str] | None:
+def read_score(reply: str) -> tuple[float, str] | None:
     """Return the score and its reason, or None.
 
     A score is a whole number from 0 to 100, in a JSON object or alone.
@@ -207,6 +235,37 @@ def read_score(reply: str) -> tuple[int, str] | None:
     if type(score) is int and 0 <= score <= 100:
         return score, _reason(values)
     return None
+
+
+# The score of each word that replies to `short`.
+YES_NO = {"yes": 100.0, "no": 0.0}
+
+
+def read_yes_no(reply: str) -> tuple[float, str] | None:
+    """Return the score of a yes or a no, in a JSON object or alone, or None."""
+    word = _word(str(_object(reply).get("same", reply)))
+    return (YES_NO[word], word) if word in YES_NO else None
+
+
+def weigh_yes_no(first: dict[str, float]) -> tuple[float, str] | None:
+    """Return the expected score of a yes or a no, by the probabilities of the first token.
+
+    None if neither is among the likeliest tokens. The others do not count.
+    """
+    found = dict.fromkeys(YES_NO, 0.0)
+    for token, probability in first.items():
+        if _word(token) in YES_NO:
+            found[_word(token)] += probability
+    whole = sum(found.values())
+    if not whole:
+        return None
+    score = sum(YES_NO[word] * probability for word, probability in found.items()) / whole
+    words = ", ".join(f"{word} {probability:.3f}" for word, probability in found.items())
+    return round(score, 4), f"probabilities of the first token: {words}"
+
+
+def _word(text: str) -> str:
+    return text.strip(" \n\t.\"'*").lower()
 
 
 def read_winner(reply: str) -> tuple[str, str] | None:

@@ -1,10 +1,8 @@
 """The judge's part of an evaluation: which answers it is asked about, and what the numbers say."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean as mean
-from typing import Any
 
 from sft.data.records import Record, transcript
 from sft.errors import InputError
@@ -12,8 +10,24 @@ from sft.judge.ask import audit_questions, compare_answers, score_answers
 from sft.judge.judge import Judge
 from sft.judge.keep import Comparison
 from sft.judge.prompts import Pair, Question
-from sft.scoring.results import RecordResult
-from sft.scoring.statistics import RELIABLE, auc, difference, verdict
+from sft.scoring.length import length_controlled
+from sft.scoring.results import (
+    Audit,
+    EvaluationSummary,
+    JudgeSummary,
+    Pairwise,
+    RecordResult,
+    WinRate,
+)
+from sft.scoring.statistics import (
+    RELIABLE,
+    Interval,
+    auc,
+    auc_interval,
+    difference,
+    interval,
+    verdict,
+)
 
 # From this AUC of its audit on, a judge is said to tell right from wrong.
 GOOD = 0.95
@@ -21,23 +35,31 @@ GOOD = 0.95
 
 def judge_answers(
     judge: Judge, rows: list[RecordResult], records: Sequence[Record], folder: Path
-) -> dict[str, Any]:
+) -> JudgeSummary:
     """Have the answers judged, one by one or in pairs as the config says, and note it in the rows.
 
     Returns:
         The judge's part of the summary.
     """
     audit = _audit(judge, rows, records, folder)
+    pairwise = None
     if judge.config.mode == "pairwise":
-        found = _compare(judge, rows, folder)
+        pairwise, coverage = _compare(judge, rows, folder)
     else:
-        found = _score(judge, rows, folder)
-    return judge.identity | {"forms": dict(judge.forms), "audit": audit, "pairwise": None} | found
+        coverage = _score(judge, rows, folder)
+    return JudgeSummary(
+        identity=judge.identity,
+        forms=dict(judge.forms),
+        audit=audit,
+        pairwise=pairwise,
+        coverage=coverage,
+        warning=_coverage_warning(coverage, judge.config.min_coverage),
+    )
 
 
 def _audit(
     judge: Judge, rows: list[RecordResult], records: Sequence[Record], folder: Path
-) -> dict[str, Any] | None:
+) -> Audit | None:
     """Test whether the judge can tell the expected answer from an empty and from a wrong one.
 
     Returns:
@@ -49,40 +71,49 @@ def _audit(
         return None
 
     found = score_answers(judge, questions, folder / "scores.jsonl", "audit of the judge")
-    scores: dict[str, list[int]] = {"expected": [], "empty": [], "other": []}
+    scores: dict[str, list[float]] = {"expected": [], "empty": [], "other": []}
     for question, judgement in zip(questions, found, strict=True):
         if judgement.score is not None:
             scores[question.target].append(judgement.score)
 
-    area = auc(scores["expected"], scores["empty"] + scores["other"])
-    return {
-        "records": len(scores["expected"]),
-        "means": {target: mean(values) if values else None for target, values in scores.items()},
-        "auc": area,
-        "verdict": _trust(area),
-    }
+    right, wrong = scores["expected"], scores["empty"] + scores["other"]
+    area = auc(right, wrong)
+    span = auc_interval(area, len(right), len(wrong)) if area is not None else None
+    return Audit(
+        records=len(right),
+        means={target: mean(values) if values else None for target, values in scores.items()},
+        auc=area,
+        interval=span,
+        verdict=_trust(area, span),
+    )
 
 
-def _trust(area: float | None) -> str:
+def _trust(area: float | None, span: Interval | None) -> str:
     """Return the audit's AUC in words."""
-    if area is None:
+    if area is None or span is None:
         return (
             "The judge could not be tested: it scored too few of the answers whose worth is known."
         )
-    if area >= GOOD:
+    if span[0] <= 0.5 <= span[1]:
+        lead = "Do not rely on this judge: it is no better than chance"
+    elif area >= GOOD:
         lead = "This judge can tell right from wrong"
     elif area >= RELIABLE:
         lead = "This judge makes mistakes"
     else:
         lead = "Do not rely on this judge"
     return (
-        f"{lead}: an expected answer gets more than a wrong or an empty one in {area:.0%} of the "
-        "cases, ties counting half."
+        f"{lead}. An expected answer gets more than a wrong or an empty one in "
+        f"{_share(area, span)} of the cases, ties counting half."
     )
 
 
-def _score(judge: Judge, rows: list[RecordResult], folder: Path) -> dict[str, Any]:
-    """Have each answer scored, and note the scores in the rows."""
+def _score(judge: Judge, rows: list[RecordResult], folder: Path) -> dict[str, float]:
+    """Have each answer scored, and note the scores in the rows.
+
+    Returns:
+        The share of judged answers of each model.
+    """
     models = ["tuned", "base"] if rows[0].base else ["tuned"]
     questions: list[Question] = []
     for row in rows:
@@ -101,25 +132,28 @@ def _score(judge: Judge, rows: list[RecordResult], folder: Path) -> dict[str, An
         answer.score = judgement.score
         answer.reason = judgement.reason
         judged[question.target].append(judgement.score is not None)
-    return _coverage(judge, judged)
+    return {name: mean(found) for name, found in judged.items()}
 
 
-def _coverage(judge: Judge, judged: dict[str, list[bool]]) -> dict[str, Any]:
-    """Return the share of judged answers of each model, and a warning if one is too low."""
-    shares = {name: mean(found) for name, found in judged.items()}
-    name, share = min(shares.items(), key=lambda item: item[1])
-    needed = judge.config.min_coverage
-    warning = None
-    if share < needed:
-        warning = (
-            f"Only {share:.0%} of the {name} answers could be judged, less than "
-            f"judge.min_coverage={needed:g}"
-        )
-    return {"coverage": shares, "warning": warning}
+def _coverage_warning(coverage: dict[str, float], needed: float) -> str | None:
+    """Return a warning if the share of judged answers of a model is too low."""
+    name, share = min(coverage.items(), key=lambda item: item[1])
+    if share >= needed:
+        return None
+    return (
+        f"Only {share:.0%} of the {name} answers could be judged, less than "
+        f"judge.min_coverage={needed:g}"
+    )
 
 
-def _compare(judge: Judge, rows: list[RecordResult], folder: Path) -> dict[str, Any]:
-    """Have the answers of both models compared, and note the reasons in the rows."""
+def _compare(
+    judge: Judge, rows: list[RecordResult], folder: Path
+) -> tuple[Pairwise, dict[str, float]]:
+    """Have the answers of both models compared, and note the reasons in the rows.
+
+    Returns:
+        The comparison, and the share of judged pairs.
+    """
     rows = [row for row in rows if row.tuned.asked and row.of("base").asked]
     if not rows:
         raise InputError(
@@ -135,21 +169,29 @@ def _compare(judge: Judge, rows: list[RecordResult], folder: Path) -> dict[str, 
     for row, one in zip(rows, found, strict=True):
         row.tuned.reason = f"{one.winner or 'not judged'}: {one.reason}"
 
-    coverage = _coverage(judge, {"tuned": [one.winner is not None for one in found]})
-    judged = [one for one in found if one.winner is not None]
-    pairwise = {"unjudged": len(found) - len(judged)}
-    return coverage | {"pairwise": pairwise | (_pairwise(judged) if judged else {})}
+    judged: list[Comparison] = []
+    longer: list[float] = []
+    for pair, one in zip(pairs, found, strict=True):
+        if one.winner is not None:
+            judged.append(one)
+            longer.append(len(pair.tuned) - len(pair.base))
+    unjudged = len(found) - len(judged)
+    return _pairwise(judged, longer, unjudged), {"tuned": len(judged) / len(found)}
 
 
-def _pairwise(judged: Sequence[Comparison]) -> dict[str, Any]:
+def _pairwise(judged: Sequence[Comparison], longer: Sequence[float], unjudged: int) -> Pairwise:
     """Return the wins of the tuned model, and the judge's position bias.
 
-    The bias is the share of pairs in which the same place won in both orders, so that the place
-    decided and not the answer.
+    Args:
+        longer: by how many characters the tuned model's answer is longer, for each pair.
     """
+    if not judged:
+        return Pairwise(unjudged=unjudged)
     points = [{"tuned": 1.0, "base": -1.0, "tie": 0.0}[str(one.winner)] for one in judged]
     apart = difference(points, [0.0] * len(points))
     assert apart is not None
+    shares = [(point + 1) / 2 for point in points]
+    at_equal_length = length_controlled(shares, longer)
 
     orders = [(one.tuned_first, one.base_first) for one in judged]
     first = orders.count(("tuned", "base"))
@@ -159,22 +201,39 @@ def _pairwise(judged: Sequence[Comparison]) -> dict[str, Any]:
         f"{apart.wins} won, {apart.ties} tied, {apart.losses} lost; in {bias:.0%} the place in the "
         "prompt decided"
     )
-    return asdict(apart) | {
-        "position_bias": bias,
-        "first_preferred": first,
-        "second_preferred": second,
-        "verdict": f"Side by side, {verdict(apart, 'tuned', 'base')} ({counts}).",
-    }
+    plain = WinRate(mean(shares), interval(shares, shares=True))
+    verdicts = [f"Side by side, {verdict(apart, 'tuned', 'base')} ({counts})."]
+    if at_equal_length is not None:
+        verdicts.append(
+            f"The tuned model wins {_share(plain.rate, plain.interval)} of the pairs, ties "
+            "counting half, and at equal lengths "
+            f"{_share(at_equal_length.rate, at_equal_length.interval)}."
+        )
+    return Pairwise(
+        unjudged=unjudged,
+        **vars(apart),
+        win_rate=plain,
+        length_controlled=at_equal_length,
+        position_bias=bias,
+        first_preferred=first,
+        second_preferred=second,
+        verdict=" ".join(verdicts),
+    )
 
 
-def check_judged(summary: dict[str, Any], folder: Path) -> None:
+def _share(rate: float, span: Interval | None) -> str:
+    inside = f" (95% interval {span[0]:.0%} to {span[1]:.0%})" if span else ""
+    return f"{rate:.0%}{inside}"
+
+
+def check_judged(summary: EvaluationSummary, folder: Path) -> None:
     """Raise InputError if a judge was asked and judged no answer of the tuned model."""
-    judge = summary["judge"]
-    if judge is None or judge["coverage"]["tuned"] > 0:
+    judge = summary.judge
+    if judge is None or judge.coverage["tuned"] > 0:
         return
     counts = ""
-    if tuned := summary["tuned"]["judge"]:
-        status = ", ".join(f"{name} {count}" for name, count in tuned["status"].items())
+    if tuned := summary.tuned.judge:
+        status = ", ".join(f"{name} {count}" for name, count in tuned.status.items())
         counts = f" ({status})"
     raise InputError(
         f"judge: none of the tuned model's answers has been judged{counts}; the reasons are in "

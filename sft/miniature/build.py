@@ -20,14 +20,15 @@ from typing import Any
 
 import torch
 
-from sft.atomic import read_json
 from sft.checkpoint.folder import load_pretrained, save_pretrained
+from sft.dataclass_json import to_json
 from sft.gpt2.model import GPT, GPTConfig
 from sft.gpt2.tokenizer import load_tokenizer
 from sft.miniature.facts import all_facts
 from sft.miniature.lessons import lessons
 from sft.miniature.vocabulary import VOCAB_SIZE, bpe, learn_merges, write_bpe_files
 from sft.miniature.world import Storyteller, documents, records
+from sft.summaries import RunSummary, read_run_summary
 
 ASSETS = Path(__file__).parent
 SEED = 0
@@ -96,24 +97,24 @@ def adopt(told: Path, taught: Path) -> None:
     trained = load_pretrained(taught / "model")
     save_pretrained(trained.model, ASSETS / "gpt2-nano", trained.tokenizer, dtype=torch.float16)
     runs = {"stories": told, "lessons": taught}
-    made = {name: how_it_was_made(read_json(run / "summary.json")) for name, run in runs.items()}
+    made = {name: how_it_was_made(read_run_summary(run)) for name, run in runs.items()}
     record = json.dumps(made, indent=2, ensure_ascii=False)
     (ASSETS / "nano-base.json").write_text(record + "\n", encoding="utf-8")
 
 
-def how_it_was_made(summary: dict[str, Any]) -> dict[str, Any]:
-    """Return what `nano-base.json` keeps of a run's `summary.json`."""
-    text = {"seed": SEED, "sha256": summary["data"]["sha256"]}
+def how_it_was_made(summary: RunSummary) -> dict[str, Any]:
+    """Return what `nano-base.json` keeps of a run's summary."""
+    text: dict[str, Any] = {"seed": SEED, "sha256": summary.data.sha256}
     for name in ("train", "validation"):
-        split = summary["data"]["splits"][name]
+        split = summary.data.splits[name]
         text[name] = {"records": split["records"], "tokens": split["tokens"]}
 
-    made = {"text": text}
+    made: dict[str, Any] = {"text": text}
     for key in RECORDED:
-        made[key] = summary[key]
+        made[key] = to_json(getattr(summary, key))
     for key in ("batch_size", "accumulate", "optim"):
-        made[key] = summary["config"][key]
-    made["torch"] = summary["versions"]["torch"]
+        made[key] = summary.config[key]
+    made["torch"] = summary.versions["torch"]
     return made
 
 

@@ -19,7 +19,11 @@ from sft.errors import InputError
 from sft.metrics import METRICS
 from sft.prompts import PROMPTS
 from sft.scoring.results import SUMMARY, EvaluationSummary, read_summary
+from sft.scoring.statistics import Interval
 from sft.summaries import RunSummary, read_run_summary
+
+# A model's mean of a metric, with its 95% interval.
+Cell = tuple[float | None, Interval | None]
 
 LOSSES = {"train/eval_loss": "training", "val/loss": "validation"}
 RELEASED = re.compile(r"openai-community/gpt2(-medium|-large|-xl)?")
@@ -76,14 +80,6 @@ def card_text(
         (label, summary.losses[key]) for key, label in LOSSES.items() if key in summary.losses
     ]
 
-    models = evaluation.models if evaluation else {}
-    scores = []
-    for metric in METRICS:
-        cells = [(one.mean(metric.name), one.interval(metric.name)) for one in models.values()]
-        taken = any(value is not None for value, _ in cells)
-        if taken and metric.name != "score":
-            scores.append((metric.long_label, cells))
-
     values = asdict(summary) | {
         "name": name,
         "base": base,
@@ -100,12 +96,28 @@ def card_text(
         "with_input": with_input,
         "losses": losses,
         "evaluation": evaluation,
-        "models": list(models),
-        "scores": scores,
+        "models": list(evaluation.models) if evaluation else [],
+        "scores": _scores(evaluation) if evaluation else [],
         "context": context,
         "licence": _licence(base.source, _data_licence(data)),
     }
     return _environment().get_template("card.md.jinja").render(values)
+
+
+def _scores(evaluation: EvaluationSummary) -> list[tuple[str, list[Cell]]]:
+    """Return a line for each metric that was taken, with a cell for each model.
+
+    The judge's score is not among them: it depends on the judge.
+    """
+    lines: list[tuple[str, list[Cell]]] = []
+    for metric in METRICS:
+        cells: list[Cell] = []
+        for model in evaluation.models.values():
+            cells.append((model.mean(metric.name), model.interval(metric.name)))
+        taken = any(value is not None for value, _ in cells)
+        if taken and metric.name != "score":
+            lines.append((metric.long_label, cells))
+    return lines
 
 
 def _of_the_hub(source: str) -> bool:

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, cycle
 from statistics import fmean as mean
 from typing import Any
@@ -68,7 +68,7 @@ CURVES: tuple[tuple[str, str, dict[str, Any]], ...] = (
 )
 
 
-def loss_curves(metrics: Sequence[dict[str, float | None]]) -> Markup | None:
+def loss_curves(metrics: Sequence[Mapping[str, float | None]]) -> Markup | None:
     """Draw training and validation loss against epochs; None if no loss was taken."""
     points: dict[str, list[tuple[Any, Any]]] = {}
     for key, *_ in CURVES:
@@ -92,7 +92,7 @@ def loss_curves(metrics: Sequence[dict[str, float | None]]) -> Markup | None:
         return _svg(figure, "losses", description)
 
 
-def answer_curves(metrics: Sequence[dict[str, float | None]]) -> Markup | None:
+def answer_curves(metrics: Sequence[Mapping[str, float | None]]) -> Markup | None:
     """Draw the means of the answers given in training against epochs; None if none were given."""
     with rc_context(STYLE):
         figure, axes = _figure("epochs", "mean over the answers")
@@ -119,7 +119,7 @@ GROUP_STYLES: tuple[tuple[str, str], ...] = tuple(
 )
 
 # The label of each group, and the rows of metrics.csv of each of its runs.
-GroupRows = Sequence[tuple[str, Sequence[Sequence[dict[str, float | None]]]]]
+GroupRows = Sequence[tuple[str, Sequence[Sequence[Mapping[str, float | None]]]]]
 
 
 def group_curves(groups: GroupRows) -> Markup | None:
@@ -189,12 +189,23 @@ def histogram(values: dict[str, list[float]], top: float, label: str) -> Markup 
         return _svg(figure, "histogram", f"Histogram of {label}; the means are: {', '.join(means)}")
 
 
+# Where the lengths end on their axis, in contexts.
+LONGEST_DRAWN = 4
+
+
 def lengths_histogram(lengths: Sequence[int], context: int) -> Markup:
-    """Draw how many records have which length in tokens, and where the context cuts them."""
+    """Draw how many records have which length in tokens, and where the context cuts them.
+
+    A few very long records would leave no room for the others, so the last bar holds them.
+    """
     longest = max(lengths)
+    end = min(longest, LONGEST_DRAWN * context)
+    label = "tokens of prompt and answer"
+    if longest > end:
+        label += f" (last bar: up to {longest:,})"
     with rc_context(STYLE):
-        figure, axes = _figure("tokens of prompt and answer", "records")
-        axes.hist(lengths, bins=40, range=(0, longest), color=TUNED)
+        figure, axes = _figure(label, "records")
+        axes.hist([min(length, end) for length in lengths], 40, range=(0, end), color=TUNED)
         words = f"Histogram of the records' lengths; the longest has {longest:,} tokens"
         if longest > context:
             axes.axvline(context, color=BEST, linestyle="--", label=f"context, {context:,}")

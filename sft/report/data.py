@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sft.atomic import write_text
 from sft.data.doctor import CHECKS, PERCENTILES, Examination
 from sft.report.charts import lengths_histogram
+from sft.report.page import Line
 from sft.report.report import empty_if_none, environment, read_template
 
 Json = dict[str, Any]
@@ -53,15 +54,6 @@ def write_page(
     Raises:
         InputError: the file cannot be written.
     """
-    # Records to read: some at random, and those at the ends of the order by length.
-    order = found.by_length().tolist()
-    samples = {
-        "At random": [_row(found, place) for place in drawn],
-        "The longest": [_row(found, place) for place in order[: -SHOWN - 1 : -1]],
-        "The shortest": [_row(found, place) for place in order[:SHOWN]],
-    }
-    hardest = _hardest(found, difficulty) if difficulty is not None else []
-
     checks = [_check(found, key) for key in CHECKS]
     letters = sum(count for count, _ in found.scripts.values())
     page = (
@@ -77,8 +69,7 @@ def write_page(
             clean=not any(check["count"] for check in checks),
             columns=[f"{p}%" if p < 100 else "longest" for p in PERCENTILES],
             lengths=[
-                {"label": label, "values": values, "digits": 0}
-                for label, values in found.percentiles().items()
+                Line(label, list(values), digits=0) for label, values in found.percentiles().items()
             ],
             chart=lengths_histogram(found.lengths.tolist(), found.context),
             shared=found.shared,
@@ -87,13 +78,23 @@ def write_page(
                 {"name": script, "share": count / letters, "records": records}
                 for script, (count, records) in found.scripts.items()
             ],
-            samples=samples,
+            samples=_samples(found, drawn),
             model=model,
-            hardest=hardest,
+            hardest=_hardest(found, difficulty) if difficulty is not None else [],
             style=Markup(read_template("report.css")),
         )
     )
     write_text(path, page)
+
+
+def _samples(found: Examination, drawn: Sequence[int]) -> dict[str, list[Json]]:
+    """Return records to read: some at random, and those at the ends of the order by length."""
+    order = found.by_length().tolist()
+    return {
+        "At random": [_row(found, place) for place in drawn],
+        "The longest": [_row(found, place) for place in order[: -SHOWN - 1 : -1]],
+        "The shortest": [_row(found, place) for place in order[:SHOWN]],
+    }
 
 
 def _hardest(found: Examination, difficulty: Difficulties) -> list[Json]:

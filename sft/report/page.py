@@ -1,71 +1,117 @@
 """The variables of the report's templates, from the summaries and the records.
 
-Any part of a summary may be absent. What depends on it is then empty.
+Parts of a summary may be None. What depends on them is then empty.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sft.metrics import METRICS, TEXT_METRICS, Metric
 from sft.report.charts import answer_curves, histogram, loss_curves
 from sft.scoring.aggregate import not_asked_remarks, visible_remark
-from sft.scoring.statistics import RELIABLE, TOO_FEW
+from sft.scoring.results import (
+    CategoryMeans,
+    EvaluationSummary,
+    MeansWithout,
+    MetricDifference,
+    ModelSummary,
+    RecordResult,
+)
+from sft.scoring.statistics import RELIABLE, TOO_FEW, Interval
+from sft.summaries import RunSummary
 
-Json = dict[str, Any]
+# A row of a run's metrics.csv.
+Row = Mapping[str, float | None]
+
 MODELS = ("base", "tuned")
-
 
 # The metrics by name, the judge's score first.
 MEASURES = {
     metric.name: metric for metric in sorted(METRICS, key=lambda metric: metric.name != "score")
 }
 
-# Numbers without an interval: the label, the keys in a model's part of the summary, the digits.
-FURTHER = (
-    ("perplexity of the expected answers", ("perplexity",), 3),
-    ("answers that never came to an end", ("never_stopped",), 0),
-    ("answers that repeat themselves, as a share", ("loops",), 3),
-    ("tokens per answer", ("tokens_per_answer",), 1),
-    ("words per answer", ("length", "mean_words"), 1),
-    ("correlation of score with length", ("length", "score_correlation"), 2),
-)
 
-# Keys of the summary's part on the judge that have a place of their own on the page. The others say
-# which judge it was.
-JUDGED = ("coverage", "warning", "audit", "pairwise", "forms")
+@dataclass(frozen=True)
+class Mean:
+    """A model's mean. Without an interval, `low` and `high` are the mean."""
+
+    mean: float
+    interval: Interval | None
+    low: float
+    high: float
 
 
-def contents(summary: Json, rows: list[Json], run: Json | None, metrics: list[Json]) -> Json:
+@dataclass(frozen=True)
+class HeadLine:
+    """The means of both models by one measure, and their paired difference.
+
+    Attributes:
+        top: the end of the scale on which the means are drawn.
+    """
+
+    measure: Metric
+    base: Mean | None
+    tuned: Mean | None
+    top: float
+    against: MetricDifference | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a table: a number of each model."""
+
+    label: str
+    values: list[float | None]
+    digits: int
+
+
+@dataclass(frozen=True)
+class Categories:
+    """The means of each category by one measure, the weakest category first."""
+
+    measure: Metric
+    means: dict[str, CategoryMeans]
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """A record in a table of the worst ones; `answer` is None for a training record."""
+
+    record: int
+    before: list[dict[str, str]]
+    instruction: str
+    input: str
+    output: str
+    value: float | None
+    answer: str | None = None
+
+
+def contents(
+    summary: EvaluationSummary,
+    rows: list[RecordResult],
+    run: RunSummary | None,
+    metrics: Sequence[Row],
+) -> dict[str, Any]:
     """Return the variables of the templates."""
     lines = headline(summary)
-    judged = any(line["measure"].name == "score" for line in lines)
+    judged = any(line.measure.name == "score" for line in lines)
     shown = MEASURES["score" if judged else "chrf"]
-
-    verdict = None
-    for line in lines:
-        if _may_lead(line, summary):
-            verdict = f"By {line['measure'].label}, {line['against']['verdict']}."
-            break
-
-    no_interval = any(
-        "interval" in line["against"] and not line["against"]["interval"] for line in lines
-    )
-    noisiest = summary.get("noisiest_training_records") or []
-    judge = _dict(summary, "judge")
+    differences = [line.against for line in lines if line.against]
+    models = summary.models
+    known = summary.duplicates
     return {
         "summary": summary,
         "run": run,
         "name": _name(summary),
-        "models": [name for name in MODELS if summary.get(name)],
+        "models": list(models),
         "headline": lines,
-        "verdict": verdict,
-        "visible": visible_remark(_dict(summary, "tuned_against_base"), summary["records"]),
-        "too_few": TOO_FEW if no_interval else None,
-        "not_asked": not_asked_remarks(
-            {name: _dict(summary, name, "not_asked") for name in MODELS if summary.get(name)}
-        ),
-        "further": list(_further(summary)),
+        "verdict": leading_verdict(summary, lines),
+        "visible": visible_remark(summary.tuned_against_base, summary.records),
+        "too_few": TOO_FEW if any(one.interval is None for one in differences) else None,
+        "not_asked": not_asked_remarks({name: model.not_asked for name, model in models.items()}),
+        "further": list(_further(list(models.values()))),
         "losses": loss_curves(metrics),
         "answers": answer_curves(metrics),
         "parting": parting(metrics),
@@ -74,26 +120,23 @@ def contents(summary: Json, rows: list[Json], run: Json | None, metrics: list[Js
         ),
         "scored_by": shown,
         "categories": _categories(summary),
-        "without": list(_without_duplicates(summary, "without")),
-        "without_close": list(_without_duplicates(summary, "without_close")),
+        "without": list(_without(known.without if known else None, list(models))),
+        "without_close": list(_without(known.without_close if known else None, list(models))),
         "statuses": _statuses(summary),
-        "identity": {key: value for key, value in judge.items() if key not in JUDGED},
-        "worst": list(_worst(summary, {row["record"]: row for row in rows})),
-        "noisiest": [row | {"value": row.get("loss")} for row in noisiest],
+        "worst": list(_worst(summary, {row.record: row for row in rows})),
+        "noisiest": _noisiest(summary),
     }
 
 
-def parting(metrics: list[Json]) -> str | None:
+def parting(metrics: Sequence[Row]) -> str | None:
     """Say when the validation loss was lowest and the answers best; None if one is not known.
 
     The lowest loss need not be where the answers are best.
     """
-    losses = {row["epoch"]: row["val/full_loss"] for row in metrics if row.get("val/full_loss")}
+    losses = _by_epoch(metrics, "val/full_loss")
     parts = []
     for name in TEXT_METRICS:
-        taken = [(row["epoch"], row.get(f"val/{name}")) for row in metrics]
-        means = {epoch: value for epoch, value in taken if value is not None}
-        if means:
+        if means := _by_epoch(metrics, f"val/{name}"):
             best = max(means, key=lambda epoch: means[epoch])
             parts.append(f"{MEASURES[name].label} was best at epoch {best:g} ({means[best]:.3f})")
     if not losses or not parts:
@@ -103,125 +146,172 @@ def parting(metrics: list[Json]) -> str | None:
     return text + ", ".join(parts)
 
 
-def _dict(values: Json | None, *keys: str) -> Json:
-    """Return a dict within dicts; an empty one if it, or one on the way, is absent."""
-    for key in keys:
-        values = (values or {}).get(key)
-    return values or {}
+def _by_epoch(metrics: Sequence[Row], column: str) -> dict[float, float]:
+    """Return the numbers of a column by their epoch, without those that are missing."""
+    found = {}
+    for row in metrics:
+        epoch = row.get("epoch")
+        value = row.get(column)
+        if epoch is not None and value is not None:
+            found[epoch] = value
+    return found
 
 
-def headline(summary: Json) -> list[Json]:
-    """Return a line for each measure that was taken.
-
-    A line holds the means and intervals of both models, and their paired difference.
-    """
+def headline(summary: EvaluationSummary) -> list[HeadLine]:
+    """Return a line for each measure that was taken."""
+    against = summary.tuned_against_base or {}
     lines = []
     for measure in MEASURES.values():
-        models = {name: _mean(_dict(summary, name), measure.name) for name in MODELS}
-        found = [value for value in models.values() if value]
-        if found:
-            top = measure.top or max(value["high"] for value in found) or 1
-            against = _dict(summary, "tuned_against_base", measure.name)
-            lines.append({"measure": measure, **models, "top": top, "against": against})
+        base = _mean(summary.base, measure.name) if summary.base else None
+        tuned = _mean(summary.tuned, measure.name)
+        highest = [mean.high for mean in (base, tuned) if mean]
+        if highest:
+            top = measure.top or max(highest) or 1
+            lines.append(HeadLine(measure, base, tuned, top, against.get(measure.name)))
     return lines
 
 
-def _may_lead(line: Json, summary: Json) -> bool:
-    """Return whether the page may begin with this line's difference.
+def leading_verdict(summary: EvaluationSummary, lines: list[HeadLine]) -> str | None:
+    """Return the sentence that the page begins with: the verdict of its first sound difference.
 
-    One of scores may, if the judge can be relied on.
+    A difference of scores is sound if the judge can be relied on.
     """
-    if not line["against"].get("verdict"):
+    for line in lines:
+        if line.against and (line.measure.name != "score" or _is_reliable(summary)):
+            return f"By {line.measure.label}, {line.against.verdict}."
+    return None
+
+
+def _is_reliable(summary: EvaluationSummary) -> bool:
+    """Return whether the judge passed its audit, if it had one, and scored enough answers."""
+    judge = summary.judge
+    if judge is None or judge.warning:
         return False
-    if line["measure"].name != "score":
-        return True
-    audit = _dict(summary, "judge", "audit")
-    failed = bool(audit) and (audit.get("auc") or 0) < RELIABLE
-    return not failed and not _dict(summary, "judge").get("warning")
+    return judge.audit is None or (judge.audit.auc or 0) >= RELIABLE
 
 
-def _mean(model: Json, key: str) -> Json | None:
-    """Return a model's mean with its interval; None if it was not taken.
-
-    Without an interval, `low` and `high` are the mean.
-    """
-    if key == "score":
-        judged = _dict(model, "judge")
-        mean = judged.get("mean")
-        interval = judged.get("interval")
-    else:
-        mean = model.get(key)
-        interval = _dict(model, "intervals").get(key)
+def _mean(model: ModelSummary, metric: str) -> Mean | None:
+    """Return a model's mean with its interval; None if it was not taken."""
+    mean = model.mean(metric)
     if mean is None:
         return None
-
+    interval = model.interval(metric)
     if interval is not None and None in interval:
         interval = None
     low, high = interval or (mean, mean)
-    return {"mean": mean, "interval": interval, "low": low, "high": high}
+    return Mean(mean, interval, low, high)
 
 
-def _name(summary: Json) -> str:
+def _name(summary: EvaluationSummary) -> str:
     """Return the base's short name, such as gpt2-medium; without a base, the model's own."""
-    model = _dict(summary, "base") or _dict(summary, "tuned")
-    return Path(model.get("source") or "the model").name
+    return Path((summary.base or summary.tuned).source).name
 
 
-def _further(summary: Json) -> Iterator[Json]:
-    """Yield the numbers without an interval, for each model that there is."""
-    models = [summary[name] for name in MODELS if summary.get(name)]
-    for label, (*way, key), digits in FURTHER:
-        values = [_dict(model, *way).get(key) for model in models]
-        if any(value is not None for value in values):
-            yield {"label": label, "values": values, "digits": digits}
+def _further(models: list[ModelSummary]) -> Iterator[Line]:
+    """Yield the numbers without an interval that some model has."""
+    lines = (
+        Line("perplexity of the expected answers", [one.perplexity for one in models], 3),
+        Line("answers that never came to an end", [one.never_stopped for one in models], 0),
+        Line("answers that repeat themselves, as a share", [one.loops for one in models], 3),
+        Line("tokens per answer", [one.tokens_per_answer for one in models], 1),
+        Line("words per answer", [one.length.mean_words for one in models], 1),
+        Line(
+            "correlation of score with length",
+            [one.length.score_correlation for one in models],
+            2,
+        ),
+    )
+    for line in lines:
+        if any(value is not None for value in line.values):
+            yield line
 
 
-def _values(rows: list[Json], model: str, key: str) -> list[float]:
-    values = (_dict(row, model).get(key) for row in rows)
-    return [value for value in values if value is not None]
+def _values(rows: list[RecordResult], model: str, metric: str) -> list[float]:
+    found = []
+    for row in rows:
+        answer = row.base if model == "base" else row.tuned
+        value = answer.value(metric) if answer else None
+        if value is not None:
+            found.append(value)
+    return found
 
 
-def _categories(summary: Json) -> Json | None:
-    """Return the number of records and the means of each category, the weakest first.
+def _categories(summary: EvaluationSummary) -> Categories | None:
+    """Return the means of each category.
 
-    The means are scores where there was a judge, and shares of exact matches otherwise.
+    They are scores where there was a judge, and shares of exact matches otherwise.
     """
-    key = "score" if summary.get("score_by_category") else "exact_match"
-    means = _dict(summary, f"{key}_by_category")
+    measure = MEASURES["score" if summary.score_by_category else "exact_match"]
+    means = summary.score_by_category or summary.exact_match_by_category
     if not means:
         return None
 
     # A category without a value comes last.
     def weakness(name: str) -> tuple[bool, float]:
-        value = means[name].get("tuned")
+        value = means[name].means.get("tuned")
         return value is None, value or 0
 
-    weakest_first = {name: means[name] for name in sorted(means, key=weakness)}
-    return {"measure": MEASURES[key], "means": weakest_first}
+    return Categories(measure, {name: means[name] for name in sorted(means, key=weakness)})
 
 
-def _without_duplicates(summary: Json, key: str) -> Iterator[Json]:
+def _without(found: MeansWithout | None, models: list[str]) -> Iterator[Line]:
     """Yield the means without the records that have a neighbour in the training split."""
-    without = _dict(summary, "duplicates", key)
+    if found is None:
+        return
     for measure in MEASURES.values():
-        values = [_dict(without, name).get(measure.name) for name in MODELS if summary.get(name)]
+        values = [(found.models.get(name) or {}).get(measure.name) for name in models]
         if any(value is not None for value in values):
-            yield {"label": measure.label, "values": values, "digits": measure.digits}
+            yield Line(measure.label, values, measure.digits)
 
 
-def _statuses(summary: Json) -> list[str]:
+def _statuses(summary: EvaluationSummary) -> list[str]:
     """Return the statuses of judgements without a score."""
-    found = {status for name in MODELS for status in _dict(summary, name, "judge", "status")}
+    found: set[str] = set()
+    for model in summary.models.values():
+        found.update(model.judge.status if model.judge else {})
     return sorted(found - {"scored"})
 
 
-def _worst(summary: Json, by_record: dict[int, Json]) -> Iterator[tuple[Metric, list[Json]]]:
+def _worst(
+    summary: EvaluationSummary, by_record: dict[int, RecordResult]
+) -> Iterator[tuple[Metric, list[Excerpt]]]:
     """Yield each measure with the records that are worst by it."""
-    for key, measure in MEASURES.items():
-        rows = []
-        for record in _dict(summary, "worst").get(key) or []:
-            if record in by_record:
-                row = by_record[record]
-                rows.append(row | {"value": _dict(row, "tuned").get(key)})
-        if rows:
-            yield measure, rows
+    for name, measure in MEASURES.items():
+        found = []
+        for number in summary.worst.get(name, []):
+            if number in by_record:
+                found.append(_excerpt(by_record[number], name))
+        if found:
+            yield measure, found
+
+
+def _excerpt(row: RecordResult, metric: str) -> Excerpt:
+    return Excerpt(
+        row.record,
+        row.before,
+        row.instruction,
+        row.input,
+        row.output,
+        value=row.tuned.value(metric),
+        answer=row.tuned.text,
+    )
+
+
+def _noisiest(summary: EvaluationSummary) -> list[Excerpt]:
+    """Return the training records with the highest loss."""
+    found = []
+    for row in summary.noisiest_training_records:
+        content = row.content
+        # Evaluations of early versions knew no conversations.
+        before = content.get("before", [])
+        found.append(
+            Excerpt(
+                row.record,
+                before,
+                content["instruction"],
+                content["input"],
+                content["output"],
+                value=row.loss,
+            )
+        )
+    return found

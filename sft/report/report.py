@@ -8,7 +8,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,24 @@ from markupsafe import Markup
 
 from sft.atomic import finite, write_text
 from sft.config.loading import flat
-from sft.report.page import Json, contents
+from sft.dataclass_json import to_json
+from sft.report.page import Row, contents
+from sft.scoring.results import EvaluationSummary, RecordResult
+from sft.summaries import RunSummary
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(
-    folder: Path, summary: Json, rows: list[Json], run: Json | None, metrics: list[Json] | None
+    folder: Path,
+    summary: EvaluationSummary,
+    rows: list[RecordResult],
+    run: RunSummary | None,
+    metrics: Sequence[Row] | None,
 ) -> None:
     """Write `report.html` and `report.md`.
 
     Args:
-        summary: of the evaluation, as in its summary.json. All but its part on the tuned model may
-            be absent.
-        rows: one for each record: the record, and each model's answer with its numbers.
         run: the summary of the run that made the model; None if there is none.
         metrics: the rows of the run's metrics.csv.
 
@@ -64,9 +68,9 @@ def read_template(name: str) -> str:
     return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
-def _in_script(rows: list[Json]) -> Markup:
+def _in_script(rows: list[RecordResult]) -> Markup:
     """Return JSON for a <script> element: nothing in it can end the element or open another."""
-    text = json.dumps(rows, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(to_json(rows), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)
@@ -150,7 +154,7 @@ def duration(seconds: Any) -> str:
     return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
-def keys_and_values(values: Json | None) -> list[tuple[str, str]]:
+def keys_and_values(values: dict[str, Any] | None) -> list[tuple[str, str]]:
     """Return the values of nested dicts by their dotted keys, as on the command line."""
     shown = []
     for key, value in flat(values or {}).items():

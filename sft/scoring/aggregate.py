@@ -2,8 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from statistics import fmean as mean
 from statistics import median
 from typing import Any
@@ -12,7 +11,16 @@ from sft.data.loops import repeats_itself
 from sft.data.neighbours import CLOSE
 from sft.errors import counted
 from sft.metrics import BY_NAME, METRICS, TEXT_METRICS, Metric, spaced
-from sft.scoring.results import AnswerResult, RecordResult
+from sft.scoring.results import (
+    AnswerLength,
+    AnswerResult,
+    CategoryMeans,
+    Duplicates,
+    JudgedScores,
+    MeansWithout,
+    MetricDifference,
+    RecordResult,
+)
 from sft.scoring.statistics import (
     difference,
     interval,
@@ -51,27 +59,29 @@ def not_asked(answers: Sequence[AnswerResult]) -> dict[str, int]:
     return dict(sorted(reasons.items()))
 
 
-def judged(asked: Sequence[AnswerResult]) -> dict[str, Any] | None:
+def judged(asked: Sequence[AnswerResult]) -> JudgedScores | None:
     """Summarise the judge's scores, and count the answers without one; None without a judge."""
     status = Counter(answer.status for answer in asked)
     if set(status) == {None}:
         return None
     scores = _values(asked, "score")
-    measures: dict[str, Callable[[list[float]], Any]]
-    measures = {"mean": mean, "median": median, "max": max, "min": min, "interval": interval}
-    found = {name: measure(scores) if scores else None for name, measure in measures.items()}
-    by_name = sorted((str(name), count) for name, count in status.items())
-    return found | {"scored": len(scores), "of": len(asked), "status": dict(by_name)}
+    return JudgedScores(
+        mean=mean(scores) if scores else None,
+        median=median(scores) if scores else None,
+        max=max(scores, default=None),
+        min=min(scores, default=None),
+        interval=interval(scores) if scores else None,
+        scored=len(scores),
+        of=len(asked),
+        status=dict(sorted((str(name), count) for name, count in status.items())),
+    )
 
 
-def _length(asked: Sequence[AnswerResult]) -> dict[str, Any]:
+def _length(asked: Sequence[AnswerResult]) -> AnswerLength:
     """Return the mean words of an answer, and their Spearman correlation with the judge's score."""
     words = [len(spaced(answer.text or "").split()) for answer in asked]
     scored = [count for answer, count in zip(asked, words, strict=True) if answer.score is not None]
-    return {
-        "mean_words": mean(words),
-        "score_correlation": rank_correlation(_values(asked, "score"), scored),
-    }
+    return AnswerLength(mean(words), rank_correlation(_values(asked, "score"), scored))
 
 
 def _values(answers: Sequence[AnswerResult], metric: str) -> list[float]:
@@ -99,7 +109,7 @@ def _interval(answers: Sequence[AnswerResult], metric: str) -> tuple[float, floa
 
 def differences(
     first: Sequence[AnswerResult], second: Sequence[AnswerResult], names: tuple[str, str]
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, MetricDifference]:
     """Compare two models on the same records, metric by metric.
 
     A metric is left out if the two have no record with it in common. The loss is left out too if
@@ -129,11 +139,11 @@ def differences(
         apart = difference(one, other, weights, metric.lower_is_better)
         if apart is not None:
             words = verdict(apart, *names, metric.lower_is_better)
-            found[metric.name] = {"records": len(one)} | asdict(apart) | {"verdict": words}
+            found[metric.name] = MetricDifference(len(one), **vars(apart), verdict=words)
     return found
 
 
-def visible_remark(compared: dict[str, dict[str, Any]] | None, records: int | None) -> str | None:
+def visible_remark(compared: dict[str, MetricDifference] | None, records: int | None) -> str | None:
     """Return what the records could have shown, given the differences between two models.
 
     Without two models, the remark is on two that answer 30% of the records differently. None:
@@ -141,8 +151,8 @@ def visible_remark(compared: dict[str, dict[str, Any]] | None, records: int | No
     """
     visible = {}
     for name, one in (compared or {}).items():
-        if one and one.get("visible"):
-            visible[BY_NAME[name].label] = one["visible"]
+        if one.visible:
+            visible[BY_NAME[name].label] = one.visible
     if not visible and records:
         visible = {"exact match, where 30% are answered differently": visible_share(records)}
     return visible_text(visible) if visible else None
@@ -150,7 +160,7 @@ def visible_remark(compared: dict[str, dict[str, Any]] | None, records: int | No
 
 def by_category(
     rows: Sequence[RecordResult], models: Sequence[str], metric: str
-) -> dict[str, dict[str, float]] | None:
+) -> dict[str, CategoryMeans] | None:
     """Return each category's number of records and each model's mean.
 
     Only records that have the metric for every model count. None if no category has such a record.
@@ -163,41 +173,35 @@ def by_category(
 
     found = {}
     for category, group in sorted(groups.items()):
-        means: dict[str, float] = {"records": len(group)}
+        means: dict[str, float | None] = {}
         for model in models:
             means[model] = mean(_values([row.of(model) for row in group], metric))
-        found[category] = means
+        found[category] = CategoryMeans(len(group), means)
     return found or None
 
 
-def without_duplicates(rows: Sequence[RecordResult], models: Sequence[str]) -> dict[str, Any]:
-    """Count the records that have a neighbour in another split, and return means without them.
-
-    Returns:
-        `exact` and `near`: how many have a neighbour, by `RecordResult.duplicate`. `close`: how
-        many of both have one that is almost the same. `without`: the means over the records
-        without a neighbour. `without_close`: those over the records without a close one.
-    """
+def without_duplicates(rows: Sequence[RecordResult], models: Sequence[str]) -> Duplicates:
+    """Count the records that have a neighbour in another split, and return means without them."""
     kinds = Counter(row.duplicate for row in rows)
     close = [row.duplicate == "exact" or (row.similarity or 0) >= CLOSE for row in rows]
     no_neighbour = [row for row in rows if row.duplicate is None]
     none_close = [row for row, is_close in zip(rows, close, strict=True) if not is_close]
-    return {
-        "exact": kinds["exact"],
-        "near": kinds["near"],
-        "close": sum(close),
-        "without": _means(no_neighbour, models),
-        "without_close": _means(none_close, models),
-    }
+    return Duplicates(
+        exact=kinds["exact"],
+        near=kinds["near"],
+        close=sum(close),
+        without=_means(no_neighbour, models),
+        without_close=_means(none_close, models),
+    )
 
 
-def _means(rows: Sequence[RecordResult], models: Sequence[str]) -> dict[str, Any]:
-    """Return the number of records, and each model's mean of each metric; None for no records."""
-    found: dict[str, Any] = {"records": len(rows)}
+def _means(rows: Sequence[RecordResult], models: Sequence[str]) -> MeansWithout:
+    """Return each model's mean of each metric over these records."""
+    found: dict[str, dict[str, float | None] | None] = {}
     for model in models:
         answers = [row.of(model) for row in rows]
         found[model] = {m.name: _mean(answers, m) for m in METRICS} if rows else None
-    return found
+    return MeansWithout(len(rows), found)
 
 
 def _mean(answers: Sequence[AnswerResult], metric: Metric) -> float | None:

@@ -1,19 +1,22 @@
 """The results of an evaluation, typed, and the files that hold them.
 
 `records.jsonl` has a line for each record, a `RecordResult`. `summary.json` is an
-`EvaluationSummary`. In both, the values of a field `metrics` are written as keys of their own, so
-that a new metric is a new key and no new field.
+`EvaluationSummary`.
 """
 
 import json
 from collections.abc import Iterable
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sft.atomic import read_json, write_json, write_json_lines
+from sft.dataclass_json import flat, from_json, to_json
 from sft.errors import InputError
 from sft.metrics import TEXT_METRICS
+from sft.scoring.agreement import Agreement
+from sft.scoring.labels import Corrected
+from sft.scoring.statistics import Interval
 
 RECORDS = "records.jsonl"
 SUMMARY = "summary.json"
@@ -38,11 +41,11 @@ class AnswerResult:
     text: str | None
     tokens: int | None
     finish_reason: str | None
-    metrics: dict[str, float | None]
+    metrics: dict[str, float | None] = field(metadata=flat(TEXT_METRICS))
     loss: float | None
     loss_tokens: int
     status: str | None = None
-    score: int | None = None
+    score: float | None = None
     reason: str | None = None
 
     @property
@@ -97,6 +100,35 @@ class RecordResult:
 
 
 @dataclass
+class JudgedScores:
+    """The judge's scores of a model's answers. Without any, the numbers are None.
+
+    Attributes:
+        interval: the 95% interval of the mean.
+        scored: how many answers have a score.
+        of: how many the judge was asked about.
+        status: how many judgements have each status.
+    """
+
+    mean: float | None
+    median: float | None
+    max: float | None
+    min: float | None
+    interval: Interval | None
+    scored: int
+    of: int
+    status: dict[str, int]
+
+
+@dataclass
+class AnswerLength:
+    """The length of a model's answers in words, and its correlation with the judge's score."""
+
+    mean_words: float | None
+    score_correlation: float | None
+
+
+@dataclass
 class ModelSummary:
     """One model, and its means over the records.
 
@@ -108,8 +140,7 @@ class ModelSummary:
         not_asked: how many records the model was not asked, by reason.
         never_stopped: how many answers a limit ended.
         loops: the share of answers that repeat themselves (`sft.data.loops`).
-        judge: of the judge's scores: mean, median, max, min, interval, and what was scored.
-        length: words per answer, and their correlation with the judge's score.
+        judge: None without a judge.
     """
 
     source: str
@@ -119,29 +150,245 @@ class ModelSummary:
     seconds: float
     loss: float | None
     perplexity: float | None
-    metrics: dict[str, float | None]
-    intervals: dict[str, tuple[float, float] | None]
+    metrics: dict[str, float | None] = field(metadata=flat(TEXT_METRICS))
+    intervals: dict[str, Interval | None]
     # Evaluations of early versions have no such key.
     not_asked: dict[str, int] = field(default_factory=dict, kw_only=True)
     never_stopped: int
     loops: float | None = field(default=None, kw_only=True)
     tokens_per_answer: float
-    judge: dict[str, Any] | None
-    length: dict[str, Any]
+    judge: JudgedScores | None
+    length: AnswerLength
 
     def mean(self, metric: str) -> float | None:
         """Return the mean of any metric; None if there is none."""
         if metric == "loss":
             return self.loss
         if metric == "score":
-            return self.judge["mean"] if self.judge else None
+            return self.judge.mean if self.judge else None
         return self.metrics[metric]
 
-    def interval(self, metric: str) -> tuple[float, float] | None:
+    def interval(self, metric: str) -> Interval | None:
         """Return the 95% interval of a metric's mean; None if there is none."""
         if metric == "score":
-            return self.judge["interval"] if self.judge else None
+            return self.judge.interval if self.judge else None
         return self.intervals.get(metric)
+
+
+@dataclass(frozen=True)
+class MetricDifference:
+    """A `statistics.Difference` between two models by one metric.
+
+    Attributes:
+        records: how many have the metric for both models.
+        verdict: the difference in words.
+    """
+
+    records: int
+    difference: float
+    interval: Interval | None
+    p_value: float
+    # Evaluations of early versions have no such key.
+    visible: float | None = field(default=None, kw_only=True)
+    wins: int
+    ties: int
+    losses: int
+    verdict: str
+
+
+@dataclass
+class CategoryMeans:
+    """A category's number of records, and the mean of each model by its name."""
+
+    records: int
+    means: dict[str, float | None] = field(metadata=flat())
+
+
+@dataclass
+class MeansWithout:
+    """The means over some of the records.
+
+    Attributes:
+        records: how many they are.
+        models: the mean of each metric, by the model's name; None if there are no records.
+    """
+
+    records: int
+    models: dict[str, dict[str, float | None] | None] = field(metadata=flat())
+
+
+@dataclass
+class Duplicates:
+    """How many records have a neighbour among those that tuned the model.
+
+    Attributes:
+        exact: a neighbour that asks the same question word for word.
+        near: one that asks a similar question.
+        close: a word-for-word or an almost equal one.
+        without: the means over the records without a neighbour.
+        without_close: the means over the records without a close one.
+    """
+
+    exact: int
+    near: int
+    # Evaluations of early versions have neither `close` nor `without_close`.
+    close: int | None = field(default=None, kw_only=True)
+    without: MeansWithout
+    without_close: MeansWithout | None = None
+
+
+@dataclass
+class Audit:
+    """How well the judge tells expected answers from empty and wrong ones.
+
+    Attributes:
+        records: how many expected answers it scored.
+        means: the mean score of the `expected`, the `empty` and the `other` answers.
+        auc: the chance that an expected answer gets more than another one.
+        verdict: the AUC in words.
+        interval: the AUC's; None in summaries of earlier versions.
+    """
+
+    records: int
+    means: dict[str, float | None]
+    auc: float | None
+    verdict: str
+    interval: Interval | None = None
+
+
+@dataclass(frozen=True)
+class WinRate:
+    """The share of pairs that a model wins, ties counting half; no interval for one pair."""
+
+    rate: float
+    interval: Interval | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairwise:
+    """The answers of both models compared by the judge: a win is 1, a loss -1, a tie 0.
+
+    All but `unjudged` is None if no pair has a winner.
+
+    Attributes:
+        unjudged: how many pairs have no winner.
+        position_bias: the share of pairs in which the same place won in both orders, so that the
+            place decided and not the answer.
+        first_preferred: the number of these pairs in which the first place won.
+        win_rate: of the tuned model.
+        length_controlled: the same if all answers were equally long (`sft.scoring.length`); None
+            if that is not known.
+        verdict: all of it in words.
+    """
+
+    unjudged: int
+    difference: float | None = None
+    interval: Interval | None = None
+    p_value: float | None = None
+    visible: float | None = None
+    wins: int | None = None
+    ties: int | None = None
+    losses: int | None = None
+    win_rate: WinRate | None = None
+    length_controlled: WinRate | None = None
+    position_bias: float | None = None
+    first_preferred: int | None = None
+    second_preferred: int | None = None
+    verdict: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelLabels:
+    """A person's labels of one model's answers, beside the judge's scores.
+
+    Attributes:
+        labels: how many there are.
+        missing: how many more the correction needs.
+        person: the mean of the labels.
+        judge: the judge's mean over all answers.
+        agreement: on which of the labelled answers are right (`sft.scoring.labels`).
+        correlation: Spearman's, of labels and scores; None if one of the two is always the same.
+        corrected: the judge's mean, corrected by the labels; None if labels are missing.
+    """
+
+    labels: int
+    missing: int
+    person: float
+    judge: float
+    agreement: Agreement | None
+    correlation: float | None
+    corrected: Corrected | None
+
+
+@dataclass(frozen=True)
+class LabelsSummary:
+    """What a person's labels say of the judge.
+
+    Attributes:
+        models: by name, those of which answers are labelled.
+        left_out: how many labels are of no answer that the judge scored.
+        text: all of it in words, a sentence or two each.
+    """
+
+    models: dict[str, ModelLabels]
+    left_out: int
+    text: list[str]
+
+
+@dataclass
+class JudgeSummary:
+    """The judge, its audit, and its coverage of the answers.
+
+    Attributes:
+        identity: which judge it was, where, and how it was asked; other keys than these.
+        forms: how many replies were asked for in each form.
+        audit: None if there was none.
+        pairwise: None if answers were scored one by one.
+        coverage: the share of judged answers, by the model's name.
+        warning: None if the coverage is high enough.
+        labels: None if no person's labels were compared with the scores.
+    """
+
+    identity: dict[str, Any] = field(metadata=flat())
+    # Evaluations of early versions have no such key.
+    forms: dict[str, int] = field(default_factory=dict, kw_only=True)
+    audit: Audit | None
+    pairwise: Pairwise | None
+    coverage: dict[str, float]
+    warning: str | None
+    labels: LabelsSummary | None = None
+
+
+@dataclass
+class NoisyRecord:
+    """A training record with a high loss after training.
+
+    Attributes:
+        record: its number in the split, from 1.
+        loss: in nats per answer token.
+        content: the record's own fields, as plain values.
+    """
+
+    record: int
+    loss: float | None
+    content: dict[str, Any] = field(metadata=flat())
+
+
+@dataclass
+class TrainingRecords:
+    """How many training records were measured, and how many there are."""
+
+    looked_at: int
+    of: int
+
+
+@dataclass
+class DataEvaluated:
+    """The data file, and the number of records in each split."""
+
+    path: str
+    sha256: str
+    splits: dict[str, dict[str, int]]
 
 
 @dataclass
@@ -149,38 +396,36 @@ class EvaluationSummary:
     """The numbers of an evaluation, and how they were made.
 
     Attributes:
-        judge: which judge it was, how it was asked, and its audit; None without one.
+        judge: None without one.
         records: how many there are.
         base: None if there is no base; `no_base` then says why.
         tuned_against_base: the paired difference of each metric.
-        duplicates: how many records have a neighbour among those that tuned the model, and the
-            means without them (`aggregate.without_duplicates`); None if it is not known.
+        duplicates: None if it is not known which records tuned the model.
         worst: for each metric the numbers of the worst records, the worst first.
-        training_records: how many of the training records were measured.
         decoding: the settings that made the answers.
         config: the EvaluateConfig as plain values.
     """
 
     split: str
-    judge: dict[str, Any] | None
+    judge: JudgeSummary | None
     records: int
     loss_is: str
     tuned: ModelSummary
     base: ModelSummary | None
-    tuned_against_base: dict[str, dict[str, Any]] | None
-    exact_match_by_category: dict[str, dict[str, float]] | None
-    score_by_category: dict[str, dict[str, float]] | None
-    duplicates: dict[str, Any] | None
+    tuned_against_base: dict[str, MetricDifference] | None
+    exact_match_by_category: dict[str, CategoryMeans] | None
+    score_by_category: dict[str, CategoryMeans] | None
+    duplicates: Duplicates | None
     worst: dict[str, list[int]]
     no_base: str | None
-    noisiest_training_records: list[dict[str, Any]]
-    training_records: dict[str, int]
+    noisiest_training_records: list[NoisyRecord]
+    training_records: TrainingRecords
     seconds: float
     template: str
     decoding: dict[str, Any]
     device: str
     precision: str
-    data: dict[str, Any]
+    data: DataEvaluated
     versions: dict[str, str]
     config: dict[str, Any]
 
@@ -197,8 +442,8 @@ def write_results(folder: Path, rows: Iterable[RecordResult], summary: Evaluatio
     Raises:
         InputError: one of them cannot be written.
     """
-    write_json_lines(folder / RECORDS, map(as_json, rows))
-    write_json(folder / SUMMARY, as_json(summary))
+    write_json_lines(folder / RECORDS, map(to_json, rows))
+    write_json(folder / SUMMARY, to_json(summary))
 
 
 def read_summary(folder: Path) -> EvaluationSummary:
@@ -210,7 +455,7 @@ def read_summary(folder: Path) -> EvaluationSummary:
     path = folder / SUMMARY
     content = read_json(path, "the summary of an evaluation")
     try:
-        return parse_summary(content)
+        return from_json(EvaluationSummary, content)
     except (ValueError, TypeError) as error:
         raise _not_an_evaluation(path, error) from error
 
@@ -225,7 +470,7 @@ def read_records(folder: Path) -> list[RecordResult]:
     try:
         # Other ends of lines than "\n", such as U+2028, may be part of a text.
         lines = path.read_text(encoding="utf-8").split("\n")
-        return [parse_record(json.loads(line)) for line in lines if line]
+        return [from_json(RecordResult, json.loads(line)) for line in lines if line]
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise _not_an_evaluation(path, error) from error
 
@@ -234,60 +479,3 @@ def _not_an_evaluation(path: Path, error: Exception) -> InputError:
     return InputError(
         f"{path}: not an evaluation as evaluate.py writes it ({error}); run evaluate.py again"
     )
-
-
-def as_json(value: Any) -> Any:
-    """Return a result as plain values, with each of its `metrics` as a key of its own."""
-    if not is_dataclass(value):
-        return value
-    plain: dict[str, Any] = {}
-    for item in fields(value):
-        inner = getattr(value, item.name)
-        if item.name == "metrics":
-            plain |= inner
-        else:
-            plain[item.name] = as_json(inner)
-    return plain
-
-
-def parse_record(content: Any) -> RecordResult:
-    """Build the result of a record from its JSON.
-
-    Raises:
-        ValueError: a key is missing.
-    """
-    return RecordResult(**_values(RecordResult, content, AnswerResult))
-
-
-def parse_summary(content: Any) -> EvaluationSummary:
-    """Build a summary from its JSON.
-
-    Raises:
-        ValueError: a key is missing.
-    """
-    return EvaluationSummary(**_values(EvaluationSummary, content, ModelSummary))
-
-
-def _values(kind: type[Any], content: Any, of_model: type[Any] | None = None) -> dict[str, Any]:
-    """Return the arguments of a dataclass. Unknown keys are ignored.
-
-    Args:
-        of_model: the dataclass of its fields `tuned` and `base`.
-    """
-    if not isinstance(content, dict):
-        raise ValueError(f"expected an object, found {content!r:.60}")
-    values: dict[str, Any] = {}
-    for item in fields(kind):
-        if item.name == "metrics":
-            # An evaluation of an earlier version may lack a metric.
-            values["metrics"] = {name: content.get(name) for name in TEXT_METRICS}
-        elif item.name in content:
-            values[item.name] = content[item.name]
-        elif item.default is MISSING and item.default_factory is MISSING:
-            raise ValueError(f"{item.name}: missing")
-
-    if of_model is not None:
-        for name in ("tuned", "base"):
-            if values[name] is not None:
-                values[name] = of_model(**_values(of_model, values[name]))
-    return values

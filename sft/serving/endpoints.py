@@ -16,11 +16,9 @@ from sft.inference.stream import FinishReason
 from sft.serving.api import ChatRequest, TextRequest, earlier_turns, parse_chat, parse_text
 from sft.serving.engine import Engine, Piece
 from sft.serving.fields import ApiError, Json, refuse
-from sft.serving.responses import ChatAnswers, TextAnswers, json_response
+from sft.serving.responses import ChatAnswers, TextAnswers
 from sft.serving.sending import answer
-
-# In bytes. No model's context holds as much text.
-BODY_LIMIT = 1 << 18
+from sft.serving.web import json_response, read_body
 
 
 @dataclass(frozen=True)
@@ -94,16 +92,6 @@ class Endpoints:
         return await answer(http, request, engine, prompts, response, echoes)
 
 
-async def read_body(http: Request) -> bytes:
-    body = bytearray()
-    async for chunk in http.stream():
-        body += chunk
-        if len(body) > BODY_LIMIT:
-            message = f"the body: expected at most {BODY_LIMIT:,} bytes"
-            raise ApiError(413, message, None, "request_too_large")
-    return bytes(body)
-
-
 # Prompts
 
 
@@ -145,7 +133,7 @@ def text_prompts(request: TextRequest, chat_model: ChatModel) -> list[list[int]]
         ids = ids or [tokenizer.eot_token]
         if strange := [id for id in ids if not 0 <= id < tokenizer.n_vocab]:
             most = tokenizer.n_vocab - 1
-            refuse("prompt", f"{strange[0]} is no token id; expected 0 to {most}")
+            refuse("prompt", f"{strange[0]} is not a token id; expected 0 to {most}")
         if len(ids) + min(1, request.max_tokens) > chat_model.context:
             problem = (
                 f"{len(ids)} tokens leave no room in the model's context of {chat_model.context}"

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sft.serving.fields import ApiError
-from sft.serving.responses import json_response
+from sft.serving.web import json_response
 
 
 @dataclass(frozen=True)

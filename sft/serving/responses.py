@@ -1,24 +1,15 @@
 """The JSON objects that are sent back, in OpenAI's form."""
 
-import json
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import tiktoken
-from starlette.responses import Response
 
 from sft.serving.api import Request
 from sft.serving.engine import Piece, ScoredToken
 from sft.serving.fields import Json
-
-
-def json_response(
-    content: Json, status: int = 200, headers: Mapping[str, str] | None = None
-) -> Response:
-    # Starlette's own JSONResponse fails on half a surrogate pair. json.dumps keeps it escaped.
-    return Response(json.dumps(content), status, headers, "application/json")
 
 
 class Answers(ABC):

@@ -14,7 +14,8 @@ from sft.inference.stream import AnswerStream
 from sft.serving.api import Request as AnyRequest
 from sft.serving.engine import ClosingError, Engine, FullError, Generation, Piece
 from sft.serving.fields import ApiError, Json, refuse
-from sft.serving.responses import Answers, json_response, usage
+from sft.serving.responses import Answers, usage
+from sft.serving.web import json_response
 
 # A piece of an answer, and the answer's index.
 Indexed = tuple[int, Piece]

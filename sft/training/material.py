@@ -77,7 +77,7 @@ def load_material(config: TrainConfig, past: Past, device: str, precision: Preci
     parts = part_rows(source, config.data, notes)
 
     base = load_base(config, precision)
-    own = template_of(base.source, base.prompt, base.chat_template, base.names)
+    own = template_of(base)
     template, note = pick_template(config.data.prompt, own, base.source)
     if note:
         notes.append(note)

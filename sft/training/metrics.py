@@ -145,7 +145,7 @@ class Metrics(RunCallback):
             "train/loss": module.step_loss,
             "lr": module.step_lr,
             "tokens_per_sec": round(batch.step_tokens / seconds, 1),
-            **prefixed("train/", module.step_beside),
+            **prefixed("train/", module.step_extra),
         }
         if module.step_norm is not None:
             self.row["grad_norm"] = module.step_norm
@@ -198,7 +198,7 @@ class Metrics(RunCallback):
         self, trainer: Trainer, module: InstructionTuner, data: InstructionData
     ) -> None:
         losses = {"val/full_loss": module.validation_loss}
-        losses |= prefixed("val/full_", module.validation_beside)
+        losses |= prefixed("val/full_", module.validation_extra)
         if module.average:
             module.validate_average(data.val_dataloader())
             losses["val/ema_loss"] = module.averaged_loss
@@ -235,7 +235,7 @@ class Metrics(RunCallback):
         losses = {"train/eval_loss": module.mean_loss(data.first_batches("train", count))}
         if data.has_validation:
             losses["val/loss"] = module.mean_loss(data.first_batches("validation", count))
-            losses |= prefixed("val/", module.probe_beside)
+            losses |= prefixed("val/", module.probe_extra)
         self._add(module, PROBE, losses)
 
     def _add(self, module: InstructionTuner, probe: str, numbers: Row) -> bool:

@@ -28,7 +28,7 @@ COLUMNS = (
     "val/ema_loss",
     *ANSWERED,
 )
-# The columns of a number that an objective measures beside its loss begin with these.
+# The columns of a number that an objective measures besides its loss begin with these.
 PREFIXES = ("train/", "val/", "val/full_")
 Row = dict[str, float]
 
@@ -38,16 +38,16 @@ class MetricsFile:
     """The file, and its rows in memory.
 
     Args:
-        beside: names of the numbers that the objective measures beside its loss.
+        extra: names of the numbers that the objective measures besides its loss.
     """
 
     path: Path
     rows: list[Row] = field(default_factory=list)
-    beside: Sequence[str] = ()
+    extra: Sequence[str] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
-        more = [prefix + name for name in self.beside for prefix in PREFIXES]
+        more = [prefix + name for name in self.extra for prefix in PREFIXES]
         return (*COLUMNS, *more)
 
     def resume(self, step: int) -> None:

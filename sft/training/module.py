@@ -73,12 +73,12 @@ class InstructionTuner(LightningModule):
         self.step_norm: float | None = None
         self.step_lr = 0.0
         # The other numbers that the objective measured in that step, by name.
-        self.step_beside: dict[str, float] = {}
+        self.step_extra: dict[str, float] = {}
         # The loss of the last pass over the validation split, and the objective's other numbers.
         self.validation_loss = float("nan")
-        self.validation_beside: dict[str, float] = {}
+        self.validation_extra: dict[str, float] = {}
         # The objective's other numbers in the last probe.
-        self.probe_beside: dict[str, float] = {}
+        self.probe_extra: dict[str, float] = {}
         # The validation loss of the averaged weights, if there are any.
         self.averaged_loss = float("nan")
         # The shape (B, T) of the micro-batch at hand, for a message about memory.
@@ -88,7 +88,7 @@ class InstructionTuner(LightningModule):
         # objective's other numbers, and the records.
         self._step_targets = 0.0
         self._sums: list[Tensor] = []
-        self._beside: list[Tensor] = []
+        self._extra: list[Tensor] = []
         self._records: list[Tensor] = []
         # The steps before it.
         self.skipped = 0
@@ -109,7 +109,7 @@ class InstructionTuner(LightningModule):
         loss = self.objective.loss(batch)
         total = loss.sum
         self._sums.append(total.detach())
-        self._beside.append(_beside(loss))
+        self._extra.append(_extra(loss))
         self._records.append(batch.records)
 
         # Lightning will divide by `accumulate`, and DDP by the number of ranks. Both would make it
@@ -118,11 +118,11 @@ class InstructionTuner(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         mine = torch.stack(self._sums).sum()
-        beside = torch.stack(self._beside).sum(0)
-        sums = torch.cat([mine.unsqueeze(0), beside])
-        total, *beside_totals = self.signals.agree_at_step(sums, self.trainer.strategy)
+        extra = torch.stack(self._extra).sum(0)
+        sums = torch.cat([mine.unsqueeze(0), extra])
+        total, *extra_totals = self.signals.agree_at_step(sums, self.trainer.strategy)
         self.step_loss = total / self._step_targets
-        self.step_beside = _named(self.objective.names, beside_totals)
+        self.step_extra = _named(self.objective.names, extra_totals)
         self.step_lr = optimizer.param_groups[0]["lr"]
 
         if self._is_finite():
@@ -131,7 +131,7 @@ class InstructionTuner(LightningModule):
         else:
             self._refuse_step(optimizer)
         self._sums = []
-        self._beside = []
+        self._extra = []
         self._records = []
 
     def optimizer_step(self, *arguments: Any, **more: Any) -> None:
@@ -235,7 +235,7 @@ class InstructionTuner(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         means = self._means_over_ranks(self._validation, self.objective.names)
-        self.validation_loss, self.validation_beside = means
+        self.validation_loss, self.validation_extra = means
 
     def validate(self, batches: Iterable[Batch]) -> None:
         """Probe the validation split outside Lightning's loop.
@@ -244,7 +244,7 @@ class InstructionTuner(LightningModule):
             batches: this rank's; every rank has as many.
         """
         means = self._means_over_ranks(self._probe(batches), self.objective.names)
-        self.validation_loss, self.validation_beside = means
+        self.validation_loss, self.validation_extra = means
 
     def validate_average(self, batches: Iterable[Batch]) -> None:
         """Probe the validation split with the averaged weights.
@@ -274,7 +274,7 @@ class InstructionTuner(LightningModule):
             for i in range(self.global_rank, rounds * ranks, ranks)
         )
         names = (objective or self.objective).names
-        loss, self.probe_beside = self._means_over_ranks(self._probe(mine, objective), names)
+        loss, self.probe_extra = self._means_over_ranks(self._probe(mine, objective), names)
         return loss
 
     def _probe(self, batches: Iterable[Batch], objective: Objective | None = None) -> list[Tensor]:
@@ -293,10 +293,10 @@ class InstructionTuner(LightningModule):
         return found
 
     def _sums_and_counts(self, batch: Batch, objective: Objective | None = None) -> Tensor:
-        """Return sum and count of the loss, then of each number beside it, (2 + 2 numbers,)."""
+        """Return sum and count of the loss, then of each number besides it, (2 + 2 numbers,)."""
         loss = (objective or self.objective).loss(batch)
         of_loss = torch.stack([loss.sum, loss.sum.new_tensor(loss.count)])
-        return torch.cat([of_loss, _beside(loss)])
+        return torch.cat([of_loss, _extra(loss)])
 
     def _means_over_ranks(
         self, sums_and_counts: list[Tensor], names: Sequence[str]
@@ -307,8 +307,8 @@ class InstructionTuner(LightningModule):
         mine = torch.zeros(2 + 2 * len(names), device=self.device)
         if sums_and_counts:
             mine = torch.stack(sums_and_counts).sum(0)
-        total, count, *beside = self.trainer.strategy.reduce(mine, reduce_op="sum").tolist()
-        return _mean(total, count), _named(names, beside)
+        total, count, *extra = self.trainer.strategy.reduce(mine, reduce_op="sum").tolist()
+        return _mean(total, count), _named(names, extra)
 
     # The checkpoint
 
@@ -335,11 +335,11 @@ class InstructionTuner(LightningModule):
         }
 
 
-def _beside(loss: BatchLoss) -> Tensor:
-    """Return sum and count of each number beside the loss, (2 * numbers,)."""
-    if loss.beside is None:
+def _extra(loss: BatchLoss) -> Tensor:
+    """Return sum and count of each number besides the loss, (2 * numbers,)."""
+    if loss.extra is None:
         return loss.each.new_zeros(0)
-    return loss.beside.flatten()
+    return loss.extra.flatten()
 
 
 def _named(names: Sequence[str], sums_and_counts: Sequence[float]) -> dict[str, float]:

@@ -221,7 +221,7 @@ def make_metrics(
             made.base.model.config.n_positions,
             config.compile,
         )
-    file = MetricsFile(folder / "metrics.csv", beside=objective.names)
+    file = MetricsFile(folder / "metrics.csv", extra=objective.names)
     return Metrics(config.eval, file, Best(config.eval), answers)
 
 

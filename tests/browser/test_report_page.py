@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from sft.report.report import write_report
+from sft.evaluation.labels import Label, read_labels
 from tests.browser.screenshot import screenshot
 from tests.evaluation import made_up
 
@@ -37,7 +37,7 @@ def show(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Page]]:
     ) -> Page:
         rows = made_up.rows() if rows is None else rows
         summary = made_up.summary(made_up.rows(len(rows))) | changes
-        write_report(
+        made_up.write_report(
             tmp_path,
             summary,
             [row | (to_rows or {}) for row in rows],
@@ -165,6 +165,42 @@ def test_paging(show: Callable[..., Page]) -> None:
     expect(page.locator("#found")).to_have_text("1 to 1 of 1")
 
 
+def test_a_person_scores_answers(show: Callable[..., Page]) -> None:
+    """Scores outlast the page, and are saved as evaluate.py reads them."""
+    page = show()
+    save = page.locator("#save")
+    expect(save).to_be_disabled()
+    page.get_by_label("your score of the tuned answer to record 2", exact=True).fill("85")
+    page.get_by_label("your score of the base answer to record 2", exact=True).fill("101")
+    page.get_by_label("your score of the base answer to record 3", exact=True).fill("0")
+    page.get_by_label("your score of the base answer to record 3", exact=True).blur()
+    expect(save).to_have_text("Save your 2 scores")
+
+    page.reload()
+    mine = page.get_by_label("your score of the tuned answer to record 2", exact=True)
+    expect(mine).to_have_value("85")
+    with page.expect_download() as saving:
+        save.click()
+    labels = read_labels(saving.value.path())
+    rows = made_up.rows()
+    assert labels == [
+        Label(2, "tuned", rows[1]["tuned"]["text"], 85),
+        Label(3, "base", rows[2]["base"]["text"], 0),
+    ]
+
+    # The order is random, and the judge's scores do not sway the person.
+    page.get_by_role("button", name="Yours").click()
+    first_cells = lines(page).locator("td:first-child").all_inner_texts()
+    shown = [int(re.split(r"\D", text)[0]) for text in first_cells]
+    assert shown != sorted(shown)
+    assert len(set(shown)) == 25
+    expect(page.locator("td.judged").first).to_be_hidden()
+
+    # Another model's answers have no labels.
+    other = made_up.summary(rows)["tuned"] | {"sha256": "0" * 64}
+    expect(show(tuned=other).locator("#save")).to_be_disabled()
+
+
 def test_a_record_of_the_worst_is_found_in_the_table(show: Callable[..., Page]) -> None:
     page = show()
     page.get_by_label("Search").fill("nothing like this")
@@ -287,13 +323,16 @@ def luminance(page: Page, selector: str, name: str) -> float:
 def test_a_report_of_very_little(show: Callable[..., Page]) -> None:
     rows = made_up.rows(1)
     absent = dict.fromkeys(
-        ["base", "judge", "tuned_against_base", "worst", "duplicates", "noisiest_training_records"]
+        [
+            "base",
+            "judge",
+            "tuned_against_base",
+            "duplicates",
+            "score_by_category",
+            "exact_match_by_category",
+        ]
     )
-    absent |= {
-        "score_by_category": None,
-        "exact_match_by_category": None,
-        "tuned": {"source": "m", "loss": None},
-    }
+    absent |= {"worst": {}, "noisiest_training_records": []}
     nothing = {"text": "", "loss": None, "chrf": None, "finish_reason": "stop"}
     page = show(rows, **absent, to_rows={"category": None, "base": None, "tuned": nothing})
     expect(lines(page)).to_have_count(1)
@@ -303,7 +342,7 @@ def test_a_report_of_very_little(show: Callable[..., Page]) -> None:
 
 def test_the_screenshot(browser: Browser, tmp_path: Path) -> None:
     rows = made_up.rows()
-    write_report(tmp_path, made_up.summary(rows), rows, made_up.RUN, made_up.metrics())
+    made_up.write_report(tmp_path, made_up.summary(rows), rows, made_up.RUN, made_up.metrics())
     screenshot(browser, tmp_path / "report.html", tmp_path / "report.png")
     picture = (tmp_path / "report.png").read_bytes()
 

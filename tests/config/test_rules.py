@@ -19,8 +19,13 @@ CONTRADICTIONS = [
     ("train", "data=file data.path=[]", "data.path", "data.path=FILE"),
     ("train", "data=hub", "data.path", "OWNER/NAME"),
     ("train", "data=hub data.path=[a/b,c/d]", "data.path", "OWNER/NAME"),
-    ("train", "data=file data.path=[a,b] data.weights=[1]", "data.weights", "1 numbers for 2"),
-    ("train", "data=file data.path=a data.weights=[1,2]", "data.weights", "2 numbers for 1"),
+    (
+        "train",
+        "data=file data.path=[a,b] data.weights=[1]",
+        "data.weights",
+        "1 number for 2 entries",
+    ),
+    ("train", "data=file data.path=a data.weights=[1,2]", "data.weights", "2 numbers for 1 entry "),
     ("train", "data=file data.path=[a,http://b/c]", "data.path", "http://"),
     ("train", "data.test=http://b/c", "data.test", "http://"),
     ("train", "data.split=[0.8,0.1,0.2]", "data.split", "1.1, expected 1"),
@@ -210,6 +215,7 @@ def test_keys_of_overrides() -> None:
 def test_the_tables_name_only_keys_that_exist() -> None:
     tables = (
         (rules.UNREAD_BY_TRAIN, (TrainConfig,)),
+        (rules.UNREAD_BY_DATA, (TrainConfig,)),
         (rules.UNREAD_BY_EVALUATE, (EvaluateConfig,)),
         (rules.UNREAD_BY_BOTH, (TrainConfig, EvaluateConfig)),
     )

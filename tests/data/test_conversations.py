@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 from sft.checkpoint.folder import load_pretrained, save_pretrained
 from sft.data import tokens
 from sft.data.batches import IGNORE_INDEX, as_examples, encode
-from sft.data.prompt import prompt_tokens, template_of
+from sft.data.prompt import prompt_tokens, usable_template
 from sft.data.records import Record, Turn
 from sft.data.tokens import tokenise
 from sft.prompts import PROMPTS
@@ -154,7 +154,7 @@ def test_a_text_that_spells_the_end_token_stays_text(letters: tiktoken.Encoding)
 def test_what_another_program_writes_after_an_answer_is_not_learned(
     letters: tiktoken.Encoding,
 ) -> None:
-    template = template_of("x", None, SHORT.replace("<|endoftext|>", "#"))
+    template = usable_template("x", None, SHORT.replace("<|endoftext|>", "#"))
     assert template
     texts = tokenise([TWO], template, letters)
     assert bytes(texts.tokens[:-1].tolist()).decode() == "ab:xy#c\n\ni:z"

@@ -11,7 +11,7 @@ from sft.data.prompt import (
     around,
     prompt_tokens,
     render,
-    template_of,
+    usable_template,
     user_message,
 )
 from sft.data.records import Record, Turn
@@ -308,7 +308,7 @@ SHORT = "  {% if messages[0].role == 'user' %}\n[{{ messages[0]['content'] }}]\n
 )
 def test_a_chat_template_renders_as_in_transformers(tokenizer, chat: str, record: Record) -> None:
     names = {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
-    template = template_of("x", None, chat, names)
+    template = usable_template("x", None, chat, names)
     assert template
     messages = [{"role": "user", "content": record.question}]
     env = _compile_jinja_template(chat)
@@ -320,7 +320,7 @@ def test_a_chat_template_renders_as_in_transformers(tokenizer, chat: str, record
 
 
 def test_turns_of_user_and_assistant_are_rendered(tokenizer) -> None:
-    template = template_of(
+    template = usable_template(
         "x", None, "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
     )
     assert template
@@ -337,7 +337,7 @@ def marked(letters: tiktoken.Encoding) -> tiktoken.Encoding:
 
 
 def test_special_tokens_are_the_templates_alone(marked: tiktoken.Encoding) -> None:
-    template = template_of("x", None, "@{{ messages[0].content }}{{ eos_token }}", NAMES)
+    template = usable_template("x", None, "@{{ messages[0].content }}{{ eos_token }}", NAMES)
     assert template
     for text in ("hi", "a<|im_end|>b@<|endoftext|>", "<|im_<|im_end|>end|>", "0\ue0001\ue000"):
         assert prompt_tokens(template, Record(text, "", ""), marked) == [258, *text.encode(), 257]
@@ -346,14 +346,14 @@ def test_special_tokens_are_the_templates_alone(marked: tiktoken.Encoding) -> No
 def test_a_checkpoints_own_prompt_is_preferred_to_its_chat_template(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    assert template_of("x", "mine", "{{ messages }}") == "mine"
-    assert template_of("x", "", "{{ messages }}") == ""
-    assert template_of("x", None, None) is None
+    assert usable_template("x", "mine", "{{ messages }}") == "mine"
+    assert usable_template("x", "", "{{ messages }}") == ""
+    assert usable_template("x", None, None) is None
     assert caplog.text == ""
 
 
 def test_an_end_token_other_than_gpt2s_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    assert template_of("someone/model", None, "{{ messages[0].content }}", NAMES)
+    assert usable_template("someone/model", None, "{{ messages[0].content }}", NAMES)
     assert "someone/model: its turns end with '<|im_end|>'" in caplog.text
 
 
@@ -370,6 +370,6 @@ def test_an_end_token_other_than_gpt2s_is_warned_of(caplog: pytest.LogCaptureFix
 def test_an_unusable_chat_template_is_warned_of(
     chat: str, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert template_of("someone/model", None, chat) is None
+    assert usable_template("someone/model", None, chat) is None
     assert "someone/model: its chat template cannot be used" in caplog.text
     assert reason in caplog.text

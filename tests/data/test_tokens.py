@@ -13,12 +13,13 @@ import tiktoken
 from sft.config.schema import DataConfig
 from sft.data import sources, tokens
 from sft.data.overview import overview
-from sft.data.prompt import prompt_tokens, render, template_of
+from sft.data.prompt import prompt_tokens, render, usable_template
 from sft.data.records import Record
 from sft.data.sources import load_source
-from sft.data.splits import Split, encode_splits, load_splits, split_records, split_rows
+from sft.data.splits import Split, encode_splits, load_splits, split_rows
 from sft.data.tokens import Texts, tokenise
 from sft.errors import InputError
+from tests.fixtures.divided import divided
 
 TEMPLATE = "{{ instruction }}{% if input %}/{{ input }}{% endif %}:"
 END = "<|endoftext|>"
@@ -69,7 +70,7 @@ CHATML = (
 
 
 def test_a_chat_templates_end_tokens_do_not_end_the_prompt(tokenizer: tiktoken.Encoding) -> None:
-    template = template_of("x", None, CHATML, {"bos_token": END, "eos_token": END})
+    template = usable_template("x", None, CHATML, {"bos_token": END, "eos_token": END})
     assert template
     of = [Record("say", "a", f"b {END}"), Record(f"no {END}", "", "")]
     texts = tokenise(of, template, tokenizer)
@@ -172,7 +173,7 @@ def test_splits_from_a_file_are_those_from_memory(
     sample: int | None,
 ) -> None:
     source = load_source(DataConfig(source="json", path=str(path), sample=sample))
-    parts = split_records(source.records, (0.8, 0.2, 0.0))
+    parts = divided(source.records, (0.8, 0.2, 0.0))
     expected = encode_splits(parts, TEMPLATE, tokenizer, 6, 16, mask_prompt=True)
     assert overview(expected)["train"]["cut"] > 0
     # The tokens are made, then found in the cache.

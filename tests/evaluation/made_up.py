@@ -1,10 +1,29 @@
 """A made-up evaluation, as evaluate.py describes one, with everything in it that can be in it."""
 
 import random
+from pathlib import Path
 from typing import Any
+
+from sft.dataclass_json import from_json
+from sft.report import report
+from sft.scoring.results import EvaluationSummary, RecordResult
+from sft.summaries import RunSummary
 
 Json = dict[str, Any]
 METRICS = ("exact_match", "token_f1", "rouge_l", "chrf", "loss", "score")
+
+
+def write_report(
+    folder: Path, summary: Json, rows: list[Json], run: Json | None, metrics: list[Json] | None
+) -> None:
+    """Write the report of an evaluation that is given as JSON."""
+    report.write_report(
+        folder,
+        from_json(EvaluationSummary, summary),
+        [from_json(RecordResult, row) for row in rows],
+        None if run is None else from_json(RunSummary, run),
+        metrics,
+    )
 
 
 def rows(count: int = 60) -> list[Json]:
@@ -34,6 +53,7 @@ def _answer(text: str, right: bool, draw: random.Random) -> Json:
         "tokens": len(text) // 4,
         "finish_reason": "stop" if len(text) < 300 else "length",
         "loss": round(draw.uniform(0.01, 0.2) if right else draw.uniform(1, 4), 4),
+        "loss_tokens": 12,
         "exact_match": float(right),
         "token_f1": near,
         "rouge_l": near,
@@ -136,6 +156,7 @@ def summary(rows: list[Json]) -> Json:
         "data": {
             "path": "data/instruction-data.json",
             "sha256": "a311981622926d8a65b1f836b22b12f5267652ccb70bf3c1",
+            "splits": {},
         },
         "versions": {"python": "3.12.1", "sft": "0.1.0", "torch": "2.13.0"},
         "config": {
@@ -152,6 +173,7 @@ def _against(means: dict[str, Json], key: str) -> Json:
     counts = {"wins": 51, "ties": 6, "losses": 3}
     interval = [difference * 0.9, difference * 1.1]
     return {
+        "records": 60,
         "difference": difference,
         "interval": interval,
         "p_value": 0.0002,
@@ -177,7 +199,7 @@ JUDGE = {
     "url": "http://127.0.0.1:11434",
     "prompt": "You grade answers.\nReply with JSON.",
     "options": {"temperature": 0, "num_ctx": 4096, "seed": 123},
-    "coverage": 0.87,
+    "coverage": {"tuned": 0.87},
     "warning": "only 87% of the answers were scored, fewer than judge.min_coverage=0.9",
     "audit": {
         "records": 20,
@@ -198,6 +220,12 @@ JUDGE = {
 }
 
 RUN: Json = {
+    "status": "finished",
+    "losses": {},
+    "peak_memory_bytes": 0,
+    "answer_loss_before": None,
+    "seed": 123,
+    "checkpoint": {"source": "openai-community/gpt2-medium", "revision": None, "sha256": ""},
     "steps": 346,
     "epochs": 2.0,
     "tokens_seen": 142532,
@@ -207,10 +235,12 @@ RUN: Json = {
     "device": "cuda",
     "precision": "bf16-mixed",
     "data": {
+        "path": "data/instruction-data.json",
+        "sha256": "",
         "splits": {
             "train": {"records": 1377, "tokens": 71266, "longest": 70, "duplicates": 4},
             "test": {"records": 162, "tokens": 8360, "longest": 64, "duplicates": 0},
-        }
+        },
     },
     "versions": {"python": "3.12.1", "torch": "2.12.0"},
     "config": {

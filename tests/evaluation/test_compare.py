@@ -8,7 +8,7 @@ from sft.errors import InputError
 from sft.evaluation.compare import compare, comparison_text, read_evaluation
 from tests.fixtures.record import MADE
 
-JUDGE = {"kind": "ollama", "model": "llama3:latest", "coverage": 1.0}
+JUDGE = {"kind": "ollama", "model": "llama3:latest", "coverage": {"tuned": 1.0}}
 
 
 def write(
@@ -17,6 +17,8 @@ def write(
     evaluation = folder / "evaluation"
     evaluation.mkdir(parents=True)
     made = json.loads((MADE / "run" / "evaluation" / "summary.json").read_text())
+    if judge:
+        judge = {"audit": None, "pairwise": None, "coverage": {}, "warning": None} | judge
     summary = made | {"judge": judge, "decoding": {"seed": 1}, "template": "t"} | settings
     (evaluation / "summary.json").write_text(json.dumps(summary))
     rows = []
@@ -45,11 +47,11 @@ def test_the_better_run_is_named_with_its_wins_and_its_difference(tmp_path: Path
     first = write(tmp_path / "a", [1.0] * 18 + [0.0] * 2, JUDGE)
     second = write(tmp_path / "b", [0.0] * 17 + [1.0] * 3, JUDGE)
     found = compare(read_evaluation(first), read_evaluation(second))
-    exact, score = found["differences"]["exact_match"], found["differences"]["score"]
-    assert (exact["wins"], exact["ties"], exact["losses"]) == (17, 1, 2)
-    assert exact["difference"] == pytest.approx(0.75)
-    assert score["difference"] == pytest.approx(50 * 0.75)
-    assert exact["p_value"] < 0.01
+    exact, score = found.differences["exact_match"], found.differences["score"]
+    assert (exact.wins, exact.ties, exact.losses) == (17, 1, 2)
+    assert exact.difference == pytest.approx(0.75)
+    assert score.difference == pytest.approx(50 * 0.75)
+    assert exact.p_value < 0.01
     text = comparison_text(found)
     assert "exact match: the first is better than the second" in text
     assert "loss: the first is better than the second" in text
@@ -75,7 +77,7 @@ def test_scores_of_two_judges_are_not_compared(tmp_path: Path) -> None:
         write(tmp_path / "b", [0.0, 0.5], other),
     )
     found = compare(read_evaluation(first), read_evaluation(second))
-    assert "score" not in found["differences"]
+    assert "score" not in found.differences
     assert "not the same judge" in comparison_text(found)
 
 
@@ -113,7 +115,7 @@ def test_a_folder_without_a_readable_evaluation_is_refused(tmp_path: Path) -> No
 def test_one_record_gives_no_interval(tmp_path: Path) -> None:
     first, second = write(tmp_path / "a", [1.0]), write(tmp_path / "b", [0.0])
     found = compare(read_evaluation(first), read_evaluation(second))
-    assert found["differences"]["exact_match"]["interval"] is None
+    assert found.differences["exact_match"].interval is None
     assert "exact match: the difference is within noise" in comparison_text(found)
 
 
@@ -126,8 +128,8 @@ def test_a_record_that_one_model_was_not_asked_is_counted_and_the_others_are_com
     rows[3]["tuned"] = dict.fromkeys(rows[3]["tuned"]) | {"status": "too long", "loss_tokens": 0}
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = compare(read_evaluation(first), read_evaluation(second))
-    assert {one["records"] for one in found["differences"].values()} == {7}
-    assert found["not_asked"] == {"first": {"too long": 1}, "second": {}}
+    assert {one.records for one in found.differences.values()} == {7}
+    assert found.not_asked == {"first": {"too long": 1}, "second": {}}
     text = comparison_text(found)
     assert "first: 1 record, whose prompt is too long" in text
     assert "of the second" not in text
@@ -139,9 +141,9 @@ def test_interval_and_test_agree_on_few_records(tmp_path: Path, records: int) ->
     better = [1.0 - 0.05 * number for number in range(records)]
     first, second = write(tmp_path / "a", better), write(tmp_path / "b", [0.1] * records)
     found = compare(read_evaluation(first), read_evaluation(second))
-    for one in found["differences"].values():
-        low, high = one["interval"] or (0, 0)
-        assert (low <= 0 <= high) == ("within noise" in one["verdict"])
+    for one in found.differences.values():
+        low, high = one.interval or (0, 0)
+        assert (low <= 0 <= high) == ("within noise" in one.verdict)
     assert ("no 95% interval" in comparison_text(found)) == (records < 6)
 
 
@@ -150,5 +152,5 @@ def test_it_is_said_which_difference_the_records_could_have_shown(tmp_path: Path
     first = write(tmp_path / "a", [1.0] * 94 + [0.0] * 16)
     second = write(tmp_path / "b", [0.0] * 17 + [1.0] * 93)
     found = compare(read_evaluation(first), read_evaluation(second))
-    assert found["differences"]["exact_match"]["visible"] == pytest.approx(0.146, abs=0.002)
+    assert found.differences["exact_match"].visible == pytest.approx(0.146, abs=0.002)
     assert "four times in five: exact match 0.147" in comparison_text(found)

@@ -8,12 +8,22 @@ import pytest
 from sft.evaluation.results import examples_text, responses
 from sft.evaluation.summary import table
 from sft.metrics import METRICS, TEXT_METRICS
-from sft.scoring.results import AnswerResult, EvaluationSummary, RecordResult, read_summary
+from sft.scoring.results import (
+    AnswerResult,
+    Audit,
+    Duplicates,
+    EvaluationSummary,
+    JudgedScores,
+    JudgeSummary,
+    MeansWithout,
+    RecordResult,
+    read_summary,
+)
 from tests.fixtures.record import MADE
 
 ANSWER = AnswerResult("It is 4.", 4, "stop", dict.fromkeys(TEXT_METRICS, 1.0), 0.5, 4)
 UNASKED = AnswerResult(None, None, None, dict.fromkeys(TEXT_METRICS), None, 0, "too long")
-JUDGED = {"mean": 61.5, "interval": [50.0, 70.0], "status": {"scored": 2, "timeout": 1}}
+JUDGED = JudgedScores(61.5, 60, 90, 20, (50.0, 70.0), 2, 3, {"scored": 2, "timeout": 1})
 
 
 @pytest.fixture
@@ -49,7 +59,8 @@ def test_the_table_without_a_base_has_one_column(summary: EvaluationSummary) -> 
 
 
 def test_the_table_has_the_judges_line_and_what_it_still_owes(summary: EvaluationSummary) -> None:
-    judge = {"warning": "low coverage", "audit": {"verdict": "trust it"}, "pairwise": None}
+    audit = Audit(records=2, means={}, auc=1.0, verdict="trust it")
+    judge = JudgeSummary({}, audit, None, coverage={}, warning="low coverage")
     assert "judge" not in table(summary)
     for model in summary.models.values():
         model.judge = JUDGED
@@ -63,7 +74,7 @@ def test_the_table_names_noise_duplicates_and_records_that_were_not_asked(
     summary: EvaluationSummary,
 ) -> None:
     summary.tuned.not_asked = {"empty": 2}
-    shown = table(replace(summary, duplicates={"exact": 1, "near": 2}))
+    shown = table(replace(summary, duplicates=Duplicates(1, 2, MeansWithout(0, {}))))
     assert "noise: exact match, token F1, ROUGE-L, chrF, loss" in shown
     assert "tuned: 2 records, whose prompt is empty" in shown
     assert "3 of the records have one, 1 of these word for word" in shown
@@ -71,8 +82,8 @@ def test_the_table_names_noise_duplicates_and_records_that_were_not_asked(
 
 def test_the_table_has_the_means_without_near_neighbours(summary: EvaluationSummary) -> None:
     means = {"exact_match": 0.25, "loss": 1.5}
-    without = {"records": 7, "tuned": means, "base": means}
-    shown = table(replace(summary, duplicates={"exact": 1, "near": 2, "without": without}))
+    without = MeansWithout(7, {"tuned": means, "base": means})
+    shown = table(replace(summary, duplicates=Duplicates(1, 2, without)))
     assert "over the other 7: exact match base 0.250, tuned 0.250; loss base 1.500" in shown
 
 

@@ -1,5 +1,6 @@
 """llama.cpp runs exported models: `make test-gguf`. It compiles for minutes."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -21,6 +22,7 @@ from sft.gpt2.model import GPT, GPTConfig
 from sft.gpt2.tokenizer import load_tokenizer
 from sft.inference.models import Placement, load_tuned
 from sft.miniature.build import ASSETS
+from sft.prompts import PROMPTS
 
 ROOT = Path(__file__).parents[2]
 HARD = [
@@ -107,29 +109,60 @@ def test_llama_chat_uses_the_models_template(run: Path, monkeypatch: pytest.Monk
     assert said["choices"][0]["finish_reason"] == "stop"
 
 
-def test_llama_holds_a_conversation(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, [name, _] = export_gguf(run / "model", "f16", None)
-    runs, ours = (
-        llama(folder / name, monkeypatch),
-        load_tuned(str(run), Placement("cpu", "32-true")),
+@pytest.mark.parametrize("template", [name for name in PROMPTS if name != "none"])
+def test_llama_holds_a_conversation(
+    run: Path, template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = load_pretrained(run / "model")
+    save_pretrained(
+        trained.model,
+        tmp_path / "model",
+        trained.tokenizer,
+        PROMPTS[template],
+        chat_template=PROMPTS[template],
+        conversations=True,
     )
-    assert ours.takes_earlier_turns
-    messages = []
-    for question in ("What is the plural of box?", "And of fox?"):
+    folder, [name, _] = export_gguf(tmp_path / "model", "f16", None)
+    runs = llama(folder / name, monkeypatch)
+    ours = load_tuned(str(tmp_path / "model"), Placement("cpu", "32-true"))
+
+    # The chat and the server show their models the same prompt (tests/test_conversation.py).
+    messages: list[dict[str, str]] = []
+    for question in ("What is the plural of box?", "And of fox?", "Spell it."):
         earlier = [(message["role"], message["content"]) for message in messages]
-        [mine] = generate(
-            ours.model,
-            [ours.prompt(question, earlier=earlier)],
-            60,
-            eos_id=ours.tokenizer.eot_token,
-        )
+        prompt = ours.prompt(question, earlier=earlier)
+        [tokens] = generate(ours.model, [prompt], 60, eos_id=ours.tokenizer.eot_token)
+        assert answer(runs, prompt, 60) == tokens
+
         messages.append({"role": "user", "content": question})
         said = runs.create_chat_completion(
             messages, temperature=0, repeat_penalty=1.0, max_tokens=60
         )
-        assert said["usage"]["prompt_tokens"] == len(ours.prompt(question, earlier=earlier))
-        assert said["choices"][0]["message"]["content"] == ours.tokenizer.decode(mine)
-        messages.append({"role": "assistant", "content": ours.tokenizer.decode(mine)})
+        assert said["usage"]["prompt_tokens"] == len(prompt)
+        mine = ours.tokenizer.decode(tokens)
+        assert said["choices"][0]["message"]["content"] == mine
+        messages.append({"role": "assistant", "content": mine})
+
+
+def test_llama_runs_a_model_with_a_head_of_its_own(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = load_pretrained(run / "model")
+    untied = GPT(dataclasses.replace(trained.model.config, tie_word_embeddings=False))
+    untied.load_state_dict(trained.model.state_dict(), strict=False)
+    with torch.no_grad():
+        # Another order of the tokens, so that an answer by the embedding would differ.
+        untied.lm_head.weight.copy_(trained.model.wte.weight.roll(7, 0))
+    save_pretrained(untied, tmp_path / "model", trained.tokenizer, trained.prompt)
+    folder, [name, _] = export_gguf(tmp_path / "model", "f16", None)
+    runs = llama(folder / name, monkeypatch)
+    prompts = [
+        trained.tokenizer.encode_ordinary(render(trained.prompt, Record(question, "", "")))
+        for question in ("Name a bird.", "What is the plural of box?", "Spell it.")
+    ]
+    answers = generate(untied, prompts, 30, eos_id=trained.tokenizer.eot_token)
+    assert [answer(runs, prompt, 30) for prompt in prompts] == answers
+    assert answers != generate(trained.model, prompts, 30, eos_id=trained.tokenizer.eot_token)
 
 
 def test_llama_logits_agree(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from sft.report.report import write_report
 from tests.evaluation import made_up
 from tests.evaluation.reading import Seen
 
@@ -19,7 +18,9 @@ def write(tmp_path: Path) -> Callable[..., tuple[Seen, str]]:
         rows: list[Any] | None = None, run: Any = made_up.RUN, metrics: Any = None, **changes: Any
     ) -> tuple[Seen, str]:
         summary = made_up.summary(made_up.rows()) | changes
-        write_report(tmp_path, summary, made_up.rows() if rows is None else rows, run, metrics)
+        made_up.write_report(
+            tmp_path, summary, made_up.rows() if rows is None else rows, run, metrics
+        )
         page = (tmp_path / "report.html").read_text(encoding="utf-8")
         return Seen(page), (tmp_path / "report.md").read_text(encoding="utf-8")
 

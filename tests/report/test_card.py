@@ -14,20 +14,25 @@ from hydra import compose, initialize_config_dir
 from sft.atomic import sha256_of
 from sft.config.loading import from_hydra
 from sft.config.schema import DataConfig
+from sft.dataclass_json import from_json
 from sft.prompts import PROMPTS
 from sft.report.card import card_text, write_card
-from sft.scoring.results import EvaluationSummary, ModelSummary, parse_summary
-from sft.summaries import parse_run_summary
+from sft.scoring.results import EvaluationSummary
+from sft.summaries import RunSummary
+from tests.fixtures.record import MADE
 from tests.summaries import CONTENT, run_summary
 
 SUMMARY = run_summary()
 
 # An evaluation without a base and without a judge, as its file holds it.
-EVALUATION = dict.fromkeys(field.name for field in dataclasses.fields(EvaluationSummary)) | {
+JUDGE = {"model": "llama3", "audit": None, "pairwise": None, "coverage": {}, "warning": None}
+KEPT = json.loads((MADE / "run" / "evaluation" / "summary.json").read_text(encoding="utf-8"))
+EVALUATION = KEPT | {
     "records": 110,
     "split": "test",
+    "base": None,
     "decoding": {"temperature": 0.0},
-    "tuned": dict.fromkeys(field.name for field in dataclasses.fields(ModelSummary))
+    "tuned": KEPT["tuned"]
     | {
         "exact_match": 0.809,
         "token_f1": 0.9,
@@ -88,13 +93,13 @@ def test_the_header_names_the_licence_and_the_base(
 ) -> None:
     summary = changed(**data)
     summary["checkpoint"]["source"] = base
-    found = header(card_text("mine", parse_run_summary(summary), None, 1024))
+    found = header(card_text("mine", from_json(RunSummary, summary), None, 1024))
     assert (found.get("license"), found.get("base_model")) == (licence, named)
 
 
 def test_the_licence_of_the_data_stands_beside_their_address(composed_alpaca: DataConfig) -> None:
     summary = changed(**dataclasses.asdict(composed_alpaca))
-    text = card_text("mine", parse_run_summary(summary), None, 1024)
+    text = card_text("mine", from_json(RunSummary, summary), None, 1024)
     assert f"mine.json, from {composed_alpaca.url} (sha256" in text
     assert header(text)["license"] == composed_alpaca.licence == "cc-by-nc-4.0"
     assert "The data: cc-by-nc-4.0." in text
@@ -126,12 +131,12 @@ def test_the_card_holds_data_recipe_and_losses() -> None:
 def test_an_instruction_with_an_input_is_shown_as_the_template_takes_it() -> None:
     shown = "Rewrite the sentence in the past tense.\n\n### Input:\nShe sings.\n"
     assert shown in card_text("mine", SUMMARY, None, 1024)
-    other = parse_run_summary(changed(prompt="alpaca-stanford"))
+    other = from_json(RunSummary, changed(prompt="alpaca-stanford"))
     assert "another prompt than any message gives" in card_text("mine", other, None, 1024)
 
 
 def test_plain_text_has_no_chat() -> None:
-    text = card_text("mine", parse_run_summary(changed(prompt="none")), None, 1024)
+    text = card_text("mine", from_json(RunSummary, changed(prompt="none")), None, 1024)
     assert "it has no chat template" in text
     assert '"role"' not in text
 
@@ -146,14 +151,14 @@ def test_a_model_of_conversations_is_shown_with_two_questions() -> None:
 
 
 def test_scores_stand_with_their_intervals() -> None:
-    text = card_text("mine", SUMMARY, parse_summary(EVALUATION), 1024)
+    text = card_text("mine", SUMMARY, from_json(EvaluationSummary, EVALUATION), 1024)
     assert "110 records of the test split, answered with temperature 0.0. In brackets" in text
     assert (
         "| | tuned |\n|---|---:|\n| exact match | 0.809 (0.741 to 0.862) |\n| token F1 | 0.900 |\n"
         in text
     )
-    both = EVALUATION | {"base": EVALUATION["tuned"], "judge": {"model": "llama3"}}
-    text = card_text("mine", SUMMARY, parse_summary(both), 1024)
+    both = EVALUATION | {"base": EVALUATION["tuned"], "judge": JUDGE}
+    text = card_text("mine", SUMMARY, from_json(EvaluationSummary, both), 1024)
     assert "; judged by llama3. In brackets" in text
     assert "| | base | tuned |\n|---|---:|---:|\n" in text
 
@@ -166,7 +171,7 @@ def test_an_adapter_is_named() -> None:
         "alpha": 16,
         "targets": ["c_attn", "c_fc"],
     }
-    text = card_text("m", parse_run_summary(summary), None, 8)
+    text = card_text("m", from_json(RunSummary, summary), None, 8)
     assert "| trained | a LoRA adapter, rank 8, alpha 16, on c_attn, c_fc; merged |" in text
 
 

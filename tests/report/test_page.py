@@ -74,13 +74,14 @@ ABSENT: dict[str, dict[str, Any]] = {
     "audit": {"judge": made_up.JUDGE | {"audit": None, "pairwise": None, "warning": None}},
     "categories": {"score_by_category": None, "exact_match_by_category": None},
     "duplicates": {"duplicates": None},
-    "no duplicates": {"duplicates": {"exact": 0, "near": 0, "without": None}},
-    "worst": {"worst": None, "noisiest_training_records": None},
+    "no duplicates": {"duplicates": {"exact": 0, "near": 0, "without": {"records": 60}}},
+    "worst": {"worst": {}, "noisiest_training_records": []},
     "worst of other records": {"worst": {"loss": [999]}},
     "run": {"run": None},
-    "comparison": {"tuned_against_base": {"loss": None}},
-    "all": dict.fromkeys(made_up.summary(made_up.rows(3))) | {"tuned": {}, "run": None},
+    "comparison": {"tuned_against_base": {}},
 }
+ABSENT["all"] = ABSENT["base"] | ABSENT["judge"] | ABSENT["categories"] | ABSENT["duplicates"]
+ABSENT["all"] |= ABSENT["worst"] | ABSENT["run"] | {"no_base": None, "template": "", "loss_is": ""}
 
 
 def test_the_worst_records_are_shown_with_the_turns_before_them(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sft.dataclass_json import from_json, to_json
 from sft.errors import InputError
 from sft.report.report import (
     duration,
@@ -19,8 +20,8 @@ from sft.report.report import (
     number,
     p_value,
     signed,
-    write_report,
 )
+from sft.scoring.results import RecordResult
 from tests.evaluation import made_up
 from tests.evaluation.reading import Seen, assert_table
 
@@ -41,7 +42,7 @@ def test_the_records_are_in_the_page(write: Callable[..., tuple[Seen, str]]) -> 
     seen, _ = write(rows)
     written = json.loads(seen.raw["script"][0])
     assert written[0]["tuned"]["loss"] is None
-    assert written[1:] == rows[1:]
+    assert written[1:] == [to_json(from_json(RecordResult, row)) for row in rows[1:]]
 
 
 def test_a_page_asks_for_nothing_and_runs_its_own_script_alone(
@@ -87,6 +88,7 @@ def put(text: str) -> dict[str, Any]:
     judge = dict.fromkeys(["kind", "model", "prompt", "warning", "url"], text) | {
         "audit": audit,
         "pairwise": pairwise,
+        "coverage": {"tuned": 1.0},
     }
     against = {
         key: value | {"verdict": text} for key, value in summary["tuned_against_base"].items()
@@ -109,9 +111,12 @@ def put(text: str) -> dict[str, Any]:
     changes |= {
         "config": {text: text},
         "versions": {text: text},
-        "data": {"path": text, "sha256": text},
+        "data": {"path": text, "sha256": text, "splits": {}},
     }
-    run = made_up.RUN | {"config": {text: text}, "data": {"splits": {text: {text: 1}}}}
+    run = made_up.RUN | {
+        "config": {text: text},
+        "data": made_up.RUN["data"] | {"splits": {text: {text: 1}}},
+    }
     return {"rows": rows, "run": run, **changes}
 
 
@@ -160,7 +165,7 @@ def test_a_full_disk_is_named_with_the_file(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"report\.html: cannot be written \(No space left on device\)"
     ):
-        write_report(tmp_path, made_up.summary(rows), rows, None, None)
+        made_up.write_report(tmp_path, made_up.summary(rows), rows, None, None)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,13 @@ from sft.scoring.aggregate import (
     without_duplicates,
     worst,
 )
-from sft.scoring.results import AnswerResult, RecordResult
+from sft.scoring.results import (
+    AnswerLength,
+    AnswerResult,
+    CategoryMeans,
+    MeansWithout,
+    RecordResult,
+)
 
 
 def answer(
@@ -71,11 +77,11 @@ def test_means_are_over_records_and_the_loss_over_tokens() -> None:
     assert found["metrics"]["exact_match"] == found["metrics"]["chrf"] == 0.5
     assert found["loss"] == pytest.approx((1 * 9 + 4 + 2 * 2) / 12)
     assert found["never_stopped"] == 2
-    assert found["length"] == {"mean_words": 2.5, "score_correlation": pytest.approx(-0.8)}
+    assert found["length"] == AnswerLength(2.5, pytest.approx(-0.8))
     judge = found["judge"]
-    assert (judge["mean"], judge["median"], judge["max"], judge["min"]) == (57.5, 60, 90, 20)
-    assert (judge["scored"], judge["of"], judge["status"]) == (4, 4, {"scored": 4})
-    assert 20 <= judge["interval"][0] < 57.5 < judge["interval"][1] <= 90
+    assert (judge.mean, judge.median, judge.max, judge.min) == (57.5, 60, 90, 20)
+    assert (judge.scored, judge.of, judge.status) == (4, 4, {"scored": 4})
+    assert 20 <= judge.interval[0] < 57.5 < judge.interval[1] <= 90
 
 
 def test_records_that_were_not_asked_are_counted_and_left_out_of_all_numbers() -> None:
@@ -95,50 +101,51 @@ def test_records_that_were_not_asked_are_counted_and_left_out_of_all_numbers() -
 
 def test_an_answer_without_spaces_has_a_length_in_letters() -> None:
     found = numbers([answer(0, 1.0, 1, text="今日は晴れ")])
-    assert found["length"]["mean_words"] == 5
+    assert found["length"].mean_words == 5
 
 
 def test_answers_without_a_score_are_counted_and_left_out_of_the_mean() -> None:
     lost = [row(5, replace(answer(0, 1.0, 1), status="timeout")), row(6, answer(0, 1.0, 1, 80))]
     judge = numbers(tuned(lost))["judge"]
-    assert (judge["mean"], judge["scored"], judge["of"]) == (80, 1, 2)
-    assert judge["status"] == {"scored": 1, "timeout": 1}
+    assert (judge.mean, judge.scored, judge.of) == (80, 1, 2)
+    assert judge.status == {"scored": 1, "timeout": 1}
     none = numbers(tuned(lost[:1]))["judge"]
-    assert none["mean"] is none["interval"] is none["max"] is None
+    assert none.mean is none.interval is none.max is None
     assert numbers([answer(0, 1.0, 1)])["judge"] is None
 
 
 def test_differences_pair_the_records() -> None:
     found = differences(tuned(ROWS), [one.of("base") for one in ROWS], ("tuned", "base"))
-    assert found["loss"]["records"] == 3  # one has none
-    assert found["loss"]["difference"] == pytest.approx(-(9 + 2) / 12)
-    assert (found["loss"]["wins"], found["loss"]["ties"]) == (2, 1)
-    assert (found["score"]["wins"], found["score"]["ties"], found["score"]["losses"]) == (2, 2, 0)
-    assert found["score"]["difference"] == pytest.approx((80 + 30) / 4)
-    assert "within noise" in found["exact_match"]["verdict"]
+    assert found["loss"].records == 3  # one has none
+    assert found["loss"].difference == pytest.approx(-(9 + 2) / 12)
+    assert (found["loss"].wins, found["loss"].ties) == (2, 1)
+    assert (found["score"].wins, found["score"].ties, found["score"].losses) == (2, 2, 0)
+    assert found["score"].difference == pytest.approx((80 + 30) / 4)
+    assert "within noise" in found["exact_match"].verdict
 
 
 def test_losses_of_different_tokens_are_not_compared() -> None:
     found = differences([answer(1, 1.0, 5)], [answer(1, 1.0, 6)], ("a", "b"))
     assert "loss" not in found
     assert "score" not in found
-    assert found["chrf"]["ties"] == 1
+    assert found["chrf"].ties == 1
 
 
 def test_categories_have_their_own_means() -> None:
     assert by_category(ROWS, ["tuned", "base"], "score") == {
-        "sum": {"records": 2, "tuned": 70, "base": 15},
-        "word": {"records": 1, "tuned": 70, "base": 70},
+        "sum": CategoryMeans(2, {"tuned": 70, "base": 15}),
+        "word": CategoryMeans(1, {"tuned": 70, "base": 70}),
     }
     assert by_category([row(1, answer(1, 1.0, 1))], ["tuned"], "exact_match") is None
 
 
 def test_means_without_duplicates_leave_out_exact_and_near_ones() -> None:
     found = without_duplicates(ROWS, ["tuned"])
-    assert (found["exact"], found["near"], found["without"]["records"]) == (1, 1, 2)
-    assert found["without"]["tuned"]["score"] == 55
-    assert found["without"]["tuned"]["loss"] == 1
-    assert without_duplicates(ROWS[1:3], ["tuned"])["without"] == {"records": 0, "tuned": None}
+    assert (found.exact, found.near, found.without.records) == (1, 1, 2)
+    means = found.without.models["tuned"]
+    assert means is not None
+    assert (means["score"], means["loss"]) == (55, 1)
+    assert without_duplicates(ROWS[1:3], ["tuned"]).without == MeansWithout(0, {"tuned": None})
 
 
 def test_a_close_neighbour_is_one_of_at_least_nine_tenths() -> None:
@@ -146,8 +153,10 @@ def test_a_close_neighbour_is_one_of_at_least_nine_tenths() -> None:
     rows[0].duplicate, rows[0].similarity = "near", 0.9
     rows[1].duplicate, rows[1].similarity = "near", 0.89
     found = without_duplicates(rows, ["tuned"])
-    assert (found["near"], found["close"]) == (2, 1)
-    assert (found["without"]["records"], found["without_close"]["records"]) == (1, 2)
+    assert (found.near, found.close) == (2, 1)
+    assert found.without.records == 1
+    assert found.without_close is not None
+    assert found.without_close.records == 2
 
 
 def test_the_worst_come_first() -> None:

@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 
+from sft.dataclass_json import from_json, to_json
 from sft.errors import InputError
 from sft.metrics import TEXT_METRICS
 from sft.scoring.results import (
     AnswerResult,
+    EvaluationSummary,
     RecordResult,
-    as_json,
-    parse_record,
-    parse_summary,
     read_records,
     read_summary,
     write_results,
@@ -56,20 +55,23 @@ def test_results_of_an_earlier_version_are_read_and_written_alike(tmp_path: Path
     for name in ("records.jsonl", "summary.json"):
         before = lines_of(FOLDER / name)
         after = lines_of(tmp_path / name)
-        # The earlier version did not count the records that were not asked, had no loops, near
-        # neighbours or conversations, and knew no metric that was added since.
+        # The earlier version did not count the records that were not asked, had no loops, close
+        # neighbours or conversations, and knew no metric or number that was added since.
         added = {
             "not_asked",
             "loops",
             "similarity",
             "before",
+            "visible",
+            "close",
+            "without_close",
             *set(TEXT_METRICS).difference(EARLIER),
         }
         assert [without(added, line) for line in after] == before
 
 
 def test_metrics_are_keys_of_an_answer() -> None:
-    found = as_json(RECORD)
+    found = to_json(RECORD)
     assert list(found["tuned"]) == [
         "text",
         "tokens",
@@ -82,13 +84,13 @@ def test_metrics_are_keys_of_an_answer() -> None:
         "reason",
     ]
     assert found["base"] is None
-    assert parse_record(found) == RECORD
+    assert from_json(RecordResult, found) == RECORD
 
 
 def test_an_unknown_key_is_ignored_and_a_missing_metric_is_none() -> None:
-    content = as_json(RECORD) | {"new": 1}
+    content = to_json(RECORD) | {"new": 1}
     del content["tuned"]["chrf"]
-    found = parse_record(content)
+    found = from_json(RecordResult, content)
     assert found.tuned.value("chrf") is None
     assert found.tuned.value("loss") == 1.25
     assert found.tuned.value("score") == 80
@@ -101,14 +103,23 @@ def test_the_mean_of_each_metric_is_found() -> None:
     assert found.tuned.mean("loss") == found.tuned.loss
     assert found.tuned.mean("score") is found.tuned.interval("score") is None
     judged = made_summary()
-    judged["tuned"]["judge"] = {"mean": 50.0, "interval": [40.0, 60.0]}
-    tuned = parse_summary(judged).tuned
+    judged["tuned"]["judge"] = {
+        "mean": 50.0,
+        "median": 50.0,
+        "max": 90,
+        "min": 10,
+        "interval": [40.0, 60.0],
+        "scored": 3,
+        "of": 3,
+        "status": {"scored": 3},
+    }
+    tuned = from_json(EvaluationSummary, judged).tuned
     assert (tuned.mean("score"), tuned.interval("score")) == (50, [40, 60])
 
 
 @pytest.mark.parametrize("key", ["record", "instruction", "tuned", "base"])
 def test_a_missing_key_of_a_record_is_named(key: str, tmp_path: Path) -> None:
-    content = as_json(RECORD)
+    content = to_json(RECORD)
     del content[key]
     (tmp_path / "records.jsonl").write_text(json.dumps(content) + "\n")
     with pytest.raises(InputError, match=rf"records\.jsonl: .*{key}: missing"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sft.checkpoint.folder import load_pretrained
-from sft.data.prompt import template_of
+from sft.data.prompt import usable_template
 from sft.inference.models import ChatModel
 from sft.prompts import PROMPTS
 from sft.serving.api import ChatRequest, parse_chat
@@ -23,7 +23,7 @@ CHAT_TEMPLATE = """{% for message in messages %}
 @pytest.fixture
 def foreign(checkpoint: Path) -> ChatModel:
     """A model with a chat template of its own."""
-    template = template_of("foreign", None, CHAT_TEMPLATE)
+    template = usable_template("foreign", None, CHAT_TEMPLATE)
     assert template
     return ChatModel(load_pretrained(checkpoint), template, takes_earlier_turns=True)
 

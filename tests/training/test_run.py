@@ -20,7 +20,7 @@ from sft.checkpoint.folder import load_pretrained, save_pretrained
 from sft.config.schema import TrainConfig
 from sft.data.datamodule import InstructionData
 from sft.data.sources import load_source
-from sft.data.splits import encode_splits, part_rows, split_records
+from sft.data.splits import encode_splits, part_rows, split_source
 from sft.errors import InputError
 from sft.gpt2.model import GPT, GPTConfig
 from sft.launch import on_devices
@@ -37,7 +37,7 @@ def validation_loss(folder: Path, config: TrainConfig) -> float:
     """The mean over the validation split's labels, one row at a time."""
     loaded = load_pretrained(folder)
     loaded.model.eval()
-    parts = split_records(load_source(config.data).records, config.data.split)
+    parts = split_source(load_source(config.data), config.data)
     template = PROMPTS[config.data.prompt]
     examples = encode_splits(parts, template, loaded.tokenizer, None, 128, config.data.mask_prompt)[
         "validation"
