@@ -68,6 +68,9 @@ lint: .venv/ready  ## ruff (lint and format) and mypy
 bench: .venv/bench  ## speed and memory beside transformers, TRL and the book's code, on an idle machine; ARGS="--quick"
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
+bench-check: .venv/ready  ## memory within 1% and speed within 15% of this processor's baseline; ARGS=--record writes it
+	$(BIN)/python -m tests.benchmarks.check $(ARGS)
+
 bench-dpo: .venv/bench  ## the seconds of a DPO step beside TRL's, in turn; ARGS="--size nano"
 	$(BIN)/python -m tests.trl.speed $(ARGS)
 

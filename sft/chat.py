@@ -139,6 +139,7 @@ class Chat:
 
         if self.base is None:
             self.base = load_base(self.tuned, self.placement)
+            self.placement.freeze(self.base)
         self.target = "base"
         return f"asking the base, {self.base}"
 
@@ -365,7 +366,9 @@ def main() -> None:
     from sft.inference.models import Placement, load_tuned
 
     placement = Placement.pick(arguments.device, arguments.precision)
-    chat = Chat(load_tuned(arguments.model, placement), placement, Sampling())
+    tuned = load_tuned(arguments.model, placement)
+    placement.freeze(tuned)
+    chat = Chat(tuned, placement, Sampling())
     chat.remembers = not arguments.quiet
     if not arguments.quiet:
         converse(chat)

@@ -7,8 +7,8 @@
 - `check_processes` and `steps_warning`: rules about the processes and the steps of the run, which
   are known later.
 
-Other files call `half_on_cpu` and `too_cold`, and raise `NO_PATH`, where they meet the same rule
-without a checked config.
+Other files call `unfit_precision` and `too_cold`, and raise `NO_PATH`, where they meet the same
+rule without a checked config.
 """
 
 import os
@@ -228,16 +228,18 @@ def _evaluate(config: EvaluateConfig) -> Problems:
 
 
 def _device(config: TrainConfig | EvaluateConfig) -> Problems:
-    if problem := half_on_cpu(config.device, config.precision):
+    if problem := unfit_precision(config.device, config.precision):
         yield problem
     if config.device == "mps" and config.devices > 1:
         yield f"devices: {config.devices}, but device=mps is one device"
 
 
-def half_on_cpu(device: str, precision: str) -> str | None:
-    """Return what is wrong with fp16 on a CPU; `auto` is not yet a device."""
+def unfit_precision(device: str, precision: str) -> str | None:
+    """Return why a device lacks a precision, or None; `auto` is resolved before it is judged."""
     if device == "cpu" and precision == "16-mixed":
         return "precision: 16-mixed needs a GPU; on the CPU use bf16-mixed or 32"
+    if device in ("cuda", "mps") and precision == "int8":
+        return f"precision: int8 needs device=cpu; on {device} use bf16-mixed or 32"
     return None
 
 

@@ -17,7 +17,7 @@ from sft.data.overview import unused_text
 from sft.data.prompt import same_prompts
 from sft.data.records import Record
 from sft.dataclass_json import to_json
-from sft.device import Precision, keep_freed_memory, pick_device, pick_precision
+from sft.device import AnswerPrecision, keep_freed_memory, pick_answer_precision, pick_device
 from sft.errors import InputError, counted
 from sft.evaluation.answers import (
     AnswerFile,
@@ -78,7 +78,7 @@ def evaluate(
             judge judged nothing.
     """
     device = pick_device(config.device, config.devices)
-    precision = pick_precision(config.precision, device)
+    precision = pick_answer_precision(config.precision, device)
     keep_freed_memory()
 
     # A quick look at a few records takes no longer for those of training.
@@ -238,7 +238,7 @@ def origin(
     encoded: dict[str, EncodedRecords],
     results: dict[str, ModelResult],
     device: str,
-    precision: Precision,
+    precision: AnswerPrecision,
     decoding: Decoding,
     began: float,
 ) -> dict[str, Any]:
