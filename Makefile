@@ -17,6 +17,9 @@ evaluate: .venv/ready  ## answer the held-out instructions with the newest run a
 test: lint  ## lint, types, tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
+test-long: .venv/ready  ## the miniature's whole recipe, and all its held-out instructions: about a minute
+	$(BIN)/python -m pytest tests/long $(ARGS)
+
 test-browser: .venv/browser  ## the report and the server's page in a browser: wants the system's chromium (apt-get install chromium)
 	$(BIN)/python -m pytest tests/browser $(ARGS)
 
@@ -67,6 +70,9 @@ lint: .venv/ready  ## ruff (lint and format) and mypy
 
 bench: .venv/bench  ## speed and memory beside transformers, TRL and the book's code, on an idle machine; ARGS="--quick"
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+bench-check: .venv/ready  ## memory within 1% and speed within 15% of this processor's baseline; ARGS=--record writes it
+	$(BIN)/python -m tests.benchmarks.check $(ARGS)
 
 bench-dpo: .venv/bench  ## the seconds of a DPO step beside TRL's, in turn; ARGS="--size nano"
 	$(BIN)/python -m tests.trl.speed $(ARGS)

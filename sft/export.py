@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sft.command import command, require
-from sft.errors import InputError
+from sft.errors import InputError, counted
 from sft.latest import followed
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ DTYPES = {
     "gguf": ("f32", "f16", "bf16", "q8_0"),
 }
 
+# The records of an evaluation, as a task for lm-evaluation-harness.
+TASK = "lm-eval"
+
 # The model and its copy are compared on this text.
 QUESTION = "Name the capital of France, and the days of the week."
 
@@ -36,9 +39,11 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m sft.export",
         description="Write a model as a Hugging Face folder or a GGUF file, read it back to check "
-        "that it is the same, and upload it with --push.",
+        "that it is the same, and upload it with --push. Or write its evaluation as a task for "
+        "lm-evaluation-harness.",
         epilog="examples: python -m sft.export --format gguf --dtype q8_0    for llama.cpp and "
-        "Ollama | python -m sft.export outputs/latest --push you/your-model",
+        "Ollama | python -m sft.export outputs/latest --push you/your-model | python -m sft.export "
+        "--format lm-eval    for others to check the exact match",
     )
     made.add_argument(
         "run",
@@ -49,13 +54,16 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--format",
-        choices=list(DTYPES),
+        choices=[*DTYPES, TASK],
         default="hf",
-        help="Hugging Face folder, or GGUF file (hf)",
+        help="Hugging Face folder, GGUF file, or task of lm-evaluation-harness (hf)",
     )
     made.add_argument("--dtype", choices=DTYPES["gguf"], help="of the weights (hf: f32, gguf: f16)")
     made.add_argument(
-        "--out", metavar="PATH", type=Path, help="what to write; default: RUN/model-DTYPE[.gguf]"
+        "--out",
+        metavar="PATH",
+        type=Path,
+        help="what to write; default: RUN/model-DTYPE[.gguf], RUN/lm-eval",
     )
     made.add_argument(
         "--push", metavar="USER/NAME", help="upload it to this repository of the Hugging Face Hub"
@@ -66,6 +74,12 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Read, write, verify, upload."""
     given = parser().parse_args()
+    if given.format == TASK:
+        for option in ("dtype", "push"):
+            if getattr(given, option):
+                raise InputError(f"--{option}: a task has none; leave it out")
+        export_task(given.run, given.out)
+        return
     folder = find_model(given.run)
     out: Path | None = given.out.expanduser() if given.out else None
     if given.dtype and given.dtype not in DTYPES[given.format]:
@@ -188,6 +202,30 @@ def export_gguf(folder: Path, dtype: str, out: Path | None) -> tuple[Path, list[
     return out.parent, [out.name, recipe.name]
 
 
+def export_task(run: str, out: Path | None) -> None:
+    """Write the records of an evaluated run as a task of lm-evaluation-harness.
+
+    Raises:
+        InputError: it has not been evaluated, or not greedily, or its weights are others now.
+    """
+    from sft.evaluation.harness import write_task
+
+    task = write_task(str(followed(run)), out)
+    print(
+        f"{task.folder}: {counted(task.records, 'record')}, of which evaluate.py found "
+        f"{task.exact_match:.4f} answered exactly"
+    )
+    if task.counted_otherwise:
+        numbers = ", ".join(map(str, task.counted_otherwise))
+        print(f"the harness counts these records otherwise: {numbers}")
+    if task.cut:
+        print(f"longer than the task lets an answer be: {counted(task.cut, 'expected answer')}")
+    print(
+        f"to check: lm_eval --model hf --model_args pretrained={task.model},dtype=float32 "
+        f"--include_path {shlex.quote(str(task.folder))} --tasks {task.name}"
+    )
+
+
 def modelfile(template: str | None, model: str, context: int, several_turns: bool = False) -> str:
     """Return Ollama's recipe for a model (ollama.com, "Modelfile reference").
 
@@ -213,7 +251,7 @@ def modelfile(template: str | None, model: str, context: int, several_turns: boo
 def go_template(template: str) -> str | None:
     """Return a template of conversations in Go's language, which Ollama runs instead of Jinja.
 
-    The texts between the messages are taken from a rendered conversation. They are put together
+    The texts between the messages are taken from a rendered conversation. They are joined
     again for others, and must give what the template gives. If they do not, a warning is logged,
     and the result is None.
     """

@@ -56,6 +56,7 @@ ROOMS: dict[str, set[str]] = {
         "sft.judge",
         "sft.report",
     },
+    "sft.voting": {"sft.data", "sft.scoring", "sft.report", "sft.serving", "sft.evaluation"},
     "sft.training": {
         "sft.gpt2",
         "sft.data",
@@ -72,6 +73,7 @@ FILES_BETWEEN = {"sft.objective": {"sft.gpt2", "sft.data"}}
 DOORS = (
     "train.py",
     "evaluate.py",
+    "sft/arena.py",
     "sft/chat.py",
     "sft/convert.py",
     "sft/convert_openai.py",
@@ -268,12 +270,14 @@ def test_the_doors_open_quickly(name: str) -> None:
     assert [
         package for package in (*heavy, "starlette", "uvicorn") if of(package, iter(found))
     ] == []
-    of_the_doors = {f"sft.{name}" for name in ("convert", "convert_openai", "folders", "launch")}
+    of_the_doors = {
+        f"sft.{name}" for name in ("convert", "convert_openai", "folders", "launch", "serve")
+    }
     of_the_doors |= {"sft.command", "sft.logs", "sft.sweep"}
     assert {room(other) for other in of("sft", iter(found))} <= GROUND | of_the_doors
 
 
-@pytest.mark.parametrize("door", ["chat", "serve", "export"])
+@pytest.mark.parametrize("door", ["arena", "chat", "serve", "export"])
 def test_a_door_without_hydra_does_not_import_it(door: str) -> None:
     code = f"import sys, sft.{door}; print({{'hydra', 'omegaconf', 'torch'}} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"

@@ -64,6 +64,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 SplitBy = Literal["order", "random", "question", "category"]
 KeepBy = Literal["random", "longest", "ifd"]
 PrecisionName = Literal["auto", "32", "bf16-mixed", "16-mixed"]
+AnswerPrecisionName = Literal["auto", "32", "bf16-mixed", "16-mixed", "int8"]
 BestName = Annotated[str, OneOf(("validation_loss", *TEXT_METRICS))]
 Rank = Annotated[str, OneOf(("validation_loss", *BY_NAME))]
 
@@ -288,6 +289,7 @@ class EvaluateConfig:
     checkpoint: str | None = None
     revision: str | None = None
     out: str | None = None
+    templates: list[str] | None = None
     split: Literal["test", "validation", "train"] = "test"
     limit: Positive | None = None
     train_records: Natural = 1000
@@ -295,7 +297,7 @@ class EvaluateConfig:
     seed: Natural = 123
     device: Device = "auto"
     devices: Positive = 1
-    precision: PrecisionName = "auto"
+    precision: AnswerPrecisionName = "auto"
     judge: JudgeConfig = field(default_factory=JudgeConfig)
 
 

@@ -17,7 +17,7 @@ from sft.data.overview import unused_text
 from sft.data.prompt import same_prompts
 from sft.data.records import Record
 from sft.dataclass_json import to_json
-from sft.device import Precision, keep_freed_memory, pick_device, pick_precision
+from sft.device import AnswerPrecision, keep_freed_memory, pick_answer_precision, pick_device
 from sft.errors import InputError, counted
 from sft.evaluation.answers import (
     AnswerFile,
@@ -40,6 +40,7 @@ from sft.evaluation.pages import write_pages
 from sft.evaluation.results import examples_text, responses, rows_of
 from sft.evaluation.setup import Setup, load_setup
 from sft.evaluation.summary import means_of, table
+from sft.evaluation.templates import encode_wordings, measure_wordings, wordings_text
 from sft.judge.ask import connect
 from sft.judge.score import check_judged, judge_answers
 from sft.prompts import PROMPTS
@@ -77,8 +78,12 @@ def evaluate(
             judge judged nothing.
     """
     device = pick_device(config.device, config.devices)
-    precision = pick_precision(config.precision, device)
+    precision = pick_answer_precision(config.precision, device)
     keep_freed_memory()
+
+    # A quick look at a few records takes no longer for those of training.
+    if config.limit is not None and "train_records" not in given:
+        config = dataclasses.replace(config, train_records=min(config.limit, config.train_records))
 
     # Load what is evaluated. Whatever can be refused is refused here, before any answer is made.
     setup = load_setup(config)
@@ -86,6 +91,7 @@ def evaluate(
     records = setup.records(config.split, config.limit)
     encoded = encode_for_models(config, setup, records)
     check_pairs(config, setup)
+    wordings = encode_wordings(config, setup, records)
     judge = connect(config.judge)
 
     make_folder(setup.folder)
@@ -115,6 +121,13 @@ def evaluate(
         )
         write_files(setup, rows, summary)
         show(setup.folder, rows, summary)
+        if wordings:
+            own = [row.tuned for row in rows]
+            apart = setup.folder / "templates"
+            found = measure_wordings(
+                wordings, setup.template, own, apart, device, decoding, config.batch_size
+            )
+            log.info(f"\n{wordings_text(found)}\n\nall of it: {apart / 'templates.json'}")
         check_judged(summary, setup.folder)
 
 
@@ -225,7 +238,7 @@ def origin(
     encoded: dict[str, EncodedRecords],
     results: dict[str, ModelResult],
     device: str,
-    precision: Precision,
+    precision: AnswerPrecision,
     decoding: Decoding,
     began: float,
 ) -> dict[str, Any]:

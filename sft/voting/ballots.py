@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
+from pathlib import Path
 
 from sft.errors import InputError
 from sft.evaluation.compare import Evaluation, check_same_records, identity, read_evaluation
@@ -101,7 +102,10 @@ def load_arena(runs: Sequence[str], with_base: bool = False) -> Arena:
     evaluations = [read_evaluation(run, "RUN") for run in runs]
     for other in evaluations[1:]:
         check_same_records(evaluations[0], other, "RUN")
-    candidates = [Candidate(one.name, one, "tuned") for one in evaluations]
+    names = short_names(runs)
+    candidates = [
+        Candidate(name, one, "tuned") for name, one in zip(names, evaluations, strict=True)
+    ]
     if with_base or len(runs) == 1:
         if evaluations[0].summary.base is None:
             raise InputError(
@@ -113,6 +117,15 @@ def load_arena(runs: Sequence[str], with_base: bool = False) -> Arena:
     if not ballots:
         raise InputError(f"RUN: all answers of {' and '.join(runs)} are the same; nothing to judge")
     return Arena(candidates, ballots, alike)
+
+
+def short_names(runs: Sequence[str]) -> list[str]:
+    """Return the runs without the folders in which all of them are."""
+    parts = [Path(run).parts for run in runs]
+    shared = 0
+    while all(len(one) > shared + 1 and one[shared] == parts[0][shared] for one in parts):
+        shared += 1
+    return [str(Path(*one[shared:])) for one in parts] if len(runs) > 1 else list(runs)
 
 
 def _ballots(candidates: Sequence[Candidate]) -> tuple[list[Ballot], int]:

@@ -228,7 +228,8 @@ def outcome_text(found: Outcome) -> str:
             both = one.agreement
             shown = f"{_short(one.names, 32)}{both.items:>6}{both.share:>8.0%}"
             lines.append(f"{shown}{_number(both.kappa):>8}{_interval(both.interval):>18}".rstrip())
-    return "\n".join([*lines, "", *remarks(found)])
+    verdicts = [f"{one.first} : {one.second}: {one.verdict}" for one in found.pairs]
+    return "\n".join([*lines, "", *verdicts, *remarks(found)])
 
 
 def summary_line(found: Outcome) -> str:
@@ -240,7 +241,7 @@ def summary_line(found: Outcome) -> str:
 
 def remarks(found: Outcome) -> list[str]:
     """Return what to know of the numbers."""
-    lines = [f"{one.first} : {one.second}: {one.verdict}" for one in found.pairs]
+    lines = []
     if found.ratings:
         lines.append(RATED)
     if found.unconnected:

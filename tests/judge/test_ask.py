@@ -404,7 +404,7 @@ score_answers(judge, questions, Path(sys.argv[2]))
 """
 
 
-def test_killed_ten_times_each_record_is_judged_once(ollama: Site, scores: Path) -> None:
+def test_killed_five_times_each_record_is_judged_once(ollama: Site, scores: Path) -> None:
     ollama.judge, ollama.delay = lambda messages: '{"reason": "", "score": 5}', 0.01
     command = [sys.executable, "-c", CHILD, ollama.url, str(scores)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
@@ -412,7 +412,7 @@ def test_killed_ten_times_each_record_is_judged_once(ollama: Site, scores: Path)
     def count() -> int:
         return scores.read_bytes().count(b"\n") if scores.exists() else 0
 
-    for _ in range(10):
+    for _ in range(5):
         before = count()
         child = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
         while child.poll() is None and count() < before + 8:
@@ -420,8 +420,8 @@ def test_killed_ten_times_each_record_is_judged_once(ollama: Site, scores: Path)
         child.send_signal(signal.SIGKILL)
         assert child.wait() == -signal.SIGKILL
         child.communicate()
-    assert 80 <= count() < 120
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert 40 <= count() < 120
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0, finished.stderr
     found = lines(scores)
     assert sorted((line["record"], line["target"]) for line in found) == sorted(
@@ -431,7 +431,7 @@ def test_killed_ten_times_each_record_is_judged_once(ollama: Site, scores: Path)
     assert {line["status"] for line in found} == {"scored"}
 
     # At each kill, at most 3 replies were on their way.
-    assert len(ollama.chats) <= 120 + 10 * 3
+    assert len(ollama.chats) <= 120 + 5 * 3
 
 
 # Injections

@@ -1,16 +1,18 @@
-"""Sweeps of known truth: how often the intervals cover it, and how often a claim is false.
+"""Made-up data of known truth: how often intervals cover it, and how often a claim is false.
 
-So are judges of known bias, whose mean a person's labels correct. `make simulate` makes 2,000
-sweeps of each world, and draws as many labels of each judge. The suite makes 200 of some.
+There are sweeps, judges of a known bias, whose mean a person's labels correct, and votes.
+`make simulate` draws 2,000 of each. The suite draws 200 of some.
 """
 
 import argparse
 import sys
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from scipy import stats
 
+from sft.scoring.bradley_terry import POINTS, ratings
 from sft.scoring.labels import FEWEST, corrected_mean
 from sft.scoring.seeds import Clusters, group_difference, group_mean, holm
 from sft.scoring.statistics import LEVEL, Numbers
@@ -20,6 +22,9 @@ SEEDS = 5
 # What the intervals must cover at least, and the share of false claims that is allowed.
 COVERED = 0.93
 CLAIMED = 0.065
+
+# A bootstrap of a model that nearly always wins is a little too short.
+COVERED_OF_POLLS = 0.92
 
 
 @dataclass(frozen=True)
@@ -164,6 +169,66 @@ def claimed(world: World, sweeps: int, rng: np.random.Generator, groups: int = 2
     return claims / sweeps
 
 
+@dataclass(frozen=True)
+class Poll:
+    """Votes between models of known strengths, by Davidson's model.
+
+    Attributes:
+        logs: the logarithms of the strengths.
+        ties: how common ties are.
+        votes: on each record, each on a pair by chance.
+    """
+
+    name: str
+    logs: tuple[float, ...]
+    ties: float = 0.8
+    records: int = 60
+    votes: int = 2
+
+    def truth(self) -> Numbers:
+        """Return the strengths in points."""
+        return POINTS * (np.array(self.logs) - np.mean(self.logs))
+
+    def drawn(self, rng: np.random.Generator) -> tuple[Numbers, Numbers]:
+        """Draw wins and ties, each (records, models, models)."""
+        models = len(self.logs)
+        wins = np.zeros((self.records, models, models))
+        ties = np.zeros_like(wins)
+        pairs = list(combinations(range(models), 2))
+        for record in range(self.records):
+            for place in rng.integers(0, len(pairs), self.votes):
+                i, j = pairs[place]
+                one, other = self.logs[i], self.logs[j]
+                weights = np.exp([one, other, np.log(self.ties) + (one + other) / 2])
+                outcome = rng.choice(3, p=weights / weights.sum())
+                wins[record, i, j] += outcome == 0
+                wins[record, j, i] += outcome == 1
+                ties[record, i, j] += outcome == 2
+        return wins, ties
+
+
+POLLS = (
+    Poll("three models", (0.0, 0.5, 1.0)),
+    Poll("186 records, one vote each", (0.0, 0.5, 1.0), records=186, votes=1),
+    Poll("one that nearly always wins", (0.0, 0.0, 3.0), ties=0.4, votes=1),
+    Poll("four that are equal", (0.0,) * 4),
+)
+
+
+def polled(poll: Poll, polls: int, rng: np.random.Generator) -> tuple[float, float]:
+    """Return the share of strengths that intervals hold, and of polls whose ranks differ."""
+    inside = 0
+    apart = 0
+    for _ in range(polls):
+        found = ratings([str(place) for place in range(len(poll.logs))], *poll.drawn(rng))
+        assert found
+        for one, truth in zip(found, poll.truth(), strict=True):
+            assert one.interval
+            inside += one.interval[0] <= truth <= one.interval[1]
+        apart += any(one.rank != 1 for one in found)
+    return inside / polls / len(poll.logs), apart / polls
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sweeps", type=int, default=2000)
@@ -184,6 +249,12 @@ def main() -> None:
         inside = corrected(judge, sweeps, np.random.default_rng(number))
         print(f"{judge.name:32}{inside:>9.1%}", flush=True)
         failed |= inside < COVERED
+
+    print(f"\n{sweeps:,} polls of people's votes     covered   ranks apart")
+    for number, poll in enumerate(POLLS):
+        inside, apart = polled(poll, sweeps, np.random.default_rng(number))
+        print(f"{poll.name:32}{inside:>9.1%}{apart:>14.1%}", flush=True)
+        failed |= inside < COVERED_OF_POLLS or (len(set(poll.logs)) == 1 and apart > CLAIMED)
     if failed:
         sys.exit(
             f"error: expected at least {COVERED:.0%} covered, and at most {CLAIMED:.1%} claims"

@@ -7,6 +7,7 @@ import pytest
 
 from sft.scoring.bradley_terry import ADDED, POINTS, ratings
 from sft.scoring.statistics import Numbers
+from tests.scoring.simulate import COVERED_OF_POLLS, POLLS, polled
 
 LOGS = np.array([0.0, 0.5, 1.2])
 
@@ -80,3 +81,9 @@ def test_repeated_votes_on_a_record_make_no_interval_shorter() -> None:
     assert often
     lengths = [found[0].interval[1] - found[0].interval[0] for found in (once, often)]  # type: ignore[index]
     assert lengths[1] >= lengths[0]
+
+
+def test_intervals_cover_known_strengths() -> None:
+    """`make simulate` makes 2,000 polls of each kind."""
+    covered, _ = polled(POLLS[0], 20, np.random.default_rng(0))
+    assert covered > COVERED_OF_POLLS - 0.06

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from sft.errors import InputError
-from sft.voting.ballots import judged, load_arena
+from sft.voting.ballots import judged, load_arena, short_names
 from sft.voting.votes import VoteFile, left
 from tests.voting.made_up import evaluated
 
@@ -33,6 +33,13 @@ def test_each_record_comes_once_before_any_comes_again_and_each_pair_comes_early
     assert [ballot.record.record for ballot in early] != list(range(1, 13))
     pairs = [frozenset((ballot.first, ballot.second)) for ballot in early]
     assert {pairs.count(pair) for pair in set(pairs)} == {4}
+
+
+def test_names_leave_out_what_all_runs_share() -> None:
+    assert short_names(["out/a/one", "out/a/two"]) == ["one", "two"]
+    assert short_names(["out/a/one", "out/b/one"]) == ["a/one", "b/one"]
+    assert short_names(["out", "out/b"]) == ["out", "out/b"]
+    assert short_names(["out/one"]) == ["out/one"]
 
 
 def test_equal_answers_and_records_that_were_not_asked_are_not_shown(tmp_path: Path) -> None:
