@@ -37,6 +37,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     settings = ["--host", "127.0.0.1", "--port", port, "--n_ctx", "2048", "--logits_all", "true"]
+
+    # Two threads that wait for each other are many times slower on CPUs that others use too.
+    settings += ["--n_threads", "1", "--n_threads_batch", "1"]
     log = (tmp_path_factory.mktemp("server") / "log").open("wb")
     command = [SERVER, "-m", "llama_cpp.server", "--model", model, *settings]
     process = subprocess.Popen(command, stdout=log, stderr=log)
