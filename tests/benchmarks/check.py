@@ -108,7 +108,8 @@ def main() -> None:
     if busy := watched():
         sys.exit(f"error: the machine is not idle: {'; '.join(busy)}; try again later")
 
-    key = f"gpt2-{args.size}, {processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    threads = f"{torch.get_num_threads()} threads"
+    key = f"gpt2-{args.size}, {processor()}, {threads}, torch {torch.__version__}"
     baselines = json.loads(BASELINE.read_text(encoding="utf-8")) if BASELINE.exists() else {}
     if not args.record and key not in baselines:
         sys.exit(f"error: no baseline for {key!r}; --record writes one")
