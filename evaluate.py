@@ -19,7 +19,7 @@ from sft.logs import log_to
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(composed: Any) -> None:
-    """Check the config, then evaluate a model or compare two evaluations."""
+    """Check the config, then evaluate a model, or go on from evaluations that exist."""
     with job():
         config = from_hydra(EvaluateConfig, composed)
         given = given_keys(HydraConfig.get().overrides.task)
@@ -29,10 +29,12 @@ def main(composed: Any) -> None:
                 "torchrun: evaluate.py starts its processes itself; call it with python and "
                 "devices=N"
             )
-        if config.compare is None:
-            evaluate(config, given)
-        else:
+        if config.compare is not None:
             compare_runs(config.compare, config.out)
+        elif config.labels is not None:
+            add_labels(str(config.run), config.labels)
+        else:
+            evaluate(config, given)
 
 
 def evaluate(config: EvaluateConfig, given: list[str]) -> None:
@@ -51,6 +53,13 @@ def compare_runs(runs: list[str], out: str | None) -> None:
     from sft.evaluation import run as evaluation
 
     evaluation.compare_runs(runs, out)
+
+
+def add_labels(run: str, file: str) -> None:
+    """Compare the judge of a run's evaluation with a person's labels."""
+    from sft.evaluation import labels
+
+    labels.add_labels(run, file)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,10 @@ _FILES = ("sft.checkpoint.folder", "sft.gpt2.generate", "sft.runs", "sft.api")
 def __getattr__(name: str) -> Any:
     """Import torch when a name is used, not by `import sft` (PEP 562)."""
     if name in __all__:
+        # The doors do this before they import torch. Later it has no effect.
+        from sft.cpus import bound_waiting
+
+        bound_waiting()
         for file in _FILES:
             module = import_module(file)
             if hasattr(module, name):

@@ -102,7 +102,9 @@ def finetune(
 ) -> Losses:
     """Train a model in place, as train.py does.
 
-    The settings are those of the same names in conf/train.yaml and conf/data.yaml.
+    The settings are those of the same names in conf/train.yaml and conf/data.yaml. The number of
+    torch's threads stays as the notebook has it (`torch.set_num_threads`), for the order of sums
+    depends on it.
 
     Args:
         prompt: a template by its name; None: the model's own, or alpaca if it has none.
@@ -315,7 +317,7 @@ def evaluate(
 
 
 def _without_answer(question: Any) -> Any:
-    """Return a question as a record with an empty answer. What is no question is left as it is."""
+    """Return a question as a record with an empty answer. Other values stay as they are."""
     if isinstance(question, str):
         return {"instruction": question, "output": ""}
     if not isinstance(question, Mapping):

@@ -3,6 +3,7 @@
 import argparse
 import os
 import random
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -34,7 +35,7 @@ HELP = """\
 /top_k N            draw among the N likeliest tokens; without N: among all
 /top_p X            draw among the likeliest tokens with probability X together; without X: all
 /max_new_tokens N   the longest answer, in tokens
-/set NAME VALUE     min_p, repetition_penalty, no_repeat_ngram, frequency_penalty, presence_penalty
+/set NAME=VALUE     min_p, repetition_penalty, no_repeat_ngram, frequency_penalty, presence_penalty
                     or stop (a text that ends an answer), as python evaluate.py --help explains
                     them; without VALUE: off; /set alone shows all settings
 /system TEXT        a text that stands before the conversation; without TEXT: none
@@ -138,6 +139,7 @@ class Chat:
 
         if self.base is None:
             self.base = load_base(self.tuned, self.placement)
+            self.placement.freeze(self.base)
         self.target = "base"
         return f"asking the base, {self.base}"
 
@@ -160,10 +162,10 @@ class Chat:
 
     def set(self, line: str) -> str:
         """Change a setting that is given by name, or show them all."""
-        name, _, text = line.partition(" ")
-        text = text.strip()
+        name, *rest = re.split(r"\s*=\s*|\s+", line, maxsplit=1)
+        text = "".join(rest)
         if not name:
-            return self.settings()
+            return self.settings(with_others=True)
         if name == "max_new_tokens":
             return self.limit(text)
         if name == "stop":
@@ -186,19 +188,24 @@ class Chat:
         self.sampling = replace(self.sampling, **{name: value})  # type: ignore[arg-type]
         return self.settings()
 
-    def settings(self) -> str:
-        """Return the main settings, and the others that are on."""
+    def settings(self, with_others: bool = False) -> str:
+        """Return the main settings, and the others that are on.
+
+        Args:
+            with_others: return all settings.
+        """
         from sft.gpt2.sampling import Sampling
 
         shown = [f"temperature {self.sampling.temperature:g}"]
         for name in SETTINGS:
             value = getattr(self.sampling, name)
-            if name in ("top_k", "top_p"):
-                shown.append(f"{name} {'off' if value is None else value}")
-            elif name != "temperature" and value != getattr(Sampling(), name):
-                shown.append(f"{name} {value}")
-        if self.stop:
-            shown.append(f"stop {self.stop!r}")
+            is_off = value == getattr(Sampling(), name)
+            if name != "temperature" and (with_others or not is_off or name in ("top_k", "top_p")):
+                shown.append(f"{name} {'off' if is_off else value}")
+        if self.stop or with_others:
+            shown.append(f"stop {repr(self.stop) if self.stop else 'off'}")
+        if with_others:
+            shown.append(f"max_new_tokens {self.max_new_tokens}")
         return ", ".join(shown)
 
     def limit(self, text: str) -> str:
@@ -359,7 +366,9 @@ def main() -> None:
     from sft.inference.models import Placement, load_tuned
 
     placement = Placement.pick(arguments.device, arguments.precision)
-    chat = Chat(load_tuned(arguments.model, placement), placement, Sampling())
+    tuned = load_tuned(arguments.model, placement)
+    placement.freeze(tuned)
+    chat = Chat(tuned, placement, Sampling())
     chat.remembers = not arguments.quiet
     if not arguments.quiet:
         converse(chat)

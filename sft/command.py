@@ -12,7 +12,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import NoReturn, get_args
 
-from sft.config.schema import Device, PrecisionName
+from sft.config.schema import AnswerPrecisionName, Device
 from sft.cpus import bound_waiting
 from sft.errors import InputError
 from sft.logs import prepare_streams, visible
@@ -58,7 +58,7 @@ def require(extra: str, use: str, *packages: str) -> None:
 def add_placement(parser: argparse.ArgumentParser) -> None:
     """Add the options of a door that loads models: the device, and the precision."""
     parser.add_argument("--device", choices=get_args(Device), default="auto")
-    parser.add_argument("--precision", choices=get_args(PrecisionName), default="auto")
+    parser.add_argument("--precision", choices=get_args(AnswerPrecisionName), default="auto")
 
 
 def end_unread() -> NoReturn:

@@ -56,7 +56,7 @@ class Usage:
 
     @classmethod
     def now(cls) -> "Usage | None":
-        """Read the counters of the system; None where there are none, as on macOS."""
+        """Read the counters of the system; None if it has none, as macOS."""
         if not STAT.exists():
             return None
         mine = os.sched_getaffinity(0)

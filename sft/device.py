@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 import torch
 
-from sft.config.rules import half_on_cpu
+from sft.config.rules import unfit_precision
 from sft.config.schema import Device
 from sft.cpus import free_threads
 from sft.errors import InputError
@@ -20,15 +20,8 @@ log = logging.getLogger("sft")
 THREADS = torch.get_num_threads()
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
-
-# The project's names of floating-point types, and Lightning's names of the precisions in which
-# matrices are multiplied.
-FLOAT_TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
-DTYPES = {
-    "32-true": FLOAT_TYPES["f32"],
-    "bf16-mixed": FLOAT_TYPES["bf16"],
-    "16-mixed": FLOAT_TYPES["f16"],
-}
+# Models that only answer may also have weights of 8 bits.
+AnswerPrecision = Literal[Precision, "int8"]
 
 
 def pick_device(name: str, count: int = 1) -> str:
@@ -76,9 +69,18 @@ def pick_precision(name: str, device: str) -> Precision:
     """Return Lightning's name of a precision; `auto` is bf16 where that is fast, else fp32."""
     if name == "auto":
         return "bf16-mixed" if multiplies_bf16(device) else "32-true"
-    if problem := half_on_cpu(device, name):
+    if problem := unfit_precision(device, name):
         raise InputError(problem)
     return "32-true" if name == "32" else name  # type: ignore[return-value]
+
+
+def pick_answer_precision(name: str, device: str) -> AnswerPrecision:
+    """Return the precision of a model that only answers."""
+    if name != "int8":
+        return pick_precision(name, device)
+    if problem := unfit_precision(device, name):
+        raise InputError(problem)
+    return "int8"
 
 
 def multiplies_bf16(device: str) -> bool:
@@ -93,6 +95,17 @@ def multiplies_bf16(device: str) -> bool:
         amx = torch.cpu._is_amx_tile_supported()
         return bool(avx or amx)
     return False
+
+
+# The project's names of floating-point types, and the types in which matrices are multiplied, by
+# the precision. Lightning gave these names, but for `int8`: the type of what it multiplies.
+FLOAT_TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = {
+    "32-true": FLOAT_TYPES["f32"],
+    "bf16-mixed": FLOAT_TYPES["bf16"],
+    "16-mixed": FLOAT_TYPES["f16"],
+    "int8": FLOAT_TYPES["bf16"],
+}
 
 
 def check_compiler(device: str) -> None:

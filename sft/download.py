@@ -1,11 +1,21 @@
-"""Download a file: a progress bar, and a partial download continues where it stopped."""
+"""Download a file: a progress bar, and a partial download continues where it stopped.
 
+Files of the Hugging Face Hub are downloaded by its own client, and hashed here.
+"""
+
+import hashlib
 import os
+import re
 from pathlib import Path
 
 import requests
 
+from sft.atomic import sha256_of
 from sft.bars import Bar
+from sft.errors import InputError
+
+# An ETag that is a hash: SHA-1 or SHA-256.
+HASH = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 def fetch_rest(url: str, part: Path, label: str) -> int | None:
@@ -71,3 +81,40 @@ def _check_size(part: Path, expected: int) -> None:
         raise OSError(f"expected {expected} bytes, found {found}, which were deleted")
     if found < expected:
         raise OSError(f"it broke off after {found} of {expected} bytes")
+
+
+def check_arrived(path: Path, remedy: str, sha256: str | None = None) -> None:
+    """Hash a file that is new in the hub's cache, and delete it if the hash is wrong.
+
+    The cache keeps each file under its ETag, a hash of the content: SHA-256 for large files, git's
+    blob hash for small ones (huggingface_hub, "Understand caching"). Over plain HTTP the client
+    compares sizes alone.
+
+    Args:
+        remedy: what to do, for the message.
+        sha256: what the file must have beside that, if it is known.
+
+    Raises:
+        InputError: the hash is wrong.
+    """
+    # Where there are no symbolic links, the cache does not keep the ETag.
+    etag = path.readlink().name if path.is_symlink() else ""
+    for expected in (sha256, etag):
+        if not expected or not HASH.fullmatch(expected):
+            continue
+        actual = sha256_of(path) if len(expected) == 64 else _git_hash_of(path)
+        if actual != expected:
+            blob = path.parent / path.readlink() if etag else path
+            for part in (path.resolve(), blob, path):
+                part.unlink(missing_ok=True)
+            raise InputError(
+                f"{path.name}: arrived damaged and was deleted: expected hash {expected}, found "
+                f"{actual}; {remedy}"
+            )
+
+
+def _git_hash_of(path: Path) -> str:
+    """Return git's hash of a file, a SHA-1 of a header and the content (Pro Git, 10.2)."""
+    header = b"blob %d\0" % path.stat().st_size
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.sha1(header)).hexdigest()

@@ -251,7 +251,7 @@ def modelfile(template: str | None, model: str, context: int, several_turns: boo
 def go_template(template: str) -> str | None:
     """Return a template of conversations in Go's language, which Ollama runs instead of Jinja.
 
-    The texts between the messages are taken from a rendered conversation. They are put together
+    The texts between the messages are taken from a rendered conversation. They are joined
     again for others, and must give what the template gives. If they do not, a warning is logged,
     and the result is None.
     """

@@ -55,7 +55,7 @@ def followed(path: str | Path) -> Path:
 
 
 def _named_by(file: Path) -> Path | None:
-    """Return the folder that a file `latest` names; None: it is no such file."""
+    """Return the folder that a file `latest` names; None if it is not such a file."""
     try:
         if not file.is_file() or file.stat().st_size > LONGEST:
             return None

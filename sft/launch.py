@@ -127,7 +127,7 @@ def _explain(error: BaseException) -> str:
     if message.startswith("Config group override"):
         empty = [key for key, _, value in (a.partition("=") for a in sys.argv) if value == "null"]
         key = next((key for key in empty if "." not in key), "a group")
-        return f"{key}: null is no choice; leave it out, or give one that --help lists"
+        return f"{key}: null is not a choice; leave it out, or give one that --help lists"
     if found := re.match(r"In .+: Could not load '(.+)/(.+)'", message):
         group, name = found.groups()
         return f"{group}: cannot load {name!r}; give one choice, {group}=NAME"

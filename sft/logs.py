@@ -1,4 +1,4 @@
-"""What the terminal and the log files get: standard streams, log handlers, visible text."""
+"""The output on the terminal and in log files: standard streams, log handlers, visible text."""
 
 import io
 import logging

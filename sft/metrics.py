@@ -1,8 +1,9 @@
-"""Scores of an answer beside the expected one. `METRICS` lists every number that a record has.
+"""Scores that compare an answer with the expected one.
 
-To add a metric of the texts, write its function and its entry in `METRICS`. The terminal, the
-report, the card, `eval.rank` and `--help` take it from there. Libraries that take seconds to import
-are imported where they are used, so that the config can read the names.
+`METRICS` lists every number that a record has. To add a metric of the texts, write its function and
+its entry in `METRICS`. The terminal, the report, the card, `eval.rank` and `--help` take it from
+there. Libraries that take seconds to import are imported where they are used, so that the config
+can read the names.
 
     exact_match  the same text, ignoring case, spacing and a final full stop
     token_f1     F1 of the words, without case, punctuation and articles

@@ -76,31 +76,35 @@ class Objective(Protocol):
 class CrossEntropy:
     """The cross entropy of the next token, at each position with a label.
 
-    Beside it, it measures the loss of the answers alone, which can be compared between weights.
+    Beside it, it measures the loss of the answers alone, which can be compared between weights, and
+    the accuracy: the share of all labels than which no token was likelier.
 
     Args:
         prompt_weight: the weight of a label outside the answers (2405.14394).
     """
 
-    names: tuple[str, ...] = ("answer_loss",)
+    names: tuple[str, ...] = ("answer_loss", "token_accuracy")
 
     def __init__(self, model: GPT, prompt_weight: float = 1.0) -> None:
         self.model = model
         self.prompt_weight = prompt_weight
 
     def loss(self, batch: Batch) -> BatchLoss:
-        each = self.model.token_losses(batch.input_ids, batch.labels, batch.lengths)
+        each, hits = self.model.token_scores(batch.input_ids, batch.labels, batch.lengths)
         losses = each.detach()
+        tokens = losses.new_tensor(len(losses))
+        accuracy = [hits.sum().to(losses), tokens]
         if batch.answers is None:
-            extra = torch.stack([losses.sum(), losses.new_tensor(len(losses))])
-            return BatchLoss(each, batch.labels, extra[None])
+            extra = torch.stack([losses.sum(), tokens, *accuracy]).view(2, 2)
+            return BatchLoss(each, batch.labels, extra)
 
         is_answer = batch.answers[batch.labels != IGNORE_INDEX]  # (N,)
-        extra = torch.stack([(losses * is_answer).sum(), is_answer.sum().to(losses)])
+        of_answers = [(losses * is_answer).sum(), is_answer.sum().to(losses)]
+        extra = torch.stack([*of_answers, *accuracy]).view(2, 2)
         weights = None
         if self.prompt_weight != 1:
             weights = torch.where(is_answer, 1.0, self.prompt_weight)
-        return BatchLoss(each, batch.labels, extra[None], weights)
+        return BatchLoss(each, batch.labels, extra, weights)
 
 
 class Preference:
@@ -130,7 +134,7 @@ class Preference:
         Args:
             batch: its rows are the chosen answers, then the rejected ones; the labels are those of
                 the answers alone. Its `reference` has the log-probability of each row. A filler
-                row is no pair.
+                row is not a pair.
         """
         logprobs = row_logprobs(self.model, batch)  # (B,)
         pairs = len(logprobs) // 2

@@ -152,11 +152,12 @@ def rank(
     from dataclasses import asdict
 
     from sft.checkpoint.folder import load_pretrained
-    from sft.device import DTYPES, pick_device, pick_precision
+    from sft.device import DTYPES, pick_answer_precision, pick_device
     from sft.evaluation.answers import AnswerFile, Decoding, answer_all
     from sft.evaluation.measure import encode_records
     from sft.evaluation.preferences import Ranked, scores_by_judge, scores_by_metric
     from sft.evaluation.setup import setup_of_run
+    from sft.gpt2.frozen import freeze
 
     setup = setup_of_run(config.run)
     records = setup.records(config.split, config.limit)
@@ -168,10 +169,11 @@ def rank(
 
     # Each answer is drawn from a seed of its own, and kept as an evaluation's are.
     device = pick_device(config.device)
-    precision = pick_precision(config.precision, device)
+    precision = pick_answer_precision(config.precision, device)
     decoding = Decoding(**asdict(config.generate), seed=config.seed, precision=precision)
     dtype = DTYPES[precision]
     model = load_pretrained(tuned.source, tuned.revision, dtype=dtype, device=device).model.eval()
+    freeze(model, int8=precision == "int8")
     prompts = [prompt for prompt in encoded.prompts for _ in range(samples)]
     file = AnswerFile(folder / "answers.jsonl")
     found = answer_all(model, tuned, prompts, decoding, file, config.batch_size)

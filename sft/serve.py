@@ -175,6 +175,7 @@ def serve(arguments: argparse.Namespace) -> None:
         shared = share_weights(chat_model.model, others)
         engines[name] = Engine(chat_model, arguments.slots, arguments.queue)
         print(f"{name}: {chat_model}" + (f", {shared:.0%} of them shared" if shared else ""))
+    placement.freeze(*chat_models.values())
     key = os.environ.get(API_KEY, "").strip() or None
     if not is_loopback(arguments.host) and key is None:
         print(f"warning: other machines can ask too, without a key; {API_KEY} sets one")

@@ -1,5 +1,6 @@
-"""Command lines in messages, quoted so that they can be pasted."""
+"""Command lines and paths in messages, written so that they can be pasted."""
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -28,6 +29,13 @@ def setting(key: str, value: str | Path) -> str:
     if "'" in text and not re.search(r'["$`\\!]', text):
         return f'{key}="{text.removeprefix(f"{key}=")}"'
     return shlex.quote(text)
+
+
+def shown(path: Path) -> str:
+    """Return a path from the working folder, or the whole path if it lies outside of it."""
+    relative = os.path.relpath(path)
+    outside = Path(relative).parts[:1] == (os.pardir,)
+    return os.path.abspath(path) if outside else relative
 
 
 def _special(text: str) -> bool:

@@ -146,13 +146,15 @@ def test_rows_are_padded_to_few_different_shapes(
     gpt2: Pretrained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Training and measuring both pad, as train.py does."""
-    widths, losses = [], GPT.token_losses
+    widths, scores = [], GPT.token_scores
 
-    def noted(model: GPT, ids: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+    def noted(
+        model: GPT, ids: torch.Tensor, *rest: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         widths.append(ids.shape[1])
-        return losses(model, ids, *rest)
+        return scores(model, ids, *rest)
 
-    monkeypatch.setattr(GPT, "token_losses", noted)
+    monkeypatch.setattr(GPT, "token_scores", noted)
     sft.finetune(gpt2, RECORDS[:8], epochs=1, device="cpu", precision="32")
     sft.evaluate(gpt2, RECORDS[:8], max_new_tokens=1, device="cpu")
     assert [width % 16 for width in widths] == [0, 0]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pexpect
@@ -23,6 +24,7 @@ from sft.errors import InputError
 from sft.gpt2.sampling import Sampling
 from sft.inference.models import ChatModel, Placement, load_tuned
 from sft.prompts import PROMPTS
+from tests.forked import Command
 
 QUESTIONS = ["What is the plural of box?", "Name an animal."]
 
@@ -68,7 +70,7 @@ def terminal(run: Path, state: Path) -> Iterator[pexpect.spawn]:
         command[1:],
         env=env,
         encoding="utf-8",
-        timeout=60,
+        timeout=300,
         dimensions=(50, 400),
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as child:
@@ -140,8 +142,22 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(
 
 
 def piped(run: Path, text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "sft.chat", *arguments, "--device", "cpu", "--precision", "32"]
-    return subprocess.run(command, cwd=run, input=text, capture_output=True, text=True, timeout=120)
+    found = in_bytes(run, text.encode(), "utf-8", arguments)
+    return subprocess.CompletedProcess(
+        [], found.returncode, found.stdout.decode(), found.stderr.decode()
+    )
+
+
+def in_bytes(
+    run: Path,
+    text: bytes,
+    encoding: str,
+    arguments: tuple[str, ...] = ("--quiet", "."),
+    **streams: Any,
+) -> subprocess.CompletedProcess[bytes]:
+    given = ("-m", "sft.chat", *arguments, "--device", "cpu", "--precision", "32")
+    started = Command(*given, folder=run, given=text, PYTHONIOENCODING=encoding, **streams)
+    return started.finish()
 
 
 def on_one_line(answer: str) -> str:
@@ -202,11 +218,14 @@ def test_the_sampling_commands_change_how_tokens_are_drawn(chat: Chat) -> None:
 
 def test_set_changes_any_setting_and_shows_those_that_are_on(chat: Chat) -> None:
     main = "temperature 0, top_k off, top_p off"
-    assert chat.run_command("/set") == main
+    assert chat.run_command("/set") == (
+        f"{main}, min_p off, repetition_penalty off, no_repeat_ngram off, frequency_penalty off, "
+        "presence_penalty off, stop off, max_new_tokens 256"
+    )
     chat.run_command("/set repetition_penalty 1.2")
     chat.run_command("/set no_repeat_ngram 3")
     chat.run_command("/set frequency_penalty 0.5")
-    chat.run_command("/set presence_penalty 0.5")
+    chat.run_command("/set presence_penalty=0.5")
     shown = chat.run_command("/set min_p 0.1")
     assert shown.removeprefix(main) == (
         ", min_p 0.1, repetition_penalty 1.2, no_repeat_ngram 3, frequency_penalty 0.5, "
@@ -358,16 +377,6 @@ def test_a_pipe_gets_the_answer_as_it_is_but_a_terminal_does_not(
 # Streams that are not UTF-8, or not there
 
 
-def in_bytes(
-    run: Path, text: bytes, encoding: str, shell: str = ""
-) -> subprocess.CompletedProcess[bytes]:
-    command = f"{sys.executable} -m sft.chat --quiet . --device cpu --precision 32 {shell}"
-    env = os.environ | {"PYTHONIOENCODING": encoding}
-    return subprocess.run(
-        ["sh", "-c", command], cwd=run, input=text, capture_output=True, timeout=120, env=env
-    )
-
-
 def test_input_that_is_not_utf8_is_read_with_replacements(run: Path) -> None:
     found = in_bytes(run, b"caf\xe9\n", "utf-8:strict")
     assert (found.returncode, found.stderr) == (0, b"")
@@ -375,22 +384,19 @@ def test_input_that_is_not_utf8_is_read_with_replacements(run: Path) -> None:
 
 
 def test_a_closed_input_is_an_empty_one(run: Path) -> None:
-    found = in_bytes(run, b"", "utf-8", "<&-")
+    found = in_bytes(run, b"", "utf-8", closed=(0,))
     assert (found.returncode, found.stdout, found.stderr) == (0, b"", b"")
 
 
 def test_a_closed_output_is_not_an_error(run: Path) -> None:
-    found = in_bytes(run, b"Hello.\n", "utf-8", ">&-")
+    found = in_bytes(run, b"Hello.\n", "utf-8", closed=(1,))
     assert (found.returncode, found.stderr) == (0, b"")
 
 
 def test_an_output_that_nobody_reads_ends_the_chat_with_the_code_of_sigpipe(run: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "sft.chat", "--quiet", ".", "--device", "cpu"]
-    found = subprocess.run(
-        command, cwd=run, input=b"Hello.\n", stdout=writer, stderr=subprocess.PIPE, timeout=120
-    )
+    found = in_bytes(run, b"Hello.\n", "utf-8", output=writer)
     os.close(writer)
     assert (found.returncode, found.stderr) == (141, b"")
 

@@ -19,6 +19,7 @@ import train
 from sft import claims
 from sft.config.schema import TrainConfig
 from sft.summaries import write_run_summary
+from tests.forked import Command as Forked
 from tests.summaries import run_summary
 
 Command = Callable[..., None]
@@ -313,15 +314,11 @@ def test_one_of_two_commands_in_one_folder_is_refused(checkpoint: Path) -> None:
     ]
     tiny += ["max_steps=2", "device=cpu", "precision=32", "logger=none", "hydra.run.dir=run"]
     root = Path(__file__).parents[1]
-    both = [
-        subprocess.Popen(
-            [sys.executable, str(root / "train.py"), *tiny, f"seed={seed}"], stderr=subprocess.PIPE
-        )
-        for seed in (1, 2)
-    ]
-    told = [process.communicate(timeout=120)[1].decode() for process in both]
-    assert sorted(process.returncode for process in both) == [0, 1]
-    [seed] = [index + 1 for index, process in enumerate(both) if process.returncode == 0]
+    both = [Forked(str(root / "train.py"), *tiny, f"seed={seed}", folder=Path()) for seed in (1, 2)]
+    ended = [command.finish() for command in both]
+    told = [done.stderr.decode() for done in ended]
+    assert sorted(done.returncode for done in ended) == [0, 1]
+    [seed] = [index + 1 for index, done in enumerate(ended) if done.returncode == 0]
     assert "hydra.run.dir: " in told[2 - seed]
     assert "in use by" in told[2 - seed]
     assert f"seed={seed}" in Path("run/.hydra/overrides.yaml").read_text()

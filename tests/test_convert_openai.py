@@ -162,9 +162,7 @@ def test_missing_file_and_unreachable_server_are_named(store, tmp_path):
 
 def test_tokenizer_with_another_hash_is_refused(store, tmp_path):
     store.files["vocab.bpe"] = b"<html>log in</html>"
-    with pytest.raises(
-        InputError, match=r"vocab\.bpe: sha256 .*, expected .*; delete it and download again"
-    ):
+    with pytest.raises(InputError, match=r"vocab\.bpe: sha256 .*expected "):
         download("124M", tmp_path, store.url)
 
 

@@ -1,9 +1,7 @@
 """Exported models give the same tokens in other programs, and a wrong copy is deleted."""
 
 import json
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +26,8 @@ from sft.gpt2.model import GPT
 from sft.prompts import PROMPTS
 from sft.report.card import card_text
 from sft.summaries import read_run_summary
+from tests.fixtures.doors import call as door
+from tests.forked import Command
 
 ROOT = Path(__file__).parents[1]
 RECORDS = [
@@ -41,10 +41,8 @@ RECORDS = [
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of train.py: the miniature, after a few steps."""
     folder = tmp_path_factory.mktemp("run")
-    settings = ["max_steps=20", "eval.every=10", "eval.sample=false", "hydra.run.dir=run"]
-    subprocess.run(
-        [sys.executable, ROOT / "train.py", *settings], cwd=folder, check=True, capture_output=True
-    )
+    quick = ["max_steps=8", "eval.every=0", "eval.batches=1", "eval.sample=false", "logger=none"]
+    door("train.py", *quick, "hydra.run.dir=run", folder=folder)
     return folder / "run"
 
 
@@ -383,18 +381,15 @@ def test_every_type_of_a_format_can_be_written_and_checked() -> None:
 
 
 def test_command_exits_with_1_and_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "sft.export"]
-    found = subprocess.run(
-        [*command, "nothing"], cwd=tmp_path, capture_output=True, text=True, env=env()
-    )
+    found = Command("-m", "sft.export", "nothing", folder=tmp_path).finish()
     assert found.returncode == 1
-    assert found.stderr.startswith("error: nothing: neither a run")
-    assert found.stderr.count("\n") == 1
-    found = subprocess.run(
-        [*command, "--help"], cwd=tmp_path, capture_output=True, text=True, env=env()
-    )
-    assert "--push USER/NAME" in found.stdout
+    assert found.stderr.startswith(b"error: nothing: ")
+    assert found.stderr.count(b"\n") == 1
 
 
-def env() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT), "HYDRA_FULL_ERROR": "0"}
+def test_help_names_the_options(
+    capsys: pytest.CaptureFixture[str], call: Callable[..., None]
+) -> None:
+    with pytest.raises(SystemExit):
+        call("--help")
+    assert "--push USER/NAME" in capsys.readouterr().out

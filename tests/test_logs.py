@@ -3,9 +3,7 @@
 import ast
 import json
 import logging
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 
 from sft import logs
 from sft.errors import InputError
+from tests.forked import Command
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,27 +51,23 @@ def test_a_log_that_cannot_be_written_ends_the_run(tmp_path: Path) -> None:
     logging.getLogger("sft").handlers.clear()
 
 
-def test_output_that_is_not_utf8_ends_no_run(tmp_path: Path) -> None:
+def test_output_that_is_not_utf8_ends_no_run(tmp_path: Path, checkpoint: Path) -> None:
     record = {"instruction": "clear\x1b[2J", "output": "\u65e5 \u20ac \x9b2J\u202e\tend"}
     (tmp_path / "data.json").write_text(json.dumps([record] * 20))
-    small = ("max_steps=1", "batch_size=2", "eval.every=0", "model.allow_untrained=true")
+    small = ("max_steps=1", "batch_size=2", "eval.every=0", "data.prompt=alpaca")
+    small += (f"model.checkpoint={checkpoint}", "model.allow_untrained=true")
     data = ("data=json", "data.path=data.json", "data.mask_prompt=true")
     given = (*small, *data, "evaluate=true", "hydra.run.dir=run", "device=cpu")
-    found = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *given],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONIOENCODING": "cp1252:strict", "HYDRA_FULL_ERROR": "0"},
-        capture_output=True,
-        timeout=300,
-        encoding="cp1252",
-    )
+    command = (str(ROOT / "train.py"), *given)
+    found = Command(*command, folder=tmp_path, PYTHONIOENCODING="cp1252:strict").finish()
     assert found.returncode == 0, found.stderr
-    assert "Traceback" not in found.stderr
+    assert b"Traceback" not in found.stderr
+    shown = found.stdout.decode("cp1252")
 
     # The terminal gets escapes, and one ? for each letter that it cannot show.
-    assert "clear\\x1b[2J" in found.stdout
-    assert "?? \u20ac \\x9b2J\\u202e\tend" in found.stdout
-    assert "\x1b[2J" not in found.stdout
+    assert "clear\\x1b[2J" in shown
+    assert "?? \u20ac \\x9b2J\\u202e\tend" in shown
+    assert "\x1b[2J" not in shown
 
     # The files keep the text as it is.
     log = (tmp_path / "run" / "train.log").read_text(encoding="utf-8")

@@ -41,7 +41,8 @@ def test_a_prompts_labels_count_for_their_weight(checkpoint: Path) -> None:
     assert float(loss.sum) == pytest.approx(expected, rel=1e-6)
     assert loss.count == 3.5
     assert loss.extra is not None
-    assert loss.extra.tolist() == [pytest.approx([each[1] + each[2] + each[4], 3], rel=1e-6)]
+    assert loss.extra[0].tolist() == pytest.approx([each[1] + each[2] + each[4], 3], rel=1e-6)
+    assert float(loss.extra[1, 1]) == 5  # accuracy is of all labels
 
     # At the weight 1 the sum is the plain one, bit for bit.
     plain = CrossEntropy(model).loss(batch)

@@ -10,7 +10,12 @@ import pytest
 from tests.fixtures.doors import ROOT
 
 # Less to train, so that the test is quick.
-SMALLER = {"RECORDS = 1000": "RECORDS = 80", "EPOCHS = 2": "EPOCHS = 1"}
+SMALLER = {
+    "RECORDS = 1000": "RECORDS = 80",
+    "EPOCHS = 2": "EPOCHS = 1",
+    "RECORDS + 60": "RECORDS + 16",
+    "records[RECORDS:-30], records[-30:]": "records[RECORDS:-8], records[-8:]",
+}
 
 
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,7 +33,7 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         for whole, part in SMALLER.items():
             source = source.replace(whole, part)
         exec(source, names)
-    assert len(names["training"]) == 80
+    assert [len(names[part]) for part in ("training", "validation", "test")] == [80, 8, 8]
     assert names["losses"][-1] < names["losses"][0]
     assert names["scores"]["tuned"]["loss"] < names["scores"]["base"]["loss"]
     assert len(names["losses"].validation) == 1

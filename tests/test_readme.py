@@ -5,7 +5,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -26,6 +25,7 @@ from sft.data import sources
 from sft.folders import to_resume, which_run
 from sft.launch import on_devices
 from sft.training.resume import resumed_config
+from tests.forked import Command
 from tests.judge.judge_server import Site, serving
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +35,10 @@ COMMANDS = [
     for block in re.findall(r"```bash\n(.*?)```", README, re.S)
     for line in block.splitlines()
 ]
+
+
+# What evaluation answers and searches, unless the command says it. Its own tests take all.
+FEW = ["generate.max_new_tokens=3", "limit=8", "train_records=4"]
 
 
 def config(name: str, kind: type, overrides: list[str]):
@@ -130,8 +134,9 @@ def test_a_python_command_of_the_readme_works(
     ):
         given = {argument.split("=")[0] for argument in arguments}
         added = [item for item in small if item.split("=")[0] not in given]
+        few = [item for item in FEW if item.split("=")[0] not in given]
         if script == "evaluate.py":
-            evaluated(arguments, [*added, "generate.max_new_tokens=3"])
+            evaluated(arguments, [*added, *few])
         elif "-m" in arguments:
             sweep(
                 arguments, [*tiny, *added, "max_steps=2", "data=json", "data.path=mine.json"], place
@@ -167,9 +172,7 @@ def evaluated(arguments: list[str], added: list[str]) -> None:
 
 
 def sweep(arguments: list[str], added: list[str], place: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *arguments, *added], cwd=place, capture_output=True
-    )
+    done = Command(str(ROOT / "train.py"), *arguments, *added, folder=place).finish()
     assert done.returncode == 0, done.stderr.decode()
     [results] = place.glob("outputs/sweeps/*/results.csv")
     lines = results.read_text().splitlines()

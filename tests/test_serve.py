@@ -8,11 +8,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import requests
 
 from sft.serve import listen, parser
+from tests.forked import Command
 
 HELLO = {"model": "tuned", "messages": [{"role": "user", "content": "hello"}]}
 
@@ -48,17 +50,17 @@ def test_a_signal_lets_the_server_finish_its_answers(number: signal.Signals) -> 
         assert "tuned: gpt2-nano, 4M parameters\n" in printed
         assert "two: gpt2-nano, 4M parameters, 100% of them shared\n" in printed
         stream = requests.post(
-            f"{url}/v1/chat/completions", json=HELLO | {"stream": True}, stream=True, timeout=60
+            f"{url}/v1/chat/completions", json=HELLO | {"stream": True}, stream=True, timeout=300
         )
         lines = stream.iter_lines(chunk_size=1)
         assert next(lines).startswith(b"data: {")
         process.send_signal(number)
         assert [line for line in lines if line][-1] == b"data: [DONE]"
-        assert process.wait(20) == 0
+        assert process.wait(120) == 0
         assert process.stdout
         assert "Traceback" not in process.stdout.read()
         with pytest.raises(requests.ConnectionError):
-            requests.get(url, timeout=5)
+            requests.get(url, timeout=60)
 
 
 def test_a_piece_does_not_wait_for_the_acknowledgement_of_the_one_before() -> None:
@@ -67,15 +69,15 @@ def test_a_piece_does_not_wait_for_the_acknowledgement_of_the_one_before() -> No
         assert listener.proto == socket.IPPROTO_TCP
 
 
-def test_a_port_in_use_is_refused_in_one_line() -> None:
+def test_a_port_in_use_is_refused_in_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        command = [sys.executable, "-m", "sft.serve", "gpt2-nano", "--port", str(port)]
-        found = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (found.returncode, found.stdout) == (1, "")
-    assert found.stderr.startswith(f"error: --host 127.0.0.1 --port {port}: ")
-    assert "Address already in use" in found.stderr
-    assert found.stderr.count("\n") == 1
+        command = ("-m", "sft.serve", "gpt2-nano", "--port", str(port))
+        found = Command(*command, folder=tmp_path).finish()
+    errors = found.stderr.decode()
+    assert (found.returncode, found.stdout) == (1, b"")
+    assert errors.startswith(f"error: --host 127.0.0.1 --port {port}: ")
+    assert errors.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -113,6 +115,6 @@ except SystemExit:
 @pytest.mark.parametrize("module", ["sft.serve", "sft.chat"])
 def test_help_does_not_wait_for_torch(module: str) -> None:
     command = [sys.executable, "-c", SHOW_HELP.format(module=module)]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    found = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     assert found.stdout.splitlines()[-1] == "False False"
     assert f"python -m {module}" in found.stdout

@@ -2,11 +2,12 @@
 
 import shlex
 import subprocess
+from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from sft.shell import setting
+from sft.shell import setting, shown
 
 NAMES = [
     "outputs/2026-01-31/12-00-00-gpt2-nano",
@@ -54,3 +55,13 @@ def test_a_setting_survives_the_shell_and_hydra(name: str) -> None:
 def test_a_plain_name_has_no_quotes_and_a_blank_has_few() -> None:
     assert setting("run", NAMES[0]) == f"run={NAMES[0]}"
     assert setting("run", "my runs/x") == "run=\"'my runs/x'\""
+
+
+def test_a_path_outside_the_working_folder_is_shown_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert shown(tmp_path / "here" / "run") == "run"
+    assert shown(Path("..data")) == "..data"
+    assert shown(tmp_path / "there") == str(tmp_path / "there")

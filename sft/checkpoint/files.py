@@ -23,8 +23,8 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 def write_config(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file of a checkpoint.
 
-    Unlike those of `write_json` in `sft/atomic.py`, its bytes are ASCII, and the whole folder is
-    what appears at once.
+    Its bytes are ASCII, unlike those that `write_json` in `sft/atomic.py` writes. It is not written
+    whole or not at all: its folder is.
     """
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 

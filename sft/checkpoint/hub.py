@@ -1,12 +1,9 @@
 """Download a checkpoint's files from the Hugging Face Hub, once, and read them from its cache.
 
-The cache keeps each file under its ETag, a hash of the content: SHA-256 for large files, git's blob
-hash for small ones (huggingface_hub, "Understand caching"). Over plain HTTP the client compares
-sizes alone. So each file is hashed here when it arrives.
+A file that is new there is hashed, since the hub's client compares sizes alone.
 """
 
 import errno
-import hashlib
 import logging
 import re
 from pathlib import Path
@@ -21,7 +18,6 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from sft.atomic import sha256_of
 from sft.checkpoint.files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -32,12 +28,10 @@ from sft.checkpoint.files import (
     WEIGHTS,
     shards,
 )
+from sft.download import check_arrived
 from sft.errors import InputError
 from sft.gpt2.tokenizer import MERGES, TOKENIZER, VOCAB
 from sft.network import unreachable
-
-# A commit, or an ETag that is a hash: SHA-1 or SHA-256.
-HASH = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 # The released GPT-2s, at a commit of each repository.
 PINNED = {
@@ -198,44 +192,13 @@ def fetch(repo: str, name: str, revision: str) -> Path:
         # Errors come from huggingface_hub, its HTTP client, hf_xet and the operating system.
         raise InputError(_explain(error, repo, name, revision)) from error
     if str(path) != cached:
-        check(path, pinned_sha256(repo, name, path.parent.name))
+        check_arrived(path, REMEDY, pinned_sha256(repo, name, path.parent.name))
     return path
 
 
 def pinned_sha256(repo: str, name: str, commit: str) -> str | None:
     """Return the known SHA-256 of a released GPT-2's file; None: the file is not known."""
     return SHA256.get((repo, name)) if commit == PINNED.get(repo) else None
-
-
-def check(path: Path, sha256: str | None = None) -> None:
-    """Hash a cached file, and delete it if the hash is wrong.
-
-    It must be the one that the cache stores the file under, and `sha256` if that is given.
-
-    Raises:
-        InputError: the hash is wrong.
-    """
-    # Where there are no symbolic links, the cache does not keep the ETag.
-    etag = path.readlink().name if path.is_symlink() else ""
-    for expected in (sha256, etag):
-        if not expected or not HASH.fullmatch(expected):
-            continue
-        actual = sha256_of(path) if len(expected) == 64 else git_hash_of(path)
-        if actual != expected:
-            blob = path.parent / path.readlink() if etag else path
-            for part in (path.resolve(), blob, path):
-                part.unlink(missing_ok=True)
-            raise InputError(
-                f"{path.name}: arrived damaged and was deleted: expected hash {expected}, found "
-                f"{actual}; {REMEDY}"
-            )
-
-
-def git_hash_of(path: Path) -> str:
-    """Return git's hash of a file, a SHA-1 of a header and the content (Pro Git, 10.2)."""
-    header = b"blob %d\0" % path.stat().st_size
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.sha1(header)).hexdigest()
 
 
 def _explain(error: Exception, repo: str, name: str, revision: str) -> str:

@@ -293,7 +293,7 @@ def _check_tied(head: Stored, embedding: Stored) -> None:
 
 
 def _guess_content(path: Path) -> str:
-    """Say what a file seems to be that is not a safetensors file."""
+    """Guess what a file is, as it is not a safetensors file."""
     with path.open("rb") as file:
         start = file.read(64).lstrip()
     if not start:

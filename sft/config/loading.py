@@ -167,7 +167,7 @@ def flat(values: dict[str, Any], where: str = "") -> dict[str, Any]:
 
 
 def keys_of(kind: type, where: str = "") -> list[str]:
-    """Return the dotted keys of a config's dataclass, those of its groups included."""
+    """Return the dotted keys of a config's dataclass, with the keys of its groups."""
     found = []
     for name, hint in typing.get_type_hints(kind).items():
         if isinstance(hint, type) and is_dataclass(hint):

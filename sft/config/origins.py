@@ -11,8 +11,8 @@ from sft.config.loading import flat
 from sft.config.rules import given_keys
 from sft.config.schema import DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig
 
-# The groups whose files set keys, the one that wins first: the defaults list of conf/train.yaml
-# from its end.
+# The groups whose files set keys. The first that sets a key wins: this is the defaults list of
+# conf/train.yaml from its end.
 GROUPS = ("experiment", "lora", "judge", "recipe", "model", "data")
 
 

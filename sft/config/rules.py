@@ -7,8 +7,8 @@
 - `check_processes` and `steps_warning`: rules about the processes and the steps of the run, which
   are known later.
 
-Other files call `half_on_cpu` and `too_cold`, and raise `NO_PATH`, where they meet the same rule
-without a checked config.
+Other files call `unfit_precision` and `too_cold`, and raise `NO_PATH`, where they meet the same
+rule without a checked config.
 """
 
 import os
@@ -29,7 +29,7 @@ from sft.config.schema import (
     TrainConfig,
     scheme_of,
 )
-from sft.errors import InputError
+from sft.errors import InputError, counted
 
 Problems = Iterator[str]
 
@@ -73,8 +73,9 @@ def _data(data: DataConfig) -> Problems:
         )
     if data.weights is not None and len(data.weights) != len(data.paths()):
         yield (
-            f"data.weights: {len(data.weights)} numbers for {len(data.paths())} files in "
-            "data.path; expected one for each, as in data.path=[a.jsonl,b.csv] data.weights=[1,0.3]"
+            f"data.weights: {counted(len(data.weights), 'number')} for "
+            f"{counted(len(data.paths()), 'entry', 'entries')} in data.path; give one number for "
+            "each, as in data.path=[a.jsonl,b.csv] data.weights=[1,0.3]"
         )
     if data.mask_prompt and 0 < data.prompt_weight < 1:
         yield (
@@ -172,7 +173,7 @@ def too_cold(temperature: float) -> str | None:
 
 
 def _train(config: TrainConfig) -> Problems:
-    # What follows training.
+    # Settings of what follows training.
     if config.judge.kind != "none" and not config.evaluate:
         yield f"judge: {config.judge.kind} would not be asked without evaluate=true"
     if config.eval.rank != "validation_loss" and not config.evaluate:
@@ -180,7 +181,7 @@ def _train(config: TrainConfig) -> Problems:
     if config.eval.rank == "score" and config.judge.kind == "none":
         yield "eval.rank: there is no score without a judge; add judge=ollama or judge=openai"
 
-    # What happens while it trains.
+    # Settings of what happens during training.
     if config.eval.best != "validation_loss" and config.eval.answers is None:
         yield f"eval.best: there is no {config.eval.best} without answers; add eval.answers=NUMBER"
 
@@ -227,16 +228,18 @@ def _evaluate(config: EvaluateConfig) -> Problems:
 
 
 def _device(config: TrainConfig | EvaluateConfig) -> Problems:
-    if problem := half_on_cpu(config.device, config.precision):
+    if problem := unfit_precision(config.device, config.precision):
         yield problem
     if config.device == "mps" and config.devices > 1:
         yield f"devices: {config.devices}, but device=mps is one device"
 
 
-def half_on_cpu(device: str, precision: str) -> str | None:
-    """Return what is wrong with fp16 on a CPU; `auto` is no CPU until it has been resolved."""
+def unfit_precision(device: str, precision: str) -> str | None:
+    """Return why a device lacks a precision, or None; `auto` is resolved before it is judged."""
     if device == "cpu" and precision == "16-mixed":
         return "precision: 16-mixed needs a GPU; on the CPU use bf16-mixed or 32"
+    if device in ("cuda", "mps") and precision == "int8":
+        return f"precision: int8 needs device=cpu; on {device} use bf16-mixed or 32"
     return None
 
 
@@ -411,13 +414,12 @@ def _narrows(generate: GenerateConfig) -> bool:
 
 ONLY_TRAINING = "only training reads it; leave it out"
 
-COMPARED = ("compare", "out")
-NOT_COMPARED = tuple(
-    found
-    for name in EvaluateConfig.__dataclass_fields__
-    if name not in COMPARED
-    for found in (name, f"{name}.")
-)
+
+def _all_but(*names: str) -> tuple[str, ...]:
+    """Return the keys of an evaluation, without some."""
+    others = [name for name in EvaluateConfig.__dataclass_fields__ if name not in names]
+    return tuple(found for name in others for found in (name, f"{name}."))
+
 
 # Keys of data that decide how an epoch is made of the training records.
 ONLY_FOR_EPOCHS = (
@@ -430,9 +432,14 @@ ONLY_FOR_EPOCHS = (
 
 UNREAD_BY_EVALUATE: tuple[Unread[EvaluateConfig], ...] = (
     Unread(
-        NOT_COMPARED,
+        _all_but("compare", "out"),
         lambda config, sweep: config.compare is not None,
         "evaluations that exist are compared as they are; leave it out",
+    ),
+    Unread(
+        _all_but("labels", "run"),
+        lambda config, sweep: config.labels is not None,
+        "labels are compared with the evaluation of run= as it is; leave it out",
     ),
     Unread(
         ("revision", "data", "data."),

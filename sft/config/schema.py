@@ -64,6 +64,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 SplitBy = Literal["order", "random", "question", "category"]
 KeepBy = Literal["random", "longest", "ifd"]
 PrecisionName = Literal["auto", "32", "bf16-mixed", "16-mixed"]
+AnswerPrecisionName = Literal["auto", "32", "bf16-mixed", "16-mixed", "int8"]
 BestName = Annotated[str, OneOf(("validation_loss", *TEXT_METRICS))]
 Rank = Annotated[str, OneOf(("validation_loss", *BY_NAME))]
 
@@ -284,6 +285,7 @@ class EvaluateConfig:
     generate: GenerateConfig
     run: str | None = None
     compare: list[str] | None = None
+    labels: str | None = None
     checkpoint: str | None = None
     revision: str | None = None
     out: str | None = None
@@ -295,7 +297,7 @@ class EvaluateConfig:
     seed: Natural = 123
     device: Device = "auto"
     devices: Positive = 1
-    precision: PrecisionName = "auto"
+    precision: AnswerPrecisionName = "auto"
     judge: JudgeConfig = field(default_factory=JudgeConfig)
 
 

@@ -111,7 +111,7 @@ def read_values(
     validation yields them in this order.
 
     Args:
-        is_record: whether an object is meant as a record, and so is no wrapper.
+        is_record: whether an object is meant as a record, and so is not a wrapper.
         lists: takes the lengths of the lists of a wrapper, by their names.
 
     Raises:
@@ -136,13 +136,18 @@ def _unwrapped(
     is_record: Callable[[dict[str, Any]], bool],
     lists: dict[str, int] | None,
 ) -> Iterator[Any]:
-    """Yield the values, or those in the lists of the only value if that is a wrapper."""
+    """Yield the values. If the only one is a wrapper, yield the items of its lists instead."""
     first = list(islice(values, 2))
     if len(first) != 1 or not isinstance(first[0], dict) or is_record(first[0]):
         yield from chain(first, values)
         return
 
+    # An object without lists and objects is meant as a record, and so is a line of JSON Lines.
+    inner = [value for value in first[0].values() if isinstance(value, list | dict)]
     found = _lists_in(first[0])
+    if not found and first[0] and (not inner or _named(name, "JSON Lines")):
+        yield from first
+        return
     if not found:
         keys = ", ".join(repr(key[:40]) for key in list(first[0])[:5]) or "nothing"
         raise InputError(
@@ -158,7 +163,7 @@ def _unwrapped(
 
 
 def _lists_in(document: dict[str, Any]) -> dict[str, list[Any]]:
-    """Return the lists of objects in a wrapper, by their names; none if it is no wrapper.
+    """Return the lists of objects in a wrapper, by their names; none if it is not a wrapper.
 
     Train comes first, then test, then validation.
     """
@@ -189,11 +194,12 @@ def format_of(file: BinaryIO, name: Path | str = "") -> str:
     for form in FORMATS:
         if FORMATS[form].fits(head):
             return form
-    ending = str(name).lower().removesuffix(".gz")
-    for form in FORMATS:
-        if ending.endswith(FORMATS[form].suffixes):
-            return form
-    return "JSON"
+    return next((form for form in FORMATS if _named(name, form)), "JSON")
+
+
+def _named(name: Path | str, form: str) -> bool:
+    """Return whether a file is named like one of a format."""
+    return str(name).lower().removesuffix(".gz").endswith(FORMATS[form].suffixes)
 
 
 # JSON in pieces
@@ -231,7 +237,7 @@ def _array_items(text: TextIOWrapper) -> Iterator[Any]:
     """Yield the items of an array, with one window of the file in memory at a time.
 
     Raises:
-        ValueError: the file is no array, or broken.
+        ValueError: the file is not an array, or is broken.
     """
     window = ""
     while not window:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
@@ -28,6 +28,7 @@ from sft.atomic import read_json, write_json
 from sft.config.schema import DataConfig
 from sft.data.cache import cache_folder, name_of
 from sft.data.formats import endings
+from sft.download import check_arrived
 from sft.errors import InputError
 from sft.network import unreachable
 
@@ -44,6 +45,9 @@ WORDS = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
+
+
+REMEDY = "try again, or use a file you have: data=file data.path=FILE"
 
 
 def fetch_data(data: DataConfig, commit: str | None = None) -> tuple[list[Path], str]:
@@ -196,17 +200,21 @@ def _parts_by_name(names: Sequence[str], folder: str | None, part: str) -> dict[
 
 
 def _fetch(repo: str, name: str, commit: str) -> Path:
+    """Return the path of a file in the cache. A file that is new there is hashed."""
     try:
-        return Path(hf_hub_download(repo, name, repo_type="dataset", revision=commit))
+        cached = try_to_load_from_cache(repo, name, revision=commit, repo_type="dataset")
+        path = Path(hf_hub_download(repo, name, repo_type="dataset", revision=commit))
     except Exception as error:
         raise InputError(_explain(error, repo, commit)) from error
+    if str(path) != cached:
+        check_arrived(path, REMEDY)
+    return path
 
 
 def _explain(error: Exception, repo: str, revision: str | None) -> str:
     """Return one line for whatever went wrong between the hub and the cache."""
     endpoint = re.sub(r"//[^/\s]+@", "//…@", constants.ENDPOINT)
     reason = unreachable(error, constants.ENDPOINT)
-    remedy = "try again, or use a file you have: data=file data.path=FILE"
     match error:
         case GatedRepoError():
             line = f"access is restricted; ask for it at {endpoint}/datasets/{repo}, then "
@@ -223,5 +231,5 @@ def _explain(error: Exception, repo: str, revision: str | None) -> str:
             line = f"not in the cache ({constants.HF_HUB_CACHE}), and HF_HUB_OFFLINE is set"
         case _:
             first = str(error).strip().partition("\n")[0][:300]
-            line = f"{reason or f'the download failed ({type(error).__name__}: {first})'}; {remedy}"
+            line = f"{reason or f'the download failed ({type(error).__name__}: {first})'}; {REMEDY}"
     return f"data.path: {repo}: {line}"

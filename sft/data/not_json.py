@@ -69,7 +69,7 @@ def _other_format(text: str) -> str | None:
 
 
 def _fault(text: str, at: int) -> str | None:
-    """Name the fault at a place in JSON; None if it is none of the usual ones."""
+    """Name the fault at a place in JSON; None if it is not a usual one."""
     before = text[:at].rstrip()
     after = text[at:].lstrip()
     if after.startswith(("//", "/*", "#")):

@@ -15,7 +15,8 @@ from sft.data.splits import Split
 def overview(splits: dict[str, Split]) -> dict[str, dict[str, int]]:
     """Count each split's records, tokens, targets, rows cut and dropped, duplicates, empty answers.
 
-    In train, a duplicate is a question that came before; in the other splits, one of train's.
+    In the training split, a duplicate is a question that came before. In the other splits, it is a
+    question of the training split.
     """
     train = splits["train"].questions
     numbers: dict[str, dict[str, int]] = {}
@@ -132,13 +133,18 @@ def weights_text(paths: Sequence[str], plan: Plan) -> str:
 
 
 def example_text(split: Split, tokenizer: tiktoken.Encoding) -> str:
-    """Return the first example, decoded, with each part that is learned between ⟦ and ⟧."""
+    """Return the first example, decoded, with each part that is learned between ⟦ and ⟧.
+
+    The first token of a learned part that begins the text is shown in it, though nothing predicts
+    that token.
+    """
     batch = split.examples.batch([0])
     end = int(batch.lengths[0])
     text = np.append(batch.input_ids[0, :end].numpy(), batch.labels[0, end - 1])
 
-    # Labels are shifted by one: the label of position j is token j + 1. Nothing predicts the first.
-    learned = np.append([False], batch.labels[0, :end].numpy() != IGNORE_INDEX)
+    # Labels are shifted by one: the label of position j is token j + 1.
+    begins = not split.examples.mask_prompt or split.examples.is_answer(0)[0]
+    learned = np.append([begins], batch.labels[0, :end].numpy() != IGNORE_INDEX)
     borders = np.flatnonzero(np.diff(learned)) + 1
 
     shown = ""

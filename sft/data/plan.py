@@ -85,7 +85,7 @@ class Plan:
 
     @property
     def buckets(self) -> bool:
-        """Whether rows of similar length are put together."""
+        """Whether rows of similar length share a micro-batch."""
         return self.shuffle and self.lengths is not None
 
     def order(self, epoch: int) -> Indices:

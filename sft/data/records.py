@@ -232,7 +232,7 @@ class Reader:
         return _record(item, shape, where), shape
 
     def _recognised(self, item: dict[str, Any], number: int, where: str) -> Shape:
-        """Return the shape of a dict; of a dict without one, that of the first record.
+        """Return the shape of a dict; of a dict without one, the first record's or the nearest.
 
         Raises:
             InputError: it could be two, or it is another than the first record's.
@@ -263,7 +263,7 @@ class Reader:
                 f"{where}: could be {found}; say which keys hold what by {FIELDS}, or leave out "
                 "the others"
             )
-        name = names[0] if names else self.first or "instruction"
+        name = names[0] if names else self.first or _nearest(item)
         self.first = self.first or name
         if name != self.first:
             raise InputError(
@@ -272,6 +272,17 @@ class Reader:
                 f"own, or name the keys by {FIELDS}"
             )
         return SHAPES[name]
+
+
+def _nearest(item: dict[str, Any]) -> str:
+    """Return the shape of which a dict has the most keys, if not all that are required."""
+    held = {
+        name: sum(key in item for key in shape.required)
+        for name, shape in SHAPES.items()
+        if name != "text"
+    }
+    nearest = max(held, key=lambda name: held[name])
+    return nearest if held[nearest] else "instruction"
 
 
 def _refuse_misspelt(item: dict[str, Any], read: tuple[str, ...], where: str) -> None:
@@ -297,15 +308,15 @@ def own_shape(fields: dict[str, str]) -> Shape:
     for part in fields:
         if part not in PARTS:
             raise InputError(
-                f"data.fields: {part!r} is no part of a record; there are {', '.join(PARTS)}"
+                f"data.fields: {part!r} is not a part of a record; the parts are {', '.join(PARTS)}"
             )
     for whole in ("messages", "text"):
         if whole in fields:
             base = SHAPES[whole].keys
             if other := [part for part in fields if part not in base]:
                 raise InputError(
-                    f"data.fields: {whole} holds the whole record, so {other[0]} cannot be beside "
-                    "it; leave out one of the two"
+                    f"data.fields: {whole} holds the whole record, so {other[0]} cannot be given "
+                    "too; leave out one of the two"
                 )
             return Shape(base | fields, (fields[whole],))
     keys = _ALPACA | fields
@@ -398,10 +409,10 @@ def _record(item: dict[str, Any], shape: Shape, where: str) -> Record:
 def _optional(
     item: dict[str, Any], shape: Shape, part: str, where: str, strict: bool = True
 ) -> str:
-    """Return the text of a part that may be absent or null; "" then.
+    """Return the text of a part; "" if it is absent or null.
 
     Args:
-        strict: refuse what is no text; otherwise it counts as absent.
+        strict: refuse a value that is not a text. Otherwise it counts as absent.
     """
     key = shape.keys.get(part)
     value = _MISSING if key is None else _found(item, key)
@@ -517,7 +528,7 @@ def _history(item: dict[str, Any], key: str, where: str) -> list[Turn]:
     for number, pair in enumerate(value):
         place = f"{key}[{number}]"
         if not isinstance(pair, list | tuple) or len(pair) != 2:
-            raise InputError(f"{where}: {place} is no pair of a question and its answer")
+            raise InputError(f"{where}: {place} is not a pair of a question and its answer")
         turns.append(Turn("user", _as_text(pair[0], f"{place}[0]", where)))
         turns.append(Turn("assistant", _as_text(pair[1], f"{place}[1]", where)))
     return turns

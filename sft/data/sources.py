@@ -137,7 +137,7 @@ class Source:
         return sum(file.path.stat().st_size for file in self.files) < SMALL
 
     def rows_of(self, split: str | None) -> Indices:
-        """Return which of the records used are given for a split; None: those to be divided."""
+        """Return the rows that are given for this split; for None, the rows to divide."""
         given = [block.split == split for block in self.blocks]
         places = np.repeat(given, [block.records for block in self.blocks])
         return np.flatnonzero(places[np.asarray(self.chosen)])
@@ -329,7 +329,7 @@ def _look(file: File, fields: dict[str, str] | None, known: bool) -> Contents:
         contents.unused = Counter(dict(contents.unused.most_common()))
         return {"contents": np.frombuffer(json.dumps(vars(contents)).encode(), np.uint8)}
 
-    # What was counted although a key would be refused is not for a new run.
+    # With `known`, a key that a new run refuses was counted, so a new run does not read this.
     read_by = f"-{hashlib.sha256(repr(fields).encode()).hexdigest()[:12]}" if fields else ""
     name = f"contents-{'known-' if known else ''}{file.sha256[:32]}{read_by}"
     small = file.path.stat().st_size < SMALL

@@ -98,12 +98,6 @@ def part_rows(
     return parts | {"train": selected(source, parts["train"], data, notes)}
 
 
-def split_records(records: list[Record], fractions: Sequence[float]) -> dict[str, list[Record]]:
-    """Split records that are in memory, as `split_rows` does."""
-    rows = split_rows(len(records), fractions)
-    return {name: records[part.start : part.stop] for name, part in rows.items()}
-
-
 def split_source(source: Source, data: DataConfig) -> dict[str, list[Record]]:
     """Return the records of each split, all in memory; errors are those of `part_rows`."""
     parts = part_rows(source, data)

@@ -32,7 +32,7 @@ def read_csv(file: BinaryIO, name: Path | str) -> Iterator[dict[str, str]]:
     """Yield the rows of a table in text with a header, separated by commas, semicolons or tabs.
 
     Raises:
-        InputError: the file is no such table. The message names the line in which a row begins.
+        InputError: the file is not such a table. The message names the line in which a row begins.
     """
     if described := binary_format(file.read(16)):
         raise InputError(f"{name}: {described}")

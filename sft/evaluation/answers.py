@@ -18,7 +18,8 @@ import tiktoken
 from sft.bars import Bar
 from sft.checkpoint.folder import Pretrained, load_pretrained
 from sft.config.schema import GenerateConfig
-from sft.device import DTYPES, Precision
+from sft.device import DTYPES, AnswerPrecision
+from sft.gpt2.frozen import freeze
 from sft.gpt2.generate import complete, row_seeds
 from sft.gpt2.model import GPT
 from sft.gpt2.sampling import Sampling
@@ -50,7 +51,7 @@ class Decoding(GenerateConfig):
     """The settings of decoding; conf/evaluate.yaml explains each."""
 
     seed: int
-    precision: Precision
+    precision: AnswerPrecision
 
     @property
     def sampling(self) -> Sampling:
@@ -280,6 +281,7 @@ def answer_share(
     if device == "cuda":
         device = f"cuda:{rank}"
     checkpoint = load_pretrained(source, revision, dtype=DTYPES[decoding.precision], device=device)
+    freeze(checkpoint.model, int8=decoding.precision == "int8")
     add_answers(
         checkpoint.model.eval(),
         checkpoint.tokenizer,

@@ -32,9 +32,11 @@ class Evaluation:
 
     Attributes:
         name: the folder, as it was given.
+        folder: that of the files.
     """
 
     name: str
+    folder: Path
     summary: EvaluationSummary
     rows: list[RecordResult]
 
@@ -75,7 +77,7 @@ def read_evaluation(run: str, key: str = "compare") -> Evaluation:
     folder = path / "evaluation" if (path / "evaluation").is_dir() else path
     if not (folder / RECORDS).is_file():
         raise _not_evaluated(run, key)
-    return Evaluation(run, read_summary(folder), read_records(folder))
+    return Evaluation(run, folder, read_summary(folder), read_records(folder))
 
 
 def evaluated_runs(names: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sft.bars import Bar
 from sft.data.batches import Examples
-from sft.device import DTYPES, Precision
+from sft.device import DTYPES, AnswerPrecision
 from sft.errors import InputError
 from sft.gpt2.fast import row_multiple
 from sft.gpt2.model import GPT
@@ -48,12 +48,12 @@ def _ratio(sums: Numbers, counts: Numbers) -> float:
 
 @torch.no_grad()
 def losses(
-    model: GPT, examples: Examples, batch_size: int, precision: Precision, name: str = "loss"
+    model: GPT, examples: Examples, batch_size: int, precision: AnswerPrecision, name: str = "loss"
 ) -> Losses:
     """Measure the losses of every row.
 
     The weights are fp32, with autocast for a lower precision, as in training. So the numbers can be
-    compared with those that training reports.
+    compared with those that training reports. With int8, the model is one that `freeze` made.
 
     Args:
         name: of the progress bar.
@@ -76,7 +76,7 @@ def losses(
 
 
 def _losses_of_rows(
-    model: GPT, examples: Examples, rows: range, precision: Precision
+    model: GPT, examples: Examples, rows: range, precision: AnswerPrecision
 ) -> list[list[float]]:
     """Return a list of the four numbers of `Losses` for each row, which are one batch."""
     device = model.wte.weight.device
@@ -87,7 +87,8 @@ def _losses_of_rows(
         lengths=batch.lengths.to(device),
         answers=None,
     )
-    with torch.autocast(device.type, DTYPES[precision], enabled=precision != "32-true"):
+    mixed = precision in ("bf16-mixed", "16-mixed")
+    with torch.autocast(device.type, DTYPES[precision], enabled=mixed):
         loss = CrossEntropy(model).loss(on_device)
 
     # The last answer is the end of its row, whatever else training learns.

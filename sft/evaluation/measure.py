@@ -12,10 +12,11 @@ from sft.config.schema import DataConfig
 from sft.data.batches import Examples, encode, longest
 from sft.data.prompt import prompt_tokens
 from sft.data.records import Record
-from sft.device import DTYPES, Precision
+from sft.device import DTYPES, AnswerPrecision
 from sft.errors import InputError
 from sft.evaluation.answers import Answer, AnswerFile, Decoding, answer_all
 from sft.evaluation.loss import Losses, losses
+from sft.gpt2.frozen import freeze
 from sft.gpt2.model import GPT
 from sft.metrics import Scores, score
 from sft.scoring.results import NoisyRecord
@@ -150,7 +151,7 @@ def encode_records(
 def load_and_measure(
     encoded: EncodedRecords,
     device: str,
-    precision: Precision,
+    precision: AnswerPrecision,
     decoding: Decoding,
     file: AnswerFile,
     batch_size: int,
@@ -159,12 +160,15 @@ def load_and_measure(
 
     Losses are measured as in training: fp32 weights, with autocast for a lower precision. Then the
     weights themselves are converted. Decoding spends its time on reading them for every token.
+    With int8, both are of the converted weights, as the loss is to show what they cost.
     """
     checkpoint = encoded.checkpoint
     model = load_pretrained(checkpoint.source, checkpoint.revision, device=device).model.eval()
+    if precision == "int8":
+        freeze(model.to(DTYPES[precision]), int8=True)
 
     def answers() -> list[Answer]:
-        model.to(DTYPES[precision])
+        freeze(model.to(DTYPES[precision]))
         label = f"{encoded.name} answers"
         return answer_all(model, checkpoint, encoded.prompts, decoding, file, batch_size, label)
 
@@ -174,7 +178,7 @@ def load_and_measure(
 def measure(
     encoded: EncodedRecords,
     model: GPT,
-    precision: Precision,
+    precision: AnswerPrecision,
     batch_size: int,
     answers: Callable[[], list[Answer]],
 ) -> ModelResult:

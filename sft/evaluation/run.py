@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from sft.atomic import locked, make_folder, read_numbers, write_json
+from sft.atomic import locked, make_folder, write_json
 from sft.config.schema import EvaluateConfig
 from sft.data.overview import unused_text
 from sft.data.prompt import same_prompts
 from sft.data.records import Record
 from sft.dataclass_json import to_json
-from sft.device import Precision, keep_freed_memory, pick_device, pick_precision
+from sft.device import AnswerPrecision, keep_freed_memory, pick_answer_precision, pick_device
 from sft.errors import InputError, counted
 from sft.evaluation.answers import (
     AnswerFile,
@@ -36,6 +36,7 @@ from sft.evaluation.measure import (
     load_and_measure,
     noisiest,
 )
+from sft.evaluation.pages import write_pages
 from sft.evaluation.results import examples_text, responses, rows_of
 from sft.evaluation.setup import Setup, load_setup
 from sft.evaluation.summary import means_of, table
@@ -44,7 +45,6 @@ from sft.judge.ask import connect
 from sft.judge.score import check_judged, judge_answers
 from sft.prompts import PROMPTS
 from sft.report.card import write_card
-from sft.report.report import write_report
 from sft.scoring.results import (
     DataEvaluated,
     EvaluationSummary,
@@ -52,7 +52,7 @@ from sft.scoring.results import (
     TrainingRecords,
     write_results,
 )
-from sft.summaries import read_run_summary, versions
+from sft.summaries import versions
 
 log = logging.getLogger("sft")
 
@@ -78,8 +78,12 @@ def evaluate(
             judge judged nothing.
     """
     device = pick_device(config.device, config.devices)
-    precision = pick_precision(config.precision, device)
+    precision = pick_answer_precision(config.precision, device)
     keep_freed_memory()
+
+    # A quick look at a few records takes no longer for those of training.
+    if config.limit is not None and "train_records" not in given:
+        config = dataclasses.replace(config, train_records=min(config.limit, config.train_records))
 
     # Load what is evaluated. Whatever can be refused is refused here, before any answer is made.
     setup = load_setup(config)
@@ -234,7 +238,7 @@ def origin(
     encoded: dict[str, EncodedRecords],
     results: dict[str, ModelResult],
     device: str,
-    precision: Precision,
+    precision: AnswerPrecision,
     decoding: Decoding,
     began: float,
 ) -> dict[str, Any]:
@@ -257,7 +261,7 @@ def origin(
 
 
 def write_files(setup: Setup, rows: list[RecordResult], summary: EvaluationSummary) -> None:
-    """Write the evaluation's files. The report and the model card of a run show the run too.
+    """Write the evaluation's files, and the model card of a run.
 
     Raises:
         InputError: a file cannot be written.
@@ -265,17 +269,9 @@ def write_files(setup: Setup, rows: list[RecordResult], summary: EvaluationSumma
     folder = setup.folder
     write_json(folder / "responses.json", responses(rows))
     write_results(folder, rows, summary)
-
-    run = setup.run
-    past = None
-    metrics = None
-    if run is not None:
-        past = read_run_summary(run)
-        if (run / "metrics.csv").exists():
-            metrics = read_numbers(run / "metrics.csv")
-    write_report(folder, summary, rows, past, metrics)
-    if run is not None:
-        write_card(run)
+    write_pages(folder, setup.run, rows, summary)
+    if setup.run is not None:
+        write_card(setup.run)
 
 
 def show(folder: Path, rows: list[RecordResult], summary: EvaluationSummary) -> None:

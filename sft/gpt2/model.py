@@ -37,7 +37,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # 
 class Linear(nn.Linear):
     """A linear layer, computed by `linear`."""
 
+    # Another form of the weight, which has replaced it (`frozen.py`).
+    frozen: fast.Frozen | None = None
+
     def forward(self, x: Tensor) -> Tensor:
+        if self.frozen is not None:
+            return self.frozen(x, self.bias)
         return linear(x, self.weight, self.bias)
 
 
@@ -146,6 +151,7 @@ class GPT(nn.Module):
         self.config = config
         self.activation_checkpointing = False
         self.neftune = 0.0
+        self.frozen_head: fast.Frozen | None = None  # see `frozen.py`
         self._pool = fast.BufferPool()
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)  # tokens
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)  # positions
@@ -239,9 +245,11 @@ class GPT(nn.Module):
 
     def head(self, x: Tensor) -> Tensor:  # (N, C) -> (N, V)
         """Return logits."""
-        return linear(
-            x, self.wte.weight if self.config.tie_word_embeddings else self.lm_head.weight
-        )
+        if not self.config.tie_word_embeddings:
+            return self.lm_head(x)  # type: ignore[no-any-return]
+        if self.frozen_head is not None:
+            return self.frozen_head(x)
+        return linear(x, self.wte.weight)
 
     def token_losses(
         self,
@@ -260,12 +268,26 @@ class GPT(nn.Module):
         Returns:
             (number of labels that are not `ignore_index`,), in fp32.
         """
+        losses, _ = self.token_scores(input_ids, labels, lengths, ignore_index)
+        return losses
+
+    def token_scores(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        lengths: Tensor | None = None,
+        ignore_index: int = -100,
+    ) -> tuple[Tensor, Tensor]:
+        """Return `token_losses`, and for each of them whether no token was likelier."""
         rows = self._rows(input_ids, lengths)
+        head: Tensor | fast.Frozen
         if self.config.tie_word_embeddings:
             # Plain: wte(ids), wte.weight.
-            embeddings, head = fast.embed_tied(self.wte.weight, rows.ids)
+            embeddings, matrix = fast.embed_tied(self.wte.weight, rows.ids)
+            head = self.frozen_head or matrix
         else:
-            embeddings, head = self.wte(rows.ids), self.lm_head.weight
+            embeddings = self.wte(rows.ids)
+            head = self.lm_head.frozen or self.lm_head.weight
         x = self._features(embeddings, rows)  # (N, C)
 
         # The head runs at supervised positions alone: elsewhere no logits are needed. The stream
@@ -279,26 +301,33 @@ class GPT(nn.Module):
         index = fast.fill_to_multiple(index)
         targets = targets[index]
         targets[count:] = 0  # a valid word, also where the first label is `ignore_index`
-        return cross_entropies(x[index], head, targets, self._pool)[:count]
+        losses, hits = cross_entropies(x[index], head, targets, self._pool)
+        return losses[:count], hits[:count]
 
 
-def cross_entropies(x: Tensor, head: Tensor, targets: Tensor, pool: fast.BufferPool) -> Tensor:
+def cross_entropies(
+    x: Tensor, head: Tensor | fast.Frozen, targets: Tensor, pool: fast.BufferPool
+) -> tuple[Tensor, Tensor]:
     """Return -log softmax(x W^T)[target] for each token, in nats and fp32.
 
     Args:
         x: (N, C) hidden states.
-        head: (V, C)
+        head: (V, C), or its frozen form.
         targets: (N,)
         pool: the model's reused buffers.
 
     Returns:
-        (N,)
+        (N,), and whether no word is likelier than the target, (N,).
     """
-    if fast.overwrites_logits(x, head):
+    if isinstance(head, Tensor) and fast.overwrites_logits(x, head):
         return fast.cross_entropies(x, head, targets, pool)
 
     losses = []
+    hits = []
     for tokens in fast.loss_slices(x):
-        logits = F.linear(x[tokens], head).float()  # (n, V)
+        product = F.linear(x[tokens], head) if isinstance(head, Tensor) else head(x[tokens])
+        logits = product.float()  # (n, V)
         losses.append(F.cross_entropy(logits, targets[tokens], reduction="none"))
-    return torch.cat(losses)
+        of_targets = logits.gather(1, targets[tokens, None]).squeeze(1)
+        hits.append(of_targets == logits.amax(1))
+    return torch.cat(losses), torch.cat(hits)

@@ -197,7 +197,7 @@ def _read_pair(vocab_path: Path, merges_path: Path, special: set[str]) -> Bpe:
     """Read `vocab.json` and `merges.txt`.
 
     Args:
-        special: tokens that no merge has to make, beside those of the form `<|...|>`.
+        special: tokens that no merge has to make, besides those of the form `<|...|>`.
     """
     for path in (vocab_path, merges_path):
         if not path.exists():
@@ -228,7 +228,7 @@ def _split_special(
     """Tell ordinary tokens from special ones, which no merge makes.
 
     Args:
-        special: tokens that no merge has to make, beside those of the form `<|...|>`.
+        special: tokens that no merge has to make, besides those of the form `<|...|>`.
         unmade, of: start of the error for another token that no merge makes, and the vocabulary's
             name.
     """

@@ -10,10 +10,12 @@ import torch
 
 from sft.checkpoint.base import base_of
 from sft.checkpoint.folder import Pretrained, load_pretrained
+from sft.checkpoint.weights import skeleton
 from sft.data.prompt import prompt_tokens, template_of
 from sft.data.records import Record, Role, Turn
-from sft.device import DTYPES, pick_device, pick_precision
+from sft.device import DTYPES, pick_answer_precision, pick_device
 from sft.errors import InputError
+from sft.gpt2.frozen import freeze
 from sft.gpt2.model import GPT
 from sft.prompts import PROMPTS
 
@@ -35,7 +37,7 @@ class Placement:
     def pick(cls, device: str, precision: str) -> "Placement":
         """Resolve `auto` for this machine."""
         device = pick_device(device)
-        return cls(device, pick_precision(precision, device))
+        return cls(device, pick_answer_precision(precision, device))
 
     def load(self, name: str | Path, revision: str | None = None) -> Pretrained:
         """Load a checkpoint for inference.
@@ -47,6 +49,10 @@ class Placement:
         found.model.eval()
         check_finite(found)
         return found
+
+    def freeze(self, *chat_models: "ChatModel") -> None:
+        """Bring models into the form in which they answer fastest, or into int8, in place."""
+        freeze(*(one.model for one in chat_models), int8=self.precision == "int8")
 
 
 def check_finite(checkpoint: Pretrained) -> None:
@@ -149,7 +155,8 @@ class ChatModel:
             turns = turns[users[0] :] if users else []
 
     def __str__(self) -> str:
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        # A frozen model has no parameters for its layers.
+        parameters = sum(one.numel() for one in skeleton(self.model.config).parameters())
         return f"{self.checkpoint.source}, {parameters / 1e6:,.0f}M parameters"
 
 

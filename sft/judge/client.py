@@ -78,7 +78,7 @@ class Client:
         """Return what `read` takes from the JSON of the reply.
 
         Args:
-            final: says whether a fault would come again, though it looks passing.
+            final: tells whether a fault would come again, although it looks temporary.
 
         Raises:
             NoReplyError: there is no reply, or `read` raised this error or one of BAD.

@@ -10,13 +10,22 @@ from sft.judge.ask import audit_questions, compare_answers, score_answers
 from sft.judge.judge import Judge
 from sft.judge.keep import Comparison
 from sft.judge.prompts import Pair, Question
-from sft.scoring.results import Audit, EvaluationSummary, JudgeSummary, Pairwise, RecordResult
+from sft.scoring.length import length_controlled
+from sft.scoring.results import (
+    Audit,
+    EvaluationSummary,
+    JudgeSummary,
+    Pairwise,
+    RecordResult,
+    WinRate,
+)
 from sft.scoring.statistics import (
     RELIABLE,
     Interval,
     auc,
     auc_interval,
     difference,
+    interval,
     verdict,
 )
 
@@ -94,8 +103,8 @@ def _trust(area: float | None, span: Interval | None) -> str:
     else:
         lead = "Do not rely on this judge"
     return (
-        f"{lead}. An expected answer gets more than a wrong or an empty one in {area:.0%} of the "
-        f"cases, ties counting half (95% interval {span[0]:.0%} to {span[1]:.0%})."
+        f"{lead}. An expected answer gets more than a wrong or an empty one in "
+        f"{_share(area, span)} of the cases, ties counting half."
     )
 
 
@@ -160,17 +169,29 @@ def _compare(
     for row, one in zip(rows, found, strict=True):
         row.tuned.reason = f"{one.winner or 'not judged'}: {one.reason}"
 
-    judged = [one for one in found if one.winner is not None]
-    return _pairwise(judged, len(found) - len(judged)), {"tuned": len(judged) / len(found)}
+    judged: list[Comparison] = []
+    longer: list[float] = []
+    for pair, one in zip(pairs, found, strict=True):
+        if one.winner is not None:
+            judged.append(one)
+            longer.append(len(pair.tuned) - len(pair.base))
+    unjudged = len(found) - len(judged)
+    return _pairwise(judged, longer, unjudged), {"tuned": len(judged) / len(found)}
 
 
-def _pairwise(judged: Sequence[Comparison], unjudged: int) -> Pairwise:
-    """Return the wins of the tuned model, and the judge's position bias."""
+def _pairwise(judged: Sequence[Comparison], longer: Sequence[float], unjudged: int) -> Pairwise:
+    """Return the wins of the tuned model, and the judge's position bias.
+
+    Args:
+        longer: by how many characters the tuned model's answer is longer, for each pair.
+    """
     if not judged:
         return Pairwise(unjudged=unjudged)
     points = [{"tuned": 1.0, "base": -1.0, "tie": 0.0}[str(one.winner)] for one in judged]
     apart = difference(points, [0.0] * len(points))
     assert apart is not None
+    shares = [(point + 1) / 2 for point in points]
+    at_equal_length = length_controlled(shares, longer)
 
     orders = [(one.tuned_first, one.base_first) for one in judged]
     first = orders.count(("tuned", "base"))
@@ -180,14 +201,29 @@ def _pairwise(judged: Sequence[Comparison], unjudged: int) -> Pairwise:
         f"{apart.wins} won, {apart.ties} tied, {apart.losses} lost; in {bias:.0%} the place in the "
         "prompt decided"
     )
+    plain = WinRate(mean(shares), interval(shares, shares=True))
+    verdicts = [f"Side by side, {verdict(apart, 'tuned', 'base')} ({counts})."]
+    if at_equal_length is not None:
+        verdicts.append(
+            f"The tuned model wins {_share(plain.rate, plain.interval)} of the pairs, ties "
+            "counting half, and at equal lengths "
+            f"{_share(at_equal_length.rate, at_equal_length.interval)}."
+        )
     return Pairwise(
         unjudged=unjudged,
         **vars(apart),
+        win_rate=plain,
+        length_controlled=at_equal_length,
         position_bias=bias,
         first_preferred=first,
         second_preferred=second,
-        verdict=f"Side by side, {verdict(apart, 'tuned', 'base')} ({counts}).",
+        verdict=" ".join(verdicts),
     )
+
+
+def _share(rate: float, span: Interval | None) -> str:
+    inside = f" (95% interval {span[0]:.0%} to {span[1]:.0%})" if span else ""
+    return f"{rate:.0%}{inside}"
 
 
 def check_judged(summary: EvaluationSummary, folder: Path) -> None:

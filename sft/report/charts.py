@@ -189,12 +189,23 @@ def histogram(values: dict[str, list[float]], top: float, label: str) -> Markup 
         return _svg(figure, "histogram", f"Histogram of {label}; the means are: {', '.join(means)}")
 
 
+# Where the lengths end on their axis, in contexts.
+LONGEST_DRAWN = 4
+
+
 def lengths_histogram(lengths: Sequence[int], context: int) -> Markup:
-    """Draw how many records have which length in tokens, and where the context cuts them."""
+    """Draw how many records have which length in tokens, and where the context cuts them.
+
+    A few very long records would leave no room for the others, so the last bar holds them.
+    """
     longest = max(lengths)
+    end = min(longest, LONGEST_DRAWN * context)
+    label = "tokens of prompt and answer"
+    if longest > end:
+        label += f" (last bar: up to {longest:,})"
     with rc_context(STYLE):
-        figure, axes = _figure("tokens of prompt and answer", "records")
-        axes.hist(lengths, bins=40, range=(0, longest), color=TUNED)
+        figure, axes = _figure(label, "records")
+        axes.hist([min(length, end) for length in lengths], 40, range=(0, end), color=TUNED)
         words = f"Histogram of the records' lengths; the longest has {longest:,} tokens"
         if longest > context:
             axes.axvline(context, color=BEST, linestyle="--", label=f"context, {context:,}")

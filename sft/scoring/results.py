@@ -14,6 +14,8 @@ from sft.atomic import read_json, write_json, write_json_lines
 from sft.dataclass_json import flat, from_json, to_json
 from sft.errors import InputError
 from sft.metrics import TEXT_METRICS
+from sft.scoring.agreement import Agreement
+from sft.scoring.labels import Corrected
 from sft.scoring.statistics import Interval
 
 RECORDS = "records.jsonl"
@@ -254,6 +256,14 @@ class Audit:
     interval: Interval | None = None
 
 
+@dataclass(frozen=True)
+class WinRate:
+    """The share of pairs that a model wins, ties counting half; no interval for one pair."""
+
+    rate: float
+    interval: Interval | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pairwise:
     """The answers of both models compared by the judge: a win is 1, a loss -1, a tie 0.
@@ -265,7 +275,10 @@ class Pairwise:
         position_bias: the share of pairs in which the same place won in both orders, so that the
             place decided and not the answer.
         first_preferred: the number of these pairs in which the first place won.
-        verdict: the difference in words.
+        win_rate: of the tuned model.
+        length_controlled: the same if all answers were equally long (`sft.scoring.length`); None
+            if that is not known.
+        verdict: all of it in words.
     """
 
     unjudged: int
@@ -276,10 +289,50 @@ class Pairwise:
     wins: int | None = None
     ties: int | None = None
     losses: int | None = None
+    win_rate: WinRate | None = None
+    length_controlled: WinRate | None = None
     position_bias: float | None = None
     first_preferred: int | None = None
     second_preferred: int | None = None
     verdict: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelLabels:
+    """A person's labels of one model's answers, beside the judge's scores.
+
+    Attributes:
+        labels: how many there are.
+        missing: how many more the correction needs.
+        person: the mean of the labels.
+        judge: the judge's mean over all answers.
+        agreement: on which of the labelled answers are right (`sft.scoring.labels`).
+        correlation: Spearman's, of labels and scores; None if one of the two is always the same.
+        corrected: the judge's mean, corrected by the labels; None if labels are missing.
+    """
+
+    labels: int
+    missing: int
+    person: float
+    judge: float
+    agreement: Agreement | None
+    correlation: float | None
+    corrected: Corrected | None
+
+
+@dataclass(frozen=True)
+class LabelsSummary:
+    """What a person's labels say of the judge.
+
+    Attributes:
+        models: by name, those of which answers are labelled.
+        left_out: how many labels are of no answer that the judge scored.
+        text: all of it in words, a sentence or two each.
+    """
+
+    models: dict[str, ModelLabels]
+    left_out: int
+    text: list[str]
 
 
 @dataclass
@@ -293,6 +346,7 @@ class JudgeSummary:
         pairwise: None if answers were scored one by one.
         coverage: the share of judged answers, by the model's name.
         warning: None if the coverage is high enough.
+        labels: None if no person's labels were compared with the scores.
     """
 
     identity: dict[str, Any] = field(metadata=flat())
@@ -302,6 +356,7 @@ class JudgeSummary:
     pairwise: Pairwise | None
     coverage: dict[str, float]
     warning: str | None
+    labels: LabelsSummary | None = None
 
 
 @dataclass
@@ -360,6 +415,7 @@ class EvaluationSummary:
     tuned_against_base: dict[str, MetricDifference] | None
     exact_match_by_category: dict[str, CategoryMeans] | None
     score_by_category: dict[str, CategoryMeans] | None
+    exact_match_by_turns: dict[str, CategoryMeans] | None = field(default=None, kw_only=True)
     duplicates: Duplicates | None
     worst: dict[str, list[int]]
     no_base: str | None

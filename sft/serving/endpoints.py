@@ -133,7 +133,7 @@ def text_prompts(request: TextRequest, chat_model: ChatModel) -> list[list[int]]
         ids = ids or [tokenizer.eot_token]
         if strange := [id for id in ids if not 0 <= id < tokenizer.n_vocab]:
             most = tokenizer.n_vocab - 1
-            refuse("prompt", f"{strange[0]} is no token id; expected 0 to {most}")
+            refuse("prompt", f"{strange[0]} is not a token id; expected 0 to {most}")
         if len(ids) + min(1, request.max_tokens) > chat_model.context:
             problem = (
                 f"{len(ids)} tokens leave no room in the model's context of {chat_model.context}"

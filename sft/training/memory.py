@@ -33,7 +33,7 @@ class EnoughMemory(RunCallback):
     """Checks, before step 1, the batch of the run that takes the most memory.
 
     On a GPU it is tried. Elsewhere a warning is logged if its estimate exceeds the free memory: on
-    the CPU, running out of memory is no error to catch but the end of the process. A sharded run
+    the CPU, running out of memory ends the process, and cannot be caught. A sharded run
     is not checked, since its ranks can only try together.
     """
 

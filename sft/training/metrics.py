@@ -30,6 +30,7 @@ ANSWERS = "answers"
 # The numbers of the progress bar, and their columns in metrics.csv.
 IN_BAR = {
     "loss": "train/loss",
+    "acc": "train/token_accuracy",
     "norm": "grad_norm",
     "lr": "lr",
     "tok/s": "tokens_per_sec",
@@ -100,10 +101,7 @@ class Metrics(RunCallback):
     ) -> None:
         if self.owed:
             self._catch_up(trainer, module, data)
-        device = trainer.strategy.root_device.type
-        dtype = DTYPES[trainer.precision_plugin.precision]
-        rate = product_rate(module.model.config, device, dtype)
-        self.rate = rate * trainer.world_size
+        self.rate = self._measured_rate(trainer, module)
         if trainer.global_step == 0 and self.config.every:
             self.row = {"step": 0, "epoch": 0, "tokens_seen": 0}
             self._probe(module, data)
@@ -151,7 +149,7 @@ class Metrics(RunCallback):
         }
         if module.step_norm is not None:
             self.row["grad_norm"] = module.step_norm
-        self.row["mfu"] = round(self._operations(module, batch) / seconds / self.rate, 4)
+        self.row["mfu"] = round(self._mfu(trainer, module, batch, seconds), 4)
         shown = {name: self.row[key] for name, key in IN_BAR.items() if key in self.row}
         module.log_dict(shown, prog_bar=True, logger=False)
 
@@ -167,6 +165,24 @@ class Metrics(RunCallback):
         validation_follows = data.has_validation and (at_epoch_end(trainer) or is_last)
         if not validation_follows:
             self._finish_row(trainer)
+
+    def _measured_rate(self, trainer: Trainer, module: InstructionTuner) -> float:
+        device = trainer.strategy.root_device.type
+        dtype = DTYPES[trainer.precision_plugin.precision]
+        return product_rate(module.model.config, device, dtype) * trainer.world_size
+
+    def _mfu(
+        self, trainer: Trainer, module: InstructionTuner, batch: Batch, seconds: float
+    ) -> float:
+        """Return the share of the product rate that the step of this batch reached.
+
+        A step is not faster than its products. So where it seems to be, other processes slowed down
+        the measurement of the rate, and it is measured again. The best one counts from then on.
+        """
+        rate = self._operations(module, batch) / seconds
+        if rate > self.rate:
+            self.rate = max(self.rate, self._measured_rate(trainer, module))
+        return rate / self.rate
 
     def _operations(self, module: InstructionTuner, batch: Batch) -> float:
         """Return the operations of the step that ended with this batch, on all ranks."""

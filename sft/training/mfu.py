@@ -12,8 +12,11 @@ from sft.gpt2.gpt_config import GPTConfig
 
 # Rows of the measured product. A CPU reaches its speed with a batch's tokens, a GPU needs more.
 ROWS = {"cpu": 512, "mps": 4096, "cuda": 16384}
-# Seconds for which the product is repeated. The fastest one counts.
-SECONDS = 0.03
+# The product is repeated for so many seconds, so many times, with a pause in between. The fastest
+# one counts: where other processes share the CPUs, one long measurement may not see them free.
+SECONDS = 0.01
+TIMES = 3
+PAUSE = 0.005
 
 
 def step_operations(
@@ -42,10 +45,12 @@ def product_rate(config: GPTConfig, device: str, dtype: torch.dtype) -> float:
     x = torch.ones(ROWS[device], C, device=device, dtype=dtype)
     weight = torch.ones(C, inner, device=device, dtype=dtype)
     fastest = float("inf")
-    end = time.perf_counter() + SECONDS
-    while time.perf_counter() < end:
-        began = time.perf_counter()
-        # Reading a number waits for the device.
-        (x @ weight)[0, 0].item()
-        fastest = min(fastest, time.perf_counter() - began)
+    for _ in range(TIMES):
+        time.sleep(PAUSE)
+        end = time.perf_counter() + SECONDS
+        while time.perf_counter() < end:
+            began = time.perf_counter()
+            # Reading a number waits for the device.
+            (x @ weight)[0, 0].item()
+            fastest = min(fastest, time.perf_counter() - began)
     return 2 * ROWS[device] * C * inner / fastest

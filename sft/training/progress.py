@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from sft.bars import Bar, redraws
 
 # The metrics that the bar shows, and their format.
-SHOWN = {"loss": ".3f", "norm": ".2f", "lr": ".1e", "tok/s": ",.0f", "mfu": ".0%"}
+SHOWN = {"loss": ".3f", "acc": ".0%", "norm": ".2f", "lr": ".1e", "tok/s": ",.0f", "mfu": ".0%"}
 
 
 class Progress(TQDMProgressBar):

@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from sft.data.datamodule import InstructionData
 from sft.data.loop_state import at_epoch_end, epochs_done
 from sft.gpt2.model import GPT
 from sft.latest import point
-from sft.shell import setting
+from sft.shell import setting, shown
 from sft.summaries import RUN_SUMMARY
 from sft.training.best import Best
 from sft.training.callback import RunCallback
@@ -197,7 +196,7 @@ class RunFolder(RunCallback):
         if trainer.global_step:
             log.info(
                 f"{name}: stopped after step {trainer.global_step}; continue with python "
-                f"train.py {setting('resume', os.path.relpath(self.folder))}"
+                f"train.py {setting('resume', shown(self.folder))}"
             )
         else:
             log.info(f"{name}: stopped before the first step")

@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from sft.data.datamodule import InstructionData
-from sft.errors import InputError
+from sft.errors import InputError, counted
 from sft.objective import CrossEntropy
 from sft.training.callback import RunCallback
 from sft.training.module import InstructionTuner
@@ -50,7 +50,8 @@ class SanityGate(RunCallback):
 
         guess = math.log(module.model.config.vocab_size)
         log.info(
-            f"before training: loss {self.loss:.3f} over the answers (a guess among all words: "
+            f"before training: cross-entropy {self.loss:.3f} over the answers in "
+            f"{counted(len(batches), 'batch', 'batches')} of train (a guess among all words: "
             f"{guess:.3f})"
         )
         # A loss of NaN is refused too.

@@ -74,6 +74,7 @@ def shard(model: GPT, device: str) -> None:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
     register_fsdp_forward_method(model, "token_losses")
+    register_fsdp_forward_method(model, "token_scores")
 
 
 def _share(value: Tensor, like: Tensor) -> Tensor:

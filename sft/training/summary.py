@@ -1,7 +1,6 @@
 """The end of a run: loss curves, `summary.json`, the model's card, a table."""
 
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from sft.atomic import writing
 from sft.errors import counted
 from sft.metrics import BY_NAME
 from sft.report.card import write_card
-from sft.shell import setting
+from sft.shell import setting, shown
 from sft.summaries import LossChange, RunSummary, write_run_summary
 from sft.training.metrics_file import ANSWERED, Row
 
@@ -49,7 +48,7 @@ def report_run(folder: Path, summary: RunSummary, rows: list[Row]) -> None:
     write_run_summary(folder, summary)
     write_card(folder)
 
-    where = os.path.relpath(folder)
+    where = shown(folder)
     # evaluate.py reads the test split unless told otherwise, and here it may be empty.
     split = "" if summary.data.splits["test"]["records"] else " split=train"
     log.info(

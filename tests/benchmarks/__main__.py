@@ -7,7 +7,6 @@ Training, answering, tokenising, starting and loading fill one table, which is w
 import argparse
 import os
 import platform
-import re
 import tempfile
 import time
 from functools import partial
@@ -20,8 +19,9 @@ import yaml
 from sft.config.schema import DataConfig
 from sft.data.sources import load_source
 from sft.device import pick_device, pick_precision
-from tests.benchmarks import busy, data, start
-from tests.benchmarks.speed import SIZES, Row, Trials, measure
+from tests.benchmarks import busy, data, quiet, start
+from tests.benchmarks.contestants import has_llama_cpp
+from tests.benchmarks.speed import SIZES, Row, Trials, measure, processor
 
 FULL = Trials(rounds=5, steps=4, alone=3, real=110, book=3)
 QUICK = Trials(rounds=3, steps=2, alone=2, real=48, book=2)
@@ -30,22 +30,20 @@ NAMES = {
     "Transformers": "transformers",
     "TRL": "TRL",
     "Book": "the book's code",
+    "LlamaCpp": "llama.cpp, f16",
+    "Int8": "this project, int8",
 }
 INSTRUCTIONS = Path(__file__).parents[2] / "conf" / "data" / "instructions.yaml"
 
 
 def machine(device: str) -> str:
     """Return one line that names the machine and the versions."""
-    cpu = platform.processor() or platform.machine()
-
-    # On Linux the line `model name` is more precise. On ARM there is no such line.
-    info = Path("/proc/cpuinfo")
-    if info.exists() and (names := re.findall(r"model name\s*: (.*)", info.read_text())):
-        cpu = names[0]
-    chip = torch.cuda.get_device_name() if device == "cuda" else f"{cpu}, {os.cpu_count()} CPUs"
-    packages = ", ".join(
-        f"{name} {version(name)}" for name in ("torch", "transformers", "trl", "llms-from-scratch")
-    )
+    cpu = f"{processor()}, {os.cpu_count()} CPUs"
+    chip = torch.cuda.get_device_name() if device == "cuda" else cpu
+    names = ["torch", "transformers", "trl", "llms-from-scratch"]
+    if has_llama_cpp():
+        names.append("llama-cpp-python")
+    packages = ", ".join(f"{name} {version(name)}" for name in names)
     return f"{chip}; Python {platform.python_version()}, {packages}; {time.strftime('%Y-%m-%d')}"
 
 
@@ -89,10 +87,12 @@ def times_as_long(ratio: float) -> str:
 
 
 def table(rows: list[Row]) -> str:
-    """Return the rows as Markdown, with a column for each contestant."""
-    lines = ["| | " + " | ".join(NAMES.values()) + " |", "|---|" + "---|" * len(NAMES)]
+    """Return the rows as Markdown, with a column for each contestant that was measured."""
+    names = [name for name in NAMES if any(name in cells for _, cells in rows)]
+    lines = ["| | " + " | ".join(NAMES[name] for name in names) + " |"]
+    lines.append("|---|" + "---|" * len(names))
     for what, cells in rows:
-        lines.append(f"| {what} | " + " | ".join(cells.get(name, "") for name in NAMES) + " |")
+        lines.append(f"| {what} | " + " | ".join(cells.get(name, "") for name in names) + " |")
     return "\n".join(lines)
 
 
@@ -126,12 +126,15 @@ def main() -> None:
     low = pick_precision("auto", device) == "bf16-mixed"
     trials = QUICK if args.quick else FULL
     trials = trials._replace(rounds=args.rounds or trials.rounds)
+    before = quiet.Reading.now()
+    disturbed = quiet.watched()
     shape = f"gpt2-{args.size}'s shape, {'bf16' if low else 'fp32'} (the book's code: fp32)"
     rows = measure(args.size, load_source(given), vocabulary, device, low, trials)
+    disturbed = disturbed or quiet.disturbances(before, quiet.Reading.now())
 
     # This project alone takes another while, so what was measured is written before it.
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    below = f"{shape}. {machine(device)}."
+    below = f"{shape}. {machine(device)}. {quiet.verdict(disturbed)}"
     args.out.write_text(f"{table(rows)}\n\n{below}\n", encoding="utf-8")
     rows += alone(vocabulary, 52_000, "medium" if args.quick else "xl")
     args.out.write_text(f"{table(rows)}\n\n{below}\n", encoding="utf-8")

@@ -11,6 +11,8 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
+from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,8 @@ class Answerer(Contestant):
 class Ours(Answerer):
     """The LightningModule in Lightning's Trainer, without what train.py adds to write its files."""
 
+    int8 = False
+
     def __init__(self, folder: Path, device: str, low: bool) -> None:
         from sft.checkpoint.folder import load_pretrained
         from sft.device import keep_freed_memory
@@ -155,18 +159,57 @@ class Ours(Answerer):
 
     def answer(self, prompts: Sequence[list[int]], lengths: Sequence[int], together: int) -> float:
         from sft.checkpoint.folder import load_pretrained
+        from sft.gpt2.frozen import freeze
         from sft.gpt2.generate import complete
 
         if not hasattr(self, "decoding"):
-            dtype = torch.bfloat16 if self.low else torch.float32
-            self.decoding = load_pretrained(
-                self.folder, dtype=dtype, device=self.device
-            ).model.eval()
+            dtype = torch.bfloat16 if self.low or self.int8 else torch.float32
+            loaded = load_pretrained(self.folder, dtype=dtype, device=self.device)
+            self.decoding = loaded.model.eval()
+            freeze(self.decoding, int8=self.int8)
         start = self.synchronised()
         found = list(complete(self.decoding, prompts, lengths, slots=together))
         seconds = self.synchronised() - start
         assert sum(len(answer.tokens) for answer in found) == sum(lengths)
         return seconds
+
+
+class Int8(Ours):
+    """This project with `precision=int8`. Only its answering is measured."""
+
+    int8 = True
+
+
+class LlamaCpp(Answerer):
+    """llama.cpp on the f16 file that this project exports. Only its answering is measured."""
+
+    def train(self, batches: Sequence[Sequence[Text]], masked: bool = False) -> list[float]:
+        raise NotImplementedError
+
+    def answer(self, prompts: Sequence[list[int]], lengths: Sequence[int], together: int) -> float:
+        from llama_cpp import Llama
+
+        from sft.checkpoint.folder import load_pretrained
+        from sft.checkpoint.gguf import write_gguf
+
+        if not hasattr(self, "decoding"):
+            path = self.folder.parent / "model.gguf"
+            loaded = load_pretrained(self.folder)
+            write_gguf(loaded.model, loaded.tokenizer, path, "f16", "bench")
+            threads = torch.get_num_threads()
+            self.decoding = Llama(
+                str(path), n_ctx=1024, n_threads=threads, n_threads_batch=threads, verbose=False
+            )
+        start = self.synchronised()
+        for prompt, length in zip(prompts, lengths, strict=True):
+            answer = list(islice(self.decoding.generate(prompt, temp=0.0), length))
+            assert len(answer) == length
+        return self.synchronised() - start
+
+
+def has_llama_cpp() -> bool:
+    """Return whether llama.cpp's package is installed."""
+    return find_spec("llama_cpp") is not None
 
 
 class Transformers(Answerer):

@@ -5,7 +5,8 @@
 A million records take a few minutes and 1.5 GB of disk. The records are made up, as long as
 Alpaca's: about 65 tokens of question and 65 of answer, under the Alpaca prompt. Each line of the
 table is a process of its own. The first start finds the cache empty, the second finds it filled.
-Memory is the peak of the process above its peak before the data, mapped pages included.
+Seconds are CPU time, since each process waits long for a CPU on a busy machine. Memory is the peak
+of the process above its peak before the data, mapped pages included.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from sft.checkpoint import hub
+from sft.command import command
 from sft.config.schema import DataConfig
 from sft.data.datamodule import PlannedBatches
 from sft.data.overview import overview
@@ -86,31 +88,31 @@ def start(path: Path, vocabulary: Path, cache: Path) -> SimpleNamespace:
     """Do what train.py does with the data.
 
     Returns:
-        The seconds of each part, the tokens, and the bytes above what was held before.
+        The CPU seconds of each part, the tokens, and the bytes above what was held before.
     """
     os.environ["SFT_CACHE"] = str(cache)
     tokenizer = load_tokenizer(vocabulary)
     before = peak()
 
     # Load: read, tokenise, count.
-    clock = [time.perf_counter()]
+    clock = [time.process_time()]
     config = DataConfig(source="json", path=str(path))
     source = load_source(config)
     parts = part_rows(source, config)
     splits = load_splits(source, parts, PROMPTS["alpaca"], tokenizer, None, 1024, mask_prompt=False)
     numbers = overview(splits)
-    clock.append(time.perf_counter())
+    clock.append(time.process_time())
 
     # Plan an epoch.
     examples = splits["train"].examples
     plan = Plan(len(examples), 8, shuffle=True, lengths=examples.lengths()).micro_batches(0, 0)
-    clock.append(time.perf_counter())
+    clock.append(time.process_time())
 
     # Make its first batches.
     batches = PlannedBatches(examples, plan)
     for i in range(min(2000, len(plan))):
         batches[i]
-    clock.append(time.perf_counter())
+    clock.append(time.process_time())
 
     load, planned, made = (end - begin for begin, end in pairwise(clock))
     return SimpleNamespace(
@@ -157,6 +159,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "records.json"
             cache = Path(folder) / "cache"
+            print(f"writing {count:,} records", file=sys.stderr)
             write_records(path, count)
             for name in ("first", "second"):
                 found = in_own_process(partial(start, path, vocabulary, cache))
@@ -175,4 +178,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -4,29 +4,39 @@ In each round all are measured one after the other, so a machine whose speed dri
 A ratio is the median over the rounds. Tokens are those of the records; padding does not count.
 """
 
+import platform
+import re
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch.nn.functional import linear
 
 from sft.checkpoint.folder import save_pretrained
-from sft.config.schema import OptimConfig
 from sft.data.batches import Examples, encode
 from sft.data.plan import Plan
 from sft.data.sources import Source
-from sft.device import keep_freed_memory
 from sft.gpt2.model import GPT, GPTConfig
 from sft.gpt2.tokenizer import load_tokenizer
 from sft.prompts import PROMPTS
-from sft.training.optim import adamw
-from tests.benchmarks.contestants import TRL, Apart, Book, Ours, Text, Transformers, apart
+from tests.benchmarks.ceilings import AnsweringBound, answering_bound, training_bound
+from tests.benchmarks.contestants import (
+    TRL,
+    Apart,
+    Book,
+    Int8,
+    LlamaCpp,
+    Ours,
+    Text,
+    Transformers,
+    apart,
+    has_llama_cpp,
+)
 
 SIZES = {
     "nano": GPTConfig(n_layer=4, n_head=4, n_embd=256),
@@ -86,8 +96,20 @@ def measure(
         if device == "cuda":
             with apart([Ours, Transformers], folder, device, low) as contestants:
                 rows += on_gpu(contestants, texts, trials, SIZES[size], device, low)
-        with apart([Ours, Transformers, Book], folder, device, low) as contestants:
-            return rows + answering(contestants, texts, trials)
+        kinds = [Ours, Transformers, Book]
+        if device == "cpu":
+            kinds += [Int8, LlamaCpp] if has_llama_cpp() else [Int8]
+        with apart(kinds, folder, device, low) as contestants:
+            return rows + answering(contestants, texts, trials, SIZES[size], device, low)
+
+
+def processor() -> str:
+    """Return the name of this machine's processor."""
+    # On Linux the line `model name` is more precise. On ARM there is no such line.
+    info = Path("/proc/cpuinfo")
+    if info.exists() and (names := re.findall(r"model name\s*: (.*)", info.read_text())):
+        return str(names[0])
+    return platform.processor() or platform.machine()
 
 
 def text_of(examples: Examples, row: int) -> Text:
@@ -128,7 +150,7 @@ def on_gpu(
     rows = trained(contestants, texts, trials, LARGE, shape, device, low)
 
     prompts = [tokens[:prompt] for prompt, tokens in texts[:LARGE]]
-    together = answer(contestants, prompts, [NEW] * LARGE, LARGE, trials)
+    together, _ = answer(contestants, prompts, [NEW] * LARGE, LARGE, trials)
     rows.append(row(f"answering {LARGE} together, {NEW} tokens each", together))
 
     # The published run goes through its records twice.
@@ -163,7 +185,7 @@ def trained(
         found, gap = train(contestants, flow, trials.steps, batch)
         rates.append(found)
         gaps.append(gap)
-        multiplying, updating = bound(shape, round(tokens), device, low)
+        multiplying, updating = training_bound(shape, round(tokens), device, low)
         products.append(multiplying)
         products_and_update.append(multiplying + updating)
         line = f"  a step's products {multiplying:.3f} s, AdamW {updating:.3f} s"
@@ -181,12 +203,8 @@ def trained(
 
     bounds = {"products": products, "products and AdamW": products_and_update}
     for what, seconds in bounds.items():
-        shares = {}
-        for name, speeds in rounds.items():
-            pairs = zip(speeds, seconds, strict=True)
-            share = statistics.median(speed * alone / tokens for speed, alone in pairs)
-            shares[name] = f"{share:.0%}"
-        rows.append((f"its share of what the {what} alone would allow", shares))
+        found_shares = shares(rounds, [tokens / alone for alone in seconds])
+        rows.append((f"its share of what the {what} alone would allow", found_shares))
     return rows
 
 
@@ -230,22 +248,42 @@ def by_name(rounds: list[dict[str, float]]) -> Rounds:
     return {name: [found[name] for found in rounds] for name in rounds[0]}
 
 
-def answering(contestants: dict[str, Apart], texts: Sequence[Text], trials: Trials) -> list[Row]:
+def answering(
+    contestants: dict[str, Apart],
+    texts: Sequence[Text],
+    trials: Trials,
+    shape: GPTConfig,
+    device: str,
+    low: bool,
+) -> list[Row]:
     """Measure answering: one by one, together at one length, and together at expected lengths."""
     prompts = [tokens[:prompt] for prompt, tokens in texts]
     lengths = [len(tokens) - prompt for prompt, tokens in texts]
 
-    # The book's code has no cache, so it is left out of the first two.
+    # The book's code has no cache, so it is left out of the first two. llama.cpp is measured
+    # through its Python package, which answers one by one.
     cached = {name: contestants[name] for name in ("Ours", "Transformers")}
-    alone = answer(cached, prompts[: trials.alone], [NEW] * trials.alone, 1, trials)
-    together = answer(cached, prompts[:TOGETHER], [NEW] * TOGETHER, TOGETHER, trials)
-    real = answer(contestants, prompts[-trials.real :], lengths[-trials.real :], REAL, trials)
+    all_cached = {name: one for name, one in contestants.items() if name != "Book"}
+    ceiling = partial(answering_bound, shape, (1, TOGETHER), device, low)
+    alone, bounds = answer(
+        all_cached, prompts[: trials.alone], [NEW] * trials.alone, 1, trials, ceiling
+    )
+    together, bounds_together = answer(
+        cached, prompts[:TOGETHER], [NEW] * TOGETHER, TOGETHER, trials, ceiling
+    )
+    read = {name: contestants[name] for name in ("Ours", "Transformers", "Book")}
+    real, _ = answer(read, prompts[-trials.real :], lengths[-trials.real :], REAL, trials)
 
     of_real = f"answering {trials.real} prompts, {REAL} together, each up to its expected length"
     of_book = f"(the book's code: {trials.book} of them, one by one)"
     return [
         row(f"answering one by one, {NEW} tokens each", alone),
+        ("its share of what reading the weights alone would allow (MBU)", mbu(alone, bounds)),
         row(f"answering {TOGETHER} together, {NEW} tokens each", together),
+        (
+            "its share of what memory and products alone would allow",
+            shares(together, [bound.rate(TOGETHER) for bound in bounds_together]),
+        ),
         row(f"{of_real} {of_book}", real),
     ]
 
@@ -256,8 +294,9 @@ def answer(
     lengths: list[int],
     together: int,
     trials: Trials,
-) -> Rounds:
-    """Return the tokens a second of each contestant's answers.
+    ceiling: Callable[[], AnsweringBound] | None = None,
+) -> tuple[Rounds, list[AnsweringBound]]:
+    """Return the tokens a second of each contestant's answers, and the ceiling of each round.
 
     Args:
         lengths: the number of tokens of each answer.
@@ -271,12 +310,34 @@ def answer(
         contestant.ask("answer", few, [2] * len(few), together)
 
     found: Rounds = {name: [] for name in contestants}
+    bounds = []
     for _ in range(trials.rounds):
+        if ceiling is not None:
+            bounds.append(ceiling())
         for name, contestant in contestants.items():
             given = lengths[parts[name]]
             seconds = contestant.ask("answer", prompts[parts[name]], given, together)
             found[name].append(sum(given) / seconds)
             print(f"  {name}: {found[name][-1]:,.1f} tokens/s", file=sys.stderr)
+    return found, bounds
+
+
+def mbu(rounds: Rounds, bounds: list[AnsweringBound]) -> dict[str, str]:
+    """Return the share of memory's speed at which each contestant read its weights.
+
+    That is the model bandwidth utilisation. The bytes are those of the weights in bf16, so int8,
+    which has half of them, is left out.
+    """
+    read = {name: speeds for name, speeds in rounds.items() if name != "Int8"}
+    return shares(read, [1 / bound.reading for bound in bounds])
+
+
+def shares(rounds: Rounds, most: list[float]) -> dict[str, str]:
+    """Return the share of the most that is possible; the median over the rounds."""
+    found = {}
+    for name, speeds in rounds.items():
+        share = statistics.median(one / top for one, top in zip(speeds, most, strict=True))
+        found[name] = f"{share:.0%}"
     return found
 
 
@@ -289,49 +350,3 @@ def row(what: str, rounds: Rounds) -> Row:
         rate = f"{statistics.median(found):,.{0 if min(found) > 10 else 1}f}"
         cells[name] = f"{rate} tokens/s" if name == "Ours" else f"{rate} ({ratio:.2f}×)"
     return what, cells
-
-
-def bound(shape: GPTConfig, tokens: int, device: str, low: bool) -> tuple[float, float]:
-    """Measure what a training step cannot do without.
-
-    Returns:
-        The seconds of its matrix products, and of AdamW's update.
-    """
-    # Memory is handled as in training.
-    keep_freed_memory()
-
-    # For each linear layer: inputs, the gradient of outputs, and the weight.
-    C = shape.n_embd
-    dtype = torch.bfloat16 if low else torch.float32
-    sizes = [(C, 3 * C), (C, C), (C, 4 * C), (4 * C, C)] * shape.n_layer + [(C, shape.vocab_size)]
-    work = []
-    for width_in, width_out in sizes:
-        x = torch.randn(tokens, width_in).to(device, dtype)
-        y = torch.randn(tokens, width_out).to(device, dtype)
-        weight = torch.randn(width_out, width_in).to(device, dtype)
-        work.append((x, y, weight))
-
-    def products() -> None:
-        for x, y, weight in work:
-            # The outputs, and the gradients of the inputs and of the weight.
-            linear(x, weight)
-            y @ weight
-            y.t() @ x
-
-    model = GPT(shape).to(device)
-    optimizer = adamw(model, OptimConfig())
-    for parameter in model.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    return _seconds(products, device), _seconds(optimizer.step, device)
-
-
-def _seconds(work: Callable[[], object], device: str) -> float:
-    """Return the median of five tries, after two that are not counted."""
-    tries = []
-    for _ in range(7):
-        start = time.perf_counter()
-        work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        tries.append(time.perf_counter() - start)
-    return statistics.median(tries[2:])

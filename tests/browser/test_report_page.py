@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from sft.evaluation.labels import Label, read_labels
 from tests.browser.screenshot import screenshot
 from tests.evaluation import made_up
 
@@ -162,6 +163,42 @@ def test_paging(show: Callable[..., Page]) -> None:
     expect(page.get_by_label("Page")).to_have_value("3")
     page.get_by_label("Search").fill("record 7.")
     expect(page.locator("#found")).to_have_text("1 to 1 of 1")
+
+
+def test_a_person_scores_answers(show: Callable[..., Page]) -> None:
+    """Scores outlast the page, and are saved as evaluate.py reads them."""
+    page = show()
+    save = page.locator("#save")
+    expect(save).to_be_disabled()
+    page.get_by_label("your score of the tuned answer to record 2", exact=True).fill("85")
+    page.get_by_label("your score of the base answer to record 2", exact=True).fill("101")
+    page.get_by_label("your score of the base answer to record 3", exact=True).fill("0")
+    page.get_by_label("your score of the base answer to record 3", exact=True).blur()
+    expect(save).to_have_text("Save your 2 scores")
+
+    page.reload()
+    mine = page.get_by_label("your score of the tuned answer to record 2", exact=True)
+    expect(mine).to_have_value("85")
+    with page.expect_download() as saving:
+        save.click()
+    labels = read_labels(saving.value.path())
+    rows = made_up.rows()
+    assert labels == [
+        Label(2, "tuned", rows[1]["tuned"]["text"], 85),
+        Label(3, "base", rows[2]["base"]["text"], 0),
+    ]
+
+    # The order is random, and the judge's scores do not sway the person.
+    page.get_by_role("button", name="Yours").click()
+    first_cells = lines(page).locator("td:first-child").all_inner_texts()
+    shown = [int(re.split(r"\D", text)[0]) for text in first_cells]
+    assert shown != sorted(shown)
+    assert len(set(shown)) == 25
+    expect(page.locator("td.judged").first).to_be_hidden()
+
+    # Another model's answers have no labels.
+    other = made_up.summary(rows)["tuned"] | {"sha256": "0" * 64}
+    expect(show(tuned=other).locator("#save")).to_be_disabled()
 
 
 def test_a_record_of_the_worst_is_found_in_the_table(show: Callable[..., Page]) -> None:

@@ -565,6 +565,6 @@ def test_folder_inside_a_file_is_refused(checkpoint, tmp_path):
 
 def test_tokenizer_larger_than_the_model_is_not_saved(tokenizer, tmp_path):
     model = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=4, vocab_size=399, n_positions=8))
-    with pytest.raises(ValueError, match="400 tokens do not fit the model's vocab_size 399"):
+    with pytest.raises(ValueError, match=r"400 .*vocab_size 399"):
         save_pretrained(model, tmp_path / "out", tokenizer)
     assert list(tmp_path.iterdir()) == []

@@ -19,10 +19,11 @@ from sft.data.batches import Batch, Examples, encode
 from sft.data.overview import overview
 from sft.data.prompt import render
 from sft.data.records import Record, stream_records
-from sft.data.splits import Split, encode_splits, split_records
+from sft.data.splits import Split, encode_splits
 from sft.errors import InputError
 from sft.gpt2.tokenizer import load_tokenizer
 from sft.prompts import PROMPTS
+from tests.fixtures.divided import divided
 
 REAL = Path(os.environ["SFT_DATA_DIR"]) if "SFT_DATA_DIR" in os.environ else None
 TEMPLATE = "{{ instruction }}:"
@@ -193,7 +194,7 @@ def records(count: int) -> list[Record]:
 
 
 def sizes(count: int, *fractions: float) -> tuple[int, ...]:
-    return tuple(len(part) for part in split_records(records(count), fractions).values())
+    return tuple(len(part) for part in divided(records(count), fractions).values())
 
 
 @pytest.mark.parametrize(
@@ -223,7 +224,7 @@ def test_shares_in_hundredths_are_exact() -> None:
 
 
 def test_splits_keep_the_order_and_every_record() -> None:
-    parts = split_records(records(1100), [0.85, 0.10, 0.05])
+    parts = divided(records(1100), [0.85, 0.10, 0.05])
     assert list(parts) == ["train", "test", "validation"]
     assert [record.output for part in parts.values() for record in part] == [
         str(i) for i in range(1100)
@@ -236,7 +237,7 @@ def test_splits_keep_the_order_and_every_record() -> None:
 )
 def test_an_empty_split_is_refused(count: int, fractions: list[float], name: str) -> None:
     with pytest.raises(InputError) as error:
-        split_records(records(count), fractions)
+        divided(records(count), fractions)
     assert str(error.value).startswith(f"data.split: {fractions} of {count} record")
     assert f" {name};" in str(error.value)
 
@@ -287,7 +288,7 @@ def published(gpt2: tiktoken.Encoding) -> dict[str, Split]:
     path = REAL / "instruction-data.json"
     with path.open("rb") as file:
         records = list(stream_records(file, path))
-    parts = split_records(records, [0.85, 0.10, 0.05])
+    parts = divided(records, [0.85, 0.10, 0.05])
     return encode_splits(parts, PROMPTS["alpaca"], gpt2, None, 1024, mask_prompt=False)
 
 

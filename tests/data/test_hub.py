@@ -95,6 +95,13 @@ def test_what_is_not_there_is_one_line(fake: FakeHub) -> None:
     refused(r"^data.path: someone/questions: the download failed \(HfHubHTTPError: ")
 
 
+def test_a_damaged_file_is_deleted_and_fetched_again(fake: FakeHub) -> None:
+    fake.damaged = True
+    refused("arrived damaged and was deleted: expected hash [0-9a-f]{40}, ")
+    fake.damaged = False
+    assert outputs() == list(range(9))
+
+
 def test_the_card_says_which_files(fake: FakeHub) -> None:
     files = {"de/a.csv": b"instruction,output\na,1\n", "en/b.csv": b"instruction,output\na,2\n"}
     fake.commits[COMMIT] = files | {"en/more/c.csv": b"instruction,output\na,3\n"}

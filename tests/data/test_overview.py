@@ -110,11 +110,9 @@ def test_an_example_with_its_learned_part_marked(
     assert example_text(splits["train"], letters) == "ab:⟦xyz<|endoftext|>⟧"
     parts = {"train": [Record("añb", "", "é")]}
     [unmasked] = encode_splits(parts, TEMPLATE, letters, None, 16, mask_prompt=False).values()
-
-    # Nothing predicts the first token. Here that is the first byte of the plain text.
-    assert example_text(unmasked, letters) == "a⟦ñb:é<|endoftext|>⟧"
+    assert example_text(unmasked, letters) == "⟦añb:é<|endoftext|>⟧"
     [plain] = encode_splits(parts, "", letters, None, 16, mask_prompt=True).values()
-    assert example_text(plain, letters) == "�⟦�<|endoftext|>⟧"
+    assert example_text(plain, letters) == "⟦é<|endoftext|>⟧"
 
 
 def test_unused_keys_are_named_with_their_counts() -> None:

@@ -101,6 +101,29 @@ def test_every_shape_has_an_example_here() -> None:
     assert {shape for shape, _, _ in READ} == SHAPES.keys()
 
 
+@pytest.mark.parametrize(
+    ("item", "missing", "expected"),
+    [
+        ({"instruction": "q", "chosen": "a"}, "rejected", "chosen and rejected"),
+        ({"prompt": "q", "rejected": "a"}, "chosen", "chosen and rejected"),
+        ({"frage": "q", "antwort": "a"}, "instruction", "instruction and output"),
+    ],
+)
+def test_a_record_that_lacks_a_key_is_measured_by_the_nearest_shape(
+    item: dict[str, str], missing: str, expected: str
+) -> None:
+    assert refused(item).startswith(f"record 1: no '{missing}', expected {expected}; found ")
+
+
+@pytest.mark.parametrize(
+    ("name", "more"), [("a.jsonl", {}), ("a.json", {}), ("a.jsonl", {"tags": ["x"]})]
+)
+def test_one_line_with_unknown_keys_is_a_record(name: str, more: dict[str, list[str]]) -> None:
+    file = BytesIO(json.dumps({"frage": "q", "antwort": "a", **more}).encode())
+    with pytest.raises(InputError, match=f"^{name}: record 1: no 'instruction', .*data.fields="):
+        list(stream_records(file, name))
+
+
 def test_text_beside_another_shape_is_an_unused_key() -> None:
     [found], contents = read({"instruction": "q", "output": "a", "text": "t"})
     assert found == Record("q", "", "a")
@@ -143,7 +166,7 @@ def test_a_number_becomes_its_text_as_it_is_written() -> None:
             {"conversations": [{"from": "system", "value": "s"}, *SHAREGPT], "system": "t"},
             ["'system'", "system turn"],
         ),
-        ({"question": "q", "reply": "a"}, ["no 'instruction'", "'question'", "data.fields"]),
+        ({"question": "q", "reply": "a"}, ["no 'answer'", "'reply'", "data.fields"]),
         ({"prompt": "q", "completions": "a"}, ["'completions'", "'completion'"]),
     ],
 )

@@ -133,9 +133,7 @@ def test_a_sample_of_all_and_of_more(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_bytes(DATA)
     assert len(load_source(mine(path, sample=300)).records) == 300
-    with pytest.raises(
-        InputError, match=r"^data.sample: 301 of the 300 records in .*mine.json: lower it$"
-    ):
+    with pytest.raises(InputError, match=r"^data.sample: 301 .* 300 .*mine\.json"):
         load_source(mine(path, sample=301))
 
 
@@ -153,7 +151,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
     path.write_bytes(DATA)
     source = load_source(mine(path))
     path.write_bytes(DATA.replace(b"299", b"300"))
-    with pytest.raises(InputError, match=r"^.*mine.json: changed while it was read; start again$"):
+    with pytest.raises(InputError, match=r"^.*mine\.json: changed"):
         list(source.stream())
 
 

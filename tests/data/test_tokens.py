@@ -16,9 +16,10 @@ from sft.data.overview import overview
 from sft.data.prompt import prompt_tokens, render, usable_template
 from sft.data.records import Record
 from sft.data.sources import load_source
-from sft.data.splits import Split, encode_splits, load_splits, split_records, split_rows
+from sft.data.splits import Split, encode_splits, load_splits, split_rows
 from sft.data.tokens import Texts, tokenise
 from sft.errors import InputError
+from tests.fixtures.divided import divided
 
 TEMPLATE = "{{ instruction }}{% if input %}/{{ input }}{% endif %}:"
 END = "<|endoftext|>"
@@ -172,7 +173,7 @@ def test_splits_from_a_file_are_those_from_memory(
     sample: int | None,
 ) -> None:
     source = load_source(DataConfig(source="json", path=str(path), sample=sample))
-    parts = split_records(source.records, (0.8, 0.2, 0.0))
+    parts = divided(source.records, (0.8, 0.2, 0.0))
     expected = encode_splits(parts, TEMPLATE, tokenizer, 6, 16, mask_prompt=True)
     assert overview(expected)["train"]["cut"] > 0
     # The tokens are made, then found in the cache.

@@ -71,18 +71,14 @@ def test_a_missing_or_changed_file_of_a_run_is_named(
 
 
 def test_a_missing_and_an_unfinished_run_are_refused(run_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"run: .*nowhere is not there; train first \(python train.py\)"
-    ):
+    with pytest.raises(InputError, match=r"run: .*nowhere .*python train.py"):
         setup_of_run(str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match="run: missing"):
         setup_of_run(None)
     (run_folder / "summary.json").unlink()
     (run_folder / "checkpoints").mkdir()
     (run_folder / "checkpoints" / "last.ckpt").touch()
-    with pytest.raises(
-        InputError, match=r"is not a finished run .*; python train.py resume=.*run continues"
-    ):
+    with pytest.raises(InputError, match=r"run.*python train.py resume=.*run"):
         setup_of_run(str(run_folder))
 
 
@@ -90,7 +86,7 @@ def test_a_base_with_other_weights_is_refused(
     run_folder: Path, tmp_path: Path, make_checkpoint: Callable[..., Path]
 ) -> None:
     make_checkpoint(tmp_path / "base", seed=9)
-    with pytest.raises(InputError, match=r"base: other weights than those that .*run began with"):
+    with pytest.raises(InputError, match=r"base: .*weights .*run"):
         setup_of_run(str(run_folder))
 
 
@@ -189,9 +185,7 @@ def test_a_model_of_plain_text_is_refused(
 
 
 def test_results_do_not_go_into_the_folder_of_a_run(run_folder: Path, data: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"out: .*run holds a summary.json that is not of an evaluation"
-    ):
+    with pytest.raises(InputError, match=r"out: .*run .*summary\.json"):
         setup_of_checkpoint(of_checkpoint(run_folder / "model", data, out=run_folder))
 
 
@@ -250,9 +244,7 @@ def test_a_limit_of_training_does_not_stop_an_evaluation(run_folder: Path) -> No
 
 def test_max_length_above_the_context_is_refused(run_folder: Path) -> None:
     model, data = check_model(run_folder / "model"), DataConfig(max_length=65)
-    with pytest.raises(
-        InputError, match=r"data\.max_length: 65 is more than the model's context of 64"
-    ):
+    with pytest.raises(InputError, match=r"data\.max_length: 65 .* 64"):
         encode_records("tuned", model, [Record("a", "", "b")], "{{ instruction }}", data, "test")
 
 

@@ -1,6 +1,7 @@
-"""Sweeps and votes of known truth: how often intervals cover it, how often a claim is false.
+"""Made-up data of known truth: how often intervals cover it, and how often a claim is false.
 
-`make simulate` makes 2,000 sweeps of each world. The suite makes 200 of some.
+There are sweeps, judges of a known bias, whose mean a person's labels correct, and votes.
+`make simulate` draws 2,000 of each. The suite draws 200 of some.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import numpy as np
 from scipy import stats
 
 from sft.scoring.bradley_terry import POINTS, ratings
+from sft.scoring.labels import FEWEST, corrected_mean
 from sft.scoring.seeds import Clusters, group_difference, group_mean, holm
 from sft.scoring.statistics import LEVEL, Numbers
 
@@ -77,6 +79,65 @@ WORLDS = (
     World("continuous values", 0.15, 1.0, shares=False),
     World("55 records", 0.2, 1.0, number=55),
 )
+
+
+@dataclass(frozen=True)
+class Biased:
+    """A judge that gives each answer the person's score, a bias, and noise, from 0 to 100.
+
+    A person scores around `centre`, or, with `shares`, calls that share of the answers right. With
+    `blind`, the judge's scores have nothing to do with the person's. It scores `number` answers, of
+    which the person labels `FEWEST`.
+    """
+
+    name: str
+    bias: float
+    noise: float
+    centre: float = 60.0
+    shares: bool = False
+    blind: bool = False
+    number: int = 110
+
+    def scores(self, rng: np.random.Generator, number: int) -> tuple[Numbers, Numbers]:
+        """Draw the scores of the person and those of the judge."""
+        if self.shares:
+            person = np.where(rng.random(number) < self.centre / 100, 100.0, 0.0)
+        else:
+            person = np.clip(rng.normal(self.centre, 25, number), 0, 100)
+        seen = rng.permutation(person) if self.blind else person
+        return person, np.clip(seen + self.bias + rng.normal(0, self.noise, number), 0, 100)
+
+    def truth(self) -> float:
+        """Return the person's mean over all answers that there could be."""
+        if self.shares:
+            return self.centre
+        low, high = -self.centre / 25, (100 - self.centre) / 25
+        within = stats.truncnorm.mean(low, high) * (stats.norm.cdf(high) - stats.norm.cdf(low))
+        middle = self.centre * (stats.norm.cdf(high) - stats.norm.cdf(low))
+        return float(middle + 25 * within + 100 * stats.norm.sf(high))
+
+
+JUDGES = (
+    Biased("a kind judge", 20, 10),
+    Biased("a kind judge of 1,000 answers", 20, 10, number=1000),
+    Biased("a stern judge", -30, 20),
+    Biased("a blind judge", 0, 10, blind=True),
+    Biased("right or wrong", 10, 40, centre=70, shares=True),
+    Biased("nine of ten right", -20, 40, centre=90, shares=True),
+    Biased("nearly all right", 0, 40, centre=97, shares=True),
+    Biased("scores near the top", -10, 20, centre=95),
+)
+
+
+def corrected(judge: Biased, draws: int, rng: np.random.Generator) -> float:
+    """Return the share of draws in which the corrected mean's interval holds the truth."""
+    truth = judge.truth()
+    inside = 0
+    for _ in range(draws):
+        person, scores = judge.scores(rng, judge.number)
+        found = corrected_mean(person[:FEWEST], scores[:FEWEST], scores[FEWEST:])
+        inside += found.interval[0] <= truth <= found.interval[1]
+    return inside / draws
 
 
 def covered(world: World, sweeps: int, rng: np.random.Generator) -> float:
@@ -182,6 +243,12 @@ def main() -> None:
         four = claimed(world, sweeps, rng, groups=4)
         print(f"{world.name:32}{inside:>9.1%}{two:>25.1%}{four:>11.1%}", flush=True)
         failed |= inside < COVERED or max(two, four) > CLAIMED
+
+    print(f"\n{sweeps:,} draws of {FEWEST} labels       covered")
+    for number, judge in enumerate(JUDGES):
+        inside = corrected(judge, sweeps, np.random.default_rng(number))
+        print(f"{judge.name:32}{inside:>9.1%}", flush=True)
+        failed |= inside < COVERED
 
     print(f"\n{sweeps:,} polls of people's votes     covered   ranks apart")
     for number, poll in enumerate(POLLS):

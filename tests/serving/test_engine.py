@@ -30,7 +30,7 @@ class Caller:
         text = ""
         finish_reason = None
         while not finish_reason:
-            piece, finish_reason, _ = self.pieces.get(timeout=20)
+            piece, finish_reason, _ = self.pieces.get(timeout=120)
             text += piece
         return text, finish_reason
 

@@ -7,11 +7,8 @@ import dataclasses
 import multiprocessing
 import os
 import socket
-import sys
 from collections.abc import Callable
-from functools import cache
 from itertools import count
-from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -21,23 +18,11 @@ import torch
 import train
 from sft.config.schema import TrainConfig
 from sft.training.module import InstructionTuner
+from tests import forked
 
 Function = Callable[[TrainConfig, Path], None]
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.training.processes", "train", "sft.training.run"])
 
 _STARTED: list[BaseProcess] = []
-
-
-@cache
-def _serve() -> None:
-    """Start the server; it finds modules where this process does."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
-    forkserver.ensure_running()
-    del os.environ["PYTHONPATH"]
-    if before is not None:
-        os.environ["PYTHONPATH"] = before
 
 
 def begin(
@@ -55,7 +40,7 @@ def begin(
         told: the ranks that get the signal `number`.
         within: the method of the module in which they get it, and at which of its calls.
     """
-    _serve()
+    forked.serve()
     config, port, started = dataclasses.replace(config, devices=ranks), free_port(), []
     for rank in range(ranks):
         environment = {
@@ -79,7 +64,7 @@ def begin(
             os.getcwd(),
             (number, *within) if rank in told else None,
         )
-        process = _CONTEXT.Process(target=_call, args=arguments)
+        process = forked.CONTEXT.Process(target=_call, args=arguments)
         process.start()
         started.append(process)
     _STARTED.extend(started)
@@ -96,7 +81,7 @@ def end_all() -> None:
 def finish(config: TrainConfig, path: Path, ranks: int = 1, function: Function = train.fit) -> None:
     """Call it, and wait for its end."""
     for process in begin(config, path, ranks, function):
-        process.join(60)
+        process.join(300)
         assert process.exitcode == 0
 
 

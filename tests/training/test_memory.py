@@ -45,9 +45,11 @@ def advised(error: pytest.ExceptionInfo[InputError]) -> list[str]:
 
 def small_gpu(monkeypatch: pytest.MonkeyPatch, rows: int) -> list[int]:
     """A GPU that holds batches of so many rows; those that it was asked for."""
-    asked, honest = [], GPT.token_losses
+    asked, honest = [], GPT.token_scores
 
-    def token_losses(self: GPT, input_ids: Tensor, labels: Tensor, lengths: Tensor) -> Tensor:
+    def token_scores(
+        self: GPT, input_ids: Tensor, labels: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, Tensor]:
         if torch.is_grad_enabled():
             asked.append(len(input_ids))
             torch.rand(1)
@@ -57,7 +59,7 @@ def small_gpu(monkeypatch: pytest.MonkeyPatch, rows: int) -> list[int]:
                 )
         return honest(self, input_ids, labels, lengths)
 
-    monkeypatch.setattr(GPT, "token_losses", token_losses)
+    monkeypatch.setattr(GPT, "token_scores", token_scores)
     return asked
 
 

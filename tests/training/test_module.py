@@ -16,12 +16,13 @@ from sft.config.schema import OptimConfig, TrainConfig
 from sft.data.batches import Batch
 from sft.data.datamodule import InstructionData
 from sft.data.sources import load_source
-from sft.data.splits import encode_splits, split_records
+from sft.data.splits import encode_splits
 from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT
 from sft.prompts import PROMPTS
 from sft.training.module import InstructionTuner
 from sft.training.sharding import Sharded, unsharded, unsharded_model
+from tests.fixtures.divided import divided
 from tests.training.processes import finish
 
 Config = Callable[..., TrainConfig]
@@ -53,7 +54,7 @@ def load(config: TrainConfig) -> Pretrained:
 def train_sgd(config: TrainConfig, out: Path) -> None:
     """An epoch over 37 records with SGD; rank 0 keeps what came of it."""
     base = load(config)
-    parts = split_records(load_source(config.data).records[:43], config.data.split)  # 37 / 0 / 6
+    parts = divided(load_source(config.data).records[:43], config.data.split)  # 37 / 0 / 6
     splits = encode_splits(
         parts, PROMPTS["phi3"], base.tokenizer, None, 128, config.data.mask_prompt
     )
@@ -92,7 +93,7 @@ def one_big_batch(config: TrainConfig) -> tuple[dict[str, torch.Tensor], GPT, fl
     from sft.data.plan import Plan
 
     base = load(config)
-    parts = split_records(load_source(config.data).records[:43], config.data.split)
+    parts = divided(load_source(config.data).records[:43], config.data.split)
     examples = encode_splits(
         parts, PROMPTS["phi3"], base.tokenizer, None, 128, config.data.mask_prompt
     )["train"].examples
@@ -184,7 +185,7 @@ def test_the_gradient_is_clipped_by_its_whole_norm(
 
     settings = config(batch_size=4)
     base = load_pretrained(settings.model.checkpoint)
-    parts = split_records(load_source(settings.data).records[:6], [0.7, 0.0, 0.3])
+    parts = divided(load_source(settings.data).records[:6], [0.7, 0.0, 0.3])
     data = InstructionData(
         encode_splits(parts, PROMPTS["phi3"], base.tokenizer, None, 128, True), 4
     )

@@ -139,7 +139,8 @@ def test_a_weighted_run_resumed_inside_an_epoch_equals_an_uninterrupted_one(
         torch.load(path / "checkpoints/last.ckpt", weights_only=True) for path in (whole, folder)
     ]
     assert ends[0]["global_step"] == ends[1]["global_step"] > 15
-    assert equal(ends[0]["state_dict"], ends[1]["state_dict"])
+    for key in ("state_dict", "optimizer_states", "lr_schedulers"):
+        assert equal(ends[0][key], ends[1][key]), key
     found = [row["train/loss"] for row in losses(folder) if row["step"]]
     assert found == [row["train/loss"] for row in losses(whole) if row["step"]]
 
@@ -243,7 +244,7 @@ def test_data_and_run_that_moved_are_gone_on_with(
     folder = run(settings).rename(tmp_path / "elsewhere")
     data.rename(moved)
     given = dataclasses.replace(settings, resume=str(folder), max_steps=3)
-    with pytest.raises(InputError, match=r"records\.json: no such file; give data\.path="):
+    with pytest.raises(InputError, match=r"records\.json: .*data\.path="):
         run(resumed_config(given, ["max_steps=3"]), "elsewhere")
     given.data = DataConfig(path=str(moved))  # as composed without data=json
     run(resumed_config(given, ["max_steps=3", "data.path=moved.json"]), "elsewhere")
@@ -257,7 +258,7 @@ def test_data_and_run_that_moved_are_gone_on_with(
     )
     moved.write_text(moved.read_text() + " ")
     given.max_steps = 4
-    with pytest.raises(InputError, match=r"resume: the data changed since .*; give data\.path="):
+    with pytest.raises(InputError, match=r"resume: .*data\.path="):
         run(resumed_config(given, ["max_steps=4", "data.path=moved.json"]), "elsewhere")
 
 
@@ -281,7 +282,7 @@ def test_a_key_that_would_make_another_run_is_refused(config: Config, run: Run) 
 
 def test_a_folder_without_a_readable_checkpoint_is_refused(config: Config, tmp_path: Path) -> None:
     given = dataclasses.replace(config(), resume=str(tmp_path / "nowhere"))
-    with pytest.raises(InputError, match=r"nowhere/checkpoints/last\.ckpt is not there"):
+    with pytest.raises(InputError, match=r"nowhere/checkpoints/last\.ckpt "):
         resumed_config(given, [])
     path = tmp_path / "nowhere" / "checkpoints" / "last.ckpt"
     path.parent.mkdir(parents=True)

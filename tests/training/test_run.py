@@ -20,7 +20,7 @@ from sft.checkpoint.folder import load_pretrained, save_pretrained
 from sft.config.schema import TrainConfig
 from sft.data.datamodule import InstructionData
 from sft.data.sources import load_source
-from sft.data.splits import encode_splits, part_rows, split_records
+from sft.data.splits import encode_splits, part_rows, split_source
 from sft.errors import InputError
 from sft.gpt2.model import GPT, GPTConfig
 from sft.launch import on_devices
@@ -37,7 +37,7 @@ def validation_loss(folder: Path, config: TrainConfig) -> float:
     """The mean over the validation split's labels, one row at a time."""
     loaded = load_pretrained(folder)
     loaded.model.eval()
-    parts = split_records(load_source(config.data).records, config.data.split)
+    parts = split_source(load_source(config.data), config.data)
     template = PROMPTS[config.data.prompt]
     examples = encode_splits(parts, template, loaded.tokenizer, None, 128, config.data.mask_prompt)[
         "validation"
@@ -79,7 +79,7 @@ def test_the_folder_is_complete_and_its_numbers_are_right(
     assert [row["step"] for row in rows] == list(
         range(23)
     )  # 42 records in batches of 4: 11 steps an epoch
-    losses = {"train/eval_loss", "val/loss", "val/answer_loss"}
+    losses = {"train/eval_loss", "val/loss", "val/answer_loss", "val/token_accuracy"}
     assert rows[0].keys() == {"step", "epoch", "tokens_seen", *losses}
     assert [row["lr"] for row in rows[1:6]] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3])
     assert [row["step"] for row in rows if "val/loss" in row] == list(range(0, 23, 2))
@@ -298,14 +298,13 @@ def test_two_runs_of_one_seed_are_the_same_run(config: Config, run: Run) -> None
 
 def break_loss_of_rank_1(config: TrainConfig, folder: Path) -> None:
     """The run, in which the loss on one rank alone is no number."""
-    honest = GPT.token_losses
+    honest = GPT.token_scores
 
-    def broken(model: GPT, *batch: torch.Tensor) -> torch.Tensor:
-        return honest(model, *batch) * (
-            math.nan if model.training and os.environ["RANK"] == "1" else 1
-        )
+    def broken(model: GPT, *batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        losses, hits = honest(model, *batch)
+        return losses * (math.nan if model.training and os.environ["RANK"] == "1" else 1), hits
 
-    GPT.token_losses = broken  # type: ignore[method-assign]
+    GPT.token_scores = broken  # type: ignore[method-assign]
     train.fit(config, folder)
 
 
@@ -411,3 +410,4 @@ def test_a_row_has_the_norm_of_the_gradient_and_the_share_of_the_products(
     for row in rows:
         assert 0 < row["grad_norm"] < 1000
         assert 0 < row["mfu"] < 1
+        assert 0 <= row["train/token_accuracy"] < 1

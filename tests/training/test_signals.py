@@ -72,8 +72,15 @@ def check_weights(folder: Path, whole: Path) -> None:
         assert equal(ends[0][key], ends[1][key]), key
 
 
-@pytest.mark.parametrize(("ranks", "told"), [(1, (0,)), (2, (1,)), (2, (0, 1))])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("ranks", "told", "number"),
+    [
+        (1, (0,), signal.SIGTERM),
+        (2, (1,), signal.SIGTERM),
+        (2, (1,), signal.SIGINT),
+        (2, (0, 1), signal.SIGINT),
+    ],
+)
 def test_a_signal_to_any_rank_ends_all_with_a_checkpoint(
     config: Config, tmp_path: Path, ranks: int, told: tuple[int, ...], number: signal.Signals
 ) -> None:
@@ -86,7 +93,7 @@ def test_a_signal_to_any_rank_ends_all_with_a_checkpoint(
     }
     folder, settings = tmp_path / "run", config(**common)
     for process in begin(settings, folder, ranks, told=told, number=number):
-        process.join(30)
+        process.join(120)
         assert process.exitcode == 128 + number
     path, past = read_newest(folder)
     assert path == last(folder)
@@ -127,7 +134,7 @@ def test_an_interrupted_loss_probe_is_repeated_by_the_resumed_run(
     for process in begin(
         settings, folder, ranks, told=(ranks - 1,), number=signal.SIGTERM, within=within
     ):
-        process.join(30)
+        process.join(120)
         assert process.exitcode == 143
     if step == 0:
         assert losses(folder) == []
@@ -175,14 +182,14 @@ def test_a_second_ctrl_c_leaves_at_once(config: Config, tmp_path: Path) -> None:
     process.join(1.2)
     assert process.exitcode is None
     os.kill(process.pid or 0, signal.SIGINT)
-    process.join(10)
+    process.join(60)
     assert process.exitcode == 130
     assert not (folder / "checkpoints").exists()
 
 
 @pytest.mark.parametrize(  # stop: steps of one micro-batch; an epoch has 11
     ("ranks", "workers", "stop", "accumulate"),
-    [(2, 0, 11, 1), (2, 2, 11, 4), (2, 0, 5, 4), (2, 2, 5, 1), (4, 0, 4, 1)],
+    [(2, 2, 11, 4), (2, 0, 5, 4), (2, 2, 5, 1), (4, 0, 4, 1)],
 )
 def test_a_resumed_run_of_several_ranks_equals_an_uninterrupted_one(
     config: Config, tmp_path: Path, ranks: int, workers: int, stop: int, accumulate: int
@@ -220,7 +227,7 @@ def test_a_run_killed_at_random_moments_equals_an_uninterrupted_one(
         "checkpoint__every": 1,
     }
     settings, folder, chance = config(**common), tmp_path / "run", random.Random(ranks)
-    for kill in range(5):
+    for kill in range(3):
         processes = begin(resumed(settings, folder) if kill else settings, folder, ranks)
         wait_for_rows(
             folder, 2 + 6 * kill + chance.randrange(1, 5)
@@ -350,8 +357,8 @@ class Launched:
         ]
 
     def end(self) -> tuple[int, str]:
-        """The exit code and the last line of what was said, 60 seconds from now at the latest."""
-        _, said = self.process.communicate(timeout=60)
+        """The exit code and the last line of what was said, five minutes from now at the latest."""
+        _, said = self.process.communicate(timeout=300)
         return self.process.returncode, said.replace("\r", "\n").strip().splitlines()[-1]
 
 

@@ -50,7 +50,9 @@ class _HeadCrossEntropies(torch.autograd.Function):
     """The product with the head, and the cross entropy behind it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, head: Tensor, targets: Tensor, pool: BufferPool) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, head: Tensor, targets: Tensor, pool: BufferPool
+    ) -> tuple[Tensor, Tensor]:
         V, C = head.shape
         ctx.dtype = head.dtype
         ctx.pool = pool
@@ -67,16 +69,20 @@ class _HeadCrossEntropies(torch.autograd.Function):
             head = ctx.narrow
 
         logits = torch.mm(x, head.t(), out=logits_buffer[: len(x)])  # (N, V)
-        losses = []
+        found = []
         for rows in _slices(len(x), LIMITS[x.device.type].fp32_rows):
-            losses.append(_overwrite_with_gradient(logits[rows], targets[rows, None]))
+            found.append(_overwrite_with_gradient(logits[rows], targets[rows, None]))
+        losses, hits = (torch.cat(parts) for parts in zip(*found, strict=True))
 
         ctx.save_for_backward(x, head, logits)
-        return torch.cat(losses)
+        ctx.mark_non_differentiable(hits)
+        return losses, hits
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_losses: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+    def backward(
+        ctx: Any, grad_losses: Tensor, _: Tensor
+    ) -> tuple[Tensor, Tensor | None, None, None]:
         x, head, logits = ctx.saved_tensors  # the logits are their own gradient by now
         scale = grad_losses.unsqueeze(1)  # (N, 1), in fp32
         grad_x = ((logits @ head) * scale).to(x.dtype)
@@ -93,18 +99,23 @@ class _HeadCrossEntropies(torch.autograd.Function):
         return grad_x, grad_head, None, None
 
 
-def _overwrite_with_gradient(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return cross entropies in fp32, (n,), and overwrite the logits with softmax - one-hot.
+def _overwrite_with_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Overwrite the logits with softmax - one-hot.
 
     Args:
         logits: (n, V)
         targets: (n, 1)
+
+    Returns:
+        The cross entropies in fp32, and whether no word is likelier than the target, each (n,).
     """
     log_chances = logits.float().log_softmax(-1)
-    losses = -log_chances.gather(1, targets).squeeze(1)
+    of_targets = log_chances.gather(1, targets).squeeze(1)
+    losses = -of_targets
+    hits = of_targets == log_chances.amax(1)
     minus_one = log_chances.new_full(targets.shape, -1.0)
     logits.copy_(log_chances.exp_().scatter_add_(1, targets, minus_one))
-    return losses
+    return losses, hits
 
 
 def _slices(rows: int, size: int) -> list[slice]:
@@ -131,8 +142,15 @@ def overwrites_logits(x: Tensor, head: Tensor) -> bool:
     return torch.is_grad_enabled() and _product_dtype(x, head) != torch.float16
 
 
-def cross_entropies(x: Tensor, head: Tensor, targets: Tensor, pool: BufferPool) -> Tensor:
-    """Return each target's cross entropy, (N,), for hidden states (N, C) and the head (V, C)."""
+def cross_entropies(
+    x: Tensor, head: Tensor, targets: Tensor, pool: BufferPool
+) -> tuple[Tensor, Tensor]:
+    """Return each target's cross entropy, and whether no word is likelier than it, both (N,).
+
+    Args:
+        x: (N, C) hidden states.
+        head: (V, C)
+    """
     x = x.to(_product_dtype(x, head))
     return _HeadCrossEntropies.apply(x, head, targets, pool)  # type: ignore[no-any-return, no-untyped-call]
 

@@ -19,6 +19,11 @@ class Limits:
     # took a step of 16 rows from 50 ms to 31 ms. Where it stops to pay was not measured.
     few_tokens: int
 
+    # Most tokens that torch's int8 kernel multiplies (`frozen.py`). With the shape of GPT-2 124M on
+    # one thread it took 17 ms for 4 tokens and 65 for 16; a product in bf16, for which the integers
+    # are converted first, took 50 and 70. At 32 tokens it was 127 against 107.
+    int8_tokens: int
+
     # Tokens in the stream, and supervised positions, are filled up to a multiple of this many.
     # oneDNN prepares each new shape of a product, which can take longer than the product itself.
     # Fewer shapes, one gradient for the tied embedding, logits that become their gradient and plain
@@ -62,6 +67,7 @@ class Limits:
 LIMITS = {
     "cpu": Limits(
         few_tokens=256,
+        int8_tokens=16,
         token_multiple=32,
         row_multiple=16,
         plain_attention=256,
@@ -74,6 +80,7 @@ LIMITS = {
     ),
     "cuda": Limits(
         few_tokens=0,
+        int8_tokens=0,
         token_multiple=1,
         row_multiple=16,
         plain_attention=0,
@@ -86,6 +93,7 @@ LIMITS = {
     ),
     "mps": Limits(
         few_tokens=0,
+        int8_tokens=0,
         token_multiple=1,
         row_multiple=64,
         plain_attention=0,

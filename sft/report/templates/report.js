@@ -10,7 +10,53 @@ const collator = new Intl.Collator(undefined, { numeric: true });
 const state = { words: "", category: "", key: "", down: false, page: 0 };
 let shown = rows;
 
-const value = (row, key) => key.split(".").reduce((part, name) => part?.[name], row) ?? null;
+const value = (row, key) => key === "label" ? mixed(row.record) : key.split(".").reduce((part, name) => part?.[name], row) ?? null;
+
+// An order that has nothing to do with the records: labels correct a judge only if they are of a random sample.
+function mixed(number) {
+  for (let round = 0; round < 2; round++) number = Math.imul(number ^ (number >>> 16), 0x45d9f3b);
+  return (number ^ (number >>> 16)) >>> 0;
+}
+
+// A person's scores. Each holds its answer: an evaluation with other answers has other labels.
+const KEPT = `sft labels ${table.dataset.evaluation}`;
+const labels = new Map();
+const textOf = new Map(rows.flatMap((row) => ["tuned", "base"].map((model) => [`${row.record} ${model}`, row[model]?.text])));
+try {
+  for (const label of JSON.parse(localStorage.getItem(KEPT)) ?? []) {
+    const name = `${label.record} ${label.model}`;
+    if (textOf.get(name) === label.answer) labels.set(name, label);
+  }
+} catch { /* No storage here, or nothing readable in it: the labels last as long as the page. */ }
+
+function label(row, model) {
+  const name = `${row.record} ${model}`;
+  const input = element("input", { type: "number", min: 0, max: 100, value: labels.get(name)?.score ?? "", ariaLabel: `your score of the ${model} answer to record ${row.record}` });
+  input.onchange = () => {
+    const score = Number(input.value);
+    if (input.value !== "" && score >= 0 && score <= 100) {
+      labels.set(name, { record: row.record, model, answer: row[model].text, score });
+    } else {
+      labels.delete(name);
+      input.value = "";
+    }
+    try { localStorage.setItem(KEPT, JSON.stringify([...labels.values()])); } catch { /* as above */ }
+    countLabels();
+  };
+  return input;
+}
+
+function countLabels() {
+  at("save").disabled = !labels.size;
+  at("save").textContent = labels.size ? `Save your ${labels.size.toLocaleString("en")} scores` : "Save your scores";
+}
+
+function saveLabels() {
+  const text = JSON.stringify({ evaluation: table.dataset.evaluation, labels: [...labels.values()] }, null, 1);
+  const link = element("a", { href: URL.createObjectURL(new Blob([text], { type: "application/json" })), download: "labels.json" });
+  link.click();
+  URL.revokeObjectURL(link.href);
+}
 
 function haystack(row) {
   row.texts ??= [...(row.before ?? []).map((turn) => turn.content), row.instruction, row.input, row.output, row.category, row.tuned?.text, row.base?.text, row.tuned?.reason]
@@ -44,7 +90,11 @@ function cell(row, header) {
   if (key === "record") made.append(String(row.record), ...tags(row));
   else if (key === "instruction") made.append(instruction(row));
   else if (key === "tuned.text") made.append(answers(row));
-  else {
+  else if (key === "label") {
+    for (const model of ["tuned", "base"]) if (typeof row[model]?.text === "string") made.append(label(row, model));
+    made.dataset.label = header.textContent.trim();
+  } else {
+    if (key === "tuned.score") made.classList.add("judged");
     const digits = Number(header.dataset.digits);
     made.append(number(value(row, key), digits));
     if (row.base) made.append(element("span", { title: "base" }, number(value(row, key.replace("tuned", "base")), digits)));
@@ -133,6 +183,7 @@ function sort(header) {
   update({ key, down: key === state.key && !state.down });
   for (const other of headers) other.removeAttribute("aria-sort");
   header.setAttribute("aria-sort", state.down ? "descending" : "ascending");
+  table.classList.toggle("blind", key === "label");
 }
 
 // A link to #record-17 shows that record, wherever it stands.
@@ -156,6 +207,10 @@ at("category").onchange = (event) => update({ category: event.target.value });
 at("page").onchange = (event) => turn((Math.trunc(event.target.value) || 1) - 1);
 at("previous").onclick = () => turn(state.page - 1);
 at("next").onclick = () => turn(state.page + 1);
+if (at("save")) {
+  at("save").onclick = saveLabels;
+  countLabels();
+}
 addEventListener("hashchange", follow);
 sort(headers[0]);
 follow();

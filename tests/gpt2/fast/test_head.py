@@ -61,7 +61,8 @@ def test_both_uses_of_the_embedding_add_to_one_gradient():
     targets = torch.tensor([1, 5, 2])
 
     embeddings, head = fast.embed_tied(matrix, ids)
-    fast.cross_entropies(embeddings.tanh(), head, targets, fast.BufferPool()).sum().backward()
+    losses, _ = fast.cross_entropies(embeddings.tanh(), head, targets, fast.BufferPool())
+    losses.sum().backward()
     found = matrix.grad.clone()
 
     matrix.grad = None
@@ -116,7 +117,10 @@ def test_cross_entropy_of_logits_that_are_written_out(learns):
     x = torch.eye(2)
     head = torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]])
     with torch.set_grad_enabled(learns):
-        losses = cross_entropies(x, head, torch.tensor([2, 0]), fast.BufferPool())
+        losses, hits = cross_entropies(x, head, torch.tensor([2, 0]), fast.BufferPool())
+        _, misses = cross_entropies(x[:1], head, torch.tensor([1]), fast.BufferPool())
     # The first token has logits 1, 2, 3, and the second has 0, 0, 0.
     expected = torch.tensor([0.4076059, 1.0986123])
     torch.testing.assert_close(losses, expected)
+    assert hits.tolist() == [True, True]
+    assert misses.tolist() == [False]
