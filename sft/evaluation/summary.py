@@ -9,9 +9,11 @@ from sft.evaluation.measure import ModelResult
 from sft.metrics import BY_NAME, METRICS
 from sft.scoring.aggregate import (
     by_category,
+    by_turns,
     differences,
     not_asked_remarks,
     numbers,
+    turns_remark,
     visible_remark,
     without_duplicates,
     worst,
@@ -51,6 +53,7 @@ def means_of(
         "base": base,
         "tuned_against_base": against_base,
         "exact_match_by_category": by_category(rows, models, "exact_match"),
+        "exact_match_by_turns": by_turns(rows, models, "exact_match"),
         "score_by_category": by_category(rows, models, "score"),
         "duplicates": without_duplicates(rows, models) if duplicates_known else None,
         "worst": worst(rows),
@@ -145,6 +148,8 @@ def _remarks(summary: EvaluationSummary) -> list[str]:
         )
 
     # The records.
+    if turns := turns_remark(summary.exact_match_by_turns):
+        remarks.append(turns)
     remarks += _duplicates(summary)
     return remarks
 

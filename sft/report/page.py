@@ -10,7 +10,7 @@ from typing import Any
 
 from sft.metrics import METRICS, TEXT_METRICS, Metric
 from sft.report.charts import answer_curves, histogram, loss_curves
-from sft.scoring.aggregate import not_asked_remarks, visible_remark
+from sft.scoring.aggregate import not_asked_remarks, turns_remark, visible_remark
 from sft.scoring.results import (
     CategoryMeans,
     EvaluationSummary,
@@ -109,6 +109,7 @@ def contents(
         "headline": lines,
         "verdict": leading_verdict(summary, lines),
         "visible": visible_remark(summary.tuned_against_base, summary.records),
+        "turns": turns_remark(summary.exact_match_by_turns),
         "too_few": TOO_FEW if any(one.interval is None for one in differences) else None,
         "not_asked": not_asked_remarks({name: model.not_asked for name, model in models.items()}),
         "further": list(_further(list(models.values()))),

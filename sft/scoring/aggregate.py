@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean as mean
 from statistics import median
 from typing import Any
@@ -158,6 +158,11 @@ def visible_remark(compared: dict[str, MetricDifference] | None, records: int | 
     return visible_text(visible) if visible else None
 
 
+# The groups of `by_turns`.
+SINGLE = "single question"
+SEVERAL = "follow-up question"
+
+
 def by_category(
     rows: Sequence[RecordResult], models: Sequence[str], metric: str
 ) -> dict[str, CategoryMeans] | None:
@@ -165,19 +170,52 @@ def by_category(
 
     Only records that have the metric for every model count. None if no category has such a record.
     """
+    return _by_group(rows, models, metric, lambda row: row.category) or None
+
+
+def by_turns(
+    rows: Sequence[RecordResult], models: Sequence[str], metric: str
+) -> dict[str, CategoryMeans] | None:
+    """Return the same for single questions and for those that follow another; None unless both."""
+
+    def turns(row: RecordResult) -> str:
+        return SEVERAL if any(role == "user" for role, _ in row.turns_before) else SINGLE
+
+    found = _by_group(rows, models, metric, turns)
+    return found if len(found) == 2 else None
+
+
+def turns_remark(found: dict[str, CategoryMeans] | None) -> str | None:
+    """Say the exact match of single questions, and of those that follow another."""
+    if found is None:
+        return None
+    parts = []
+    for kind, group in found.items():
+        means = ", ".join(f"{name} {value:.3f}" for name, value in group.means.items())
+        parts.append(f"{counted(group.records, kind)}: {means}")
+    return f"exact match of {'; of '.join(parts)}"
+
+
+def _by_group(
+    rows: Sequence[RecordResult],
+    models: Sequence[str],
+    metric: str,
+    group_of: Callable[[RecordResult], str | None],
+) -> dict[str, CategoryMeans]:
     groups = defaultdict(list)
     for row in rows:
         measured = all(row.of(model).value(metric) is not None for model in models)
-        if row.category is not None and measured:
-            groups[row.category].append(row)
+        name = group_of(row)
+        if name is not None and measured:
+            groups[name].append(row)
 
     found = {}
-    for category, group in sorted(groups.items()):
+    for name, group in sorted(groups.items()):
         means: dict[str, float | None] = {}
         for model in models:
             means[model] = mean(_values([row.of(model) for row in group], metric))
-        found[category] = CategoryMeans(len(group), means)
-    return found or None
+        found[name] = CategoryMeans(len(group), means)
+    return found
 
 
 def without_duplicates(rows: Sequence[RecordResult], models: Sequence[str]) -> Duplicates:

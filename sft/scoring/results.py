@@ -415,6 +415,7 @@ class EvaluationSummary:
     tuned_against_base: dict[str, MetricDifference] | None
     exact_match_by_category: dict[str, CategoryMeans] | None
     score_by_category: dict[str, CategoryMeans] | None
+    exact_match_by_turns: dict[str, CategoryMeans] | None = field(default=None, kw_only=True)
     duplicates: Duplicates | None
     worst: dict[str, list[int]]
     no_base: str | None

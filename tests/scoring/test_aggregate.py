@@ -7,9 +7,11 @@ import pytest
 from sft.metrics import TEXT_METRICS
 from sft.scoring.aggregate import (
     by_category,
+    by_turns,
     differences,
     not_asked_remarks,
     numbers,
+    turns_remark,
     without_duplicates,
     worst,
 )
@@ -137,6 +139,25 @@ def test_categories_have_their_own_means() -> None:
         "word": CategoryMeans(1, {"tuned": 70, "base": 70}),
     }
     assert by_category([row(1, answer(1, 1.0, 1))], ["tuned"], "exact_match") is None
+
+
+def test_follow_up_questions_have_their_own_mean_beside_single_ones() -> None:
+    system = [{"role": "system", "content": "s"}]
+    earlier = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    rows = [
+        row(1, answer(1, 1.0, 1)),
+        replace(row(2, answer(0, 1.0, 1)), before=system),
+        replace(row(3, answer(1, 1.0, 1)), before=[*system, *earlier]),
+    ]
+    found = by_turns(rows, ["tuned"], "exact_match")
+    assert found == {
+        "follow-up question": CategoryMeans(1, {"tuned": 1}),
+        "single question": CategoryMeans(2, {"tuned": 0.5}),
+    }
+    assert turns_remark(found) == (
+        "exact match of 1 follow-up question: tuned 1.000; of 2 single questions: tuned 0.500"
+    )
+    assert by_turns(rows[:2], ["tuned"], "exact_match") is turns_remark(None) is None
 
 
 def test_means_without_duplicates_leave_out_exact_and_near_ones() -> None:
