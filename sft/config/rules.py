@@ -166,7 +166,7 @@ def _generate(generate: GenerateConfig) -> Problems:
 
 
 def too_cold(temperature: float) -> str | None:
-    """Return what is wrong with a temperature by which fp32 logits cannot be divided."""
+    """Return a problem if the temperature is too small to divide fp32 logits by."""
     if 0 < temperature < 1e-4:
         return f"{temperature} is too near to 0 for fp32; 0 takes the likeliest token"
     return None
@@ -416,7 +416,7 @@ ONLY_TRAINING = "only training reads it; leave it out"
 
 
 def _all_but(*names: str) -> tuple[str, ...]:
-    """Return the keys of an evaluation, without some."""
+    """Return all keys of an evaluation but these."""
     others = [name for name in EvaluateConfig.__dataclass_fields__ if name not in names]
     return tuple(found for name in others for found in (name, f"{name}."))
 
@@ -505,7 +505,7 @@ def check_given(
     Args:
         overrides: as Hydra lists them, such as `lora.rank=4`, `+key=value`, `~key`.
         sweep: whether the command makes several runs (-m).
-        also: rules of a door that uses less than train.py or evaluate.py.
+        also: further rules, for a door that reads fewer keys than train.py or evaluate.py.
     """
     # The config was checked when it was made. Since then, resume=auto has become a run or none.
     check(config)

@@ -21,7 +21,7 @@ from sft.prompts import PROMPTS
 
 @dataclass(frozen=True)
 class OneOf:
-    """The options of a text whose names stand in a table elsewhere."""
+    """The options of a text, whose names come from a table in another file."""
 
     options: Collection[str]
 

@@ -398,7 +398,7 @@ def _splits_as_gpt2(step: Any) -> bool:
 
 
 def _adds_nothing(step: Any) -> bool:
-    """Return whether a text gets no token before or behind it."""
+    """Return whether a text gets no token before or after it."""
     for one in _steps(step, "processors"):
         kinds = _kinds([one])
         if kinds == ["TemplateProcessing"]:
