@@ -394,7 +394,7 @@ def _files_at(path: str, key: str) -> list[Path]:
     if not os.path.lexists(path) and any(sign in path for sign in "*?["):
         files = sorted(Path(name) for name in glob(path, recursive=True) if os.path.isfile(name))
         if not files:
-            raise InputError(f"data.{key}: no file is named like {path}")
+            raise InputError(f"data.{key}: no file matches {path}")
         return files
     return [_regular(place, key)]
 

@@ -125,7 +125,7 @@ def setup_of_run(folder: str | None, now: DataConfig | None = None) -> Setup:
     if base.sha256 != past.checkpoint.sha256:
         refuse_former_nano(past.checkpoint.sha256, run)
         raise InputError(
-            f"{base.source}: other weights than those that {run} began with; bring these back, or "
+            f"{base.source}: other weights than those that {run} began with; restore those, or "
             f"evaluate the tuned model with {setting('checkpoint', run / 'model')} data=... "
             "out=FOLDER"
         )

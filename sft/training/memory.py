@@ -243,6 +243,6 @@ def too_large(shape: tuple[int, ...], remedy: str) -> str:
     """Return the message of a GPU without memory for a batch of shape (B, T)."""
     rows, length = shape
     return (
-        f"batch_size: the GPU's memory does not hold a batch of {rows} records of up to {length} "
+        f"batch_size: the GPU's memory cannot hold a batch of {rows} records of up to {length} "
         f"tokens{remedy}"
     )

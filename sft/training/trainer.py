@@ -95,7 +95,7 @@ def explain_out_of_memory(module: InstructionTuner) -> Iterator[None]:
         reason = str(error).partition(". ")[0]
         if module.batch_shape is None:
             raise InputError(
-                f"model: the GPU's memory did not last to the first batch ({reason}); take a "
+                f"model: the GPU ran out of memory before the first batch ({reason}); take a "
                 "smaller model, a smaller batch_size, or a larger GPU"
             ) from error
         remedy = f" ({reason}); {advice(module)}"
