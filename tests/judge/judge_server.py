@@ -7,6 +7,7 @@ for none, and otherwise a number by how many letters the two share.
 import contextlib
 import difflib
 import json
+import math
 import re
 import sys
 import threading
@@ -100,6 +101,9 @@ class Site:
     forms: tuple[str, ...] = ("json_schema", "json_object", "none")
     refusal: tuple[int, str] = (400, "Unknown parameter: 'response_format'.")
     limit: str = "max_tokens"
+
+    # The probabilities of the likeliest first tokens; empty: a server that does not tell them.
+    likeliest: dict[str, float] = field(default_factory=dict)
 
     # The first `times` chats whose last message holds `about` meet the fault. Each chat takes
     # `delay` seconds.
@@ -249,8 +253,14 @@ class Handler(BaseHTTPRequestHandler):
         ended = "stop" if len(words) <= limit else "length"
         content = content if ended == "stop" else " ".join(words[:limit])
         message, length = {"role": "assistant", "content": content}, min(len(words), limit)
+        first = [
+            {"token": token, "logprob": math.log(p)} for token, p in self.site.likeliest.items()
+        ]
+        told = [{"top_logprobs": first[: body["top_logprobs"]]}] if "logprobs" in body else []
         if self.site.kind == "openai":
             choice = {"index": 0, "message": message, "finish_reason": ended}
+            if first and told:
+                choice["logprobs"] = {"content": told}
             usage = {
                 "prompt_tokens": prompt,
                 "completion_tokens": length,
@@ -272,7 +282,7 @@ class Handler(BaseHTTPRequestHandler):
             # A longer prompt has lost its beginning.
             "prompt_eval_count": min(prompt, body["options"]["num_ctx"]),
             "eval_count": length,
-        }
+        } | ({"logprobs": told} if first and told else {})
 
     def broken(self, body: dict[str, Any]) -> None:
         """Do the fault instead of replying. A fault without a name here is the judge's text."""

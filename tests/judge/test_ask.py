@@ -27,7 +27,7 @@ from sft.judge.judge import Judge
 from sft.judge.keep import Comparison, Score
 from sft.judge.openai import OpenAI
 from sft.judge.prompts import Pair, Question
-from tests.judge.judge_server import MODELS, Site, met, serving, shown
+from tests.judge.judge_server import MODELS, Handler, Site, form_of, met, serving, shown
 
 QUESTIONS = [Question(n, "tuned", f"Count to {n}.", "", f"{n}!", "x" * n) for n in range(1, 7)]
 
@@ -599,3 +599,65 @@ def test_a_judge_that_is_gone_is_not_waited_for_at_every_question(
     ollama.fault = None
     judged = score_answers(met(ollama), questions, tmp_path / "scores.jsonl")
     assert [one.status for one in judged] == ["scored"] * 40
+
+
+# The short wording: a word, or the probabilities of the first token
+
+
+def test_the_short_wording_is_scored_by_the_probabilities_of_yes_and_no(
+    site: Site, scores: Path
+) -> None:
+    site.judge = lambda messages: "Yes"
+    site.likeliest = {"Yes": 0.3, "The": 0.4, " yes": 0.06, "No": 0.12}
+    judge = met(site, prompt="short")
+    judged = score_answers(judge, QUESTIONS[:2], scores)
+    assert {(one.status, one.score, one.form) for one in judged} == {
+        ("scored", 75.0, "probabilities")
+    }
+    assert judged[0].reason == "probabilities of the first token: yes 0.360, no 0.120"
+
+    # One token is enough, and no form of JSON goes with it.
+    [body, _] = site.chats
+    assert form_of(body) == "none"
+    assert 1 in (body.get("max_tokens"), body.get("options", {}).get("num_predict"))
+    assert len(body["messages"]) == 1
+
+
+def test_a_server_without_probabilities_is_asked_for_a_word(
+    site: Site, scores: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.judge = lambda messages: "No." if "xx" in messages[0]["content"] else '{"same": "yes"}'
+    judged = score_answers(met(site, prompt="short", concurrency=1), QUESTIONS[:2], scores)
+    assert [(one.score, one.form) for one in judged] == [
+        (100.0, "json_schema"),
+        (0.0, "json_schema"),
+    ]
+    assert caplog.text.count("gives no probabilities of tokens") == 1
+
+    # The one question that showed it is asked again; the later ones are asked once.
+    assert ["logprobs" in body for body in site.chats] == [True, False, False]
+
+
+@pytest.mark.parametrize("message", ["logprobs is not supported", "Unknown: top_logprobs"])
+def test_a_server_that_refuses_probabilities_is_asked_for_a_word(
+    message: str, site: Site, scores: Path, monkeypatch: pytest.MonkeyPatch, pauses: list[float]
+) -> None:
+    answering = Handler.chat
+
+    def refusing(handler: Handler, body: dict[str, Any]) -> None:
+        if "logprobs" in body:
+            handler.send(500, {"error": {"message": message}})
+        else:
+            answering(handler, body)
+
+    monkeypatch.setattr(Handler, "chat", refusing)
+    site.judge = lambda messages: "yes"
+    [one] = score_answers(met(site, prompt="short"), QUESTIONS[:1], scores)
+    assert (one.score, one.form, pauses) == (100.0, "json_schema", [])
+
+
+def test_first_tokens_without_a_yes_or_a_no_are_no_score(site: Site, scores: Path) -> None:
+    site.judge = lambda messages: "<think>"
+    site.likeliest = {"<think>": 0.9}
+    [one] = score_answers(met(site, prompt="short"), QUESTIONS[:1], scores)
+    assert (one.status, one.score) == ("unparsed", None)
