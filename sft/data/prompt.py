@@ -373,7 +373,8 @@ def user_message(template: str, record: Record) -> str:
     """Return the chat message whose prompt is the record's: its instruction, then its input.
 
     Raises:
-        InputError: there is none, since the template begins otherwise for a record with an input.
+        InputError: no message gives it, since the template begins otherwise for a record with an
+            input.
     """
     before, after = around(template)
     prompt = render(template, record)

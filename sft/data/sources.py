@@ -379,7 +379,7 @@ def _files_at(path: str, key: str) -> list[Path]:
         key: `path`, or the split whose own file it is, for messages.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such file.
     """
     place = Path(path)
     if place.is_dir():

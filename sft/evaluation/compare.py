@@ -71,7 +71,7 @@ def read_evaluation(run: str, key: str = "compare") -> Evaluation:
         key: the setting that named the run, for messages.
 
     Raises:
-        InputError: there is none, or its files cannot be read.
+        InputError: there is no evaluation, or its files cannot be read.
     """
     path = followed(run)
     folder = path / "evaluation" if (path / "evaluation").is_dir() else path

@@ -146,7 +146,7 @@ class Judge(ABC):
 
     @abstractmethod
     def read(self, body: Any) -> Reply:
-        """Return the reply in the server's JSON. Raises one of BAD if there is none."""
+        """Return the reply in the server's JSON. If it has no reply, an error of BAD is raised."""
 
     def size(self, request: Request) -> int:
         """Return the sort key of a request. Requests of the same size are sent in a row."""
@@ -156,7 +156,7 @@ class Judge(ABC):
         """Return the judge's reply.
 
         Raises:
-            NoReplyError: there is none.
+            NoReplyError: the judge gave no reply.
             InputError: any other request would fail in the same way.
         """
         while True:

@@ -26,7 +26,8 @@ class AnswerResult:
     """One model's result on one record.
 
     Attributes:
-        text: the answer; None if the model was not asked, and then so is all that measures it.
+        text: the answer. If the model was not asked, it is None, and so is everything that measures
+            it.
         tokens: their number in the answer.
         finish_reason: `stop` if the model ended the answer, `length` if a limit did.
         metrics: of the answer's text, by name.

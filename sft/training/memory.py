@@ -148,7 +148,7 @@ def heaviest(module: InstructionTuner, data: InstructionData, batch_size: int) -
     """Return the batch with the largest estimate, of all that this rank has yet to train on.
 
     Args:
-        batch_size: the run's, or one that divides it; then each step still has its records.
+        batch_size: the run's, or one that divides it, so that each step still has its records.
     """
     trainer = module.trainer
     examples = data.splits["train"].examples
