@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from sft.config.schema import OptimConfig
+from sft.config.schema import OnNonfinite, OptimConfig
 from sft.data.batches import IGNORE_INDEX, Batch
 from sft.errors import InputError
 from sft.gpt2.model import GPT
@@ -53,7 +53,7 @@ class InstructionTuner(LightningModule):
         total_steps: int,
         accumulate: int = 1,
         seed: int = 0,
-        on_nonfinite: str = "stop",
+        on_nonfinite: OnNonfinite = "stop",
         objective: Objective | None = None,
     ) -> None:
         super().__init__()
