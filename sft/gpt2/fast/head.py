@@ -3,8 +3,8 @@
 GPT-2's vocabulary has 50,257 words, so the embedding matrix, its gradient and a batch's logits are
 the largest tensors of a step: 154 MB in fp32 for the matrix of the smallest model. Five savings:
 
-1. Of a tied head, which is the embedding matrix, the embeddings' gradient is added into the head's
-   gradient, so there is no second matrix.
+1. A tied head is the embedding matrix. The embeddings' gradient is added into the head's gradient,
+   so there is no second matrix.
 2. The logits are overwritten with their own gradient.
 3. Only a few rows at a time are converted to fp32.
 4. On the CPU, the largest buffers are reused from step to step (see `buffers.py`).
@@ -48,7 +48,7 @@ class _TiedEmbedding(torch.autograd.Function):
 
 
 class _HeadCrossEntropies(torch.autograd.Function):
-    """The product with the head, and the cross entropy behind it."""
+    """The product with the head, and the cross entropy after it."""
 
     @staticmethod
     def forward(
