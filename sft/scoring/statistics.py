@@ -311,6 +311,8 @@ def auc_interval(area: float, higher: int, lower: int) -> Interval:
         variance = true * (1 - true) * spread / (higher * lower)
         return abs(area - true) - quantile * math.sqrt(variance)
 
-    low = float(optimize.brentq(beyond, 0, area)) if beyond(0) > 0 else 0.0
-    high = float(optimize.brentq(beyond, area, 1)) if beyond(1) > 0 else 1.0
+    # An area of 0 or 1 is a root itself, but not the one that is meant.
+    inside = min(max(area, 1e-9), 1 - 1e-9)
+    low = float(optimize.brentq(beyond, 0, inside)) if beyond(0) > 0 else 0.0
+    high = float(optimize.brentq(beyond, inside, 1)) if beyond(1) > 0 else 1.0
     return low, high

@@ -4,11 +4,13 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from sft.scoring.statistics import (
     LEVEL,
     NOISE,
     auc,
+    auc_interval,
     difference,
     interval,
     rank_correlation,
@@ -177,3 +179,23 @@ def test_correlation_and_auc() -> None:
     assert auc([1, 2], [1, 2]) == 0.5
     assert auc([2, 5], [1, 3]) == 0.75
     assert auc([], [1.0]) is None
+
+
+def test_the_interval_of_an_auc_covers_it() -> None:
+    """20 right answers, and 40 wrong ones of the same records."""
+    rng = np.random.default_rng(0)
+    true = float(stats.norm.cdf(1 / 2**0.5))
+    inside = 0
+    for _ in range(200):
+        right = rng.normal(1, 1, 20)
+        wrong = rng.normal(0, 1, 40)
+        low, high = auc_interval(auc(right, wrong) or 0, 20, 40)
+        inside += low <= true <= high
+    assert inside >= 186
+
+
+def test_an_auc_at_an_end_is_not_certain() -> None:
+    low, high = auc_interval(1, 20, 40)
+    assert (0.85 < low < 0.95, high) == (True, 1)
+    assert auc_interval(0, 20, 40) == pytest.approx((0, 1 - low))
+    assert auc_interval(0.5, 24, 48)[0] < 0.5 < auc_interval(0.5, 24, 48)[1]

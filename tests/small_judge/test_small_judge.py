@@ -37,6 +37,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     settings = ["--host", "127.0.0.1", "--port", port, "--n_ctx", "2048", "--logits_all", "true"]
+
+    # Two threads that wait for each other are many times slower on CPUs that others use too.
+    settings += ["--n_threads", "1", "--n_threads_batch", "1"]
     log = (tmp_path_factory.mktemp("server") / "log").open("wb")
     command = [SERVER, "-m", "llama_cpp.server", "--model", model, *settings]
     process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -79,6 +82,7 @@ def judged(run: Path, url: str, wording: str) -> tuple[dict[str, Any], str]:
         "evaluate.py",
         f"run={run}",
         f"limit={RECORDS}",
+        "generate.max_new_tokens=32",
         "judge=openai",
         f"judge.url={url}",
         "judge.model=SmolLM2",
@@ -102,15 +106,22 @@ def test_the_short_wording_is_scored_by_probabilities(run: Path, url: str) -> No
     assert found["audit"]["records"] == RECORDS
     low, high = found["audit"]["interval"]
     assert low < 0.5 < high
-    assert "no better than chance" in text
+    assert says_what_it_is_worth(found, text)
+
+
+def says_what_it_is_worth(found: dict[str, Any], text: str) -> bool:
+    """Whether the command says of the judge what its audit found."""
+    span = found["audit"]["interval"]
+    if span is None:
+        return "could not be tested" in text
+    return (span[0] <= 0.5 <= span[1]) == ("no better than chance" in text)
 
 
 def test_the_strict_wording_gets_the_form_that_the_server_takes(run: Path, url: str) -> None:
-    """json_schema is refused; json_object with a schema is taken. Long reasons are cut."""
+    """The server refuses json_schema, and takes json_object with a schema."""
     found, text = judged(run, url, "strict")
     assert set(found["forms"]) == {"json_object"}
-    assert found["audit"] is not None
-    assert "no better than chance" in text or "could not be tested" in text
+    assert says_what_it_is_worth(found, text)
 
 
 def test_the_published_wording_gets_sentences(run: Path, url: str) -> None:
@@ -119,5 +130,4 @@ def test_the_published_wording_gets_sentences(run: Path, url: str) -> None:
     assert set(found["forms"]) == {"none"}
     if found["coverage"]["tuned"] == 0:
         assert "none of the tuned model's answers has been judged" in text
-    else:
-        assert "no better than chance" in text or "could not be tested" in text
+    assert says_what_it_is_worth(found, text)
