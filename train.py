@@ -34,11 +34,13 @@ def main(composed: Any) -> float | None:
         The best validation loss, for a sweeper that searches; None if the job failed, or has none.
     """
     with job():
-        # A resumed run keeps its folder, and the config that it began with.
+        config = from_hydra(TrainConfig, composed)
         hydra_config = HydraConfig.get()
         given = list(hydra_config.overrides.task)
         folder = Path(hydra_config.runtime.output_dir)
-        config = resumed_or_new(from_hydra(TrainConfig, composed), given, folder)
+
+        # A resumed run keeps its folder, and the config that it began with.
+        config = resumed_or_new(config, given, folder)
         check_given(config, given, in_sweep())
         check_processes(config, world_size(config.devices))
 

@@ -68,8 +68,8 @@ class Losses(list[float]):
     """The loss of each optimizer step.
 
     Attributes:
-        rows: the same as a table, with `step`, `epoch`, `train/loss`, and `val/full_loss` behind an
-            epoch.
+        rows: the same as a table, with `step`, `epoch`, `train/loss`, and `val/full_loss` after
+            each epoch.
         validation: the loss of the validation records after each epoch.
     """
 
@@ -103,15 +103,15 @@ def finetune(
     """Train a model in place, as train.py does.
 
     The settings are those of the same names in conf/train.yaml and conf/data.yaml. The number of
-    torch's threads stays as the notebook has it (`torch.set_num_threads`), for the order of sums
-    depends on it.
+    torch's threads is left as it is (`torch.set_num_threads`), because the order of sums depends on
+    it.
 
     Args:
         prompt: a template by its name; None: the model's own, or alpaca if it has none.
         lora: train an adapter beside the frozen weights: True, or its rank.
-        validation: records whose loss is taken after each epoch. The weights with the best one are
-            kept.
-        patience: stop after so many epochs without a better validation loss.
+        validation: records whose loss is taken after each epoch. The weights with the lowest loss
+            are kept.
+        patience: stop after this many epochs without a better validation loss.
         progress: is called after each step, instead of a progress bar.
 
     Returns:
@@ -237,10 +237,10 @@ def answer(
     stop: Sequence[str] = (),
     best_of: int = 1,
 ) -> list[str | None]:
-    """Answer instructions, or records, of which the model sees all but the answer.
+    """Answer instructions or records. The model sees all of a record but its answer.
 
     A conversation is a record with `messages`, such as `{"messages": [{"role": "user", "content":
-    "Name a bird."}]}`, whose last turn is the user's. An answer behind it is left out.
+    "Name a bird."}]}`, whose last turn is the user's. An answer after it is left out.
 
     The other settings are those of the same names in conf/evaluate.yaml.
 

@@ -66,21 +66,21 @@ def replaced_folder(folder: Path, files: set[str], kept: str) -> Iterator[Path]:
         InputError: `folder` holds other files, or is a file, or cannot be written.
     """
     folder = folder.expanduser().resolve()
-    beside = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}")
+    temporary = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}")
     with writing(folder):
         try:
             restore_folder(folder)
             _check_replaceable(folder, files)
-            beside.mkdir(parents=True)
-            with _claimed(beside):
-                yield beside
+            temporary.mkdir(parents=True)
+            with _claimed(temporary):
+                yield temporary
                 if (folder / kept).exists():
-                    shutil.copy(folder / kept, beside / kept)
-                for path in beside.iterdir():
+                    shutil.copy(folder / kept, temporary / kept)
+                for path in temporary.iterdir():
                     _fsync(path)
-                _replace(folder, beside)
+                _replace(folder, temporary)
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def restore_folder(folder: Path) -> bool:
@@ -93,9 +93,9 @@ def restore_folder(folder: Path) -> bool:
     # The pattern excludes other names that begin in the same way, such as `.name.settings`.
     ours = f".{glob.escape(folder.name)}.{'[0-9a-f]' * 8}"
     for aside in folder.parent.glob(f"{ours}.old"):
-        beside = aside.with_suffix("")
+        temporary = aside.with_suffix("")
         if not folder.exists():
-            (beside if beside.exists() else aside).rename(folder)
+            (temporary if temporary.exists() else aside).rename(folder)
         shutil.rmtree(aside, ignore_errors=True)
     for unfinished in folder.parent.glob(ours):
         with _claimed(unfinished) as free:
@@ -140,16 +140,16 @@ def _check_replaceable(folder: Path, files: set[str]) -> None:
         )
 
 
-def _replace(folder: Path, beside: Path) -> None:
-    """Put `beside` in the place of `folder`.
+def _replace(folder: Path, temporary: Path) -> None:
+    """Put `temporary` in the place of `folder`.
 
     A folder cannot be renamed onto another, so the old one is moved aside first.
     """
-    aside = folder.with_name(f"{beside.name}.old")
+    aside = folder.with_name(f"{temporary.name}.old")
     if folder.exists():
         folder.rename(aside)
     try:
-        beside.rename(folder)
+        temporary.rename(folder)
     except OSError:
         if aside.exists():
             aside.rename(folder)
@@ -228,6 +228,13 @@ def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
             file.write(f"{line}\n".encode(errors="replace"))
 
 
+def read_json_lines(path: Path) -> list[Any]:
+    """Read what `write_json_lines` wrote."""
+    # Other ends of lines than "\n", such as U+2028, may be part of a text.
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line]
+
+
 def read_json(path: Path, expected: str = "a JSON object") -> dict[str, Any]:
     """Read a file that holds a JSON object.
 
@@ -242,7 +249,7 @@ def read_json(path: Path, expected: str = "a JSON object") -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (ValueError, RecursionError) as error:
-        # A ValueError is also what bytes give that are not UTF-8.
+        # Bytes that are not UTF-8 raise a ValueError too.
         raise InputError(f"{path}: not JSON ({error})") from error
     if not isinstance(found, dict):
         raise InputError(f"{path}: expected {expected}, found {type(found).__name__}")

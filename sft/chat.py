@@ -180,7 +180,7 @@ class Chat:
         """Change a setting of the sampling; without a text, put it back to its default."""
         from sft.gpt2.sampling import Sampling
 
-        # A temperature that is left out is a slip: 0 is said as 0.
+        # A temperature without a value is a slip, since 0 must be written out.
         if text or name == "temperature":
             value = number(text, SETTINGS[name])
         else:

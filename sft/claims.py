@@ -87,7 +87,7 @@ def release_all() -> None:
 
 
 def make_fresh(folder: Path) -> Path:
-    """Make a new folder of this name, or of this name with the first free number behind it.
+    """Make a new folder of this name, with the first free number appended if it exists.
 
     mkdir(2) decides between processes that want the same name, so this is safe without locks.
     """

@@ -25,7 +25,8 @@ def fetch_rest(url: str, part: Path, label: str) -> int | None:
         label: text before the progress bar.
 
     Returns:
-        The file's size as the server gives it; None: it gives none, so nobody knows if bytes lack.
+        The file's size as the server gives it. None: the server does not say, so missing bytes go
+        unnoticed.
 
     Raises:
         OSError: the server cannot be reached, refuses, or breaks off. Errors of requests are among
@@ -37,7 +38,7 @@ def fetch_rest(url: str, part: Path, label: str) -> int | None:
     if have:
         headers["Range"] = f"bytes={have}-"
     with requests.get(url, headers=headers, stream=True, timeout=30) as response:
-        # Status 416 says that there is nothing behind `have`.
+        # Status 416 says that there is nothing after `have`.
         if response.status_code != 416:
             response.raise_for_status()
 
@@ -92,7 +93,7 @@ def check_arrived(path: Path, remedy: str, sha256: str | None = None) -> None:
 
     Args:
         remedy: what to do, for the message.
-        sha256: what the file must have beside that, if it is known.
+        sha256: the hash that the file must also have, if it is known.
 
     Raises:
         InputError: the hash is wrong.

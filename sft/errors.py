@@ -1,4 +1,4 @@
-"""The one kind of error that the user sees as a single line, and how numbers stand in it."""
+"""The one kind of error that the user sees as a single line, and how it writes numbers."""
 
 
 class InputError(Exception):

@@ -144,7 +144,7 @@ def _explain(error: BaseException) -> str:
         likely = likely_key(key)
         if likely == key:
             return (
-                f"{key}: this command does not take it, the other of train.py and evaluate.py does"
+                f"{key}: not a key of this command, but of the other one, train.py or evaluate.py"
             )
         hint = f"did you mean {likely}? " if likely else ""
         return f"{key}: unknown key; {hint}--help lists all keys"

@@ -26,7 +26,7 @@ def visible(text: str) -> str:
 
 
 def prepare_streams() -> None:
-    """Make sure that no letter and no closed stream ends the process.
+    """Keep a letter that cannot be encoded, or a closed stream, from ending the process.
 
     Redirected output is often not UTF-8 (on Windows it is cp1252). A letter that the encoding lacks
     is replaced. A stream that is closed becomes an empty one.

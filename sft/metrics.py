@@ -95,9 +95,9 @@ def spaced(text: str) -> str:
 def token_f1(answer: str, expected: str) -> float:
     """Return SQuAD's F1 of the words.
 
-    SQuAD strips the punctuation of ASCII alone. That of other scripts is removed here, as MLQA
-    does. SQuAD also takes two texts without words, such as "+" and "-", for equal. Here they must
-    match exactly.
+    SQuAD strips ASCII punctuation alone. Here the punctuation of other scripts is removed too, as
+    in MLQA. SQuAD also takes two texts without words, such as "+" and "-", for equal. Here they
+    must match exactly.
     """
     words = [
         spaced(PUNCTUATION.sub("", SEPARATOR.sub(" ", _caseless(text))))
@@ -161,11 +161,11 @@ class Metric:
         label: its name for people.
         short: its name in a narrow column.
         hint: what it measures, for people.
-        compare: computes it from an answer and the expected answer, from 0 to 1. None: it is not
-            one of the texts.
+        compare: computes it from an answer and the expected answer, from 0 to 1. None: the metric
+            does not compare texts.
         lower_is_better: whether a lower number is the better one.
         top: the largest value that it can have; None: there is no limit.
-        digits: how many to show behind the point.
+        digits: how many to show after the decimal point.
         unit: for people; empty if it has none.
     """
 

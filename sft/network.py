@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 _NAME = "name not known"
 _REFUSED = "refused"
 _LATE = "timed out"
-_NO_ROUTE = "no way to it in this network"
+_NO_ROUTE = "no route to it from this network"
 _CERTIFICATE = "its certificate is not trusted"
 _TLS = "it does not speak TLS"
 _BROKE_OFF = "broke off"

@@ -116,7 +116,7 @@ class Preference:
 
         sigmoid  -log sigmoid(beta * (r_chosen - r_rejected))
         norm     the same, with each r divided by the answer's tokens (2411.15124)
-        ipo      (r_chosen - r_rejected - 1 / (2 beta))^2, each r divided likewise (2310.12036)
+        ipo      (r_chosen - r_rejected - 1 / (2 beta))^2, each r divided as in `norm` (2310.12036)
 
     Beside the loss it measures the margin, beta * (r_chosen - r_rejected), and the accuracy, which
     is the share of pairs whose margin is above 0.

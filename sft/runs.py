@@ -1,12 +1,11 @@
 """A finished run of train.py, read for a notebook."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from sft.atomic import read_json, read_numbers
+from sft.atomic import read_json, read_json_lines, read_numbers
 from sft.checkpoint.folder import Pretrained, load_pretrained
 from sft.errors import InputError
 from sft.latest import LATEST, followed
@@ -39,9 +38,7 @@ class Run:
     def answers(self) -> list[dict[str, Any]]:
         """The records of the last evaluation, with the answers; empty before `evaluate.py`."""
         path = self.folder / "evaluation" / "records.jsonl"
-        if not path.exists():
-            return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return read_json_lines(path) if path.exists() else []
 
     @property
     def scores(self) -> dict[str, Any]:

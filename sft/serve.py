@@ -35,11 +35,11 @@ gives a temperature.
 If SFT_API_KEY is set in the environment, every request to the API must carry that key.
 """
 EPILOG = """\
-SIGINT (Ctrl-C) or SIGTERM stops the server. It takes nothing new, finishes the answers at hand in
+SIGINT (Ctrl-C) or SIGTERM stops the server. It takes nothing new, finishes the current answers in
 at most 30 seconds, and exits with code 0. A second Ctrl-C does not wait.
 """
 
-# The most seconds in which answers at hand may be finished after a signal.
+# The most seconds in which current answers may be finished after a signal.
 GRACE = 30
 
 # A command line can be read by every user of the machine, so the key is not given there.
@@ -238,7 +238,7 @@ def run_server(
     key: str | None,
     listener: socket.socket,
 ) -> None:
-    """Answer until a signal comes, and finish the answers at hand."""
+    """Answer until a signal comes, and finish the current answers."""
     import uvicorn
 
     from sft.serving.app import make_app

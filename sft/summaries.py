@@ -144,7 +144,7 @@ def read_run_summary(folder: Path) -> RunSummary:
 def best_validation_loss(folder: Path) -> float | None:
     """Return the best validation loss of the run in `folder`.
 
-    It is None if the run took none, or if this rank is ahead of the one that writes the summary.
+    It is None if the run took none, or if rank 0 has not written the summary yet.
     """
     if not (folder / RUN_SUMMARY).exists():
         return None

@@ -29,7 +29,7 @@ NOTES = ".jobs"
 def note_job(status: str, reason: str = "") -> None:
     """Note the status of this job, for the table. Jobs may run in other processes than the sweep.
 
-    The note is kept in the sweep's folder, since the job's own may be that of another run.
+    The note is kept in the sweep's folder, since the job's own folder may belong to another run.
 
     Args:
         status: begun, trained, finished or failed.

@@ -89,7 +89,7 @@ def test_a_missing_proxy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (
             OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH)),
-            "no way to it in this network",
+            "no route to it from this network",
         ),
         (ssl.SSLCertVerificationError("self-signed certificate"), "its certificate is not trusted"),
         (ssl.SSLError("wrong version number"), "it does not speak TLS"),

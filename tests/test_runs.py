@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sft import Run
+from sft.atomic import write_json_lines
 from sft.errors import InputError
 from tests.fixtures.doors import ROOT
 
@@ -16,6 +17,13 @@ MADE = ROOT / "tests" / "fixtures" / "made"
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no finished run"):
         Run(tmp_path)
+
+
+def test_an_answer_with_a_line_separator_is_one_record(tmp_path: Path) -> None:
+    run = shutil.copytree(MADE / "run", tmp_path / "run")
+    row = {"tuned": {"text": "one\u2028two"}}
+    write_json_lines(run / "evaluation" / "records.jsonl", [row])
+    assert Run(run).answers == [row]
 
 
 def test_a_run_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,8 +204,8 @@ def read_adapter(config: AdapterConfig, base: GPTConfig, base_sha256: str) -> Ad
         trained_on = (file.metadata() or {}).get("base_sha256", base_sha256)
     if trained_on != base_sha256:
         raise InputError(
-            f"{path}: was trained beside other weights than {config.base} has now (sha256 "
-            f"{trained_on[:12]}…, now {base_sha256[:12]}…); bring these back"
+            f"{path}: was trained with other weights than {config.base} has now (sha256 "
+            f"{trained_on[:12]}…, now {base_sha256[:12]}…); restore those"
         )
 
     pairs = {layer: (stored[A].read(), stored[B].read()) for layer, (A, B) in names.items()}

@@ -75,7 +75,8 @@ class Pretrained:
             adapter's.
         names: special tokens, by the names that chat templates use for them.
         conversations: it was tuned on conversations of several turns.
-        lora: of the adapters that `finetune` gave the model; its other weights are the file's.
+        lora: the settings of the adapters that `finetune` gave the model. Its other weights are the
+            file's.
     """
 
     model: GPT
@@ -223,15 +224,15 @@ def save_pretrained(
     context = model.config.n_positions
     tokenizer_config = _tokenizer_config(context, prompt, chat_template, conversations)
 
-    with _written(folder) as beside:
-        weights.save(model, beside / WEIGHTS, dtype, read)
-        save_tokenizer(tokenizer, beside)
-        write_config(beside / CONFIG, config)
-        write_config(beside / TOKENIZER_CONFIG, tokenizer_config)
+    with _written(folder) as temporary:
+        weights.save(model, temporary / WEIGHTS, dtype, read)
+        save_tokenizer(tokenizer, temporary)
+        write_config(temporary / CONFIG, config)
+        write_config(temporary / TOKENIZER_CONFIG, tokenizer_config)
         ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
-        write_config(beside / GENERATION_CONFIG, ids)
+        write_config(temporary / GENERATION_CONFIG, ids)
         if check:
-            check(beside)
+            check(temporary)
 
 
 def save_adapter(
@@ -249,10 +250,10 @@ def save_adapter(
     """
     context = tuned.model.config.n_positions
     tokenizer_config = _tokenizer_config(context, prompt, chat_template, conversations)
-    with _written(folder) as beside:
-        write_adapter(tuned.model, config, beside, tuned.source, tuned.revision, tuned.sha256)
-        save_tokenizer(tuned.tokenizer, beside)
-        write_config(beside / TOKENIZER_CONFIG, tokenizer_config)
+    with _written(folder) as temporary:
+        write_adapter(tuned.model, config, temporary, tuned.source, tuned.revision, tuned.sha256)
+        save_tokenizer(tuned.tokenizer, temporary)
+        write_config(temporary / TOKENIZER_CONFIG, tokenizer_config)
 
 
 def merge_adapter(adapter: str | Path, folder: str | Path) -> None:
@@ -434,7 +435,7 @@ def _tokenizer_config(
 @contextmanager
 def _written(folder: str | Path) -> Iterator[Path]:
     try:
-        with replaced_folder(Path(folder), WRITTEN, kept=CARD) as beside:
-            yield beside
+        with replaced_folder(Path(folder), WRITTEN, kept=CARD) as temporary:
+            yield temporary
     except SafetensorError as error:
         raise InputError(f"{folder}: cannot be written ({error})") from error

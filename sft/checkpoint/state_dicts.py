@@ -4,8 +4,8 @@
     nanoGPT    github.com/karpathy/nanoGPT, `ckpt.pt` of its train.py
 
 Files are read with `weights_only=True`, so no code in them runs. Every tensor must be known by its
-name and fit by its shape. Sizes come from the tensors. The number of heads is in nanoGPT's file
-alone; otherwise it is the one of the released GPT-2 of that width.
+name and fit by its shape. Sizes come from the tensors. Only nanoGPT's file has the number of heads.
+For the book's, it is that of the released GPT-2 of the same width.
 """
 
 import pickle
@@ -75,7 +75,7 @@ def load_state_dict(path: Path, vocab_size: int, heads: int | None = None) -> tu
     """Return the code that saved a file, and the model in it, in fp32.
 
     Args:
-        vocab_size: tokens of the tokenizer. A few rows more are cut off.
+        vocab_size: tokens of the tokenizer. A few extra rows are dropped.
         heads: number of heads; None: the file's, or the released model's of the same width.
 
     Raises:
@@ -186,7 +186,7 @@ def _book_name(key: str) -> str | None:
 
 
 def _cut_vocabulary(saved: Saved, vocab_size: int, path: Path) -> None:
-    """Cut off the rows that no token has. Another vocabulary is refused."""
+    """Drop the few rows beyond the vocabulary. A file with another vocabulary is refused."""
     rows = len(saved.tensors["wte.weight"])
     if not vocab_size <= rows <= vocab_size + MOST_ADDED_ROWS:
         raise InputError(

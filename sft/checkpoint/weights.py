@@ -145,8 +145,9 @@ def load(
 ) -> GPT:
     """Return a model with the tensors that `read` gives.
 
-    They are read in the model's order. That is nearly the order in the files, so a disk reads on.
-    Peak memory stays near the model's size, since the largest tensor, `wte.weight`, comes first.
+    They are read in the model's order. That is nearly the order in the files, so a disk reads
+    sequentially. Peak memory stays near the model's size, since the largest tensor, `wte.weight`,
+    comes first.
 
     Args:
         linear_dtype: type of the linear layers' matrices; None: `dtype`, like the rest.
@@ -203,7 +204,7 @@ def write(
         end = begin + math.prod(shape) * dtype.itemsize
         header[key] = {"dtype": FLOATS[dtype], "shape": list(shape), "data_offsets": [begin, end]}
 
-    # Spaces fill the header up, so that the numbers behind it are aligned.
+    # Spaces fill the header up, so that the numbers after it are aligned.
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
     with path.open("wb") as file:

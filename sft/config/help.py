@@ -1,7 +1,7 @@
 """The settings in `--help`: each key with its value here and its comment in `conf/`.
 
-Hydra asks for them through the resolver `settings`, which stands in the help template of
-`conf/train.yaml` and `conf/evaluate.yaml`.
+The help templates in `conf/train.yaml` and `conf/evaluate.yaml` call the resolver `settings`, which
+returns them.
 """
 
 import re
@@ -27,8 +27,8 @@ WIDTH = 98
 def comments(path: Path) -> dict[str, str]:
     """Return the comment of each key of a file in `conf/`, up to Hydra's own part.
 
-    A comment stands at the end of its key's line. It may go on in the lines below, each of which
-    holds nothing but a comment that is indented further than any key.
+    A comment begins at the end of its key's line. It may continue on the lines below, which hold
+    nothing but a comment that is indented further than any key.
     """
     text = path.read_text(encoding="utf-8").partition("\nhydra:")[0]
     found: dict[str, str] = {}

@@ -72,7 +72,7 @@ def _missing(key: str) -> InputError:
 
 
 def _converted(value: Any, hint: Any, key: str) -> Any:
-    """Return the value as its field's type; of all conversions, only those that lose nothing."""
+    """Convert the value to its field's type. Only conversions that lose nothing are made."""
     origin = typing.get_origin(hint)
     arguments = typing.get_args(hint)
 

@@ -40,7 +40,7 @@ def changed_settings(config: TrainConfig, hydra: Any) -> str:
 
 
 def _sources(config: TrainConfig, hydra: Any) -> list[tuple[str, Iterable[str]]]:
-    """Return the keys that each source sets, the source that wins first."""
+    """Return the keys that each source sets, with the source that wins first in the list."""
     found: list[tuple[str, Iterable[str]]] = [("command line", given_keys(hydra.overrides.task))]
     if config.resume is not None:
         everything = flat(dataclasses.asdict(config))
@@ -69,7 +69,7 @@ def _keys_of(path: Path, group: str) -> set[str]:
 
 
 def _text(value: Any) -> str:
-    """Return a value as one gives it on the command line."""
+    """Return a value as it is written on the command line."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     if isinstance(value, list):

@@ -38,6 +38,8 @@ NO_PATH = (
     "or a list [FILE,FILE]"
 )
 
+MASKED = "data.mask_prompt=true is the weight 0; add data.mask_prompt=false"
+
 
 def check(config: object) -> None:
     """Raise InputError for the first rule that one dataclass breaks, its groups not included."""
@@ -78,10 +80,7 @@ def _data(data: DataConfig) -> Problems:
             "each, as in data.path=[a.jsonl,b.csv] data.weights=[1,0.3]"
         )
     if data.mask_prompt and 0 < data.prompt_weight < 1:
-        yield (
-            f"data.prompt_weight: {data.prompt_weight}, but data.mask_prompt=true is the weight 0; "
-            "add data.mask_prompt=false"
-        )
+        yield (f"data.prompt_weight: {data.prompt_weight}, but {MASKED}")
     if len(data.split) != 3:
         yield (
             f"data.split: {len(data.split)} numbers, expected 3: the shares of train, test and "
@@ -166,7 +165,7 @@ def _generate(generate: GenerateConfig) -> Problems:
 
 
 def too_cold(temperature: float) -> str | None:
-    """Return what is wrong with a temperature by which fp32 logits cannot be divided."""
+    """Return a problem if the temperature is too small to divide fp32 logits by."""
     if 0 < temperature < 1e-4:
         return f"{temperature} is too near to 0 for fp32; 0 takes the likeliest token"
     return None
@@ -324,12 +323,12 @@ UNREAD_BY_BOTH: tuple[Unread[TrainConfig | EvaluateConfig], ...] = (
             (config.data.test is not None and config.data.split[1] > 0)
             or (config.data.validation is not None and config.data.split[2] > 0)
         ),
-        "a split with a file of its own takes nothing of data.path; give it a share of 0",
+        "a split with a file of its own takes nothing from data.path; give it a share of 0",
     ),
     Unread(
         ("data.prompt_weight",),
         lambda config, sweep: config.data.mask_prompt and config.data.prompt_weight == 1,
-        "data.mask_prompt=true is the weight 0; add data.mask_prompt=false",
+        MASKED,
     ),
     Unread(
         ("data.prompt_weight",),
@@ -360,11 +359,6 @@ UNREAD_BY_TRAIN: tuple[Unread[TrainConfig], ...] = (
         ("lora.",),
         lambda config, sweep: config.lora.kind == "none",
         "would not be read without an adapter; add lora=default",
-    ),
-    Unread(
-        ("data.too_long",),
-        lambda config, sweep: config.objective == "dpo" and config.data.too_long != "cut",
-        "objective=dpo cuts both answers; leave it out",
     ),
     Unread(
         ("dpo.",),
@@ -416,7 +410,7 @@ ONLY_TRAINING = "only training reads it; leave it out"
 
 
 def _all_but(*names: str) -> tuple[str, ...]:
-    """Return the keys of an evaluation, without some."""
+    """Return all keys of an evaluation but these."""
     others = [name for name in EvaluateConfig.__dataclass_fields__ if name not in names]
     return tuple(found for name in others for found in (name, f"{name}."))
 
@@ -505,7 +499,7 @@ def check_given(
     Args:
         overrides: as Hydra lists them, such as `lora.rank=4`, `+key=value`, `~key`.
         sweep: whether the command makes several runs (-m).
-        also: rules of a door that uses less than train.py or evaluate.py.
+        also: further rules, for a door that reads fewer keys than train.py or evaluate.py.
     """
     # The config was checked when it was made. Since then, resume=auto has become a run or none.
     check(config)

@@ -21,7 +21,7 @@ from sft.prompts import PROMPTS
 
 @dataclass(frozen=True)
 class OneOf:
-    """The options of a text whose names stand in a table elsewhere."""
+    """The options of a text, whose names come from a table in another file."""
 
     options: Collection[str]
 
@@ -63,6 +63,7 @@ WordingName = Annotated[str, OneOf(tuple(WORDINGS))]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 SplitBy = Literal["order", "random", "question", "category"]
 KeepBy = Literal["random", "longest", "ifd"]
+OnNonfinite = Literal["stop", "skip"]
 PrecisionName = Literal["auto", "32", "bf16-mixed", "16-mixed"]
 AnswerPrecisionName = Literal["auto", "32", "bf16-mixed", "16-mixed", "int8"]
 BestName = Annotated[str, OneOf(("validation_loss", *TEXT_METRICS))]
@@ -250,7 +251,7 @@ class TrainConfig:
     epochs: Positive = 2
     max_steps: Annotated[int, Ge(-1)] = -1
     seed: Natural = 123
-    on_nonfinite: Literal["stop", "skip"] = "stop"
+    on_nonfinite: OnNonfinite = "stop"
     logger: Literal["tensorboard", "csv", "wandb", "mlflow", "none"] = "tensorboard"
     compile: bool = False
     profile: bool = False

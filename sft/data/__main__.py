@@ -135,10 +135,10 @@ def main() -> None:
 
 
 def load_config(words: list[str], checkpoint: str | None = None) -> TrainConfig:
-    """Return the settings, composed as train.py does it, with the files as `data.path`.
+    """Compose the settings as train.py does, with the files as `data.path`.
 
     Args:
-        checkpoint: the option --checkpoint, which decides about the model.
+        checkpoint: the option --checkpoint, which chooses the model.
 
     Raises:
         InputError: a setting is unknown, does not fit, or would not be used.
@@ -161,7 +161,7 @@ def load_config(words: list[str], checkpoint: str | None = None) -> TrainConfig:
 
 
 def reader(config: TrainConfig, checkpoint: str | None) -> tuple[tiktoken.Encoding, int, str, str]:
-    """Return what counts the lengths: tokenizer, context, template, and all of it in words."""
+    """Return the tokenizer, context and template that count the lengths, and their description."""
     from sft.checkpoint.folder import load_pretrained
     from sft.data.prompt import pick_template, template_of
 
@@ -206,9 +206,9 @@ def difficulties(source: Source, model: str, template: str) -> Difficulty:
 def items_of(
     records: Sequence[Record], kept: Sequence[int], hard: Difficulty | None
 ) -> list[dict[str, Any]]:
-    """Return the records kept as they are written into a file, all in one shape.
+    """Return the kept records as they are written into a file, all in one shape.
 
-    A file that mixed shapes could not be trained on. Conversations are `messages`, unless some
+    A file of several shapes could not be trained on. Conversations are `messages`, unless some
     records have an input, which only the shape `instruction` keeps apart.
     """
     is_text = not any(record.instruction or record.input or record.before for record in records)
@@ -236,7 +236,7 @@ def items_of(
 
 
 def _preference_item(record: Record) -> dict[str, Any]:
-    """Return a question with both answers; of a conversation as lists of messages, as in TRL."""
+    """Return a question with both answers. A conversation becomes lists of messages, as in TRL."""
     if not record.before:
         asked = {"instruction": record.instruction, "input": record.input}
         return asked | {"chosen": record.output, "rejected": record.rejected}
@@ -246,7 +246,7 @@ def _preference_item(record: Record) -> dict[str, Any]:
 
 
 def _instruction_item(record: Record) -> dict[str, Any]:
-    """Return an instruction; the turns before it as `system` and `history`."""
+    """Return an instruction, with the turns before it as `system` and `history`."""
     item: dict[str, Any] = {
         "instruction": record.instruction,
         "input": record.input,

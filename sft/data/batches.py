@@ -49,10 +49,11 @@ class Batch(NamedTuple):
         labels: (B, T), IGNORE_INDEX where nothing is learned.
         lengths: (B,), the tokens of each row without its padding.
         records: (B,), each row's place in file order within its split; -1 for a filler row.
-        step_targets: what the losses of the whole optimizer step of this batch are divided by, on
-            all ranks: its labels, where those of prompts count as `Examples.prompt_weight` says.
+        step_targets: the number of labels in the batch's whole optimizer step, on all ranks. The
+            step's loss is divided by it. A label of a prompt counts `Examples.prompt_weight`.
         step_tokens: tokens without padding in that step, on all ranks.
-        reference: (B,), the log-probability of each row's labels before training; of preferences.
+        reference: (B,), the log-probability of each row's labels before training. Only preferences
+            have it.
         answers: (B, T), true where the label is an answer's; None: all labels are.
     """
 
@@ -117,7 +118,7 @@ class Examples:
         return self.answers[start : start + self.sizes[row]]
 
     def targets(self) -> NDArray[np.int64] | NDArray[np.float64]:
-        """Return what the losses of each row are divided by, (rows,): its labels, weighted."""
+        """Return the number of each row's labels, weighted, (rows,). Its loss is divided by it."""
         labels = self.labels_of_rows()
         if self.mask_prompt or self.prompt_weight == 1:
             return labels
@@ -147,8 +148,8 @@ class Examples:
         """Collate rows: shift, mask and pad them.
 
         The width is the longest row's, rounded up to a multiple of `multiple`, and at most
-        `max_length`. No rows give a filler row of one token without a label, so that every rank
-        has a batch for every micro-step.
+        `max_length`. Without rows, the batch is a filler row of one token without a label, so that
+        every rank has a batch for every micro-step.
 
         Args:
             mask_prompt: learn the answers alone; None: as `self.mask_prompt` says.
@@ -233,12 +234,12 @@ def as_examples(
 
 
 def _rows(texts: Texts) -> tuple[NDArray[Any], ...]:
-    """Return record, start, size and last answer's place of each row; a piece is a row."""
+    """Return each row's record, start, size and place of its last answer. A piece is a row."""
     records = np.arange(len(texts.sizes))
     if not len(texts.pieces):
         return records, texts.starts, texts.sizes, texts.prompts
 
-    # The pieces of other records than these lie behind all texts, or between them.
+    # Pieces of other records lie after all texts, or between them.
     order = np.argsort(texts.starts, kind="stable")
     place = np.searchsorted(texts.starts[order], texts.pieces, side="right") - 1
     owners = order[np.maximum(place, 0)]
@@ -278,10 +279,10 @@ def encode(
 
 
 def longest(max_length: int | None, context: int) -> int:
-    """Return the most tokens that are kept of a record: `max_length`, or None for the context.
+    """Return how many tokens of a record are kept: `max_length`, or the context if it is None.
 
     Raises:
-        InputError: the model does not read so many tokens.
+        InputError: the model does not read this many tokens.
     """
     if max_length is not None and max_length > context:
         raise InputError(

@@ -48,12 +48,12 @@ def cached(name: str, make: Callable[[], Arrays]) -> Arrays:
 
 
 def name_of(*parts: object) -> str:
-    """Return a name for what is made from these values: their hash."""
+    """Return the cache name of what is made from these values: a hash of them."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
 def _read(path: Path) -> Arrays | None:
-    """Map the arrays of a file; None if there is no file, or its size contradicts its header."""
+    """Map a file's arrays. Return None if it is missing, or its size contradicts its header."""
     try:
         if not path.exists():
             return None

@@ -69,8 +69,8 @@ class InstructionData(LightningDataModule):
     Args:
         splits: train, test and validation. If validation is empty, there is none.
         bucket: with `shuffle`, put records of similar length together, so that little is padded.
-        multiple: pad rows to a multiple of so many tokens. On MPS, 64 keeps the number of different
-            shapes low.
+        multiple: pad rows to a multiple of this many tokens. On MPS, 64 keeps the number of
+            different shapes low.
         weights: as in `Plan`, for each path in data.path.
         workers: processes that collate; 0: the training process itself does.
     """
@@ -99,7 +99,7 @@ class InstructionData(LightningDataModule):
         self.weights = tuple(weights)
 
     def plan(self, world_size: int) -> Plan:
-        """Return the plan of training for so many ranks."""
+        """Return the training plan for this number of ranks."""
         train = self.splits["train"]
         examples = train.examples
         return Plan(

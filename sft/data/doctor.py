@@ -60,7 +60,7 @@ def fields(record: Record) -> list[str]:
 
 
 def says_nothing(record: Record) -> bool:
-    """Return whether the answer says nothing, or there is no question but an input."""
+    """Return whether the answer says nothing, or there is an input without a question."""
     no_question = not record.instruction.strip() and bool(record.input.strip())
     return is_empty(record) or no_question
 
@@ -200,7 +200,7 @@ def examine(
                 places[name].append(place)
     marked |= {name: np.array(found, dtype=np.int64) for name, found in places.items()}
 
-    # Records beside each other.
+    # Records compared with each other.
     questions = [compared_text(record) for record in records]
     _, first = np.unique(list(map(_with_system, records, questions)), return_index=True)
     marked["duplicates"] = np.setdiff1d(np.arange(len(questions)), first)
@@ -221,7 +221,7 @@ def examine(
 
 
 def _with_system(record: Record, question: str) -> str:
-    """Return the question after the system's turn, under which the same question is another."""
+    """Return the question with its system turn. Another system turn makes it another question."""
     system = [turn.content for turn in record.before if turn.role == "system"]
     return "\n".join([*system, question])
 

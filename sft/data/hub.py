@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face Hub: which files hold them, at which commit, from its cache.
+"""Data sets of the Hugging Face Hub: which files hold them, and at which commit.
 
 The hub says which files form a data set in the card of its repository (`configs`). Without that,
 the names of files and folders do, as the hub's documentation "File names and splits" describes.

@@ -19,7 +19,7 @@ def place_in_plan(trainer: Trainer) -> tuple[int, int]:
 
 
 def at_epoch_end(trainer: Trainer) -> bool:
-    """Whether the micro-batch at hand is the last of its epoch."""
+    """Whether the current micro-batch is the last of its epoch."""
     return trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
 
 

@@ -4,14 +4,14 @@ import re
 
 from sft.metrics import WORD
 
-# Each group of so many words is compared with those before it.
+# Each group of this many words is compared with those before it.
 WORDS = 4
 
 # The share of repeated groups from which on a text counts, and the fewest words that it must have.
 SHARE = 0.5
 FEWEST = 8
 
-# A sentence of so many words and more counts if it occurs so often.
+# A sentence of at least this many words counts if it occurs this often.
 SENTENCE = 3
 TIMES = 3
 

@@ -250,7 +250,7 @@ def _prefixes(sizes: Numbers, share: float) -> Numbers:
 
 
 def _first(sets: Matrix, lengths: Numbers) -> Matrix:
-    """Return the first elements of each row, so many as `lengths` says."""
+    """Return the first `lengths` elements of each row."""
     sizes = np.diff(sets.indptr)
     places = np.arange(sets.nnz) - np.repeat(sets.indptr[:-1], sizes)
     kept = places < np.repeat(lengths, sizes)
@@ -278,7 +278,7 @@ def _similar(
     shared: Numbers,
     least: float,
 ) -> Pairs:
-    """Return those of the pairs that are similar.
+    """Return the pairs that are similar.
 
     Args:
         long, short: the prefixes of the first sets, and those of the second sets.
@@ -289,7 +289,7 @@ def _similar(
     needed = least / (1 + least) * (sizes[first] + sizes[second]) - 1e-9
 
     # All that two sets share up to the end of the prefix that ends first is counted already. What
-    # they share behind it is at most the rest of that set.
+    # they share after it is at most the rest of that set.
     ends = [part.indices[part.indptr[1:] - 1] for part in (long, short)]
     rests = [sizes - np.diff(part.indptr) for part in (long, short)]
     long_ends_first = ends[0][first] <= ends[1][second]

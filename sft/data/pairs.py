@@ -131,7 +131,7 @@ def load_pairs(
 
 
 def check_pair(record: Record, where: str) -> None:
-    """Raise InputError if a record has no two answers to compare."""
+    """Raise InputError if a record does not have two different answers."""
     if record.rejected is None:
         raise InputError(
             f"{where}: no 'rejected', expected 'chosen' and 'rejected' for objective=dpo; such "

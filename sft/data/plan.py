@@ -62,7 +62,7 @@ class Plan:
             return [self.rows]
         counts = np.bincount(self.sources, minlength=len(self.weights)).tolist()
 
-        # The small number makes 30% of 5 be 2, whatever a double makes of 0.3.
+        # The small number rounds 30% of 5 up to 2, although a double cannot hold 0.3 exactly.
         return [
             max(1, int(count * weight + 0.5 + 1e-9)) if count else 0
             for count, weight in zip(counts, self.weights, strict=True)
@@ -107,7 +107,7 @@ class Plan:
             if not count:
                 continue
 
-            # All rows come so many times, and the rest is drawn.
+            # All rows come this many times, and the rest is drawn.
             times, rest = divmod(count, len(rows))
             parts += [np.tile(rows, times), random.permutation(rows)[:rest]]
         return np.sort(np.concatenate(parts))
@@ -135,7 +135,7 @@ class Plan:
         """
         order = self.order(epoch)
 
-        # Two sizes of step occur: the full one, and that of the last.
+        # Steps have at most two sizes: the full one, and the last step's.
         shares = {
             rows: self._shares(rows, rank)
             for rows in (self.rows_per_step, len(order) % self.rows_per_step)
@@ -149,7 +149,7 @@ class Plan:
         return found
 
     def _shares(self, rows: int, rank: int) -> list[slice]:
-        """Return one rank's slice of each round of micro-batches of a step with so many rows.
+        """Return one rank's slice of each round of micro-batches, for a step of `size` rows.
 
         Ranks differ by at most one row. With buckets, the sorted rows are dealt out in turn, so
         ranks also differ by at most (longest - shortest) tokens.

@@ -315,7 +315,7 @@ class SpecialTokens:
         return sum(1 for _ in self.known.finditer(text))
 
     def hide(self, template: str, record: Record) -> tuple[Record, str]:
-        """Return the record with its special tokens hidden, and the mark behind which they are.
+        """Return the record with its special tokens hidden, and the mark around each of them.
 
         The mark is a character that occurs nowhere else. The output is left as it is.
         """
@@ -373,7 +373,8 @@ def user_message(template: str, record: Record) -> str:
     """Return the chat message whose prompt is the record's: its instruction, then its input.
 
     Raises:
-        InputError: there is none, since the template begins otherwise for a record with an input.
+        InputError: no message gives it, since the template begins otherwise for a record with an
+            input.
     """
     before, after = around(template)
     prompt = render(template, record)

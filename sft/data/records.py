@@ -25,7 +25,7 @@ Role = Literal["system", "user", "assistant"]
 
 
 class Turn(NamedTuple):
-    """What one side says in a conversation."""
+    """A turn of a conversation: who speaks, and the text."""
 
     role: Role
     content: str
@@ -101,7 +101,7 @@ class Shape:
 
     @cached_property
     def read(self) -> frozenset[str]:
-        """The keys that are read; of a nested key also the one that it is in."""
+        """The keys that are read. A nested key counts with the key that it is in."""
         return frozenset(
             part for key in self.keys.values() for part in (key, key.partition(".")[0])
         )
@@ -153,7 +153,7 @@ FIELDS = "data.fields={instruction: KEY, output: KEY}"
 
 @dataclass
 class Contents:
-    """What a file was found to hold; it is complete once all its records were taken.
+    """The contents found in a file. They are complete once all records have been read.
 
     Attributes:
         records: how many there are.
@@ -204,7 +204,7 @@ class Reader:
         self.first = ""
 
     def is_record(self, item: dict[str, Any]) -> bool:
-        """Whether a dict is a record, if a faulty one, and not a document that holds them."""
+        """Whether a dict is meant as a record, even a faulty one, not as a document of records."""
         shapes = [self.own] if self.own else SHAPES.values()
         return any(_found(item, key) is not _MISSING for shape in shapes for key in shape.required)
 
@@ -212,7 +212,8 @@ class Reader:
         """Return the record of a parsed value, and its shape.
 
         Raises:
-            InputError: the value is none. The message begins with the name and the record's number.
+            InputError: the value is not a record. The message begins with the name and the record's
+                number.
         """
         where = f"{self.name}: record {number}"
         if not isinstance(item, dict):
@@ -232,10 +233,10 @@ class Reader:
         return _record(item, shape, where), shape
 
     def _recognised(self, item: dict[str, Any], number: int, where: str) -> Shape:
-        """Return the shape of a dict; of a dict without one, the first record's or the nearest.
+        """Return the shape of a dict. Without one, return the first record's or the nearest shape.
 
         Raises:
-            InputError: it could be two, or it is another than the first record's.
+            InputError: the dict could have two shapes, or it has another one than the first record.
         """
         names = [
             name
@@ -275,7 +276,7 @@ class Reader:
 
 
 def _nearest(item: dict[str, Any]) -> str:
-    """Return the shape of which a dict has the most keys, if not all that are required."""
+    """Return the shape of which a dict has the most required keys, though not all."""
     held = {
         name: sum(key in item for key in shape.required)
         for name, shape in SHAPES.items()
@@ -286,7 +287,7 @@ def _nearest(item: dict[str, Any]) -> str:
 
 
 def _refuse_misspelt(item: dict[str, Any], read: tuple[str, ...], where: str) -> None:
-    """Raise InputError for a key that would be lost in silence, since what it holds is optional."""
+    """Raise InputError for a misspelt optional key, which would otherwise be ignored in silence."""
     for key in item:
         meant = resembled(str(key), read)
         if meant and meant not in item:
@@ -561,9 +562,9 @@ def count_unused(item: dict[Any, Any], shape: Shape, unused: Counter[str]) -> No
 
 @lru_cache(1000)
 def resembled(key: str, keys: tuple[str, ...]) -> str | None:
-    """Return the one of `keys` that a key is but for case, blanks around it, or one letter.
+    """Return the name in `keys` that differs from a key by case, outer blanks, or one letter.
 
-    A key that is one of them resembles none.
+    A key that is in `keys` itself resembles none of the others.
     """
     if key in keys or len(key) >= 40:
         return None

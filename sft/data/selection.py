@@ -24,7 +24,7 @@ def is_empty(record: Record) -> bool:
 
 
 def selected(source: Source, rows: Indices, data: DataConfig, notes: list[str]) -> Indices:
-    """Return those of the training rows that are used, in file order.
+    """Return the training rows that are used, in file order.
 
     Args:
         notes: takes a line on what is left out.

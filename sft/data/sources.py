@@ -83,7 +83,8 @@ class Source:
     Attributes:
         name: what messages and summaries call the data.
         files: the files, in the order in which they are read.
-        sha256: the hash of the file; of several files, one hash of theirs, in their order.
+        sha256: the hash of the file. For several files, it is one hash of all their hashes in
+            order.
         chosen: the places of the records used, counted through all files.
         blocks: the records of all files, in the order of their places.
         is_sorted: whether records with the same category lie together.
@@ -197,8 +198,8 @@ def load_source(config: DataConfig, known: str | None = None, commit: str | None
     The cache keeps what was found in a large file, under its hash.
 
     Args:
-        known: the hash of data that a run exists of; its keys are not refused.
-        commit: the commit on the hub of such data.
+        known: the hash of the data of an existing run. Its keys are not refused.
+        commit: that data's commit on the hub.
 
     Raises:
         InputError: there is no such file, its download failed, or it holds something other than
@@ -378,7 +379,7 @@ def _files_at(path: str, key: str) -> list[Path]:
         key: `path`, or the split whose own file it is, for messages.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such file.
     """
     place = Path(path)
     if place.is_dir():
@@ -393,7 +394,7 @@ def _files_at(path: str, key: str) -> list[Path]:
     if not os.path.lexists(path) and any(sign in path for sign in "*?["):
         files = sorted(Path(name) for name in glob(path, recursive=True) if os.path.isfile(name))
         if not files:
-            raise InputError(f"data.{key}: no file is named like {path}")
+            raise InputError(f"data.{key}: no file matches {path}")
         return files
     return [_regular(place, key)]
 

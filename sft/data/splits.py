@@ -185,7 +185,7 @@ DEALERS: dict[str, Dealer] = {
 
 
 def _deal(counts: Iterable[int], sizes: Sequence[int]) -> list[int]:
-    """Deal groups of so many records to splits of about these sizes; return the split of each.
+    """Deal groups of these sizes to splits of about these sizes. Return the split of each group.
 
     Each group goes to the split that it leaves the least full, by share. So every run of groups is
     divided in the proportion of the sizes (D'Hondt's method), and one large group goes to the

@@ -21,7 +21,7 @@ from sft.data.sources import Source
 # How many records are tokenised together.
 CHUNK = 4096
 
-# tiktoken fails on very long runs of blanks. Texts of so many characters and more go one by one
+# tiktoken fails on very long runs of blanks. Texts of at least this many characters go one by one
 # through `encode_ordinary`, which is prepared for them.
 LONG = 10_000
 
@@ -74,8 +74,8 @@ def tokenise(
     """Encode each prompt and each answer apart, which keeps their borders exact, and join them.
 
     Args:
-        split_at: a conversation of more tokens becomes several texts, each of at most so many
-            where its turns allow it; None: none does.
+        split_at: a conversation of more tokens becomes several texts, each of at most this many
+            where its turns allow it. None: all conversations stay whole.
 
     Raises:
         InputError: as in `split_answers`.

@@ -227,7 +227,7 @@ def cut(text: str, stop: Sequence[str]) -> str:
 
 
 def most_agreed(answers: Sequence[Answer]) -> Answer:
-    """Return the answer that is most like the others, of equals the first (2307.06857).
+    """Return the answer that is most like the others (2307.06857), or the first of several.
 
     Likeness is the F1 of words. Unlike the paper's share of common words, it does not favour long
     answers. Where answers are either equal or have no word in common, this is a vote.

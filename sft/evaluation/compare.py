@@ -28,11 +28,11 @@ from sft.shell import setting
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The files of an evaluation, read.
+    """An evaluation, read from its files.
 
     Attributes:
         name: the folder, as it was given.
-        folder: that of the files.
+        folder: the folder of its files.
     """
 
     name: str
@@ -71,7 +71,7 @@ def read_evaluation(run: str, key: str = "compare") -> Evaluation:
         key: the setting that named the run, for messages.
 
     Raises:
-        InputError: there is none, or its files cannot be read.
+        InputError: there is no evaluation, or its files cannot be read.
     """
     path = followed(run)
     folder = path / "evaluation" if (path / "evaluation").is_dir() else path
@@ -118,7 +118,7 @@ def _not_evaluated(run: str, key: str) -> InputError:
 
 
 def _by_number(name: str) -> tuple[int, str]:
-    """Order jobs as they were counted: 2 before 10."""
+    """Order jobs by their numbers: 2 before 10."""
     last = Path(name).name
     return int(last) if last.isdecimal() else 0, name
 
@@ -168,7 +168,7 @@ def identity(judge: JudgeSummary | None) -> dict[str, Any] | None:
 
 
 def check_same_records(first: Evaluation, second: Evaluation, key: str = "compare") -> None:
-    """Raise InputError, with the setting that is to blame, if two have not the same records.
+    """Raise InputError, with the setting at fault, if two evaluations have different records.
 
     Args:
         key: the setting that named the two.

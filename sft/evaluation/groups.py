@@ -299,7 +299,7 @@ def _table(groups: Sequence[Group], metric: str) -> Table | None:
     if not kept:
         return None
 
-    # Losses per token are of the same tokens only with the same tokenizer.
+    # Losses per token can be compared only if the tokenizer is the same.
     weights = None
     if metric == "loss":
         tokens = [[own[place].loss_tokens for place in kept] for own in every]

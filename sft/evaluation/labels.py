@@ -1,7 +1,7 @@
-"""A person's labels beside the judge's scores: `python evaluate.py run=FOLDER labels=FILE`.
+"""Compare a person's labels with the judge's scores: `python evaluate.py run=FOLDER labels=FILE`.
 
-The file is the one that `report.html` saves. Each label holds the answer that it is of, so that one
-of an answer that has changed since does not count.
+The file is the one that `report.html` saves. Each label holds the answer that it scores. A label
+whose answer has changed since does not count.
 """
 
 from dataclasses import dataclass, replace

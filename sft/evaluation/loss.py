@@ -78,7 +78,7 @@ def losses(
 def _losses_of_rows(
     model: GPT, examples: Examples, rows: range, precision: AnswerPrecision
 ) -> list[list[float]]:
-    """Return a list of the four numbers of `Losses` for each row, which are one batch."""
+    """Return the four numbers of `Losses` for each of these rows, which form one batch."""
     device = model.wte.weight.device
     batch = examples.batch(rows, multiple=row_multiple(device.type))
     on_device = batch._replace(

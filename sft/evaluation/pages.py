@@ -1,4 +1,4 @@
-"""The report of an evaluation. That of a run shows the run too."""
+"""The report of an evaluation. If a run made the model, the report shows the run too."""
 
 from pathlib import Path
 

@@ -19,14 +19,14 @@ from sft.metrics import BY_NAME
 
 @dataclass(frozen=True)
 class Ranked:
-    """A record with the answers that were drawn for it, and the value of each; None: unknown."""
+    """A record, the answers that were drawn for it, and their scores. An unknown score is None."""
 
     record: Record
     answers: list[Answer]
     scores: list[float | None]
 
     def pair(self) -> tuple[str, str] | None:
-        """Return the best and the worst answer, of equals the first; None if no two differ."""
+        """Return the best and the worst answer; None if all of them are equally good."""
         known = [
             (score, answer.text)
             for score, answer in zip(self.scores, self.answers, strict=True)
@@ -39,7 +39,7 @@ class Ranked:
         return (chosen, rejected) if best > worst else None
 
     def as_preference(self) -> dict[str, Any] | None:
-        """Return the pair as a record for `objective=dpo`; None if no two answers differ."""
+        """Return the pair as a record for `objective=dpo`; None if all answers are equally good."""
         pair = self.pair()
         if pair is None:
             return None

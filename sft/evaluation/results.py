@@ -19,7 +19,7 @@ def rows_of(
     """Gather the results of all models, record by record.
 
     Args:
-        duplicates: for each record what another split holds of it.
+        duplicates: each record's neighbour in another split.
     """
     tuned = answer_results(results["tuned"])
     base: Sequence[AnswerResult | None] = [None] * len(records)

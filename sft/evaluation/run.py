@@ -81,7 +81,7 @@ def evaluate(
     precision = pick_answer_precision(config.precision, device)
     keep_freed_memory()
 
-    # A quick look at a few records takes no longer for those of training.
+    # A quick look at a few records should not wait for many records of training.
     if config.limit is not None and "train_records" not in given:
         config = dataclasses.replace(config, train_records=min(config.limit, config.train_records))
 
@@ -131,11 +131,11 @@ def evaluate(
         check_judged(summary, setup.folder)
 
 
-# The parts, in the order in which `evaluate` asks for them
+# The parts, in the order in which `evaluate` calls them
 
 
 def check_template(config: EvaluateConfig, given: list[str], setup: Setup) -> None:
-    """Raise InputError if another template was asked for than the one the model was tuned with."""
+    """Raise InputError if `data.prompt` names another template than the model was tuned with."""
     name = config.data.prompt
     if "data.prompt" in given and name and not same_prompts(setup.template, PROMPTS[name]):
         raise InputError(

@@ -1,7 +1,7 @@
 """The subject of an evaluation: a tuned model, its base, the data, and the prompt template.
 
 All of it is checked here, before anything is computed. The models stay on torch's meta device until
-they answer: their files have been checked, but take no memory.
+they answer, so they take no memory until then.
 """
 
 import os
@@ -51,7 +51,7 @@ class Setup:
 
     @cached_property
     def splits(self) -> dict[str, list[Record]]:
-        """The records of each split, in file order. To divide by question takes a while."""
+        """The records of each split, in file order. Dividing by question takes a while."""
         return split_source(self.source, self.data)
 
     def records(self, split: str, limit: int | None) -> list[Record]:
@@ -125,7 +125,7 @@ def setup_of_run(folder: str | None, now: DataConfig | None = None) -> Setup:
     if base.sha256 != past.checkpoint.sha256:
         refuse_former_nano(past.checkpoint.sha256, run)
         raise InputError(
-            f"{base.source}: other weights than those that {run} began with; bring these back, or "
+            f"{base.source}: other weights than those that {run} began with; restore those, or "
             f"evaluate the tuned model with {setting('checkpoint', run / 'model')} data=... "
             "out=FOLDER"
         )

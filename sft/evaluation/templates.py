@@ -79,7 +79,7 @@ def read_template(name: str) -> str:
     """Return the template of this name, or the one in this file, without its last line break.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such template or file.
     """
     if name == "none":
         raise InputError("templates: none is for plain text, and asks no question; leave it out")

@@ -200,7 +200,7 @@ class Decoder:
         return StepTokens(ids, positions, attend, last=slots)
 
     def _whole_prompts(self, rows: list[Row]) -> StepTokens:
-        """Return the prompts of new rows, which get the slots behind the running ones."""
+        """Return the prompts of new rows, which get the slots after the running ones."""
         prompts = [torch.tensor(row.prompt) for row in rows]
         ids = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True)
         ids = F.pad(ids, (0, -ids.shape[1] % self.multiple)).to(self.device)

@@ -398,7 +398,7 @@ def _splits_as_gpt2(step: Any) -> bool:
 
 
 def _adds_nothing(step: Any) -> bool:
-    """Return whether a text gets no token before or behind it."""
+    """Return whether a text gets no token before or after it."""
     for one in _steps(step, "processors"):
         kinds = _kinds([one])
         if kinds == ["TemplateProcessing"]:
@@ -433,12 +433,12 @@ def _read_added(added: Any, path: Path) -> dict[str, int]:
                 )
         if not token.get("special"):
             raise InputError(
-                f"{path}: added token {name!r}: is not special, so it would be found inside words; "
+                f"{path}: added token {name!r} is not special, so it would be found inside words; "
                 "GPT-2 has no such tokens and they are not implemented"
             )
         if special.get(name, token["id"]) != token["id"]:
             raise InputError(
-                f"{path}: added token {name!r}: has two ids, {special[name]} and {token['id']}"
+                f"{path}: added token {name!r} has two ids, {special[name]} and {token['id']}"
             )
         special[name] = token["id"]
     return special

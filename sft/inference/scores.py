@@ -17,7 +17,7 @@ def prompt_logprobs(model: GPT, tokens: Sequence[int], count: int) -> list[Token
 
     Args:
         tokens: at least one, and no more than the model's context.
-        count: the number of likeliest tokens that are given, too, at each place.
+        count: how many of the likeliest tokens are returned too, at each place.
     """
     ids = torch.tensor([list(tokens)], device=model.wte.weight.device)
     x = model.features(ids)  # (T, C)

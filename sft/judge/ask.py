@@ -24,7 +24,7 @@ Judgement = TypeVar("Judgement", Score, Choice)
 # The labels of a line in the file, and the prompt whose judgement it holds.
 Labelled = tuple[dict[str, Any], Prompt[Any]]
 
-# After so many questions in a row without a reply, each sent several times, no more are sent.
+# After this many questions in a row without a reply, each sent several times, no more are sent.
 PATIENCE = 8
 
 # Both kinds of server say this of a reply that reached its limit.
@@ -193,7 +193,7 @@ def _judge_one(judge: Judge, case: _Case[Judgement], kind: type[Judgement]) -> J
     if judge.silent >= PATIENCE:
         return kind("error", None, f"not asked: {PATIENCE} questions before this one had no reply")
 
-    # A bad reply is asked for once more. One that was cut is not: it would reach its limit again.
+    # After a bad reply the judge is asked again, once. A reply that was cut would be cut again.
     try:
         reply, found = _ask(judge, case)
         if not found and reply.done_reason != CUT:

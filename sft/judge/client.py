@@ -23,7 +23,7 @@ LINE = 600.0
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 8.0
 
-# What is raised by code that reads JSON of another shape than it expects.
+# The exceptions of code that reads JSON of an unexpected shape.
 BAD = (LookupError, TypeError, ValueError, RecursionError)
 
 

@@ -118,7 +118,8 @@ class Judge(ABC):
         that: it changes only replies that reach it, and those are asked for again.
 
         Args:
-            one_word: whether the first token says it all, so that its probabilities are asked for.
+            one_word: whether the first token is the whole reply, so that its probabilities are
+                requested.
         """
 
     @abstractmethod
@@ -126,7 +127,7 @@ class Judge(ABC):
         """Return the body to be sent: the request in the given form, with the limit."""
 
     def forms_of(self, request: Request) -> list[str]:
-        """Return those of FORMS in which the request can be sent."""
+        """Return the forms in which the request can be sent."""
         forms = ["probabilities"] if "logprobs" in request else []
         if self.json_key in request:
             forms += ["json_schema", "json_object"]
@@ -145,7 +146,7 @@ class Judge(ABC):
 
     @abstractmethod
     def read(self, body: Any) -> Reply:
-        """Return the reply in the server's JSON. Raises one of BAD if there is none."""
+        """Return the reply in the server's JSON. If it has no reply, an error of BAD is raised."""
 
     def size(self, request: Request) -> int:
         """Return the sort key of a request. Requests of the same size are sent in a row."""
@@ -155,8 +156,8 @@ class Judge(ABC):
         """Return the judge's reply.
 
         Raises:
-            NoReplyError: there is none.
-            InputError: there would be none to any other request either.
+            NoReplyError: the judge gave no reply.
+            InputError: any other request would fail in the same way.
         """
         while True:
             # The last form is that of every request.

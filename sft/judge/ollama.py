@@ -32,7 +32,7 @@ class Ollama(Judge):
 
     path = "/api/chat"
     json_key = "format"
-    remedies: ClassVar = {404: "bring the model (back) by `ollama pull`, or add judge.pull=true"}
+    remedies: ClassVar = {404: "get the model with `ollama pull`, or add judge.pull=true"}
 
     def inspect(self) -> dict[str, Any]:
         if ":" not in self.model.rpartition("/")[2]:

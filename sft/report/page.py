@@ -173,7 +173,7 @@ def headline(summary: EvaluationSummary) -> list[HeadLine]:
 
 
 def leading_verdict(summary: EvaluationSummary, lines: list[HeadLine]) -> str | None:
-    """Return the sentence that the page begins with: the verdict of its first sound difference.
+    """Return the page's first sentence: the verdict of its first sound difference.
 
     A difference of scores is sound if the judge can be relied on.
     """

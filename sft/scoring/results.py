@@ -4,13 +4,12 @@
 `EvaluationSummary`.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sft.atomic import read_json, write_json, write_json_lines
+from sft.atomic import read_json, read_json_lines, write_json, write_json_lines
 from sft.dataclass_json import flat, from_json, to_json
 from sft.errors import InputError
 from sft.metrics import TEXT_METRICS
@@ -27,7 +26,8 @@ class AnswerResult:
     """One model's result on one record.
 
     Attributes:
-        text: the answer; None if the model was not asked, and then so is all that measures it.
+        text: the answer. If the model was not asked, it is None, and so is everything that measures
+            it.
         tokens: their number in the answer.
         finish_reason: `stop` if the model ended the answer, `length` if a limit did.
         metrics: of the answer's text, by name.
@@ -325,7 +325,7 @@ class LabelsSummary:
     """What a person's labels say of the judge.
 
     Attributes:
-        models: by name, those of which answers are labelled.
+        models: by name, the models whose answers are labelled.
         left_out: how many labels are of no answer that the judge scored.
         text: all of it in words, a sentence or two each.
     """
@@ -469,9 +469,7 @@ def read_records(folder: Path) -> list[RecordResult]:
     """
     path = folder / RECORDS
     try:
-        # Other ends of lines than "\n", such as U+2028, may be part of a text.
-        lines = path.read_text(encoding="utf-8").split("\n")
-        return [from_json(RecordResult, json.loads(line)) for line in lines if line]
+        return [from_json(RecordResult, row) for row in read_json_lines(path)]
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise _not_an_evaluation(path, error) from error
 

@@ -238,8 +238,8 @@ def _means_of_flips(apart: Numbers, weights: Numbers) -> tuple[Numbers, Numbers]
     They are the mean of the kept records and that of the flipped ones. A flip of all or none has
     one mean, and is unbounded.
 
-    If there are at most `RESAMPLES` flips, all are taken. Else so many are drawn at random, and the
-    flip of none is added.
+    If there are at most `RESAMPLES` flips, all are taken. Otherwise that many are drawn at random,
+    and the flip of none is added.
     """
     # (records, 3) and (flips, 3)
     values = np.stack([apart * weights, weights, np.ones_like(apart)], axis=1)

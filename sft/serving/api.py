@@ -60,7 +60,7 @@ NEUTRAL: dict[str, list[Any]] = {
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 256
 
-# The most answers to one prompt, and the most likeliest tokens that are told of each place.
+# The most answers to one prompt, and the most likeliest tokens that are returned for each place.
 MAX_CHOICES = 128
 MAX_LOGPROBS = 20
 

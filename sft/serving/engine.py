@@ -127,7 +127,7 @@ class Engine:
         """Return what the model thinks of each token of a prompt, in the caller's thread.
 
         Args:
-            count: so many of the likeliest tokens are given, too, at each place.
+            count: how many of the likeliest tokens are returned too, at each place.
         """
         with self._scoring:
             found = prompt_logprobs(self.chat_model.model, prompt, count)
@@ -149,7 +149,7 @@ class Engine:
                 going = self._admit()
                 for row, token in self._decoder.step():
                     self._take(row, token)
-            # A failure, as when memory runs out, loses the answers at hand. The next may succeed.
+            # A failure, as when memory runs out, loses the current answers. The next may succeed.
             except Exception:
                 log.exception("error: the model failed")
                 self._fail()

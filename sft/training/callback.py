@@ -45,7 +45,7 @@ class RunCallback(Callback):
     def after_epoch(
         self, trainer: Trainer, module: InstructionTuner, data: InstructionData
     ) -> None:
-        """Called after the last step of each epoch and the validation behind it."""
+        """Called after the last step of each epoch, and after the validation that follows it."""
 
     def at_train_end(
         self, trainer: Trainer, module: InstructionTuner, data: InstructionData

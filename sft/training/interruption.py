@@ -8,7 +8,7 @@ from sft.training.module import InstructionTuner
 
 
 class Interruption(RunCallback):
-    """Has the run note SIGINT and SIGTERM while it trains (see `signals.py`).
+    """Makes the run note SIGINT and SIGTERM while it trains (see `signals.py`).
 
     Lightning's own handler of SIGTERM talks to the other ranks inside the handler, where they do
     not listen (pytorch-lightning#20806). It is set up before training starts, so it can be

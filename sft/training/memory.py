@@ -25,7 +25,7 @@ from sft.training.sharding import Sharded
 
 log = logging.getLogger(__name__)
 
-# A batch is taken to need so many times its estimate. `make bench-memory` measured up to 1.2.
+# A batch is assumed to need this many times its estimate. `make bench-memory` measured up to 1.2.
 MARGIN = {"cpu": 1.3, "mps": 1.0}
 
 
@@ -148,7 +148,7 @@ def heaviest(module: InstructionTuner, data: InstructionData, batch_size: int) -
     """Return the batch with the largest estimate, of all that this rank has yet to train on.
 
     Args:
-        batch_size: the run's, or one that divides it; then each step still has its records.
+        batch_size: the run's, or one that divides it, so that each step still has its records.
     """
     trainer = module.trainer
     examples = data.splits["train"].examples
@@ -172,7 +172,7 @@ def heaviest(module: InstructionTuner, data: InstructionData, batch_size: int) -
 
 
 def remaining(plan: Plan, rank: int, done: int, steps: int) -> Iterator[list[MicroBatch]]:
-    """Yield what a rank does from optimizer step `done` up to `steps`, epoch by epoch."""
+    """Yield a rank's micro-batches from optimizer step `done` up to `steps`, epoch by epoch."""
     last_epoch = -(-steps // plan.steps)
     for epoch in range(done // plan.steps, last_epoch):
         first = max(0, done - epoch * plan.steps)
@@ -243,6 +243,6 @@ def too_large(shape: tuple[int, ...], remedy: str) -> str:
     """Return the message of a GPU without memory for a batch of shape (B, T)."""
     rows, length = shape
     return (
-        f"batch_size: the GPU's memory does not hold a batch of {rows} records of up to {length} "
+        f"batch_size: the GPU's memory cannot hold a batch of {rows} records of up to {length} "
         f"tokens{remedy}"
     )

@@ -41,9 +41,9 @@ IN_BAR = {
 class Metrics(RunCallback):
     """Probes the losses as `eval` says, and writes a row for every optimizer step.
 
-    A row is complete when the probes of its step are done; a step with a validation behind it
-    waits for that too. So a row is written before the checkpoint of its step. If a signal
-    interrupts a probe, the row stays in the checkpoint, and the resumed run repeats the probe.
+    A row is complete when the probes of its step are done; a step that a validation follows waits
+    for that too. So a row is written before the checkpoint of its step. If a signal interrupts a
+    probe, the row stays in the checkpoint, and the resumed run repeats the probe.
 
     Args:
         best: gets the numbers of each pass over the validation records.

@@ -12,8 +12,9 @@ from sft.gpt2.gpt_config import GPTConfig
 
 # Rows of the measured product. A CPU reaches its speed with a batch's tokens, a GPU needs more.
 ROWS = {"cpu": 512, "mps": 4096, "cuda": 16384}
-# The product is repeated for so many seconds, so many times, with a pause in between. The fastest
-# one counts: where other processes share the CPUs, one long measurement may not see them free.
+# The product is repeated for this many seconds, this many times, with a pause in between. The
+# fastest one counts: where other processes share the CPUs, one long measurement may not see them
+# free.
 SECONDS = 0.01
 TIMES = 3
 PAUSE = 0.005

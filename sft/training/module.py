@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from sft.config.schema import OptimConfig
+from sft.config.schema import OnNonfinite, OptimConfig
 from sft.data.batches import IGNORE_INDEX, Batch
 from sft.errors import InputError
 from sft.gpt2.model import GPT
@@ -22,9 +22,9 @@ from sft.training.signals import Signals
 
 log = logging.getLogger(__name__)
 
-# A run with `on_nonfinite=skip` stops after so many skipped steps in a row.
+# A run with `on_nonfinite=skip` stops after this many skipped steps in a row.
 MOST_SKIPPED = 5
-# A step's loss is compared with the losses of so many steps before it.
+# A step's loss is compared with the losses of this many steps before it.
 RECENT = 50
 # How many standard deviations above their mean a loss must lie to be warned of.
 SPIKE = 6
@@ -53,7 +53,7 @@ class InstructionTuner(LightningModule):
         total_steps: int,
         accumulate: int = 1,
         seed: int = 0,
-        on_nonfinite: str = "stop",
+        on_nonfinite: OnNonfinite = "stop",
         objective: Objective | None = None,
     ) -> None:
         super().__init__()
@@ -81,10 +81,10 @@ class InstructionTuner(LightningModule):
         self.probe_extra: dict[str, float] = {}
         # The validation loss of the averaged weights, if there are any.
         self.averaged_loss = float("nan")
-        # The shape (B, T) of the micro-batch at hand, for a message about memory.
+        # The shape (B, T) of the current micro-batch, for a message about memory.
         self.batch_shape: tuple[int, ...] | None = None
 
-        # The step at hand: its labels over all ranks, and of each micro-batch the loss, the
+        # The current step: its labels over all ranks, and of each micro-batch the loss, the
         # objective's other numbers, and the records.
         self._step_targets = 0.0
         self._sums: list[Tensor] = []
@@ -93,7 +93,7 @@ class InstructionTuner(LightningModule):
         # The steps before it.
         self.skipped = 0
         self._recent: deque[float] = deque(maxlen=RECENT)
-        # Sums and counts of each batch of the validation at hand.
+        # Sums and counts of each batch of the current validation.
         self._validation: list[Tensor] = []
 
     # The optimizer step

@@ -53,7 +53,7 @@ class Past:
             before = self.made_of[name]
             if before != sha256:
                 refuse_former_nano(before, folder)
-                remedy = "bring the old file back"
+                remedy = "restore the old file"
                 if name == "data":
                     remedy = "give data.path=, where the old file is now"
                 raise InputError(

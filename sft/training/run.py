@@ -15,9 +15,7 @@ from sft.checkpoint.folder import Pretrained
 from sft.config.rules import steps_warning
 from sft.config.schema import LoraConfig, OptimConfig, TrainConfig
 from sft.data.datamodule import InstructionData
-from sft.data.overview import (
-    overview,
-)
+from sft.data.overview import overview
 from sft.device import (
     Precision,
     check_compiler,
@@ -127,7 +125,7 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
         module.signals.leave_if_noted()
 
 
-# The parts, in the order in which `fit` asks for them
+# The parts, in the order in which `fit` calls them
 
 
 def total_steps(config: TrainConfig, data: InstructionData, processes: int) -> int:
@@ -243,7 +241,7 @@ def make_run_folder(config: TrainConfig, made: Material, folder: Path, best: Bes
 def other_callbacks(
     config: TrainConfig, made: Material, metrics: Metrics, run_folder: RunFolder, device: str
 ) -> list[Callback]:
-    """Make the callbacks that nothing is asked of after the training."""
+    """Make the callbacks from which nothing is read after the training."""
     tracking = Tracking(config, metrics.file, lambda: run_folder.best.lowest_loss)
     callbacks: list[Callback] = [Interruption(), Progress(), EnoughMemory(), tracking]
     if config.eval.sample:

@@ -25,7 +25,7 @@ class SampleAnswer(RunCallback):
 
     Args:
         compiled: the layers are compiled for training. Decoding then runs them uncompiled, since
-            each layer's cache would have it compiled once more.
+            each layer's cache would have it compiled again.
     """
 
     def __init__(

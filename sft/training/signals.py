@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end a run after the step at hand, with a checkpoint, on all ranks together.
+"""SIGINT and SIGTERM end a run after the current step, with a checkpoint, on all ranks together.
 
 A signal may reach one rank alone. If that rank left, the others would wait for it in their next
 collective forever. So a rank only notes its signal, and the ranks agree on it where they meet
@@ -19,7 +19,7 @@ from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 
 # A launcher hands its processes the Ctrl-C that they have already got from the terminal. Within
-# so many seconds, a second SIGINT is taken for the same one.
+# this many seconds, a second SIGINT is taken for the same one.
 SAME_CTRL_C = 1.0
 
 
@@ -96,7 +96,7 @@ class Signals:
         return totals[: len(sums)]
 
     def agree_in_probe(self, trainer: Trainer) -> bool:
-        """Agree whether a signal interrupts the loss probe at hand. Collective."""
+        """Agree whether a signal interrupts the current loss probe. Collective."""
         if self.interrupted:
             return True
         counted = self._votes()

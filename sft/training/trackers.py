@@ -175,8 +175,8 @@ class RemoteLogger(Logger):
         except Exception as error:
             self.works = False
             log.warning(
-                f"{self.kind} failed ({_line(error, self.kind)}); not tracked any more, the "
-                "numbers are in metrics.csv"
+                f"{self.kind} failed ({_line(error, self.kind)}); it gets no more numbers; "
+                "metrics.csv has all of them"
             )
 
 

@@ -58,7 +58,7 @@ def make_trainer(
         enable_progress_bar=bar,
         # Each epoch has a plan of its own, so each has a loader of its own.
         reload_dataloaders_every_n_epochs=1,
-        # Off: the step limit. Lightning would leave out the validation behind the last step, so
+        # Off: the step limit. Lightning would leave out the validation after the last step, so
         # RunFolder ends the run. The limit only keeps a run that is done from training on.
         max_steps=stop_at,
         # Off: the sampler for several ranks. The plan divides the records, each exactly once.
@@ -95,7 +95,7 @@ def explain_out_of_memory(module: InstructionTuner) -> Iterator[None]:
         reason = str(error).partition(". ")[0]
         if module.batch_shape is None:
             raise InputError(
-                f"model: the GPU's memory did not last to the first batch ({reason}); take a "
+                f"model: the GPU ran out of memory before the first batch ({reason}); take a "
                 "smaller model, a smaller batch_size, or a larger GPU"
             ) from error
         remedy = f" ({reason}); {advice(module)}"

@@ -122,7 +122,7 @@ def voter_of(values: Json) -> str:
     """Return the name of the voter.
 
     Raises:
-        ApiError: there is none, or it is too long or holds control characters.
+        ApiError: the name is missing or too long, or holds control characters.
     """
     name = (typed(values, "voter", str) or "").strip()
     if not 0 < len(name) <= LONGEST or not name.isprintable():

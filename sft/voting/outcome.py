@@ -199,7 +199,7 @@ def _between_voters(arena: Arena, votes: Sequence[Vote]) -> list[Voters]:
 
 
 def _with_the_judge(arena: Arena, votes: Sequence[Vote]) -> list[Voters]:
-    """Return the agreement of the voters with the judge, which knows no two bad answers."""
+    """Return the agreement of the voters with the judge, which cannot call both answers bad."""
     items = []
     for vote in votes:
         ballot = arena.by_key[vote.ballot]
@@ -233,7 +233,7 @@ def outcome_text(found: Outcome) -> str:
 
 
 def summary_line(found: Outcome) -> str:
-    """Say how many votes there are, and of whom."""
+    """Say how many votes there are, and who gave them."""
     voters = ", ".join(f"{name} {count}" for name, count in found.voters.items())
     seen, there = found.ballots
     return f"{counted(found.votes, 'vote')} ({voters}) on {seen:,} of {there:,} pairs of answers"

@@ -270,7 +270,7 @@ def test_base_with_other_weights_is_refused(folder, base, hf_model):
         loaded.model.wte.weight.mul_(2)
     shutil.rmtree(base)
     save_pretrained(loaded.model, base, loaded.tokenizer)
-    refused(folder, r"was trained beside other weights than .*hf has now")
+    refused(folder, r"was trained with other weights than .*hf has now")
 
 
 def test_adapter_of_an_adapter_is_refused(folder, tmp_path):

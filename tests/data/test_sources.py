@@ -103,7 +103,7 @@ def test_the_hash_of_several_files_is_of_their_contents_in_order(parts: Path) ->
     ("path", "message"),
     [
         ("nothing", "{parts}/nothing: a folder without a file of records"),
-        ("*.txt", "data.path: no file is named like {parts}/\\*.txt$"),
+        ("*.txt", "data.path: no file matches {parts}/\\*.txt$"),
         (["*.json", "b.json"], "data.path: {parts}/b.json is named twice"),
         (["b.json", "e.json"], "{parts}/e.json: no such file"),
     ],

@@ -507,7 +507,7 @@ def swap_merges(found):
         (model(merges=[7]), "merge 1: expected two tokens, found 7"),
         (model(merges=[]), "no merge makes the token"),
         (swap_merges, "merge 2: .* has id"),
-        (added(special=False), r"added token '<\|endoftext\|>': is not special"),
+        (added(special=False), r"added token '<\|endoftext\|>' is not special"),
         (added(lstrip=True), r"added token '<\|endoftext\|>': lstrip"),
         (added(id=3), r"token '<\|endoftext\|>' has id 399 in model.vocab and 3"),
         (

@@ -268,7 +268,7 @@ def test_a_server_that_goes_down_is_an_error_of_each_record(
         (
             "404",
             {
-                "ollama": "HTTP 404: no such model; bring the model",
+                "ollama": "HTTP 404: no such model; get the model",
                 "openai": "does judge.url go up to /v1?",
             },
         ),

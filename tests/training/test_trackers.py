@@ -146,7 +146,7 @@ def test_a_tracker_that_fails_later_does_not_end_the_run(
     assert len(read_numbers(folder / "metrics.csv")) == 5
     assert (folder / "summary.json").exists()
     warning = (
-        "mlflow failed (the line is dead); not tracked any more, the numbers are in metrics.csv"
+        "mlflow failed (the line is dead); it gets no more numbers; metrics.csv has all of them"
     )
     assert (folder / "train.log").read_text().count(warning) == 1
 

@@ -1,4 +1,4 @@
-"""Few different shapes: equal to the plain `wanted.nonzero()`, with more indices behind it.
+"""Few different shapes: equal to the plain `wanted.nonzero()`, with extra indices appended.
 
 A matrix product of a new shape is prepared first, which on a CPU can take longer than the product.
 Batches differ in their number of tokens, so nearly every one would bring a new shape.
