@@ -173,7 +173,7 @@ def test_a_wrong_value_is_named_with_its_key(
     [
         ("split=dev", "split", "'dev'; expected one of test, validation, train"),
         ("judge.mode=pairs", "judge.mode", "'pairs'; expected one of score, pairwise"),
-        ("judge.prompt=book", "judge.prompt", "'book'; expected one of strict, published"),
+        ("judge.prompt=book", "judge.prompt", "'book'; expected one of strict, published, short"),
     ],
 )
 def test_evaluate_names_the_options(overrides: str, key: str, expected: str) -> None:
