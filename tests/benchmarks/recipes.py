@@ -57,6 +57,10 @@ TRAINING = {
     "wsd, warmup=0.1": Recipe(("optim.schedule=wsd", "optim.warmup=0.1"), "2404.06395"),
     "beta2_half_life=1e5": Recipe(("optim.beta2_half_life=1e5",), "2507.07101"),
     "beta2_half_life=1e4": Recipe(("optim.beta2_half_life=1e4",), "2507.07101"),
+    "cosine, warmup=0.1, min_lr=1e-5": Recipe(
+        ("optim.schedule=cosine", "optim.warmup=0.1", "optim.min_lr=1e-5")
+    ),
+    "lr x 0.5": Recipe(("optim.lr=5e-5",)),
     "lr x 3": Recipe(("optim.lr=3e-4",)),
     "lr x 10": Recipe(("optim.lr=1e-3",)),
 }
@@ -126,6 +130,17 @@ def evaluate(run: Path, out: Path, name: str, seed: int, *settings: str) -> None
     keep(records, kept_at(out, name, seed))
 
 
+def evaluate_tuned(model: str, run: Path, out: Path, name: str, seed: int, *settings: str) -> None:
+    """Evaluate a run's model without its base, on the records of the model's usual data.
+
+    A run of preferences is asked the records of the run that it began with, not its pairs.
+    """
+    data = "data=nano" if model == "gpt2-nano" else "data=instructions"
+    asked = out / "runs" / name / f"{seed}-evaluation"
+    call("evaluate.py", f"checkpoint='{run}/model'", f"out='{asked}'", data, *settings)
+    keep(asked / "records.jsonl", kept_at(out, name, seed))
+
+
 def measure(model: str, out: Path, seeds: Sequence[int], split: str, only: Sequence[str]) -> None:
     """Train and evaluate what is not there yet."""
     of_split = f"split={split}"
@@ -143,7 +158,10 @@ def measure(model: str, out: Path, seeds: Sequence[int], split: str, only: Seque
             if name in TRAINING:
                 if not (run / "summary.json").exists():
                     call("train.py", f"model={model}", *recipe.settings, *to)
-                evaluate(run, out, name, seed, of_split)
+                if name == "plain":
+                    evaluate(run, out, name, seed, of_split)
+                else:
+                    evaluate_tuned(model, run, out, name, seed, of_split)
             elif name in DECODING:
                 evaluate(plain, out, name, seed, of_split, f"seed={seed}", *recipe.settings)
             else:
@@ -153,12 +171,7 @@ def measure(model: str, out: Path, seeds: Sequence[int], split: str, only: Seque
                 begins = (f"model.checkpoint='{plain}/model'", f"data.path='{pairs}'")
                 if not (run / "summary.json").exists():
                     call("train.py", "experiment=dpo", *begins, *recipe.settings, *to)
-
-                # The model is asked the records of the run that it began with, not its pairs.
-                data = "data=nano" if model == "gpt2-nano" else "data=instructions"
-                asked = out / "runs" / name / f"{seed}-evaluation"
-                call("evaluate.py", f"checkpoint='{run}/model'", f"out='{asked}'", of_split, data)
-                keep(asked / "records.jsonl", kept_at(out, name, seed))
+                evaluate_tuned(model, run, out, name, seed, of_split)
 
 
 def chosen(name: str, only: Sequence[str]) -> bool:
