@@ -244,6 +244,8 @@ def table(out: Path, seeds: Sequence[int]) -> str:
             verdict = f"{one.difference:+.3f}"
             if one.interval:
                 verdict += f" ({one.interval[0]:+.3f} to {one.interval[1]:+.3f})"
+            else:
+                verdict += " (fewer than six records differ)"
             sure = corrected[name] < 0.05
             better = "better" if one.difference > 0 else "worse"
             verdict += f", {better}" if sure else ", within noise"
