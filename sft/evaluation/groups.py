@@ -153,14 +153,18 @@ def grouped(members: Sequence[Member]) -> list[Group]:
 
 
 def _label(own: Json, all_settings: Sequence[Json]) -> str:
-    """Return the settings that not all groups share, as on the command line."""
+    """Return the settings in which a group of runs differs from another one, as in a command.
+
+    A checkpoint has none of them, and its label is empty.
+    """
+    if "checkpoint" in own:
+        return ""
+    runs = [settings for settings in all_settings if "checkpoint" not in settings]
     parts = []
-    for key in dict.fromkeys(key for settings in all_settings for key in settings):
-        if any(settings.get(key) != own.get(key) for settings in all_settings):
-            value = own.get(key)
-            # A checkpoint has no settings of a run, and a run no checkpoint.
-            if key in own and key != "weights before":
-                parts.append(str(value) if key == "checkpoint" else f"{key}={_shown(value)}")
+    for key in own:
+        apart = any(settings.get(key) != own[key] for settings in runs)
+        if apart and key != "weights before":
+            parts.append(f"{key}={_shown(own[key])}")
     return " ".join(parts)
 
 

@@ -66,6 +66,13 @@ def test_jobs_that_differ_in_the_seed_alone_are_one_group(tmp_path: Path) -> Non
     assert [Path(member.name).name for member in groups[1].members] == ["3", "4", "5"]
 
 
+def test_a_checkpoint_among_the_runs_leaves_their_labels_short(tmp_path: Path) -> None:
+    sweep(tmp_path / "sweep")
+    theirs = write(tmp_path / "sweep" / "theirs", [1.0] * 40)
+    labels = [group.label for group in groups_of(tmp_path / "sweep")]
+    assert sorted(labels) == sorted([theirs, "optim.lr=0.0001", "optim.lr=0.001"])
+
+
 def test_the_better_group_is_named_with_what_that_rests_on(tmp_path: Path) -> None:
     found = compare_groups(groups_of(sweep(tmp_path)), "exact_match")
     first, second = found["groups"]
