@@ -56,7 +56,7 @@ def test_results_of_an_earlier_version_are_read_and_written_alike(tmp_path: Path
         before = lines_of(FOLDER / name)
         after = lines_of(tmp_path / name)
         # The earlier version did not count the records that were not asked, had no loops, close
-        # neighbours or conversations, and knew no metric or number that was added since.
+        # neighbours, conversations or means by turns, and no metric that was added since.
         added = {
             "not_asked",
             "loops",
@@ -65,6 +65,7 @@ def test_results_of_an_earlier_version_are_read_and_written_alike(tmp_path: Path
             "visible",
             "close",
             "without_close",
+            "exact_match_by_turns",
             *set(TEXT_METRICS).difference(EARLIER),
         }
         assert [without(added, line) for line in after] == before
