@@ -3,7 +3,7 @@
     python -m tests.benchmarks.check            # fail if memory or speed left their range
     python -m tests.benchmarks.check --record   # write the baseline of this processor
 
-GPT-2 124M's shape with random weights, batch 8, in a process of its own. A time is the fastest of
+The shape of a GPT-2 with random weights, batch 8, in a process of its own. A time is the fastest of
 several: what else the machine does makes steps slower, never faster.
 """
 
@@ -39,12 +39,12 @@ STEPS = 8
 NEW = 48
 
 
-def training() -> SimpleNamespace:
+def training(size: str) -> SimpleNamespace:
     """Train in this process: tokens per second of the fastest step, and the peak of memory."""
     keep_freed_memory()
     torch.manual_seed(0)
     dtype = DTYPES[pick_precision("auto", "cpu")]
-    model = GPT(SIZES["small"]).train()
+    model = GPT(SIZES[size]).train()
     optimizer = adamw(model, OptimConfig())
     seconds = []
     for _ in range(STEPS):
@@ -54,11 +54,11 @@ def training() -> SimpleNamespace:
     return SimpleNamespace(rate=SHAPE.tokens / min(seconds), peak=peak())
 
 
-def answering(rows: int) -> SimpleNamespace:
+def answering(size: str, rows: int) -> SimpleNamespace:
     """Answer in this process: tokens per second of the fastest of three passes."""
     keep_freed_memory()
     torch.manual_seed(0)
-    model = GPT(SIZES["small"]).to(DTYPES[pick_precision("auto", "cpu")]).eval()
+    model = GPT(SIZES[size]).to(DTYPES[pick_precision("auto", "cpu")]).eval()
     freeze(model)
     prompts = [list(range(row, row + 44)) for row in range(rows)]
     seconds = []
@@ -69,16 +69,16 @@ def answering(rows: int) -> SimpleNamespace:
     return SimpleNamespace(rate=rows * NEW / min(seconds), peak=peak())
 
 
-def measured() -> dict[str, float]:
+def measured(size: str) -> dict[str, float]:
     """Return each number by its name; names that end in `bytes` are memory, others are rates."""
     found = {}
     works = {
-        "training": training,
-        "answering one": partial(answering, 1),
-        "answering 16": partial(answering, 16),
+        "training": partial(training, size),
+        "answering one": partial(answering, size, 1),
+        "answering 16": partial(answering, size, 16),
     }
     for name, work in works.items():
-        result = in_own_process(partial(work))
+        result = in_own_process(work)
         found[f"{name}, tokens/s"] = round(result.rate, 1)
         found[f"{name}, bytes"] = result.peak
     return found
@@ -103,16 +103,18 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--record", action="store_true", help="write this processor's baseline")
+    parser.add_argument("--size", choices=SIZES, default="small", help="(%(default)s)")
     args = parser.parse_args()
     if busy := watched():
         sys.exit(f"error: the machine is not idle: {'; '.join(busy)}; try again later")
 
-    key = f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    threads = f"{torch.get_num_threads()} threads"
+    key = f"gpt2-{args.size}, {processor()}, {threads}, torch {torch.__version__}"
     baselines = json.loads(BASELINE.read_text(encoding="utf-8")) if BASELINE.exists() else {}
     if not args.record and key not in baselines:
         sys.exit(f"error: no baseline for {key!r}; --record writes one")
 
-    found = measured()
+    found = measured(args.size)
     for name, value in found.items():
         print(f"{name}: {value:,.0f}")
     if args.record:

@@ -137,6 +137,7 @@ WRONG = [
     ("device=gpu", "device", "'gpu'", "auto, cpu, cuda, mps"),
     ("device=null", "device", "None", "text"),
     ("precision=16", "precision", "'16'", "auto, 32, bf16-mixed, 16-mixed"),
+    ("precision=int8", "precision", "'int8'", "auto, 32, bf16-mixed, 16-mixed"),
     ("strategy=zero", "strategy", "'zero'", "auto, ddp, fsdp"),
     ("optim.schedule=step", "optim.schedule", "'step'", "constant, cosine"),
     ("data.prompt=chat", "data.prompt", "'chat'", "alpaca, alpaca-stanford, phi3, chatml, none"),

@@ -36,6 +36,7 @@ CONTRADICTIONS = [
     ("train", "max_steps=0", "max_steps", "-1 for no limit"),
     ("train", "device=cpu precision=16-mixed", "precision", "bf16-mixed or 32"),
     ("evaluate", "device=cpu precision=16-mixed", "precision", "bf16-mixed or 32"),
+    ("evaluate", "device=cuda precision=int8", "precision", "int8 needs device=cpu"),
     ("train", "device=mps devices=2", "devices", "device=mps"),
     ("evaluate", "device=mps devices=2", "devices", "device=mps"),
     ("train", "lora=default lora.targets=[]", "lora.targets", "c_attn, c_proj, c_fc"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sft import device
-from sft.device import check_compiler, pick_device, pick_precision
+from sft.device import check_compiler, pick_answer_precision, pick_device, pick_precision
 from sft.errors import InputError
 
 
@@ -56,6 +56,13 @@ def test_fp16_on_the_cpu_is_refused():
     assert pick_precision("16-mixed", "cuda") == "16-mixed"
     with pytest.raises(InputError, match=r"^precision: 16-mixed"):
         pick_precision("16-mixed", "cpu")
+
+
+def test_int8_is_for_models_that_answer_on_the_cpu():
+    assert pick_answer_precision("int8", "cpu") == "int8"
+    assert pick_answer_precision("32", "cpu") == "32-true"
+    with pytest.raises(InputError, match=r"^precision: int8 needs device=cpu"):
+        pick_answer_precision("int8", "cuda")
 
 
 def test_compiling_on_a_cpu_without_a_compiler_is_refused_by_its_name(monkeypatch):

@@ -1,12 +1,14 @@
 """The head and its loss: equal to `F.cross_entropy(F.linear(x, head), targets)`.
 
 GPT-2's vocabulary has 50,257 words, so the embedding matrix, its gradient and a batch's logits are
-the largest tensors of a step: 154 MB in fp32 for the matrix of the smallest model. Four savings:
+the largest tensors of a step: 154 MB in fp32 for the matrix of the smallest model. Five savings:
 
 1. A tied head is the embedding matrix. The embeddings' gradient is added into the head's gradient,
-   so there is no second matrix. 2. The logits are overwritten with their own gradient. 3. Only a
-   few rows at a time are converted to fp32. 4. On the CPU, the largest buffers are reused from step
-   to step (see `buffers.py`).
+   so there is no second matrix.
+2. The logits are overwritten with their own gradient.
+3. Only a few rows at a time are converted to fp32.
+4. On the CPU, the largest buffers are reused from step to step (see `buffers.py`).
+5. On the CPU, the head is multiplied a few thousand words at a time, with the same bits.
 """
 
 from typing import Any
@@ -67,7 +69,9 @@ class _HeadCrossEntropies(torch.autograd.Function):
             ctx.narrow = head_buffer[:V].copy_(head)
             head = ctx.narrow
 
-        logits = torch.mm(x, head.t(), out=logits_buffer[: len(x)])  # (N, V)
+        logits = logits_buffer[: len(x)]  # (N, V)
+        for words in _slices(V, LIMITS[x.device.type].head_words or V):
+            torch.mm(x, head[words].t(), out=logits[:, words])
         found = []
         for rows in _slices(len(x), LIMITS[x.device.type].fp32_rows):
             found.append(_overwrite_with_gradient(logits[rows], targets[rows, None]))
@@ -89,7 +93,10 @@ class _HeadCrossEntropies(torch.autograd.Function):
         # The head's narrow copy has been used for the last time, so it takes the head's gradient.
         grad_head = None
         if ctx.needs_input_grad[1]:
-            grad_head = torch.mm(logits.t(), (x * scale).to(x.dtype), out=ctx.narrow)
+            grad_head = head.new_empty(head.shape) if ctx.narrow is None else ctx.narrow
+            scaled = (x * scale).to(x.dtype)
+            for words in _slices(len(head), LIMITS[x.device.type].head_words or len(head)):
+                torch.mm(logits[:, words].t(), scaled, out=grad_head[words])
             grad_head = grad_head.to(ctx.dtype)
 
         ctx.narrow = None
@@ -118,8 +125,8 @@ def _overwrite_with_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, T
 
 
 def _slices(rows: int, size: int) -> list[slice]:
-    """Return slices of `size` rows each; one empty slice for no rows."""
-    return [slice(start, start + size) for start in range(0, max(1, rows), size)]
+    """Return slices of `size` rows each, the last perhaps of fewer; one empty slice for none."""
+    return [slice(start, min(start + size, rows)) for start in range(0, max(1, rows), size)]
 
 
 def embed_tied(matrix: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -84,6 +84,22 @@ def test_rows_converted_to_fp32_at_a_time_change_no_bit(model, rows, change_limi
     assert all(map(torch.equal, *results))
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_words_multiplied_at_a_time_change_no_bit(model, precision, change_limits):
+    ids = torch.randint(50, (3, 12))
+    results = []
+    for head_words in (0, 16, 24):
+        change_limits(head_words=head_words)
+        model.zero_grad()
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            losses = model.token_losses(ids, ids)
+        losses.sum().backward()
+        results.append([losses.detach(), *(parameter.grad for parameter in model.parameters())])
+    whole, *sliced = results
+    for found in sliced:
+        assert all(map(torch.equal, found, whole))
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("rows", [1, 5, 1000])
 def test_losses_without_a_gradient_do_not_depend_on_the_rows_at_a_time(model, rows, change_limits):
