@@ -20,7 +20,7 @@ LONGEST = 4096
 
 
 def point(link: Path, folder: Path) -> None:
-    """Make `link` lead to `folder` in one step, unless something else than a link is there."""
+    """Make `link` lead to `folder` in one step; leave a folder or an unrelated file alone."""
     if link.exists() and not link.is_symlink() and _named_by(link) is None:
         log.warning(f"{link} is not a link, so it stays as it is")
         return
