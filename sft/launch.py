@@ -158,6 +158,11 @@ def composed(door: str, overrides: list[str]) -> Any:
         InputError: they cannot be composed.
     """
     conf = Path(__file__).parents[1] / "conf"
+    if not conf.is_dir():
+        raise InputError(
+            f"{conf}: no such folder; the installed package has no settings, so run this command "
+            "in a clone of the repository, set up by make train"
+        )
     try:
         with initialize_config_dir(str(conf), version_base="1.3"):
             return compose(door, overrides)

@@ -339,7 +339,7 @@ def test_unread_keys_are_warned_of_once(gpt2: Pretrained, caplog: pytest.LogCapt
     logging.getLogger("sft").propagate = True
     sft.answer(gpt2, [{"instruction": "a", "context": "b"}, {"instruction": "c"}], max_new_tokens=1)
     assert [record.message.split(";")[0] for record in caplog.records] == [
-        "questions: not read: 'context' (to read it: data.fields={input: context}) in 1 of its "
+        "questions: not read: 'context' (to read it: \"data.fields={input: context}\") in 1 of its "
         "records"
     ]
 

@@ -26,6 +26,16 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+def test_a_package_without_settings_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "__file__", str(tmp_path / "sft" / "launch.py"))
+    with pytest.raises(InputError) as error:
+        launch.composed("train", [])
+    assert str(error.value).startswith(f"{tmp_path / 'conf'}: ")
+    assert "clone" in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("argument", "parts"),
     [

@@ -116,7 +116,7 @@ def _hint(key: str, read: tuple[str, ...]) -> str:
     if meant := resembled(key, read):
         return f" (like {meant!r})"
     if key == "context" and "input" in read:
-        return " (to read it: data.fields={input: context})"
+        return ' (to read it: "data.fields={input: context}")'
     return ""
 
 

@@ -148,7 +148,7 @@ SHAPES: dict[str, Shape] = {
 OWN_KEYS = "data.fields"
 
 # The option that decides, where a record could be read in several ways.
-FIELDS = "data.fields={instruction: KEY, output: KEY}"
+FIELDS = '"data.fields={instruction: KEY, output: KEY}"'
 
 
 @dataclass
@@ -466,7 +466,9 @@ def _turns(value: Any, key: str, where: str) -> list[Turn]:
     if not isinstance(value, list):
         raise InputError(f"{where}: '{key}' is {kind_of(value)}, expected an array of turns")
     if not value:
-        raise InputError(f"{where}: '{key}' is empty, expected a question and its answer")
+        raise InputError(
+            f"{where}: '{key}' is empty, expected a question and its answer; leave the record out"
+        )
 
     turns: list[Turn] = []
     for number, message in enumerate(value):
@@ -474,7 +476,10 @@ def _turns(value: Any, key: str, where: str) -> list[Turn]:
         turn = _turn(message, place, where)
         if turn.role == "system":
             if number:
-                raise InputError(f"{where}: {place} is a system turn, expected at the start alone")
+                raise InputError(
+                    f"{where}: {place} is a system turn, expected at the start alone; move it "
+                    "there, or leave it out"
+                )
             if turn.content:
                 turns.append(turn)
             continue
@@ -482,7 +487,10 @@ def _turns(value: Any, key: str, where: str) -> list[Turn]:
         # User and assistant take turns, and the user begins.
         last = turns[-1].role if turns else "system"
         if turn.role == "assistant" and last == "system":
-            raise InputError(f"{where}: {place} is an assistant's turn, expected a user's first")
+            raise InputError(
+                f"{where}: {place} is an assistant's turn, expected a user's first; put its "
+                "question before it, or leave the turn out"
+            )
         if turn.role == last:
             article = "an " if turn.role == "assistant" else "a "
             raise InputError(
@@ -503,13 +511,18 @@ def _turn(message: Any, place: str, where: str) -> Turn:
         raise InputError(
             f"{where}: {place} is {kind_of(message)}, expected an object with role and content"
         )
+    if message.get("tool_calls"):
+        raise InputError(
+            f"{where}: {place} calls a tool; tools are not read, so leave the record out"
+        )
     for role_key, text_key in TURN_KEYS:
         if role_key in message and text_key in message:
             role = message[role_key]
             if not isinstance(role, str) or role not in ROLES:
                 raise InputError(
                     f"{where}: {place}.{role_key} is {str(role)[:40]!r}, "
-                    f"expected one of {', '.join(ROLES)}"
+                    f"expected one of {', '.join(ROLES)}; leave the record out if it needs "
+                    "another"
                 )
             return Turn(ROLES[role], _as_text(message[text_key], f"{place}.{text_key}", where))
     found = ", ".join(map(repr, list(message)[:5])) or "nothing"
@@ -545,7 +558,10 @@ def _as_text(value: Any, key: str, where: str) -> str:
     if type(value) in (int, float):
         value = str(value)
     if not isinstance(value, str):
-        raise InputError(f"{where}: '{key}' is {kind_of(value)}, expected text")
+        raise InputError(
+            f"{where}: '{key}' is {kind_of(value)}, expected text; write one, or leave the record "
+            "out"
+        )
     if SURROGATE.search(value):
         raise InputError(
             f"{where}: '{key}' contains a lone surrogate, which is not valid Unicode; remove it"

@@ -19,6 +19,7 @@ from sft.data.overview import (
 )
 from sft.data.pairs import load_pairs
 from sft.data.prompt import pick_template, template_of
+from sft.data.records import FIELDS
 from sft.data.sources import Indices, Source, load_source
 from sft.data.splits import load_splits, part_rows, weighted
 from sft.device import DTYPES, Precision
@@ -121,7 +122,7 @@ def load_data(
     if template and any(found.shape == "text" for found in source.contents):
         raise InputError(
             f"{source.name}: text alone, which has no questions; give data.prompt=none to train "
-            "on plain text, or name the keys by data.fields={instruction: KEY, output: KEY}"
+            f"on plain text, or name the keys by {FIELDS}"
         )
     limits = (config.data.max_length, base.model.config.n_positions)
     if config.objective == "dpo":

@@ -119,8 +119,8 @@ def test_unused_keys_are_named_with_their_counts() -> None:
     assert unused_text("mine.json", {}, []) is None
     line = unused_text(Path("mine.json"), {"context": 4000, "\ud800" * 99: 2}, KEYS)
     assert line is not None
-    assert line.startswith("mine.json: not read: 'context' (to read it: data.fields=")
-    assert "input: context}) in 4,000, " in line
+    assert line.startswith("mine.json: not read: 'context' (to read it: \"data.fields=")
+    assert 'input: context}") in 4,000, ' in line
 
     # Half of a surrogate pair is written as an escape, or this would raise.
     assert line.encode()

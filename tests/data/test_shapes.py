@@ -160,6 +160,10 @@ def test_a_number_becomes_its_text_as_it_is_written() -> None:
             ["messages[4] is a system turn"],
         ),
         ({"messages": [{"role": "tool", "content": "x"}]}, ["messages[0].role is 'tool'"]),
+        (
+            {"messages": [MESSAGES[0], MESSAGES[1], {"role": "assistant", "tool_calls": [{}]}]},
+            ["messages[2] calls a tool", "leave the record out"],
+        ),
         ({"messages": [{"role": "user", "content": ["x"]}]}, ["messages[0].content", "an array"]),
         ({"messages": [{"role": "user", "text": "x"}]}, ["messages[0] has no role and content"]),
         (
