@@ -248,7 +248,9 @@ def table(out: Path, seeds: Sequence[int]) -> str:
                 verdict += " (fewer than six records differ)"
             sure = corrected[name] < 0.05
             better = "better" if one.difference > 0 else "worse"
-            verdict += f", {better}" if sure else ", within noise"
+            outside = one.interval is not None and not one.interval[0] <= 0 <= one.interval[1]
+            unsure = "not beyond noise after the correction" if outside else "within noise"
+            verdict += f", {better if sure else unsure}"
         source = sources.get(name.removesuffix(" (base)"), Recipe(())).source
         seeds_there = len(values["seeds"])
         lines.append(f"| {name} | {source} | {seeds_there} | {' | '.join(cells)} | {verdict} |")
