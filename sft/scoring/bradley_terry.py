@@ -12,16 +12,17 @@ pair that was compared and, where there are ties, half a tie. With two models th
 of Haldane (1955) and Anscombe (1956).
 
 The intervals are those of a bootstrap that draws records: all comparisons on a record stay
-together, those of several judges and of several pairs too.
+together, those of several judges and of several pairs too. Percentiles of a bootstrap are too
+narrow for few records, so they are taken further out ("expanded percentiles": Hesterberg, 2015).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from math import log
+from math import log, sqrt
 
 import numpy as np
-from scipy import special
+from scipy import special, stats
 from scipy.sparse.csgraph import connected_components
 
 from sft.scoring.seeds import FEWEST, holm
@@ -83,7 +84,9 @@ def ratings(models: Sequence[str], wins: Numbers, ties: Numbers) -> list[Rating]
             for model, value in zip(models, found, strict=True)
         ]
 
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    spread = sqrt(compared / (compared - 1)) * stats.t.ppf((1 + LEVEL) / 2, compared - 1)
+    tail = float(stats.norm.sf(spread))
+    low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
     ranks = _ranks(found, drawn)
     return [
         Rating(model, float(value), (float(start), float(end)), rank)
