@@ -185,7 +185,7 @@ def measure(
     """Measure a model that is in memory: its losses, then the metrics of its answers.
 
     Args:
-        answers: makes the answers to `encoded.prompts`; called once the losses are measured.
+        answers: a function that answers `encoded.prompts`. It is called after the losses are measured.
     """
     began = time.perf_counter()
     name = encoded.name

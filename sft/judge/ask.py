@@ -96,7 +96,7 @@ def _compared(tuned_first: Choice, base_first: Choice) -> Comparison:
 
 
 def _model(choice: Choice, a: str, b: str) -> str | None:
-    """Return the model that won, tie, or None without a winner."""
+    """Return the name of the model that won, or "tie"; None if there was no verdict."""
     return {"A": a, "B": b}.get(choice.winner or "", choice.winner)
 
 

@@ -82,7 +82,7 @@ class Answers(ABC):
         }
 
     def _spell(self, id: int) -> str:
-        """Return a token as text; one that is a part of a character, as its bytes."""
+        """Return a token as text, or as its bytes if it is only part of a character."""
         spelled = self._bytes(id)
         try:
             return spelled.decode()

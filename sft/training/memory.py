@@ -32,9 +32,9 @@ MARGIN = {"cpu": 1.3, "mps": 1.0}
 class EnoughMemory(RunCallback):
     """Checks, before step 1, the batch of the run that takes the most memory.
 
-    On a GPU it is tried. Elsewhere a warning is logged if its estimate exceeds the free memory: on
-    the CPU, running out of memory ends the process, and cannot be caught. A sharded run
-    is not checked, since its ranks can only try together.
+    On a GPU the batch is tried. Elsewhere its memory is estimated, and a warning is logged if that
+    exceeds the free memory: running out of memory on the CPU ends the process, and cannot be
+    caught. A sharded run is not checked, since its ranks would have to try together.
     """
 
     def at_train_start(
