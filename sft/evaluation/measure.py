@@ -185,7 +185,7 @@ def measure(
     """Measure a model that is in memory: its losses, then the metrics of its answers.
 
     Args:
-        answers: a function that answers `encoded.prompts`. It is called after the losses are measured.
+        answers: answers `encoded.prompts`. It is called after the losses are measured.
     """
     began = time.perf_counter()
     name = encoded.name
