@@ -264,7 +264,7 @@ def write_log(model: str, text: str, split: str) -> None:
     explained = (
         f"`make recipes MODEL={model}`, {split} split, 95% intervals over seeds and records. "
         "Loops: the share of an answer's word 3-grams that came before in it. The verdict is "
-        "corrected for the number of comparisons (Holm)."
+        "corrected for the number of comparisons (Holm). `(base)` is the untuned model."
     )
     part = f"{begin}\n### Measured on `{model}`\n\n{explained}\n\n{text}\n{end}"
     before, found, rest = log.partition(begin)
