@@ -168,7 +168,7 @@ def _from_book(state: dict[str, Tensor], path: Path) -> Saved:
     for ours, parts in thirds.items():
         if missing := [name for name in QKV if name not in parts]:
             key = re.sub("W_(query|key|value)", f"W_{missing[0]}", keys[ours])
-            raise InputError(f"{path}: no tensor {key!r}")
+            raise InputError(f"{path}: no tensor {key!r}; save the whole state dict of the model")
         if len({part.shape for part in parts.values()}) > 1:
             raise InputError(
                 f"{path}: {keys[ours]!r}: queries, keys and values differ in shape, as in grouped "

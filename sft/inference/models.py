@@ -59,7 +59,7 @@ def check_finite(checkpoint: Pretrained) -> None:
     """Check the weights in memory. One that is NaN or infinite makes every answer repeat one token.
 
     Raises:
-        InputError: some are NaN or infinite, by the tensor.
+        InputError: a tensor, which the message names, holds NaN or infinity.
     """
     for name, tensor in checkpoint.model.state_dict().items():
         # A sum is one pass without memory of its own. Huge finite values can overflow it, so then

@@ -240,7 +240,7 @@ def summary_line(found: Outcome) -> str:
 
 
 def remarks(found: Outcome) -> list[str]:
-    """Return what to know of the numbers."""
+    """Return what a reader should know about the numbers."""
     lines = []
     if found.ratings:
         lines.append(RATED)
