@@ -133,8 +133,8 @@ def _points(wins: Numbers, ties: Numbers, times: Numbers) -> Numbers:
 def _maximum(design: Numbers, counts: Numbers) -> Numbers:
     """Return the parameters of multinomial logits that make the counts of each draw most likely.
 
-    This is Newton's method for all draws at once: one call of scipy's optimizer for each draw takes
-    100 times as long. A step that would make the counts less likely is halved.
+    This is Newton's method for all draws at once, since a call of scipy's optimizer for each draw
+    took seconds in all. A step that would make the counts less likely is halved.
 
     Args:
         design: (pairs, outcomes, parameters)

@@ -184,7 +184,7 @@ class LlamaCpp(Answerer):
     """llama.cpp on the f16 file that this project exports. Only its answering is measured."""
 
     def train(self, batches: Sequence[Sequence[Text]], masked: bool = False) -> list[float]:
-        raise NotImplementedError
+        raise NotImplementedError("llama.cpp is asked for answers alone")
 
     def answer(self, prompts: Sequence[list[int]], lengths: Sequence[int], together: int) -> float:
         from llama_cpp import Llama
