@@ -29,6 +29,7 @@ from sft.evaluation.answers import (
 from sft.evaluation.compare import compare, comparison_text, evaluated_runs, read_evaluation
 from sft.evaluation.duplicates import duplicates
 from sft.evaluation.groups import compare_groups, grouped, groups_text, keep, read_member
+from sft.evaluation.labels import KEPT, Label, beside_labels, kept_labels
 from sft.evaluation.measure import (
     EncodedRecords,
     ModelResult,
@@ -48,6 +49,7 @@ from sft.report.card import write_card
 from sft.scoring.results import (
     DataEvaluated,
     EvaluationSummary,
+    JudgeSummary,
     RecordResult,
     TrainingRecords,
     write_results,
@@ -93,6 +95,7 @@ def evaluate(
     check_pairs(config, setup)
     wordings = encode_wordings(config, setup, records)
     judge = connect(config.judge)
+    labels = kept_labels(setup.folder)
 
     make_folder(setup.folder)
     busy = f"{setup.folder}: another evaluation is at work there; wait for it, or end it"
@@ -111,6 +114,8 @@ def evaluate(
         known = setup.used_for_tuning(config.split)
         rows = rows_of(records, results, duplicates(records, known or []))
         judged = judge_answers(judge, rows, records, setup.folder) if judge else None
+        if labels:
+            judged = with_labels(judged, rows, labels, setup.folder)
 
         # Summarise, write, show.
         summary = EvaluationSummary(
@@ -230,6 +235,16 @@ def answer_in_processes(
             name,
         )
         collect_shares(file)
+
+
+def with_labels(
+    judge: JudgeSummary | None, rows: list[RecordResult], labels: list[Label], folder: Path
+) -> JudgeSummary | None:
+    """Add to the judge's part of the summary what the folder's labels say of it."""
+    if judge is None:
+        log.info(f"not compared: the labels in {folder / KEPT}; give judge=... for that")
+        return None
+    return dataclasses.replace(judge, labels=beside_labels(rows, labels))
 
 
 def origin(
