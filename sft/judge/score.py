@@ -149,7 +149,7 @@ def _coverage_warning(coverage: dict[str, float], needed: float) -> str | None:
 def _compare(
     judge: Judge, rows: list[RecordResult], folder: Path
 ) -> tuple[Pairwise, dict[str, float]]:
-    """Have the answers of both models compared, and note the reasons in the rows.
+    """Have the answers of both models compared, and note winners and reasons in the rows.
 
     Returns:
         The comparison, and the share of judged pairs.
@@ -167,6 +167,7 @@ def _compare(
 
     found = compare_answers(judge, pairs, folder / "pairs.jsonl")
     for row, one in zip(rows, found, strict=True):
+        row.preferred = one.winner
         row.tuned.reason = f"{one.winner or 'not judged'}: {one.reason}"
 
     judged: list[Comparison] = []

@@ -73,6 +73,7 @@ class RecordResult:
         similarity: of the most similar question that tuned the model, if it is near; from 0 to 1.
         base: None if there is no base.
         before: the turns before the instruction, each with `role` and `content`.
+        preferred: the answer that a judge of pairs prefers: tuned, base or tie; None without one.
     """
 
     record: int
@@ -84,8 +85,9 @@ class RecordResult:
     tuned: AnswerResult
     base: AnswerResult | None
     before: list[dict[str, str]] = field(default_factory=list)
-    # Evaluations of early versions have no such key.
+    # Evaluations of early versions have no such keys.
     similarity: float | None = field(default=None, kw_only=True)
+    preferred: str | None = field(default=None, kw_only=True)
 
     @property
     def turns_before(self) -> list[tuple[str, str]]:

@@ -275,6 +275,8 @@ def test_a_judge_compares_pairs_instead_of_scoring(
         0,
     )
     assert "within noise" in pairwise["verdict"]
+    rows = (run_folder / "evaluation" / "records.jsonl").read_text().splitlines()
+    assert [json.loads(row)["preferred"] for row in rows] == ["tie"] * 10
     assert summary["tuned"]["judge"] is None
 
 
