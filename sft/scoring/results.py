@@ -247,6 +247,8 @@ class Audit:
         records: how many expected answers it scored.
         means: the mean score of the `expected`, the `empty` and the `other` answers.
         auc: the chance that an expected answer gets more than another one.
+        auc_by_kind: the same against the `other` answers alone, which are wrong, and against the
+            `empty` ones.
         verdict: the AUC in words.
         interval: the AUC's; None in summaries of earlier versions.
     """
@@ -254,6 +256,8 @@ class Audit:
     records: int
     means: dict[str, float | None]
     auc: float | None
+    # Evaluations of early versions have no such key.
+    auc_by_kind: dict[str, float | None] = field(default_factory=dict, kw_only=True)
     verdict: str
     interval: Interval | None = None
 
