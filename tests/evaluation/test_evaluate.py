@@ -401,6 +401,7 @@ def test_compare_writes_the_differences_of_two_runs(
     ]
     assert kept["differences"]["loss"]["difference"] == pytest.approx(losses[0] - losses[1])
     assert kept["differences"]["loss"]["verdict"] in shown
+    assert (kept["differing_settings"], kept["judges_differ"]) == ([], False)
 
 
 def test_another_template_than_the_checkpoints_own_is_refused(
