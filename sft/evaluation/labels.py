@@ -113,7 +113,7 @@ def add_labels(run: str, file: str) -> None:
 
 
 def beside_labels(rows: list[RecordResult], labels: list[Label]) -> LabelsSummary:
-    """Return what the labels say of the judge."""
+    """Return the judge, measured by the labels."""
     models: dict[str, ModelLabels] = {}
     used = 0
     for name in ("tuned", "base"):
@@ -138,7 +138,7 @@ def beside_labels(rows: list[RecordResult], labels: list[Label]) -> LabelsSummar
 
 
 def _answer(row: RecordResult, model: str) -> AnswerResult | None:
-    """Return the answer of a model that the judge scored; None if there is none."""
+    """Return a model's answer if the judge scored it, else None."""
     answer = row.tuned if model == "tuned" else row.base
     return answer if answer is not None and answer.score is not None else None
 

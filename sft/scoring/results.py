@@ -221,7 +221,7 @@ class MeansWithout:
 
 @dataclass
 class Duplicates:
-    """How many records have a neighbour among those that tuned the model.
+    """The records that have a neighbour among those that tuned the model, counted.
 
     Attributes:
         exact: a neighbour that asks the same question word for word.
@@ -241,7 +241,7 @@ class Duplicates:
 
 @dataclass
 class Audit:
-    """How well the judge tells expected answers from empty and wrong ones.
+    """The audit of the judge: does it tell expected answers from empty and wrong ones?
 
     Attributes:
         records: how many expected answers it scored.
@@ -328,7 +328,7 @@ class ModelLabels:
 
 @dataclass(frozen=True)
 class LabelsSummary:
-    """What a person's labels say of the judge.
+    """The judge, measured by a person's labels.
 
     Attributes:
         models: by name, the models whose answers are labelled.
@@ -382,7 +382,7 @@ class NoisyRecord:
 
 @dataclass
 class TrainingRecords:
-    """How many training records were measured, and how many there are."""
+    """The number of training records that were measured, and of all."""
 
     looked_at: int
     of: int
