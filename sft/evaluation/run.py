@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from sft.atomic import locked, make_folder, write_json
 from sft.config.schema import EvaluateConfig
 from sft.data.overview import unused_text
-from sft.data.prompt import same_prompts
+from sft.data.prompt import END, same_prompts
 from sft.data.records import Record
 from sft.dataclass_json import to_json
 from sft.device import AnswerPrecision, keep_freed_memory, pick_answer_precision, pick_device
@@ -104,9 +104,7 @@ def evaluate(
         log_start(config, setup, encoded)
         began = time.perf_counter()
 
-        decoding = Decoding(
-            **dataclasses.asdict(config.generate), seed=config.seed, precision=precision
-        )
+        decoding = Decoding.of(config.generate, config.seed, precision, setup.models.values())
         file = AnswerFile(setup.folder / "answers.jsonl")
         results = answer_and_measure(config, encoded, device, decoding, file, launch)
 
@@ -187,6 +185,12 @@ def log_start(config: EvaluateConfig, setup: Setup, encoded: dict[str, EncodedRe
     for name, one in encoded.items():
         for line in one.unasked():
             log.warning(f"{name}: {line}")
+    for name, checkpoint in setup.models.items():
+        if checkpoint.ends:
+            log.info(
+                f"{name}: its answers also end at {', '.join(checkpoint.ends)}; its losses count "
+                f"{END} as their end"
+            )
     if setup.no_base:
         log.info(f"no base to compare with: {setup.no_base}")
 
