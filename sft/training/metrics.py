@@ -150,8 +150,7 @@ class Metrics(RunCallback):
         if module.step_norm is not None:
             self.row["grad_norm"] = module.step_norm
         self.row["mfu"] = round(self._mfu(trainer, module, batch, seconds), 4)
-        shown = {name: self.row[key] for name, key in IN_BAR.items() if key in self.row}
-        module.log_dict(shown, prog_bar=True, logger=False)
+        module.shown = {name: self.row[key] for name, key in IN_BAR.items() if key in self.row}
 
         # The run may end because of the answers.
         is_last = step == module.total_steps
@@ -179,18 +178,22 @@ class Metrics(RunCallback):
         A step is not faster than its products. So where it seems to be, other processes slowed down
         the measurement of the rate, and it is measured again. The best one counts from then on.
         """
-        rate = self._operations(module, batch) / seconds
+        rate = self._operations(trainer, module, batch) / seconds
         if rate > self.rate:
             self.rate = max(self.rate, self._measured_rate(trainer, module))
         return rate / self.rate
 
-    def _operations(self, module: InstructionTuner, batch: Batch) -> float:
-        """Return the operations of the step that ended with this batch, on all ranks."""
+    def _operations(self, trainer: Trainer, module: InstructionTuner, batch: Batch) -> float:
+        """Return the operations of the step that ended with this batch, on all ranks.
+
+        The batch's own lengths are on the device, and reading them would wait for it.
+        """
+        rows = len(batch.lengths) * module.accumulate * trainer.world_size
         return step_operations(
             module.model.config,
             batch.step_tokens,
             batch.step_targets,
-            float(batch.lengths.float().mean()),
+            batch.step_tokens / rows,
             frozen=not all(parameter.requires_grad for parameter in module.parameters()),
         )
 

@@ -7,6 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
 from sft.bars import Bar, redraws
+from sft.training.module import InstructionTuner
 
 # The metrics that the bar shows, and their format.
 SHOWN = {"loss": ".3f", "acc": ".0%", "norm": ".2f", "lr": ".1e", "tok/s": ",.0f", "mfu": ".0%"}
@@ -36,5 +37,6 @@ class Progress(TQDMProgressBar):
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        found = super().get_metrics(trainer, pl_module)
+        assert isinstance(pl_module, InstructionTuner)
+        found = pl_module.shown
         return {name: format(found[name], form) for name, form in SHOWN.items() if name in found}
