@@ -238,7 +238,7 @@ class Chat:
         self.input = ""
 
         max_tokens = min(chat_model.context - len(prompt), self.max_new_tokens)
-        stop = [self.stop] if self.stop else []
+        stop = [*chat_model.checkpoint.ends, *([self.stop] if self.stop else [])]
         answer = AnswerStream(chat_model.tokenizer, max_tokens, stop)
         decoder = Decoder(chat_model.model, slots=1, size=chat_model.context)
         decoder.add(prompt, random.getrandbits(63), self.sampling)

@@ -92,7 +92,7 @@ CHECKS: dict[str, Check] = {
 
 @dataclass(frozen=True)
 class Shared:
-    """How much of a split's questions the training split holds.
+    """The overlap of a split's questions with those of the training split.
 
     Attributes:
         exact: how many records have a question that train has word for word.
@@ -108,7 +108,7 @@ class Shared:
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found.
+    """The findings of the checks.
 
     Attributes:
         records: all of them, in the order of the files.

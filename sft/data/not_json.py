@@ -1,4 +1,4 @@
-"""Messages about a file that is not JSON: what it looks like, and what to do with it."""
+"""Messages about a file that is not JSON: its likely format, and the remedy."""
 
 import re
 
@@ -32,7 +32,7 @@ def binary_format(content: bytes) -> str | None:
 
 
 def looks_like(text: str, at: int) -> str:
-    """Say what a text looks like that stops being JSON at character `at`, and what to do.
+    """Name the fault of a text that stops being JSON at character `at`, and the remedy.
 
     Args:
         text: the whole text, or the broken line of JSON Lines.

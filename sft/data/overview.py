@@ -135,8 +135,8 @@ def weights_text(paths: Sequence[str], plan: Plan) -> str:
 def example_text(split: Split, tokenizer: tiktoken.Encoding) -> str:
     """Return the first example, decoded, with each part that is learned between ⟦ and ⟧.
 
-    The first token of a learned part that begins the text is shown in it, though nothing predicts
-    that token.
+    If a learned part begins the text, its first token is shown as learned, though nothing predicts
+    it.
     """
     batch = split.examples.batch([0])
     end = int(batch.lengths[0])

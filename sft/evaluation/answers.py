@@ -8,8 +8,8 @@ would give the same answer again.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,6 +52,20 @@ class Decoding(GenerateConfig):
 
     seed: int
     precision: AnswerPrecision
+
+    @classmethod
+    def of(
+        cls,
+        config: GenerateConfig,
+        seed: int,
+        precision: AnswerPrecision,
+        checkpoints: Iterable[Pretrained],
+    ) -> "Decoding":
+        """Return the settings for checkpoints, whose own end tokens end an answer, too."""
+        settings = asdict(config)
+        for one in checkpoints:
+            settings["stop"] += [end for end in one.ends if end not in settings["stop"]]
+        return cls(**settings, seed=seed, precision=precision)
 
     @property
     def sampling(self) -> Sampling:

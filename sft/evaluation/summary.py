@@ -137,6 +137,8 @@ def _remarks(summary: EvaluationSummary) -> list[str]:
                 remarks.append(part.verdict)
         if summary.judge.warning:
             remarks.append(summary.judge.warning)
+        if summary.judge.labels:
+            remarks += summary.judge.labels.text
     waiting = 0
     for model in models.values():
         status = model.judge.status if model.judge else {}

@@ -138,12 +138,12 @@ class GPT(nn.Module):
     The output head is the token embedding, transposed ("tied"; Press and Wolf, "Using the Output
     Embedding to Improve Language Models", 2016), or a matrix of its own, `lm_head`.
 
-    With `activation_checkpointing`, training stores only the input of each layer and computes the
-    layer a second time in the backward pass (Chen et al., "Training Deep Nets with Sublinear Memory
-    Cost", 2016): less memory, more time, the same numbers.
+    With `activation_checkpointing`, training stores only the input of each layer. The backward pass
+    computes the layer a second time: less memory, more time, the same numbers (Chen et al.,
+    "Training Deep Nets with Sublinear Memory Cost", 2016).
 
-    With `neftune` above 0, training adds uniform noise to the embeddings of tokens, up to `neftune`
-    divided by the root of the row's tokens times its channels (Jain et al., 2310.05914).
+    With `neftune` above 0, training adds uniform noise to the embeddings of tokens (Jain et al.,
+    2310.05914). It reaches up to `neftune` divided by the root of the row's tokens times channels.
     """
 
     def __init__(self, config: GPTConfig) -> None:
