@@ -8,6 +8,7 @@ import pytest
 
 from sft.config.schema import DataConfig, EvaluateConfig, GenerateConfig, JudgeConfig
 from sft.errors import InputError
+from sft.evaluation import mbu
 from sft.evaluation.run import evaluate
 from sft.scoring.results import read_records, read_summary
 
@@ -54,6 +55,26 @@ def test_one_device_launches_no_process(
     assert summary.tuned.mean("chrf") == pytest.approx(
         sum(row.tuned.metrics["chrf"] or 0 for row in rows) / 2
     )
+
+
+def test_a_summary_has_the_speed_of_answers_that_were_made_for_it(
+    run_folder: Path,
+    evaluated: Callable[[EvaluateConfig], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mbu, "READ_BYTES", 1 << 20)
+    evaluated(config(run_folder))
+    for model in read_summary(run_folder / "evaluation").models.values():
+        speed = model.answering
+        assert speed is not None
+        assert 1 <= speed.steps <= 3
+        assert 2 <= speed.tokens <= 6
+        assert speed.mbu > 0
+
+    # The second time, all answers are in the file.
+    evaluated(config(run_folder))
+    for model in read_summary(run_folder / "evaluation").models.values():
+        assert model.answering is None
 
 
 def test_several_devices_are_launched_for_one_model_after_the_other(
