@@ -9,7 +9,6 @@ weights alone are counted.
 
 import time
 
-import numpy as np
 import torch
 
 from sft.evaluation.measure import ModelResult
@@ -17,8 +16,8 @@ from sft.gpt2.generate import Timing
 from sft.scoring.results import AnsweringSpeed, EvaluationSummary
 
 # A tensor that the caches of most processors do not hold. On a CPU with 260 MiB of cache, 256 MiB
-# were read at 10.5 GB/s, 768 MiB at 10.4, and 128 MiB at 23. To fill them and to read them twice
-# takes about 0.12 s.
+# were read at 10.5 GB/s, 768 MiB at 10.4, and 128 MiB at 23. To fill and to read them takes up to
+# 0.15 s of the processor, most of it for memory that is fresh.
 READ_BYTES = 256 << 20
 # How often it is read without waiting for the result. A GPU is done before it can be asked.
 READS = {"cpu": 1, "mps": 16, "cuda": 16}
@@ -31,9 +30,7 @@ def memory_rate(device: str, read_bytes: int | None = None, tries: int = 2) -> f
         read_bytes: in each try; None: READ_BYTES.
     """
     read_bytes = read_bytes or READ_BYTES
-    # For large arrays NumPy asks the system for large pages, which takes half of the time here.
-    x = torch.from_numpy(np.zeros(read_bytes // 4, np.float32))
-    x = x.fill_(1) if device == "cpu" else torch.ones_like(x, device=device)
+    x = torch.ones(read_bytes // 4, device=device)
     fastest = float("inf")
     for _ in range(tries):
         began = time.perf_counter()

@@ -8,7 +8,6 @@ import pytest
 
 from sft.config.schema import DataConfig, EvaluateConfig, GenerateConfig, JudgeConfig
 from sft.errors import InputError
-from sft.evaluation import mbu
 from sft.evaluation.run import evaluate
 from sft.scoring.results import read_records, read_summary
 
@@ -58,11 +57,8 @@ def test_one_device_launches_no_process(
 
 
 def test_a_summary_has_the_speed_of_answers_that_were_made_for_it(
-    run_folder: Path,
-    evaluated: Callable[[EvaluateConfig], list[str]],
-    monkeypatch: pytest.MonkeyPatch,
+    run_folder: Path, evaluated: Callable[[EvaluateConfig], list[str]]
 ) -> None:
-    monkeypatch.setattr(mbu, "READ_BYTES", 1 << 20)
     evaluated(config(run_folder))
     for model in read_summary(run_folder / "evaluation").models.values():
         speed = model.answering
