@@ -13,12 +13,14 @@ from sft.data.datamodule import InstructionData
 from sft.data.loop_state import at_epoch_end, epochs_done
 from sft.device import DTYPES
 from sft.metrics import Scores
+from sft.objective import CrossEntropy
 from sft.training.answers import ValidationAnswers
 from sft.training.best import Best
 from sft.training.callback import RunCallback
 from sft.training.metrics_file import ANSWERED, MetricsFile, Row, prefixed, scalars
 from sft.training.mfu import product_rate, step_operations
 from sft.training.module import InstructionTuner
+from sft.training.sanity import SanityGate
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class Metrics(RunCallback):
     Args:
         best: gets the numbers of each pass over the validation records.
         answers: answers some of them; None: none are answered.
+        gate: has read the batches of the first probe; None: nothing has.
 
     Attributes:
         row: of the step last taken, until it is written.
@@ -62,11 +65,13 @@ class Metrics(RunCallback):
         file: MetricsFile,
         best: Best,
         answers: ValidationAnswers | None = None,
+        gate: SanityGate | None = None,
     ) -> None:
         self.config = config
         self.file = file
         self.best = best
         self.answers = answers
+        self.gate = gate
         self.row: Row = {}
         self.owed: list[str] = []
         self.tokens_seen = 0
@@ -235,11 +240,26 @@ class Metrics(RunCallback):
     def _probe(self, module: InstructionTuner, data: InstructionData) -> None:
         """Take the losses of the first batches of train and validation."""
         count = self.config.batches
-        losses = {"train/eval_loss": module.mean_loss(data.first_batches("train", count))}
+        known = self._loss_at_gate(module, data)
+        if known is None:
+            known = module.mean_loss(data.first_batches("train", count))
+        losses = {"train/eval_loss": known}
         if data.has_validation:
             losses["val/loss"] = module.mean_loss(data.first_batches("validation", count))
             losses |= prefixed("val/", module.probe_extra)
         self._add(module, PROBE, losses)
+
+    def _loss_at_gate(self, module: InstructionTuner, data: InstructionData) -> float | None:
+        """Return the loss of the train batches if the gate has just measured it, else None.
+
+        It is measured on the same rows. If training learns the answers alone, the labels and the
+        loss are the same too.
+        """
+        same_loss = isinstance(module.objective, CrossEntropy)
+        same_labels = data.splits["train"].examples.mask_prompt
+        if self.gate is None or module.global_step or not (same_loss and same_labels):
+            return None
+        return self.gate.loss
 
     def _add(self, module: InstructionTuner, probe: str, numbers: Row) -> bool:
         """Put the numbers into the row; return False if a signal interrupted the probe instead."""

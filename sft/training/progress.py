@@ -34,6 +34,20 @@ class Progress(TQDMProgressBar):
         super().on_train_epoch_start(trainer, *arguments)
         self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}")
 
+    @property
+    def total_train_batches(self) -> int:
+        """The batches of the epoch, up to the run's last step.
+
+        RunFolder ends a run with `max_steps`, not Lightning, so that Lightning's own total is that
+        of the whole epoch.
+        """
+        module = self.trainer.lightning_module
+        assert isinstance(module, InstructionTuner)
+        batches = int(self.trainer.num_training_batches)
+        steps = -(-batches // module.accumulate)
+        left = module.total_steps - self.trainer.current_epoch * steps
+        return min(batches, left * module.accumulate)
+
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
