@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from sft.command import add_placement, command
+from sft.command import add_placement, command, heavy_imports
 from sft.errors import InputError
 from sft.logs import visible
 
@@ -362,8 +362,9 @@ def main() -> None:
     arguments = parser().parse_args()
 
     # --help and a wrong option must not wait for torch.
-    from sft.gpt2.sampling import Sampling
-    from sft.inference.models import Placement, load_tuned
+    with heavy_imports():
+        from sft.gpt2.sampling import Sampling
+        from sft.inference.models import Placement, load_tuned
 
     placement = Placement.pick(arguments.device, arguments.precision)
     tuned = load_tuned(arguments.model, placement)

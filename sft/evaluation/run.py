@@ -30,6 +30,7 @@ from sft.evaluation.compare import compare, comparison_text, evaluated_runs, rea
 from sft.evaluation.duplicates import duplicates
 from sft.evaluation.groups import compare_groups, grouped, groups_text, keep, read_member
 from sft.evaluation.labels import KEPT, Label, beside_labels, kept_labels
+from sft.evaluation.mbu import add_speeds
 from sft.evaluation.measure import (
     EncodedRecords,
     ModelResult,
@@ -122,6 +123,7 @@ def evaluate(
             **means_of(rows, results, duplicates_known=known is not None),
             **origin(config, setup, encoded, results, device, precision, decoding, began),
         )
+        add_speeds(summary, results, device)
         write_files(setup, rows, summary)
         show(setup.folder, rows, summary)
         if wordings:

@@ -288,11 +288,11 @@ class GPT(nn.Module):
         else:
             embeddings = self.wte(rows.ids)
             head = self.lm_head.frozen or self.lm_head.weight
-        x = self._features(embeddings, rows)  # (N, C)
 
         # The head runs at supervised positions alone: elsewhere no logits are needed. The stream
         # may end with tokens that fill it up to a multiple; whatever their labels are, they are no
-        # targets.
+        # targets. Their number is needed here, so the CPU waits for a GPU. It does so before the
+        # layers, when there is little to wait for.
         targets = rows.unpad(labels)  # (N,)
         supervised = targets != ignore_index
         supervised[rows.count :] = False
@@ -301,6 +301,8 @@ class GPT(nn.Module):
         index = fast.fill_to_multiple(index)
         targets = targets[index]
         targets[count:] = 0  # a valid word, also where the first label is `ignore_index`
+
+        x = self._features(embeddings, rows)  # (N, C)
         losses, hits = cross_entropies(x[index], head, targets, self._pool)
         return losses[:count], hits[:count]
 

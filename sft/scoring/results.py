@@ -131,6 +131,26 @@ class AnswerLength:
 
 
 @dataclass
+class AnsweringSpeed:
+    """How fast a model answered, over the answers that were made in this evaluation.
+
+    Attributes:
+        steps: of decoding. Each reads the weights once, and gives a token of each answer that is
+            being made.
+        tokens: what the steps gave, end tokens too.
+        seconds: of the steps, without loading the model or measuring its losses.
+        tokens_per_sec: of all answers together.
+        mbu: the share of the memory's reading rate at which the weights were read.
+    """
+
+    steps: int
+    tokens: int
+    seconds: float
+    tokens_per_sec: float
+    mbu: float
+
+
+@dataclass
 class ModelSummary:
     """One model, and its means over the records.
 
@@ -143,6 +163,7 @@ class ModelSummary:
         never_stopped: how many answers a limit ended.
         loops: the share of answers that repeat themselves (`sft.data.loops`).
         judge: None without a judge.
+        answering: None if all answers were there already, or if several processes made them.
     """
 
     source: str
@@ -161,6 +182,8 @@ class ModelSummary:
     tokens_per_answer: float
     judge: JudgedScores | None
     length: AnswerLength
+    # Evaluations of early versions have no such key.
+    answering: AnsweringSpeed | None = field(default=None, kw_only=True)
 
     def mean(self, metric: str) -> float | None:
         """Return the mean of any metric; None if there is none."""
