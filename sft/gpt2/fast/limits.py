@@ -64,6 +64,11 @@ class Limits:
     # larger still fits. No measurement is recorded.
     buffer_multiple: int
 
+    # Numbers of a parameter that AdamW with narrow moments updates at a time: a multiple of
+    # `narrow_adamw.GROUP`. On the CPU, the ten or so tensors of a slice stay in a core's cache.
+    # PLACEHOLDER
+    optimizer_slice: int
+
     # Most prompt tokens that a decoding step reads, unless one prompt is longer. A CPU's caches
     # hold the activations of 512, and rows that are being answered do not wait for long. No
     # measurement is recorded.
@@ -83,6 +88,7 @@ LIMITS = {
         evaluated_rows=128,
         reuses_buffers=True,
         buffer_multiple=256,
+        optimizer_slice=1 << 15,
         prompt_tokens=512,
     ),
     "cuda": Limits(
@@ -97,6 +103,7 @@ LIMITS = {
         evaluated_rows=1024,
         reuses_buffers=False,
         buffer_multiple=256,
+        optimizer_slice=1 << 22,
         prompt_tokens=8192,
     ),
     "mps": Limits(
@@ -111,6 +118,7 @@ LIMITS = {
         evaluated_rows=1024,
         reuses_buffers=False,
         buffer_multiple=256,
+        optimizer_slice=1 << 22,
         prompt_tokens=2048,
     ),
 }
