@@ -18,7 +18,7 @@ from sft.training.estimate import weight_bytes
 from sft.training.narrow_adamw import DITHER, EightBit, NarrowAdamW, dither_table, window
 from sft.training.optim import adamw
 from sft.training.resume import resumed_config
-from tests.training.test_resume import equal, losses
+from tests.training.test_resume import equal
 
 Config = Callable[..., TrainConfig]
 Run = Callable[..., Path]
@@ -188,7 +188,6 @@ def test_a_run_with_narrow_moments_resumes_exactly(
     assert ends[0]["global_step"] == ends[1]["global_step"] == 6
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "average"):
         assert equal(ends[0][key], ends[1][key]), key
-    assert losses(whole) == losses(folder)
     stored = ends[1]["optimizer_states"][0]["state"][0]
     expected = torch.int8 if moments == "8bit" else torch.bfloat16
     assert stored["exp_avg"].dtype == expected
