@@ -118,6 +118,19 @@ def test_a_gradient_of_0_leaves_the_weights_and_no_nan() -> None:
     assert torch.equal(weight[1:], torch.ones(4095))
 
 
+def test_a_small_gradient_beside_a_large_one_takes_no_long_step() -> None:
+    """Its second moment is below the smallest code, and its first one may be rounded up."""
+    weight = nn.Parameter(torch.zeros(4096))
+    weight.grad = torch.full((4096,), 1e-6)
+    weight.grad[::64] = 1
+    optimizer = narrow(weight, "8bit", lr=1.0)
+    before = weight.detach().clone()
+    for _ in range(50):
+        optimizer.step()
+        assert (weight - before).abs().max() < 10
+        before = weight.detach().clone()
+
+
 def test_the_dither_of_a_position_fills_its_range_and_depends_on_the_step() -> None:
     table = dither_table(CPU)
     assert torch.equal(table[:DITHER].sort().values, torch.arange(DITHER).int())
