@@ -44,12 +44,15 @@ LEAST_SCALE = 1e-30
 # The dither is an integer below this number. bf16 drops as many bits of an fp32 number.
 DITHER = 1 << 16
 
-# How far the dither moves from one position to the next: DITHER * the golden ratio's fraction.
-BY_POSITION = 40503
+# How far the dither moves from one step to the next, as a share of DITHER: the fraction of the
+# square root of 2 for the first moment, and that of the golden ratio for the second. The second one
+# adds up its errors over a thousand steps, and multiples of the golden ratio are spread the most
+# evenly. With random numbers its errors were three to five times as large.
+BY_STEP = (27147, 40503)
 
-# How far it moves from one step to the next, for the first and the second moment, as shares of
-# DITHER: the powers of 1 / 1.3247 (the plastic number) make both together fill the square evenly.
-BY_STEP = (49471, 37345)
+# How far it moves from one position to the next: 1 / 1.3247 (the plastic number), which is related
+# to neither. All three are odd, so that each number below DITHER occurs.
+BY_POSITION = 49471
 
 
 def state_bytes(numbers: int, moments: Moments) -> int:
