@@ -200,6 +200,7 @@ def _train(config: TrainConfig) -> Problems:
             "compile=true": config.compile,
             "precision=16-mixed": config.precision == "16-mixed",
             "optim.ema": config.optim.ema is not None,
+            f"optim.moments={config.optim.moments}": config.optim.moments != "fp32",
         }
         for name, given in clashes.items():
             if given:

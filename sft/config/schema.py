@@ -163,6 +163,9 @@ def _whole(path: str) -> str:
     return os.path.realpath(path) if is_file else path
 
 
+Moments = Literal["fp32", "bf16", "8bit"]
+
+
 @dataclass
 class OptimConfig:
     lr: AboveZero = 5e-5
@@ -175,6 +178,7 @@ class OptimConfig:
     warmup: ShareBelowOne | None = None
     grad_clip: AboveZero | None = None
     ema: Annotated[float, Gt(0), Lt(1)] | None = None
+    moments: Moments = "fp32"
     neftune: AboveZero | None = None
 
 

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from sft.config.schema import Moments
 from sft.data.batches import IGNORE_INDEX, Batch
 from sft.gpt2.fast import LIMITS
 from sft.gpt2.model import GPT, GPTConfig
-from sft.training.optim import OPTIMIZER
+from sft.training.narrow_adamw import state_bytes
 
 # int, or an array of them. Of the union, mypy would take a sum for one of floats.
 Ints = Any
@@ -45,13 +46,13 @@ def _filled(number: Ints, device: str) -> Ints:
     return up(number, LIMITS[device].token_multiple)
 
 
-def weight_bytes(model: nn.Module) -> int:
-    """Bytes of the parameters, and of gradient and optimizer state for each that is trained."""
+def weight_bytes(model: nn.Module, moments: Moments = "fp32") -> int:
+    """Bytes of the parameters, and of gradient and AdamW's moments for each that is trained."""
     total = 0
     for parameter in model.parameters():
         total += parameter.nbytes
         if parameter.requires_grad:
-            total += parameter.nbytes + OPTIMIZER.state_bytes * parameter.numel()
+            total += parameter.nbytes + state_bytes(parameter.numel(), moments)
     return total
 
 

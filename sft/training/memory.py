@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 
+from sft.config.schema import Moments
 from sft.data.batches import Batch, Examples
 from sft.data.datamodule import InstructionData
 from sft.data.loop_state import datamodule_of, resumed_from_checkpoint
@@ -20,7 +21,7 @@ from sft.objective import Objective
 from sft.training.callback import RunCallback
 from sft.training.estimate import Ints, Shape, batch_bytes, free_memory, up, weight_bytes
 from sft.training.module import InstructionTuner
-from sft.training.optim import OPTIMIZER
+from sft.training.narrow_adamw import state_bytes
 from sft.training.sharding import Sharded
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class EnoughMemory(RunCallback):
                 trainer.strategy.batch_to_device(batch),
                 module.device,
                 trainer.precision_plugin.train_step_context(),
-                state_to_come=not trainer.optimizers[0].state,
+                state_to_come=None if trainer.optimizers[0].state else module.optim.moments,
                 accumulated=accumulated,
             )
             torch.cuda.empty_cache()
@@ -80,11 +81,12 @@ class EnoughMemory(RunCallback):
         device = module.device.type
         weights = sum(parameter.nbytes for parameter in module.model.parameters())
         there = weights + _state_bytes(trainer.optimizers[0])
+        trained = weight_bytes(module.model, module.optim.moments)
         free = free_memory(device)
 
         def needed(batch: Batch) -> int:
             batch_alone = int(_estimate(module, Shape.of(batch)) * MARGIN[device])
-            return trainer.num_devices * (weight_bytes(module.model) - there + batch_alone)
+            return trainer.num_devices * (trained - there + batch_alone)
 
         if free is not None and needed(batch) > free:
             rows, length = batch.input_ids.shape
@@ -101,14 +103,15 @@ def fits_in_memory(
     batch: Batch,
     device: torch.device,
     context: AbstractContextManager[None],
-    state_to_come: bool,
+    state_to_come: Moments | None,
     accumulated: bool,
 ) -> bool:
     """Try a forward and a backward pass, and leave nothing of it behind.
 
     Args:
         context: of the precision.
-        state_to_come: the optimizer has no state yet, so leave room for it.
+        state_to_come: the moments that the optimizer has yet to make, for which room is left; None:
+            it has made them.
         accumulated: the gradient of another micro-batch is in memory meanwhile.
     """
     trained = [parameter for parameter in objective.model.parameters() if parameter.requires_grad]
@@ -116,7 +119,7 @@ def fits_in_memory(
     try:
         state = []
         if state_to_come:
-            sizes = [OPTIMIZER.state_bytes * parameter.numel() for parameter in trained]
+            sizes = [state_bytes(parameter.numel(), state_to_come) for parameter in trained]
             state = [torch.empty(size, dtype=torch.uint8, device=device) for size in sizes]
         # In a step of one micro-batch, Lightning drops the step before's gradient only after the
         # forward pass.
@@ -223,6 +226,8 @@ def advice(module: InstructionTuner, fits: Callable[[Batch], bool] | None = None
     ways.append("lower data.max_length")
     trains_all = all(parameter.requires_grad for parameter in module.model.parameters())
     if trains_all and not isinstance(trainer.strategy, Sharded):
+        if module.optim.moments == "fp32":
+            ways.append("set optim.moments=8bit")
         ways.append("set lora=default")
 
     sizes = range(data.batch_size // 2, 0, -1)

@@ -16,7 +16,7 @@ from sft.errors import InputError
 from sft.gpt2.model import GPT
 from sft.objective import BatchLoss, CrossEntropy, Objective
 from sft.training.average import Average
-from sft.training.optim import OPTIMIZER, schedule
+from sft.training.optim import adamw, schedule
 from sft.training.sharding import unsharded
 from sft.training.signals import Signals
 
@@ -163,7 +163,7 @@ class InstructionTuner(LightningModule):
         # A fused step in fp16 undoes the loss scale by itself, after grad_clip has read the
         # scaled gradient.
         fused = self.trainer.precision_plugin.precision != "16-mixed"
-        optimizer = OPTIMIZER.make(self.model, self.optim, fused)
+        optimizer = adamw(self.model, self.optim, fused)
         scheduler = schedule(optimizer, self.optim, self.total_steps)
         return {
             "optimizer": optimizer,

@@ -12,11 +12,12 @@ import argparse
 from bisect import bisect_right
 from functools import partial
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import torch
 
 from sft.checkpoint.weights import skeleton
-from sft.config.schema import OptimConfig
+from sft.config.schema import Moments, OptimConfig
 from sft.data.batches import IGNORE_INDEX
 from sft.device import DTYPES, keep_freed_memory, pick_precision
 from sft.gpt2.model import GPT
@@ -29,11 +30,21 @@ GIB = 1 << 30
 MOST_ROWS = 1 << 20
 # GPUs' memory, in GiB.
 LIMITS = (8, 16, 24, 80)
-# The ways to train: with a masked prompt, with activation checkpointing.
+
+
+class Way(NamedTuple):
+    """A way to train."""
+
+    masked: bool = False
+    checkpointing: bool = False
+    moments: Moments = "fp32"
+
+
 WAYS = {
-    "full": (False, False),
-    "mask_prompt": (True, False),
-    "activation checkpointing": (False, True),
+    "full": Way(),
+    "mask_prompt": Way(masked=True),
+    "activation checkpointing": Way(checkpointing=True),
+    "activation checkpointing, moments in 8 bits": Way(checkpointing=True, moments="8bit"),
 }
 
 
@@ -52,20 +63,28 @@ def step(model: GPT, optimizer: torch.optim.Optimizer, shape: Shape, dtype: torc
     optimizer.step()
 
 
-def measured(size: str, shape: Shape, checkpointing: bool, dtype: torch.dtype) -> SimpleNamespace:
+def measured(
+    size: str, shape: Shape, checkpointing: bool, dtype: torch.dtype, moments: Moments
+) -> SimpleNamespace:
     """Train in this process, and return how far its peak rose, in bytes."""
     keep_freed_memory()
     before = peak()
     model = GPT(SIZES[size]).train()
     model.activation_checkpointing = checkpointing
-    optimizer = adamw(model, OptimConfig())
+    optimizer = adamw(model, OptimConfig(moments=moments))
     for _ in range(2):
         step(model, optimizer, shape, dtype)
     return SimpleNamespace(bytes=peak() - before)
 
 
 def most_rows(
-    model: GPT, length: int, targets: int, dtype: torch.dtype, device: str, limit: int
+    model: GPT,
+    length: int,
+    targets: int,
+    dtype: torch.dtype,
+    device: str,
+    limit: int,
+    moments: Moments = "fp32",
 ) -> int:
     """Return the most rows of a batch that trains within the limit.
 
@@ -77,14 +96,14 @@ def most_rows(
 
     def needed(rows: int) -> int:
         shape = Shape(rows, length, rows * length, rows * targets)
-        return weight_bytes(model) + int(batch_bytes(model, shape, dtype, device))
+        return weight_bytes(model, moments) + int(batch_bytes(model, shape, dtype, device))
 
     return bisect_right(range(1, MOST_ROWS), limit, key=needed)
 
 
 def row(size: str, way: str, shape: Shape, measure: bool) -> str:
     """Return a line of the table."""
-    masked, checkpointing = WAYS[way]
+    masked, checkpointing, moments = WAYS[way]
     model = skeleton(SIZES[size])
     model.activation_checkpointing = checkpointing
     if not masked:
@@ -92,9 +111,9 @@ def row(size: str, way: str, shape: Shape, measure: bool) -> str:
 
     # A GPU, computed.
     answer = shape.targets // shape.rows
-    needed = weight_bytes(model) + batch_bytes(model, shape, torch.bfloat16, "cuda")
+    needed = weight_bytes(model, moments) + batch_bytes(model, shape, torch.bfloat16, "cuda")
     fitting = [
-        most_rows(model, shape.length, answer, torch.bfloat16, "cuda", (gib - 1) * GIB)
+        most_rows(model, shape.length, answer, torch.bfloat16, "cuda", (gib - 1) * GIB, moments)
         for gib in LIMITS
     ]
 
@@ -102,8 +121,8 @@ def row(size: str, way: str, shape: Shape, measure: bool) -> str:
     here = ["", ""]
     if measure:
         dtype = DTYPES[pick_precision("auto", "cpu")]
-        estimate = weight_bytes(model) + batch_bytes(model, shape, dtype, "cpu")
-        found = in_own_process(partial(measured, size, shape, checkpointing, dtype)).bytes
+        estimate = weight_bytes(model, moments) + batch_bytes(model, shape, dtype, "cpu")
+        found = in_own_process(partial(measured, size, shape, checkpointing, dtype, moments)).bytes
         here = [f"{found / GIB:.1f} GiB", f"{estimate / GIB:.1f} GiB"]
     cells = [
         size,

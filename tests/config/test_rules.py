@@ -69,6 +69,7 @@ CONTRADICTIONS = [
     ),
     ("train", "optim.ema=0.99 data.split=[0.9,0.1,0]", "optim.ema", "validation"),
     ("train", "optim.ema=0.99 strategy=fsdp devices=2", "strategy", "optim.ema"),
+    ("train", "optim.moments=8bit strategy=fsdp devices=2", "strategy", "optim.moments=8bit"),
     ("evaluate", "checkpoint=x", "out", "out=FOLDER"),
     ("evaluate", "out=x", "out", "checkpoint= and compare="),
     ("evaluate", "compare=[]", "compare", "no run"),

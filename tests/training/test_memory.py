@@ -73,7 +73,7 @@ def test_trying_a_batch_leaves_weights_gradients_and_random_state_alone(
     random = torch.get_rng_state()
     for accumulated in (False, True):
         fits = fits_in_memory(
-            CrossEntropy(model), batch, torch.device("cpu"), nullcontext(), True, accumulated
+            CrossEntropy(model), batch, torch.device("cpu"), nullcontext(), "fp32", accumulated
         )
         assert fits == (room == 3)
     assert torch.equal(torch.get_rng_state(), random)
@@ -179,7 +179,7 @@ def test_trying_the_heaviest_batch_does_not_change_the_run(
         batch: Batch,
         device: Any,
         context: Any,
-        state_to_come: bool,
+        state_to_come: str | None,
         accumulated: bool,
     ) -> bool:
         assert objective.model.training

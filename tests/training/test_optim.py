@@ -9,7 +9,7 @@ import torch
 from sft.checkpoint.folder import load_pretrained
 from sft.config.schema import LoraConfig, OptimConfig
 from sft.gpt2.lora import add_lora
-from sft.training.optim import OPTIMIZERS, adamw, beta2_of, schedule
+from sft.training.optim import adamw, beta2_of, schedule
 
 
 def test_matrices_decay_and_vectors_do_not(checkpoint: Path) -> None:
@@ -92,16 +92,3 @@ def test_a_half_life_in_tokens_gives_the_decay_rate() -> None:
 
     # Twice the batch has the square of the rate (2507.07101, equation 1).
     assert beta2_of(4000, 2000) == pytest.approx(beta2_of(4000, 1000) ** 2)
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_the_bytes_of_an_entry_are_those_that_its_state_takes(checkpoint: Path, name: str) -> None:
-    model = load_pretrained(checkpoint).model
-    optimizer = OPTIMIZERS[name].make(model, OptimConfig(), True)
-    for parameter in model.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
-    values = [value for state in optimizer.state.values() for value in state.values()]
-    numbers = sum(parameter.numel() for parameter in model.parameters())
-    held = sum(value.nbytes for value in values if value.dim())
-    assert held == OPTIMIZERS[name].state_bytes * numbers
