@@ -9,6 +9,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 
 import sft.config.help  # noqa: F401, the resolver of --help
+from sft.command import heavy_imports
 from sft.config.loading import from_hydra
 from sft.config.rules import check_given, given_keys
 from sft.config.schema import EvaluateConfig
@@ -43,7 +44,8 @@ def evaluate(config: EvaluateConfig, given: list[str]) -> None:
     Args:
         given: the keys that were given on the command line.
     """
-    from sft.evaluation import run as evaluation
+    with heavy_imports():
+        from sft.evaluation import run as evaluation
 
     evaluation.evaluate(config, given, log_to, on_devices)
 

@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 
 import sft.config.help  # noqa: F401, the resolver of --help
 from sft.claims import claimed_by_rank_0
+from sft.command import heavy_imports
 from sft.config.loading import from_hydra
 from sft.config.origins import changed_settings
 from sft.config.rules import check_given, check_processes
@@ -66,7 +67,8 @@ def main(composed: Any) -> float | None:
 
 def fit(config: TrainConfig, folder: Path, changed: str = "") -> None:
     """Train, as one process of the run. The log begins with the settings that are `changed`."""
-    from sft.training import run as training
+    with heavy_imports():
+        from sft.training import run as training
 
     # Where a launcher started this process, the launcher has claimed the folder already.
     with claimed_by_rank_0(folder) if is_rank_0() else nullcontext():

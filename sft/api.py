@@ -8,7 +8,7 @@ Only `save` writes files. For checkpoints, metrics and several devices, use trai
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -406,7 +406,7 @@ def _answers(
 ) -> list[Answer]:
     """Return the answers to the prompts, in their order."""
     model = gpt2.model.to(pick_device(config.device)).eval()
-    decoding = Decoding(**asdict(config.generate), seed=config.seed, precision="32-true")
+    decoding = Decoding.of(config.generate, config.seed, "32-true", [gpt2])
     seeds = row_seeds(config.seed, len(prompts))
     found = decode_answers(model, gpt2.tokenizer, prompts, seeds, decoding, config.batch_size)
     by_index = dict(found)

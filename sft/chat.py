@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from sft.command import add_placement, command
+from sft.command import add_placement, command, heavy_imports
 from sft.errors import InputError
 from sft.logs import visible
 
@@ -238,7 +238,7 @@ class Chat:
         self.input = ""
 
         max_tokens = min(chat_model.context - len(prompt), self.max_new_tokens)
-        stop = [self.stop] if self.stop else []
+        stop = [*chat_model.checkpoint.ends, *([self.stop] if self.stop else [])]
         answer = AnswerStream(chat_model.tokenizer, max_tokens, stop)
         decoder = Decoder(chat_model.model, slots=1, size=chat_model.context)
         decoder.add(prompt, random.getrandbits(63), self.sampling)
@@ -362,8 +362,9 @@ def main() -> None:
     arguments = parser().parse_args()
 
     # --help and a wrong option must not wait for torch.
-    from sft.gpt2.sampling import Sampling
-    from sft.inference.models import Placement, load_tuned
+    with heavy_imports():
+        from sft.gpt2.sampling import Sampling
+        from sft.inference.models import Placement, load_tuned
 
     placement = Placement.pick(arguments.device, arguments.precision)
     tuned = load_tuned(arguments.model, placement)

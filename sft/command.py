@@ -6,9 +6,11 @@ The doors with Hydra, in sft/launch.py, end in the same way.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import NoReturn, get_args
 
@@ -38,6 +40,26 @@ def command(main: Callable[[], None]) -> None:
         if FULL_ERROR:
             raise
         sys.exit(f"error: {on_one_line(error)}")
+
+
+@contextmanager
+def heavy_imports() -> Iterator[None]:
+    """Import torch, and what needs it, without the garbage collector: a fifth faster.
+
+    The imports make about a million objects, none of which is garbage, and the collector would
+    look through all of them many times. Once frozen, they are never looked at again. Where torch
+    is imported already there is nothing to gain, and a run's own objects must not be frozen.
+    """
+    if "torch" in sys.modules:
+        yield
+        return
+
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def require(extra: str, use: str, *packages: str) -> None:

@@ -3,16 +3,20 @@
 Files of the Hugging Face Hub are downloaded by its own client, and hashed here.
 """
 
+from __future__ import annotations
+
 import hashlib
 import os
 import re
 from pathlib import Path
-
-import requests
+from typing import TYPE_CHECKING
 
 from sft.atomic import sha256_of
 from sft.bars import Bar
 from sft.errors import InputError
+
+if TYPE_CHECKING:
+    import requests
 
 # An ETag that is a hash: SHA-1 or SHA-256.
 HASH = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
@@ -33,6 +37,9 @@ def fetch_rest(url: str, part: Path, label: str) -> int | None:
             them. `part` stays, so that the next call continues, unless it is too long.
         ValueError: a header of the server's answer is malformed.
     """
+    # Most commands fetch nothing, and need not wait for this import.
+    import requests
+
     have = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity"}
     if have:

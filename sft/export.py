@@ -6,6 +6,7 @@ import argparse
 import logging
 import shlex
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -188,7 +189,7 @@ def export_gguf(folder: Path, dtype: str, out: Path | None) -> tuple[Path, list[
     recipe = out.with_suffix(".Modelfile")
     used = template(source)
     context = source.model.config.n_positions
-    text = modelfile(used, out.name, context, takes_earlier_turns(source, used))
+    text = modelfile(used, out.name, context, takes_earlier_turns(source, used), source.ends)
 
     make_folder(out.parent)
     with replaced(out) as file:
@@ -226,7 +227,13 @@ def export_task(run: str, out: Path | None) -> None:
     )
 
 
-def modelfile(template: str | None, model: str, context: int, several_turns: bool = False) -> str:
+def modelfile(
+    template: str | None,
+    model: str,
+    context: int,
+    several_turns: bool = False,
+    ends: Sequence[str] = (),
+) -> str:
     """Return Ollama's recipe for a model (ollama.com, "Modelfile reference").
 
     Args:
@@ -235,6 +242,7 @@ def modelfile(template: str | None, model: str, context: int, several_turns: boo
         context: length of the model's context in tokens.
         several_turns: the model is shown the earlier turns of a conversation. Otherwise it is asked
             each question alone.
+        ends: further texts that end an answer.
     """
     from sft.data.prompt import around
 
@@ -242,9 +250,10 @@ def modelfile(template: str | None, model: str, context: int, several_turns: boo
     if go is None:
         before, after = around(template) if template else ("", "")
         go = f"{_escape(before)}{{{{ .Prompt }}}}{_escape(after)}"
+    stops = "".join(f'PARAMETER stop "{end}"\n' for end in ("<|endoftext|>", *ends))
     return (
         f'FROM ./{model}\nTEMPLATE """{go}"""\n'
-        f'PARAMETER stop "<|endoftext|>"\nPARAMETER num_ctx {context}\nPARAMETER temperature 0\n'
+        f"{stops}PARAMETER num_ctx {context}\nPARAMETER temperature 0\n"
     )
 
 

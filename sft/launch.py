@@ -157,12 +157,10 @@ def composed(door: str, overrides: list[str]) -> Any:
     Raises:
         InputError: they cannot be composed.
     """
-    conf = Path(__file__).parents[1] / "conf"
+    # In the repository sft/conf is a link to conf/, and a file where git makes no links.
+    conf = Path(__file__).parent / "conf"
     if not conf.is_dir():
-        raise InputError(
-            f"{conf}: no such folder; the installed package has no settings, so run this command "
-            "in a clone of the repository, set up by make train"
-        )
+        conf = conf.parents[1] / "conf"
     try:
         with initialize_config_dir(str(conf), version_base="1.3"):
             return compose(door, overrides)

@@ -90,15 +90,20 @@ class CrossEntropy:
         self.prompt_weight = prompt_weight
 
     def loss(self, batch: Batch) -> BatchLoss:
+        # The CPU waits for a GPU to count the mask. It does so before the layers, when there is
+        # little to wait for.
+        is_answer: Tensor | None = None
+        if batch.answers is not None:
+            is_answer = batch.answers[batch.labels != IGNORE_INDEX]  # (N,)
+
         each, hits = self.model.token_scores(batch.input_ids, batch.labels, batch.lengths)
         losses = each.detach()
         tokens = losses.new_tensor(len(losses))
         accuracy = [hits.sum().to(losses), tokens]
-        if batch.answers is None:
+        if is_answer is None:
             extra = torch.stack([losses.sum(), tokens, *accuracy]).view(2, 2)
             return BatchLoss(each, batch.labels, extra)
 
-        is_answer = batch.answers[batch.labels != IGNORE_INDEX]  # (N,)
         of_answers = [(losses * is_answer).sum(), is_answer.sum().to(losses)]
         extra = torch.stack([*of_answers, *accuracy]).view(2, 2)
         weights = None
@@ -146,7 +151,7 @@ class Preference:
         if self.config.loss == "sigmoid":
             each = -F.logsigmoid(margins)
         else:
-            sizes = torch.tensor(tokens_of_rows(batch.labels), device=ratios.device)
+            sizes = (batch.labels != IGNORE_INDEX).sum(1)  # (B,)
             of_chosen = chosen / sizes[:pairs].clamp(min=1)
             of_rejected = rejected / sizes[pairs : 2 * pairs].clamp(min=1)
             if self.config.loss == "norm":
@@ -161,6 +166,6 @@ class Preference:
 
 def row_logprobs(model: GPT, batch: Batch) -> Tensor:
     """Return the log-probability of the labels of each row, (B,), in nats and fp32."""
+    sizes = tokens_of_rows(batch.labels)
     losses = model.token_losses(batch.input_ids, batch.labels, batch.lengths)
-    rows = torch.split(losses, tokens_of_rows(batch.labels))
-    return -torch.stack([row.sum() for row in rows])
+    return -torch.stack([row.sum() for row in torch.split(losses, sizes)])

@@ -149,8 +149,6 @@ def rank(
     Raises:
         InputError: the run cannot be read, or no record can be asked, or the judge cannot go on.
     """
-    from dataclasses import asdict
-
     from sft.checkpoint.folder import load_pretrained
     from sft.device import DTYPES, pick_answer_precision, pick_device
     from sft.evaluation.answers import AnswerFile, Decoding, answer_all
@@ -170,7 +168,7 @@ def rank(
     # Each answer is drawn from a seed of its own, and kept as an evaluation's are.
     device = pick_device(config.device)
     precision = pick_answer_precision(config.precision, device)
-    decoding = Decoding(**asdict(config.generate), seed=config.seed, precision=precision)
+    decoding = Decoding.of(config.generate, config.seed, precision, [tuned])
     dtype = DTYPES[precision]
     model = load_pretrained(tuned.source, tuned.revision, dtype=dtype, device=device).model.eval()
     freeze(model, int8=precision == "int8")

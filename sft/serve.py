@@ -8,7 +8,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Any
 
-from sft.command import add_placement, command, require
+from sft.command import add_placement, command, heavy_imports, require
 from sft.errors import InputError
 
 if TYPE_CHECKING:
@@ -152,9 +152,10 @@ def serve(arguments: argparse.Namespace) -> None:
         InputError: the address cannot be had, the model cannot be loaded, or a package is missing.
     """
     require("serve", "the server", "starlette", "uvicorn")
-    from sft.inference.models import Placement, load_tuned, share_weights
-    from sft.serving.engine import Engine
-    from sft.serving.guard import is_loopback
+    with heavy_imports():
+        from sft.inference.models import Placement, load_tuned, share_weights
+        from sft.serving.engine import Engine
+        from sft.serving.guard import is_loopback
 
     # The address comes first, so that a port in use is found before the models are loaded.
     listener = listen(arguments.host, arguments.port)

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -201,6 +202,8 @@ def test_an_answer_takes_the_settings_of_evaluation(gpt2: Pretrained) -> None:
     assert answer(stop=plain[4:6]) == answer(stop=["@@", plain[4:6]])
     assert answer(stop=plain[4:6]) == plain[: plain.index(plain[4:6])]
     assert answer(temperature=1.5, best_of=3) != plain
+    ended = replace(gpt2, ends=(plain[4:6], "@@"))
+    assert sft.answer(ended, "Say day.", max_new_tokens=12) == [answer(stop=plain[4:6])]
 
 
 def test_an_unusable_argument_is_named(gpt2: Pretrained) -> None:

@@ -277,6 +277,48 @@ def test_the_doors_open_quickly(name: str) -> None:
     assert {room(other) for other in of("sft", iter(found))} <= GROUND | of_the_doors
 
 
+def imported_with(start: str) -> set[str]:
+    """Return the modules that are imported together with one of sft's, directly or not."""
+    files = {module(name): name for name in NAMES}
+    found = {start}
+    waiting = [start]
+    while waiting:
+        new = set(imports(files[waiting.pop()], everywhere=False)) - found
+        found |= new
+        waiting += new & MODULES
+    return found
+
+
+@pytest.mark.parametrize("start", ["sft.training.run", "sft.inference.models"])
+def test_a_start_imports_only_what_it_uses(start: str) -> None:
+    found = imported_with(start)
+    assert "torch" in found
+    unused = {"requests", "urllib3", "transformers", "starlette", "uvicorn"}
+    if start == "sft.inference.models":
+        unused |= {"lightning", "hydra", "omegaconf"}
+    assert [package for package in sorted(unused) if of(package, iter(found))] == []
+
+
+@pytest.mark.parametrize("name", ["train.py", "evaluate.py", "sft/chat.py", "sft/serve.py"])
+def test_a_door_imports_torch_without_the_garbage_collector(name: str) -> None:
+    """One import outside would take the whole of torch with it, and the time as well."""
+    tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))
+    quick = [
+        statement.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.With) and "heavy_imports()" in ast.unparse(node.items[0])
+        for statement in node.body
+        if isinstance(statement, ast.ImportFrom)
+    ]
+    first = {
+        "train.py": "sft.training",
+        "evaluate.py": "sft.evaluation",
+        "sft/chat.py": "sft.gpt2.sampling",
+        "sft/serve.py": "sft.inference.models",
+    }
+    assert quick[0] == first[name]
+
+
 @pytest.mark.parametrize("door", ["arena", "chat", "serve", "export"])
 def test_a_door_without_hydra_does_not_import_it(door: str) -> None:
     code = f"import sys, sft.{door}; print({{'hydra', 'omegaconf', 'torch'}} & set(sys.modules))"

@@ -247,6 +247,10 @@ def test_a_stop_text_ends_the_answers_of_a_chat(chat: Chat) -> None:
     chat.run_command("/set stop")
     assert "".join(chat.answer("Tell me something.")) == whole
 
+    # So does an end token of the checkpoint's own.
+    chat.tuned.checkpoint.ends = (stop,)
+    assert "".join(chat.answer("Tell me something.")) == whole[: whole.index(stop)]
+
 
 @pytest.mark.parametrize(
     ("line", "problem"),

@@ -215,6 +215,11 @@ def test_a_modelfile_keeps_the_templates_braces_and_quotes() -> None:
     assert 'TEMPLATE """{{ "{{" }} a }} {{ "\\"\\"\\"" }}{{ .Prompt }}"""\n' in text
 
 
+def test_a_modelfile_names_every_end_of_an_answer() -> None:
+    text = export.modelfile("{{ instruction }}", "x.gguf", 8, ends=("<|im_end|>",))
+    assert 'PARAMETER stop "<|endoftext|>"\nPARAMETER stop "<|im_end|>"\n' in text
+
+
 def test_copy_that_is_another_model_is_deleted(
     folder: Path, call: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

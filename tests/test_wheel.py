@@ -34,10 +34,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_holds_every_file_of_the_package(wheel: Path) -> None:
     def files(folder: Path) -> set[str]:
-        found = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+        found = {path.relative_to(folder.parent).as_posix() for path in folder.rglob("*")}
         return {name for name in found if "__pycache__" not in name}
 
-    assert files(wheel / "sft") == files(ROOT / "sft")
+    settings = {f"sft/{name}" for name in files(ROOT / "conf")}
+    assert files(wheel / "sft") == files(ROOT / "sft") | settings
 
 
 def test_its_core_needs_neither_server_nor_gguf(wheel: Path) -> None:

@@ -74,6 +74,8 @@ class Pretrained:
         adapter: config of the adapter that was merged into the model; None: the folder is not an
             adapter's.
         names: special tokens, by the names that chat templates use for them.
+        ends: special tokens, as text, that end its answers besides the tokenizer's end token, such
+            as another program's `<|im_end|>`.
         conversations: it was tuned on conversations of several turns.
         lora: the settings of the adapters that `finetune` gave the model. Its other weights are the
             file's.
@@ -90,6 +92,7 @@ class Pretrained:
     read: weights.Read = field(repr=False)
     adapter: AdapterConfig | None = None
     names: dict[str, str] = field(default_factory=dict)
+    ends: tuple[str, ...] = ()
     conversations: bool = False
     lora: LoraConfig | None = None
 
@@ -160,6 +163,7 @@ def load_pretrained(
         read=read,
         adapter=tuned,
         names=_special_names(tokenizer_config),
+        ends=_read_ends(templates, tokenizer_config, tokenizer),
         conversations=tokenizer_config.get("sft_conversations") is True,
     )
 
@@ -372,6 +376,22 @@ def _special_names(tokenizer_config: dict[str, Any]) -> dict[str, str]:
         if isinstance(text, str):
             found[name] = text
     return found
+
+
+def _read_ends(
+    folder: Path, tokenizer_config: dict[str, Any], tokenizer: tiktoken.Encoding
+) -> tuple[str, ...]:
+    """Return the texts of the special tokens, besides END, that the folder's files say end a turn.
+
+    As in transformers, `eos_token_id` of generation_config.json is one id or a list of them.
+    """
+    path = folder / GENERATION_CONFIG
+    ids = read_json(path).get("eos_token_id") if path.exists() else None
+    found = {_special_names(tokenizer_config).get("eos_token")}
+    for id in ids if isinstance(ids, list) else [ids]:
+        if isinstance(id, int) and 0 <= id < tokenizer.n_vocab:
+            found.add(tokenizer.decode([id]))
+    return tuple(sorted(tokenizer.special_tokens_set.intersection(found) - {END}))
 
 
 def _read_chat_template(folder: Path) -> str | None:

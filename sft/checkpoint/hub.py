@@ -23,6 +23,7 @@ from sft.checkpoint.files import (
     ADAPTER_WEIGHTS,
     CHAT_TEMPLATE,
     CONFIG,
+    GENERATION_CONFIG,
     INDEX,
     TOKENIZER_CONFIG,
     WEIGHTS,
@@ -111,7 +112,8 @@ def download(repo: str, revision: str | None = None) -> tuple[Path, str]:
 
     # The released models have no chat template, and their three tokenizer files are known to agree.
     if commit != PINNED.get(repo):
-        _fetch_later_additions(repo, (TOKENIZER, CHAT_TEMPLATE), commit, WEIGHTS, INDEX)
+        optional = (TOKENIZER, CHAT_TEMPLATE, GENERATION_CONFIG)
+        _fetch_later_additions(repo, optional, commit, WEIGHTS, INDEX)
 
     _fetch_weights(repo, commit)
     return folder, commit

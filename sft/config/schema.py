@@ -1,6 +1,6 @@
 """Every choice a user can make, with its type, its options and its range.
 
-What a choice means, with its unit, is written beside its default in `conf/`. Options are a
+The meaning of a choice, with its unit, is written next to its default in `conf/`. Options are a
 `Literal`, so that mypy sees a misspelt one. Ranges are an `Annotated`, which `loading.py` checks.
 Nothing here knows torch, so a mistake is answered at once.
 """

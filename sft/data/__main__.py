@@ -267,7 +267,7 @@ def summary_text(
     found: Examination, name: str, counted_by: str, splits: dict[str, int], drawn: list[int]
 ) -> str:
     """Return what was found as text."""
-    from sft.data.doctor import CHECKS, LEVELS, PERCENTILES
+    from sft.data.doctor import CHECKS, LEVELS, PERCENTILES, share
 
     count = len(found.records)
     parts = ", ".join(f"{size:,} {split}" for split, size in splits.items())
@@ -284,7 +284,7 @@ def summary_text(
             lines.append(f"{key:12}{'-':>9}{'-':>8}  not checked: {found.skipped[key]}")
         else:
             size = len(found.marked[key])
-            lines.append(f"{key:12}{size:>9,}{size / count:>8.1%}  {check.label}")
+            lines.append(f"{key:12}{size:>9,}{share(size, count):>8}  {check.label}")
 
     if found.shared:
         levels = "".join(f"{f'≥ {level}':>9}" for level in LEVELS)
@@ -294,7 +294,7 @@ def summary_text(
             lines.append(f"{split:24}" + "".join(f"{number:>9,}" for number in numbers))
 
     letters = sum(number for number, _ in found.scripts.values())
-    scripts = [f"{script} {number / letters:.1%}" for script, (number, _) in found.scripts.items()]
+    scripts = [f"{name} {share(number, letters)}" for name, (number, _) in found.scripts.items()]
     lines += ["", f"scripts: {', '.join(scripts[:8]) or 'no letters'}"]
 
     order = found.by_length().tolist()

@@ -53,6 +53,13 @@ class Check:
     applies: Callable[[Record], bool] | None = None
 
 
+def share(part: int, whole: int, digits: int = 1) -> str:
+    """Return a share in percent. A part that would be rounded to 0.0% is shown as <0.1%."""
+    zero = f"{0:.{digits}%}"
+    text = f"{part / whole:.{digits}%}"
+    return f"<{10**-digits:.{digits}f}%" if part and text == zero else text
+
+
 def fields(record: Record) -> list[str]:
     """Return the texts of a record."""
     earlier = [turn.content for turn in record.before]
@@ -92,7 +99,7 @@ CHECKS: dict[str, Check] = {
 
 @dataclass(frozen=True)
 class Shared:
-    """How much of a split's questions the training split holds.
+    """The overlap of a split's questions with those of the training split.
 
     Attributes:
         exact: how many records have a question that train has word for word.
@@ -108,7 +115,7 @@ class Shared:
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found.
+    """The findings of the checks.
 
     Attributes:
         records: all of them, in the order of the files.

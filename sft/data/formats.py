@@ -11,12 +11,12 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from io import TextIOWrapper
+from io import BytesIO, TextIOWrapper
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, cast
 
-from sft.data.not_json import binary_format, looks_like
+from sft.data.not_json import binary_format, looks_like, not_utf8
 from sft.data.tables import read_arrow, read_csv, read_parquet
 from sft.errors import InputError
 
@@ -301,8 +301,8 @@ def parse_json(content: bytes, name: Path | str) -> list[Any]:
         raise InputError(f"{name}: {described}")
     try:
         text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{name}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{name}: {not_utf8(BytesIO(content))}") from None
     if not text.strip():
         raise InputError(f"{name}: empty, expected a JSON array of records")
 

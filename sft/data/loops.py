@@ -21,8 +21,8 @@ END_OF_SENTENCE = re.compile(r"[.!?。！？\n]+")
 def repeats_itself(text: str) -> bool:
     """Return whether a text loops.
 
-    It does if one sentence of three words and more occurs three times, or if half of its groups of
-    four words, or more, occurred before. The second is seq-rep-4 of "Neural Text Generation with
+    It does if a sentence of three words or more occurs three times. It also does if at least half
+    of its groups of four words occurred before: seq-rep-4 of "Neural Text Generation with
     Unlikelihood Training" (Welleck et al., 2020) with a limit of 0.5. Case and punctuation do not
     count. A text of fewer than eight words has too few groups.
     """

@@ -240,9 +240,9 @@ def _search(sets: Matrix, larger: Numbers, smaller: Numbers, least: float) -> It
 def _prefixes(sizes: Numbers, share: float) -> Numbers:
     """Return how many elements of each set are compared first.
 
-    A set of n elements has a common one with each neighbour, with which it shares `share` * n,
-    among any n - `share` * n + 1 of them. Some more elements cost little, and leave half the
-    candidates. Rounding may add one, but never takes one away.
+    A set of n elements shares at least `share` * n of them with each neighbour. So any
+    n - `share` * n + 1 of its elements hold a shared one. A few more elements cost little, and
+    leave half the candidates. Rounding may add one, but never takes one away.
     """
     needed = np.ceil(share * sizes - 1e-9).astype(np.int64)
     lengths: Numbers = np.minimum(sizes, sizes - needed + 1 + sizes // 16)

@@ -1,6 +1,7 @@
-"""Messages about a file that is not JSON: what it looks like, and what to do with it."""
+"""Messages about a file that is not JSON: its likely format, and the remedy."""
 
 import re
+from collections.abc import Iterable
 
 # The first bytes of binary formats, from each format's specification, and the way to JSON.
 BINARY = {
@@ -31,8 +32,29 @@ def binary_format(content: bytes) -> str | None:
     return None
 
 
+def not_utf8(lines: Iterable[bytes]) -> str:
+    """Name the first byte of a text that is not UTF-8 by its line and place, and say what to do."""
+    for number, line in enumerate(lines, 1):
+        try:
+            line.decode()
+        except UnicodeDecodeError as error:
+            place = f"not UTF-8 text at line {number}, byte {error.start + 1} of it"
+            if error.reason == "unexpected end of data":
+                return f"{place}: a letter is incomplete; {CUT}"
+
+            before = line[: error.start].decode().lstrip("\ufeff")[-20:].strip()
+            after = f" after {before!r}" if before else ""
+            byte = line[error.start]
+            windows = bytes([byte]).decode("cp1252", errors="replace")
+            return (
+                f"{place}: 0x{byte:02X}{after} ({windows!r} in Windows-1252); save the file as "
+                "UTF-8, or convert it: iconv -f WINDOWS-1252 -t UTF-8"
+            )
+    return "not UTF-8 text; save it as UTF-8"
+
+
 def looks_like(text: str, at: int) -> str:
-    """Say what a text looks like that stops being JSON at character `at`, and what to do.
+    """Name the fault of a text that stops being JSON at character `at`, and the remedy.
 
     Args:
         text: the whole text, or the broken line of JSON Lines.

@@ -10,6 +10,7 @@ from sft.data.batches import IGNORE_INDEX
 from sft.data.plan import Plan
 from sft.data.records import Contents, resembled
 from sft.data.splits import Split
+from sft.errors import counted
 
 
 def overview(splits: dict[str, Split]) -> dict[str, dict[str, int]]:
@@ -81,11 +82,11 @@ def contents_text(contents: Iterable[Contents]) -> str:
     for shape, files in shapes.items():
         records = sum(found.records for found in files)
         answers = sum(found.answers for found in files)
-        kind = "records"
         if any(found.conversations for found in files):
-            kind = "conversations"
-        text = f"{records:,} {kind}, {shape} format"
-        parts.append(text if kind == "records" else f"{text}, {answers / records:.1f} turns each")
+            kind = counted(records, "conversation")
+            parts.append(f"{kind}, {shape} format, {answers / records:.1f} turns each")
+        else:
+            parts.append(f"{counted(records, 'record')}, {shape} format")
     return "; ".join(parts)
 
 
@@ -135,8 +136,8 @@ def weights_text(paths: Sequence[str], plan: Plan) -> str:
 def example_text(split: Split, tokenizer: tiktoken.Encoding) -> str:
     """Return the first example, decoded, with each part that is learned between ⟦ and ⟧.
 
-    The first token of a learned part that begins the text is shown in it, though nothing predicts
-    that token.
+    If a learned part begins the text, its first token is shown as learned, though nothing predicts
+    it.
     """
     batch = split.examples.batch([0])
     end = int(batch.lengths[0])

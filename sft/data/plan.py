@@ -42,7 +42,7 @@ class Plan:
         lengths: (rows,), to bucket rows of similar length, so that little is padded; None: do not.
         sources: (rows,), the number of each row's source; None: there is one.
         weights: for each source, how often its rows come in an epoch: 2 is each twice, 0.3 is 30%
-            of them, drawn anew for each epoch. Empty: each row comes once.
+            of them, another draw in each epoch. Empty: each row comes once.
     """
 
     rows: int
@@ -57,7 +57,7 @@ class Plan:
 
     @cached_property
     def taken(self) -> list[int]:
-        """How many rows of each source an epoch takes."""
+        """The number of rows that an epoch takes of each source."""
         if self.sources is None or not self.weights:
             return [self.rows]
         counts = np.bincount(self.sources, minlength=len(self.weights)).tolist()

@@ -128,13 +128,6 @@ def usable_template(
         )
         return None
 
-    # TODO: stop at the end token that the checkpoint names. Decoding and training know only one.
-    end = names.get("eos_token", END)
-    if end != END:
-        log.warning(
-            f"warning: {source}: its turns end with {end!r}, "
-            f"but answers end only at {END!r} or at their limit"
-        )
     return template
 
 

@@ -13,7 +13,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sft.data.not_json import binary_format
+from sft.data.not_json import binary_format, not_utf8
 from sft.errors import InputError
 
 # The signs that may separate columns. The one that is most frequent in the header does.
@@ -41,7 +41,8 @@ def read_csv(file: BinaryIO, name: Path | str) -> Iterator[dict[str, str]]:
     try:
         yield from _csv_rows(text, name)
     except UnicodeDecodeError:
-        raise InputError(f"{name}: not UTF-8 text; save it as UTF-8") from None
+        file.seek(0)
+        raise InputError(f"{name}: {not_utf8(file)}") from None
     finally:
         # A wrapper that is collected closes its file, which belongs to the caller.
         text.detach()

@@ -8,8 +8,8 @@ would give the same answer again.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from sft.checkpoint.folder import Pretrained, load_pretrained
 from sft.config.schema import GenerateConfig
 from sft.device import DTYPES, AnswerPrecision
 from sft.gpt2.frozen import freeze
-from sft.gpt2.generate import complete, row_seeds
+from sft.gpt2.generate import Timing, complete, row_seeds
 from sft.gpt2.model import GPT
 from sft.gpt2.sampling import Sampling
 from sft.gpt2.tokenizer import decode
@@ -52,6 +52,20 @@ class Decoding(GenerateConfig):
 
     seed: int
     precision: AnswerPrecision
+
+    @classmethod
+    def of(
+        cls,
+        config: GenerateConfig,
+        seed: int,
+        precision: AnswerPrecision,
+        checkpoints: Iterable[Pretrained],
+    ) -> "Decoding":
+        """Return the settings for checkpoints, whose own end tokens end an answer, too."""
+        settings = asdict(config)
+        for one in checkpoints:
+            settings["stop"] += [end for end in one.ends if end not in settings["stop"]]
+        return cls(**settings, seed=seed, precision=precision)
 
     @property
     def sampling(self) -> Sampling:
@@ -137,6 +151,7 @@ def add_answers(
     file: LineFile[Answer],
     batch_size: int,
     name: str,
+    timing: Timing | None = None,
 ) -> None:
     """Answer the prompts, and add each answer to the file when it is finished.
 
@@ -146,6 +161,7 @@ def add_answers(
 
     Args:
         name: of the progress bar.
+        timing: each step of decoding is added to it.
     """
     found = decode_answers(
         model,
@@ -154,6 +170,7 @@ def add_answers(
         [one.seed for one in waiting],
         decoding,
         batch_size,
+        timing,
     )
     for index, answer in Bar(
         found, total=len(waiting), desc=name, unit="answer", disable=not waiting
@@ -168,12 +185,14 @@ def decode_answers(
     seeds: Sequence[int],
     decoding: Decoding,
     slots: int,
+    timing: Timing | None = None,
 ) -> Iterator[tuple[int, Answer]]:
     """Answer prompts, and yield each answer, with its prompt's index, when it is finished.
 
     Args:
         seeds: one for each prompt.
         slots: answers that are decoded together.
+        timing: each step of decoding is added to it.
     """
     # A prompt from which several answers are drawn is read once for each, so that its answers are
     # decoded together.
@@ -192,6 +211,7 @@ def decode_answers(
         seeds,
         slots,
         ends=stops_at(tokenizer, decoding.stop),
+        timing=timing,
     ):
         text = cut(decode(tokenizer, completion.tokens), decoding.stop)
         answer = Answer(text, len(completion.tokens), completion.finish_reason)
@@ -248,14 +268,16 @@ def answer_all(
     file: LineFile[Answer],
     batch_size: int = 32,
     name: str = "answers",
+    timing: Timing | None = None,
 ) -> list[Answer]:
     """Return the answer to each prompt. Those that are not in the file are made and added to it.
 
     Args:
         model: the checkpoint's, on its device and in its precision.
+        timing: each step of decoding is added to it.
     """
     waiting = unanswered(prompts, checkpoint.sha256, decoding, file)
-    add_answers(model, checkpoint.tokenizer, waiting, decoding, file, batch_size, name)
+    add_answers(model, checkpoint.tokenizer, waiting, decoding, file, batch_size, name, timing)
     return [file.by_key[key] for key in answer_keys(prompts, checkpoint.sha256, decoding)]
 
 

@@ -49,8 +49,8 @@ class RunComparison:
     """The differences between two tuned models, first minus second.
 
     Attributes:
-        settings_apart: which of the settings that make an answer differ.
-        judges_apart: whether the judges differ, so that scores are not compared.
+        differing_settings: which of the settings that make an answer differ.
+        judges_differ: whether the judges differ, so that scores are not compared.
         not_asked: how many records the `first` and the `second` were not asked, by reason.
     """
 
@@ -58,8 +58,8 @@ class RunComparison:
     second: str
     records: int
     split: str
-    settings_apart: list[str]
-    judges_apart: bool
+    differing_settings: list[str]
+    judges_differ: bool
     not_asked: dict[str, dict[str, int]]
     differences: dict[str, MetricDifference]
 
@@ -131,11 +131,11 @@ def compare(first: Evaluation, second: Evaluation) -> RunComparison:
     """
     check_same_records(first, second)
     judges_differ = identity(first.summary.judge) != identity(second.summary.judge)
-    settings_differ = []
+    differing = []
     if first.summary.decoding != second.summary.decoding:
-        settings_differ.append("decoding")
+        differing.append("decoding")
     if first.summary.template != second.summary.template:
-        settings_differ.append("template")
+        differing.append("template")
 
     # Scores of different judges are not compared.
     answers = [first.tuned(), second.tuned()]
@@ -146,8 +146,8 @@ def compare(first: Evaluation, second: Evaluation) -> RunComparison:
         second=second.name,
         records=len(first.rows),
         split=first.summary.split,
-        settings_apart=settings_differ,
-        judges_apart=judges_differ,
+        differing_settings=differing,
+        judges_differ=judges_differ,
         not_asked={"first": not_asked(first.tuned()), "second": not_asked(second.tuned())},
         differences=differences(answers[0], answers[1], ("the first", "the second")),
     )
@@ -233,8 +233,8 @@ def _remarks(found: RunComparison) -> Sequence[str]:
     remarks = []
     if visible := visible_remark(found.differences, found.records):
         remarks.append(visible)
-    if found.settings_apart:
-        remarks.append(f"note: the two differ in {' and '.join(found.settings_apart)}")
+    if found.differing_settings:
+        remarks.append(f"note: the two differ in {' and '.join(found.differing_settings)}")
     for name, counts in found.not_asked.items():
         if counts:
             remarks.append(
@@ -242,6 +242,6 @@ def _remarks(found: RunComparison) -> Sequence[str]:
             )
     if any(one.interval is None for one in found.differences.values()):
         remarks.append(f"note: {TOO_FEW}")
-    if found.judges_apart:
+    if found.judges_differ:
         remarks.append("note: not the same judge, so scores are not compared")
     return remarks

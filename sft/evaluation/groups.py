@@ -7,7 +7,7 @@ statistics.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,19 @@ from scipy.sparse.csgraph import connected_components
 from sft.atomic import read_numbers, write_json
 from sft.config.loading import flat
 from sft.data import neighbours
+from sft.dataclass_json import to_json
 from sft.errors import InputError
 from sft.evaluation.compare import Evaluation, check_same_records, identity, read_evaluation
 from sft.metrics import BY_NAME, METRICS, same_text
 from sft.report.groups import write_groups_page
+from sft.scoring.groups import (
+    AnswerCount,
+    DisputedRecord,
+    GroupResult,
+    GroupsSummary,
+    MetricMean,
+    PairResult,
+)
 from sft.scoring.results import AnswerResult, RecordResult
 from sft.scoring.seeds import FEWEST, Clusters, group_difference, group_mean, holm
 from sft.scoring.statistics import LEVEL, Numbers
@@ -203,7 +212,7 @@ def clusters_of(rows: Sequence[RecordResult]) -> Clusters:
     return found
 
 
-def compare_groups(groups: Sequence[Group], rank: str) -> Json:
+def compare_groups(groups: Sequence[Group], rank: str) -> GroupsSummary:
     """Return the groups' means, their differences, and the records on which seeds disagree.
 
     Args:
@@ -228,42 +237,41 @@ def compare_groups(groups: Sequence[Group], rank: str) -> Json:
     found = []
     for place, group in enumerate(groups):
         found.append(
-            {
-                "label": group.label,
-                "runs": [member.name for member in group.members],
-                "seeds": group.seeds,
-                "rank": ranks[place],
-                "means": {name: _group_mean(table, place) for name, table in tables.items()},
-                "alike": _alike(group),
-            }
+            GroupResult(
+                label=group.label,
+                runs=[member.name for member in group.members],
+                seeds=group.seeds,
+                rank=ranks[place],
+                means={name: _group_mean(table, place) for name, table in tables.items()},
+                alike=_alike(group),
+            )
         )
 
     rows = evaluations[0].rows if evaluations else []
-    order = sorted(range(len(groups)), key=lambda place: _sort_key(found[place], rank, tables))
-    result = {
-        "ranked_by": rank,
-        "split": evaluations[0].summary.split if evaluations else None,
-        "records": len(rows),
-        "clusters": len(np.unique(clusters_of(rows))) if rows else 0,
-        "order": order,
-        "groups": found,
-        "differences": differences,
-        "disputed": _disputed(groups, rank) if rows else [],
-        "notes": _notes(evaluations),
-    }
-    return result | {"verdicts": {name: _verdict(result, name) for name in tables}}
+    return GroupsSummary(
+        ranked_by=rank,
+        split=evaluations[0].summary.split if evaluations else None,
+        records=len(rows),
+        clusters=len(np.unique(clusters_of(rows))) if rows else 0,
+        order=sorted(range(len(groups)), key=lambda place: _sort_key(found[place], rank, tables)),
+        groups=found,
+        differences=differences,
+        disputed=_disputed(groups, rank) if rows else [],
+        notes=_notes(evaluations),
+        verdicts={name: _verdict(found, differences[name], name) for name in tables},
+    )
 
 
-def _group_mean(table: Table, place: int) -> Json:
+def _group_mean(table: Table, place: int) -> MetricMean:
     """Return the mean of the group at this place in a table, with its interval and each seed's."""
     mean = group_mean(table.values[place], table.weights, table.clusters)
     by_seed = np.average(table.values[place], axis=1, weights=table.weights)
-    return asdict(mean) | {"by_seed": by_seed.tolist()}
+    return MetricMean(**vars(mean), by_seed=by_seed.tolist())
 
 
-def _sort_key(group: Json, rank: str, tables: dict[str, Table]) -> tuple[int, float]:
-    mean = group["means"][rank]["mean"]
-    return group["rank"], mean if tables[rank].lower_is_better else -mean
+def _sort_key(group: GroupResult, rank: str, tables: dict[str, Table]) -> tuple[int, float]:
+    mean = group.means[rank].mean
+    return group.rank, mean if tables[rank].lower_is_better else -mean
 
 
 # Tables of values
@@ -328,7 +336,7 @@ def _answers(member: Member) -> list[AnswerResult]:
 # Differences and ranks
 
 
-def _differences(table: Table, seeds: Sequence[list[int | None]]) -> list[Json]:
+def _differences(table: Table, seeds: Sequence[list[int | None]]) -> list[PairResult]:
     """Compare each group with each later one, with p-values corrected for their number.
 
     Args:
@@ -337,28 +345,30 @@ def _differences(table: Table, seeds: Sequence[list[int | None]]) -> list[Json]:
     pairs = list(combinations(range(len(table.values)), 2))
     found = []
     for first, second in pairs:
-        apart = group_difference(
-            table.values[first],
-            table.values[second],
-            table.weights,
-            table.clusters,
-            same_seeds=seeds[first] == seeds[second],
-            comparisons=len(pairs),
+        found.append(
+            group_difference(
+                table.values[first],
+                table.values[second],
+                table.weights,
+                table.clusters,
+                same_seeds=seeds[first] == seeds[second],
+                comparisons=len(pairs),
+            )
         )
-        found.append({"first": first, "second": second} | asdict(apart))
-    for one, corrected in zip(found, holm([one["p_value"] for one in found]), strict=True):
-        one["p_corrected"] = corrected
-        one["differ"] = corrected < 1 - LEVEL
-    return found
+    corrected = holm([one.p_value for one in found])
+    return [
+        PairResult(*pair, **vars(one), p_corrected=p_value, differ=p_value < 1 - LEVEL)
+        for pair, one, p_value in zip(pairs, found, corrected, strict=True)
+    ]
 
 
-def _ranks(differences: Sequence[Json], groups: int, lower_is_better: bool) -> list[int]:
+def _ranks(differences: Sequence[PairResult], groups: int, lower_is_better: bool) -> list[int]:
     """Return each group's rank: 1, plus the number of groups that are better beyond noise."""
     ranks = [1] * groups
     for one in differences:
-        if one["differ"]:
-            first_is_better = (one["difference"] < 0) == lower_is_better
-            ranks[one["second"] if first_is_better else one["first"]] += 1
+        if one.differ:
+            first_is_better = (one.difference < 0) == lower_is_better
+            ranks[one.second if first_is_better else one.first] += 1
     return ranks
 
 
@@ -376,13 +386,13 @@ def _alike(group: Group) -> float | None:
     return sum(same) / len(same)
 
 
-def _disputed(groups: Sequence[Group], metric: str) -> list[Json]:
+def _disputed(groups: Sequence[Group], metric: str) -> list[DisputedRecord]:
     """Return the records on which the seeds of a group differ most, the worst first."""
     if metric == "validation_loss" or BY_NAME[metric].compare is None:
         metric = "exact_match"
     first = groups[0].members[0].evaluation
     assert first is not None
-    found: list[Json] = []
+    found: list[DisputedRecord] = []
     for place, row in enumerate(first.rows):
         spreads = []
         answers = []
@@ -391,13 +401,11 @@ def _disputed(groups: Sequence[Group], metric: str) -> list[Json]:
             values = [answer.value(metric) or 0.0 for answer in own]
             spreads.append(float(np.std(values)))
             texts = Counter((answer.text or "").strip() for answer in own)
-            answers.append([{"text": text, "seeds": count} for text, count in texts.most_common()])
+            answers.append([AnswerCount(text, count) for text, count in texts.most_common()])
         if max(spreads) > 0:
-            record: Json = {"record": row.record, "instruction": row.instruction}
-            record["input"] = row.input
-            record |= {"output": row.output, "spread": max(spreads), "answers": answers}
-            found.append(record)
-    found.sort(key=lambda one: -one["spread"])
+            task = (row.record, row.instruction, row.input, row.output)
+            found.append(DisputedRecord(*task, spread=max(spreads), answers=answers))
+    found.sort(key=lambda one: -one.spread)
     return found[:DISPUTED]
 
 
@@ -428,32 +436,30 @@ def _notes(evaluations: Sequence[Evaluation]) -> list[str]:
     return notes
 
 
-def _verdict(found: Json, name: str) -> str:
+def _verdict(groups: Sequence[GroupResult], pairs: Sequence[PairResult], name: str) -> str:
     """Say in one sentence which groups differ in a metric, with the numbers that show it."""
-    pairs = found["differences"][name]
-    lower = name == "validation_loss" or BY_NAME[name].lower_is_better
-    labels = [group["label"] for group in found["groups"]]
     if not pairs:
-        return f"{labels[0]}: {_mean_text(found['groups'][0]['means'][name])}"
+        return f"{groups[0].label}: {_mean_text(groups[0].means[name])}"
 
+    lower = name == "validation_loss" or BY_NAME[name].lower_is_better
     claims = []
     for one in pairs:
-        if one["differ"]:
-            better = one["first"]
-            worse = one["second"]
-            if (one["difference"] > 0) == lower:
+        if one.differ and one.interval:
+            better = groups[one.first].label
+            worse = groups[one.second].label
+            if (one.difference > 0) == lower:
                 better, worse = worse, better
-            low, high = one["interval"]
+            low, high = one.interval
             claims.append(
-                f"{labels[better]} is better than {labels[worse]} by {abs(one['difference']):.3g} "
-                f"(95% interval {_span(low, high, one['difference'] < 0)}, "
-                f"p {_p_text(one['p_corrected'])})"
+                f"{better} is better than {worse} by {abs(one.difference):.3g} "
+                f"(95% interval {_span(low, high, one.difference < 0)}, "
+                f"p {_p_text(one.p_corrected)})"
             )
     if claims:
         return "; ".join(claims)
-    largest = max(pairs, key=lambda one: abs(one["difference"]))
-    visible = [one["visible"] for one in pairs if one["visible"]]
-    text = f"no difference beyond noise; the largest is {abs(largest['difference']):.3g}"
+    largest = max(abs(one.difference) for one in pairs)
+    visible = [one.visible for one in pairs if one.visible]
+    text = f"no difference beyond noise; the largest is {largest:.3g}"
     if visible:
         text += f", and one of {max(visible):.3g} would be found four times in five"
     return text
@@ -465,83 +471,83 @@ def _span(low: float, high: float, swapped: bool) -> str:
     return f"{low:.3g} to {high:.3g}"
 
 
-def _mean_text(mean: Json) -> str:
-    if mean["interval"] is None:
-        return f"{mean['mean']:.3f}"
-    low, high = mean["interval"]
-    return f"{mean['mean']:.3f} (95% interval {low:.3f} to {high:.3f})"
+def _mean_text(mean: MetricMean) -> str:
+    if mean.interval is None:
+        return f"{mean.mean:.3f}"
+    low, high = mean.interval
+    return f"{mean.mean:.3f} (95% interval {low:.3f} to {high:.3f})"
 
 
 def _p_text(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"= {value:.3f}"
 
 
-def basis_text(found: Json) -> str:
+def basis_text(found: GroupsSummary) -> str:
     """Return what was drawn: seeds, records and clusters."""
-    counts = sorted({len(group["seeds"]) for group in found["groups"]})
+    counts = sorted({len(group.seeds) for group in found.groups})
     seeds = " to ".join(str(count) for count in sorted({counts[0], counts[-1]}))
     parts = [f"{seeds} seed{'s' if counts[-1] > 1 else ''}"]
-    if found["records"]:
-        parts.append(f"{found['records']} records of the {found['split']} split")
+    if found.records:
+        parts.append(f"{found.records} records of the {found.split} split")
     text = " and ".join(parts)
-    if 0 < found["clusters"] < found["records"]:
-        text += f" in {found['clusters']} clusters (a category, or nearly equal questions)"
+    if 0 < found.clusters < found.records:
+        text += f" in {found.clusters} clusters (a category, or nearly equal questions)"
     return text
 
 
-def groups_text(found: Json) -> str:
+def groups_text(found: GroupsSummary) -> str:
     """Return the groups as a table, the best first, and which of them differ."""
-    rank = found["ranked_by"]
+    rank = found.ranked_by
     label = metric_label(rank)
     header = f"{'rank':>4}{'runs':>6}{label:>17}{'95% interval':>20}{'spread':>9}{'alike':>8}"
     lines = [f"groups of runs that differ in the seed alone: {basis_text(found)}", ""]
     lines.append(f"{header}  group")
-    for place in found["order"]:
-        group = found["groups"][place]
-        mean = group["means"][rank]
-        interval = "{:.4g} to {:.4g}".format(*mean["interval"]) if mean["interval"] else "-"
-        spread = "-" if mean["spread"] is None else f"{mean['spread']:.3g}"
-        alike = "-" if group["alike"] is None else f"{group['alike']:.0%}"
-        cells = f"{group['rank']:>4}{len(group['runs']):>6}{mean['mean']:>17.4g}{interval:>20}"
-        lines.append(f"{cells}{spread:>9}{alike:>8}  {group['label']}")
+    for place in found.order:
+        group = found.groups[place]
+        mean = group.means[rank]
+        interval = "{:.4g} to {:.4g}".format(*mean.interval) if mean.interval else "-"
+        spread = "-" if mean.spread is None else f"{mean.spread:.3g}"
+        alike = "-" if group.alike is None else f"{group.alike:.0%}"
+        cells = f"{group.rank:>4}{len(group.runs):>6}{mean.mean:>17.4g}{interval:>20}"
+        lines.append(f"{cells}{spread:>9}{alike:>8}  {group.label}")
 
     lines.append("")
-    lines += [f"{metric_label(name)}: {text}" for name, text in found["verdicts"].items()]
+    lines += [f"{metric_label(name)}: {text}" for name, text in found.verdicts.items()]
     lines += ["", *remarks(found)]
     return "\n".join(lines)
 
 
-def remarks(found: Json) -> list[str]:
+def remarks(found: GroupsSummary) -> list[str]:
     """Return remarks on the meaning of the intervals, and on the runs."""
-    alone = min(len(group["seeds"]) for group in found["groups"]) == 1
-    over = "seeds and records" if found["records"] else "seeds alone"
+    alone = min(len(group.seeds) for group in found.groups) == 1
+    over = "seeds and records" if found.records else "seeds alone"
     if alone:
         over = "the records alone, as there is one seed; seed=1,2,3,4,5 shows the effect of seeds"
-    rank = found["ranked_by"]
-    visible = [one["visible"] for one in found["differences"][rank] if one["visible"]]
+    rank = found.ranked_by
+    visible = [one.visible for one in found.differences[rank] if one.visible]
     lines = [f"intervals are over {over}; p-values are corrected for the number of pairs (Holm)"]
     if visible:
         lines.append(
             f"smallest difference in {metric_label(rank)} that these records and seeds show four "
             f"times in five: {max(visible):.3g}"
         )
-    lines += [f"note: {note}" for note in found["notes"]]
+    lines += [f"note: {note}" for note in found.notes]
     return lines
 
 
-def keep(folder: Path, groups: Sequence[Group], found: Json) -> Path:
+def keep(folder: Path, groups: Sequence[Group], found: GroupsSummary) -> Path:
     """Write `groups.json` and the page `report.html` into the folder, and return the page's path.
 
     Raises:
         InputError: a file cannot be written.
     """
     curves: list[tuple[str, list[list[Any]]]] = []
-    for place in found["order"]:
+    for place in found.order:
         runs: list[list[Any]] = []
         for member in groups[place].members:
             path = Path(member.name) / "metrics.csv"
             runs.append(read_numbers(path) if path.exists() else [])
         curves.append((groups[place].label, runs))
-    write_json(folder / "groups.json", found)
-    labels = {name: metric_label(name) for name in found["verdicts"]}
+    write_json(folder / "groups.json", to_json(found))
+    labels = {name: metric_label(name) for name in found.verdicts}
     return write_groups_page(folder, found, curves, labels, basis_text(found), remarks(found))

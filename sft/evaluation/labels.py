@@ -1,7 +1,8 @@
 """Compare a person's labels with the judge's scores: `python evaluate.py run=FOLDER labels=FILE`.
 
 The file is the one that `report.html` saves. Each label holds the answer that it scores. A label
-whose answer has changed since does not count.
+whose answer has changed since does not count. The evaluation keeps the labels as `labels.json`, and
+compares them with its judge each time it is made again.
 """
 
 from dataclasses import dataclass, replace
@@ -19,6 +20,9 @@ from sft.scoring.labels import FEWEST, agreement, corrected_mean
 from sft.scoring.results import SUMMARY, AnswerResult, LabelsSummary, ModelLabels, RecordResult
 from sft.scoring.statistics import rank_correlation
 from sft.shell import setting
+
+# The labels of an evaluation, in its folder.
+KEPT = "labels.json"
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,16 @@ def read_labels(path: Path) -> list[Label]:
         ) from error
 
 
+def kept_labels(folder: Path) -> list[Label]:
+    """Read the labels that an evaluation's folder keeps; none if it keeps none.
+
+    Raises:
+        InputError: as in `read_labels`.
+    """
+    path = folder / KEPT
+    return read_labels(path) if path.exists() else []
+
+
 def add_labels(run: str, file: str) -> None:
     """Compare the judge of an evaluation with a person's labels, and show it on its pages.
 
@@ -90,6 +104,7 @@ def add_labels(run: str, file: str) -> None:
     folder = evaluation.folder
     busy = f"{folder}: an evaluation is at work there; wait for it, or end it"
     with locked(folder / ".lock", refuse=busy):
+        write_json(folder / KEPT, {"labels": to_json(labels)})
         write_json(folder / SUMMARY, to_json(summary))
         past = followed(run)
         write_pages(folder, past if past != folder else None, evaluation.rows, summary)
@@ -98,7 +113,7 @@ def add_labels(run: str, file: str) -> None:
 
 
 def beside_labels(rows: list[RecordResult], labels: list[Label]) -> LabelsSummary:
-    """Return what the labels say of the judge."""
+    """Return the judge, measured by the labels."""
     models: dict[str, ModelLabels] = {}
     used = 0
     for name in ("tuned", "base"):
@@ -123,7 +138,7 @@ def beside_labels(rows: list[RecordResult], labels: list[Label]) -> LabelsSummar
 
 
 def _answer(row: RecordResult, model: str) -> AnswerResult | None:
-    """Return the answer of a model that the judge scored; None if there is none."""
+    """Return a model's answer if the judge scored it, else None."""
     answer = row.tuned if model == "tuned" else row.base
     return answer if answer is not None and answer.score is not None else None
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -16,7 +16,8 @@ from sft.device import DTYPES, AnswerPrecision
 from sft.errors import InputError
 from sft.evaluation.answers import Answer, AnswerFile, Decoding, answer_all
 from sft.evaluation.loss import Losses, losses
-from sft.gpt2.frozen import freeze
+from sft.gpt2.frozen import freeze, step_bytes
+from sft.gpt2.generate import Timing
 from sft.gpt2.model import GPT
 from sft.metrics import Scores, score
 from sft.scoring.results import NoisyRecord
@@ -72,6 +73,8 @@ class ModelResult:
         statuses: for each record why it was not asked; None: it was.
         answers: None for a record that was not asked.
         scores: the metrics of the answers; None for a record that was not asked.
+        timing: of the answers that this process made; those in the file already took no time.
+        step_bytes: the bytes of the weights that a step of decoding reads.
     """
 
     checkpoint: Pretrained
@@ -82,6 +85,8 @@ class ModelResult:
     answers: list[Answer | None]
     scores: list[Scores | None]
     seconds: float
+    timing: Timing = field(default_factory=Timing)
+    step_bytes: int = 0
 
     def answer_losses(self) -> list[tuple[float | None, int]]:
         """Return each record's mean loss over its expected answer, in nats, and its token count.
@@ -167,12 +172,17 @@ def load_and_measure(
     if precision == "int8":
         freeze(model.to(DTYPES[precision]), int8=True)
 
+    timing = Timing()
+
     def answers() -> list[Answer]:
         freeze(model.to(DTYPES[precision]))
         label = f"{encoded.name} answers"
-        return answer_all(model, checkpoint, encoded.prompts, decoding, file, batch_size, label)
+        return answer_all(
+            model, checkpoint, encoded.prompts, decoding, file, batch_size, label, timing
+        )
 
-    return measure(encoded, model, precision, batch_size, answers)
+    result = measure(encoded, model, precision, batch_size, answers)
+    return replace(result, timing=timing, step_bytes=step_bytes(model))
 
 
 def measure(

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from sft.atomic import locked, make_folder, write_json
 from sft.config.schema import EvaluateConfig
 from sft.data.overview import unused_text
-from sft.data.prompt import same_prompts
+from sft.data.prompt import END, same_prompts
 from sft.data.records import Record
 from sft.dataclass_json import to_json
 from sft.device import AnswerPrecision, keep_freed_memory, pick_answer_precision, pick_device
@@ -29,6 +29,8 @@ from sft.evaluation.answers import (
 from sft.evaluation.compare import compare, comparison_text, evaluated_runs, read_evaluation
 from sft.evaluation.duplicates import duplicates
 from sft.evaluation.groups import compare_groups, grouped, groups_text, keep, read_member
+from sft.evaluation.labels import KEPT, Label, beside_labels, kept_labels
+from sft.evaluation.mbu import add_speeds
 from sft.evaluation.measure import (
     EncodedRecords,
     ModelResult,
@@ -48,6 +50,7 @@ from sft.report.card import write_card
 from sft.scoring.results import (
     DataEvaluated,
     EvaluationSummary,
+    JudgeSummary,
     RecordResult,
     TrainingRecords,
     write_results,
@@ -93,6 +96,7 @@ def evaluate(
     check_pairs(config, setup)
     wordings = encode_wordings(config, setup, records)
     judge = connect(config.judge)
+    labels = kept_labels(setup.folder)
 
     make_folder(setup.folder)
     busy = f"{setup.folder}: another evaluation is at work there; wait for it, or end it"
@@ -101,9 +105,7 @@ def evaluate(
         log_start(config, setup, encoded)
         began = time.perf_counter()
 
-        decoding = Decoding(
-            **dataclasses.asdict(config.generate), seed=config.seed, precision=precision
-        )
+        decoding = Decoding.of(config.generate, config.seed, precision, setup.models.values())
         file = AnswerFile(setup.folder / "answers.jsonl")
         results = answer_and_measure(config, encoded, device, decoding, file, launch)
 
@@ -111,6 +113,8 @@ def evaluate(
         known = setup.used_for_tuning(config.split)
         rows = rows_of(records, results, duplicates(records, known or []))
         judged = judge_answers(judge, rows, records, setup.folder) if judge else None
+        if labels:
+            judged = with_labels(judged, rows, labels, setup.folder)
 
         # Summarise, write, show.
         summary = EvaluationSummary(
@@ -119,6 +123,7 @@ def evaluate(
             **means_of(rows, results, duplicates_known=known is not None),
             **origin(config, setup, encoded, results, device, precision, decoding, began),
         )
+        add_speeds(summary, results, device)
         write_files(setup, rows, summary)
         show(setup.folder, rows, summary)
         if wordings:
@@ -182,6 +187,12 @@ def log_start(config: EvaluateConfig, setup: Setup, encoded: dict[str, EncodedRe
     for name, one in encoded.items():
         for line in one.unasked():
             log.warning(f"{name}: {line}")
+    for name, checkpoint in setup.models.items():
+        if checkpoint.ends:
+            log.info(
+                f"{name}: its answers also end at {', '.join(checkpoint.ends)}; its losses count "
+                f"{END} as their end"
+            )
     if setup.no_base:
         log.info(f"no base to compare with: {setup.no_base}")
 
@@ -230,6 +241,16 @@ def answer_in_processes(
             name,
         )
         collect_shares(file)
+
+
+def with_labels(
+    judge: JudgeSummary | None, rows: list[RecordResult], labels: list[Label], folder: Path
+) -> JudgeSummary | None:
+    """Add to the judge's part of the summary what the folder's labels say of it."""
+    if judge is None:
+        log.info(f"not compared: the labels in {folder / KEPT}; give judge=... for that")
+        return None
+    return dataclasses.replace(judge, labels=beside_labels(rows, labels))
 
 
 def origin(

@@ -89,6 +89,13 @@ def table(summary: EvaluationSummary) -> str:
     lines.append(_cells("never stopped", [(model.never_stopped, None) for model in models]))
     lines.append(_cells("loops (share)", [(model.loops, None) for model in models]))
 
+    speeds = [model.answering for model in models]
+    if any(speeds):
+        rates = [round(speed.tokens_per_sec) if speed else None for speed in speeds]
+        lines.append(_cells("tokens per sec.", [(rate, None) for rate in rates]))
+        shares = [speed.mbu if speed else None for speed in speeds]
+        lines.append(_cells("MBU (share)", [(share, None) for share in shares]))
+
     remarks = _remarks(summary)
     if remarks:
         lines += ["", *remarks]
@@ -137,6 +144,8 @@ def _remarks(summary: EvaluationSummary) -> list[str]:
                 remarks.append(part.verdict)
         if summary.judge.warning:
             remarks.append(summary.judge.warning)
+        if summary.judge.labels:
+            remarks += summary.judge.labels.text
     waiting = 0
     for model in models.values():
         status = model.judge.status if model.judge else {}

@@ -63,7 +63,7 @@ class InTemplate:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """How far the numbers move with the template.
+    """The change of the numbers from template to template.
 
     Attributes:
         templates: by name, the model's own first.

@@ -42,6 +42,22 @@ def freeze(*models: GPT, int8: bool = False) -> None:
                 layer.weight = cast(nn.Parameter, None)
 
 
+def step_bytes(model: GPT) -> int:
+    """Return the bytes of the weights that a step of decoding reads, in the form they have.
+
+    Of the embeddings it reads a row for each token, which does not count. A tied head is read as a
+    whole.
+    """
+    embeddings = (model.wte.weight, model.wpe.weight)
+    read = [one for one in model.parameters() if not any(one is other for other in embeddings)]
+    total = sum(parameter.nbytes for parameter in read)
+    total += sum(layer.frozen.nbytes for layer in _linears(model) if layer.frozen is not None)
+    if model.config.tie_word_embeddings:
+        head = model.wte.weight if model.frozen_head is None else model.frozen_head
+        total += head.nbytes
+    return total
+
+
 def _has_form(weight: Tensor | None, int8: bool) -> bool:
     return weight is not None and (int8 or fast.can_pack(weight))
 

@@ -4,6 +4,7 @@
 a queue of prompts. `generate` is the plain function around both.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -244,6 +245,15 @@ class Completion:
     finish_reason: Literal["stop", "length"] = "length"
 
 
+@dataclass
+class Timing:
+    """What decoding took: its steps, the tokens that these gave, end tokens too, and seconds."""
+
+    steps: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
 def complete(
     model: GPT,
     prompts: Sequence[Sequence[int]],
@@ -253,6 +263,7 @@ def complete(
     seeds: Sequence[int] | None = None,
     slots: int = 32,
     ends: Callable[[list[int]], bool] | None = None,
+    timing: Timing | None = None,
 ) -> Iterator[Completion]:
     """Answer all prompts, `slots` at a time, and yield each answer as it is finished.
 
@@ -263,6 +274,7 @@ def complete(
         eos_id: the token that ends an answer; None: none does.
         seeds: one for each prompt; its draws do not depend on the other prompts.
         ends: whether an answer ends with the newest of its tokens, which it keeps.
+        timing: each step is added to it.
 
     Raises:
         ValueError: a prompt (named by its index) is empty or longer than the context, or
@@ -292,7 +304,14 @@ def complete(
             row = decoder.add(prompts[index], seeds[index] if seeds else 0, sampling)
             running[row] = Completion(index)
 
-        for row, token in decoder.step():
+        began = time.perf_counter()
+        stepped = decoder.step()
+        if timing is not None:
+            timing.steps += 1
+            timing.tokens += len(stepped)
+            timing.seconds += time.perf_counter() - began
+
+        for row, token in stepped:
             answer = running[row]
             if token == eos_id:
                 answer.finish_reason = "stop"

@@ -138,12 +138,12 @@ class GPT(nn.Module):
     The output head is the token embedding, transposed ("tied"; Press and Wolf, "Using the Output
     Embedding to Improve Language Models", 2016), or a matrix of its own, `lm_head`.
 
-    With `activation_checkpointing`, training stores only the input of each layer and computes the
-    layer a second time in the backward pass (Chen et al., "Training Deep Nets with Sublinear Memory
-    Cost", 2016): less memory, more time, the same numbers.
+    With `activation_checkpointing`, training stores only the input of each layer. The backward pass
+    computes the layer a second time: less memory, more time, the same numbers (Chen et al.,
+    "Training Deep Nets with Sublinear Memory Cost", 2016).
 
-    With `neftune` above 0, training adds uniform noise to the embeddings of tokens, up to `neftune`
-    divided by the root of the row's tokens times its channels (Jain et al., 2310.05914).
+    With `neftune` above 0, training adds uniform noise to the embeddings of tokens (Jain et al.,
+    2310.05914). It reaches up to `neftune` divided by the root of the row's tokens times channels.
     """
 
     def __init__(self, config: GPTConfig) -> None:
@@ -288,11 +288,11 @@ class GPT(nn.Module):
         else:
             embeddings = self.wte(rows.ids)
             head = self.lm_head.frozen or self.lm_head.weight
-        x = self._features(embeddings, rows)  # (N, C)
 
         # The head runs at supervised positions alone: elsewhere no logits are needed. The stream
         # may end with tokens that fill it up to a multiple; whatever their labels are, they are no
-        # targets.
+        # targets. Their number is needed here, so the CPU waits for a GPU. It does so before the
+        # layers, when there is little to wait for.
         targets = rows.unpad(labels)  # (N,)
         supervised = targets != ignore_index
         supervised[rows.count :] = False
@@ -301,6 +301,8 @@ class GPT(nn.Module):
         index = fast.fill_to_multiple(index)
         targets = targets[index]
         targets[count:] = 0  # a valid word, also where the first label is `ignore_index`
+
+        x = self._features(embeddings, rows)  # (N, C)
         losses, hits = cross_entropies(x[index], head, targets, self._pool)
         return losses[:count], hits[:count]
 

@@ -33,8 +33,8 @@ class Sampling:
         frequency_penalty: subtracted from a token's logit for each time that the answer holds it
             (OpenAI's API reference).
         presence_penalty: subtracted once from the logit of each token that the answer holds.
-        logprobs: also give the log-probability of the token that was chosen, and this many of the
-            likeliest tokens with theirs, as the model gave them, before all of the above.
+        logprobs: also give the log-probability of the chosen token, and this many of the likeliest
+            tokens with theirs. They are the model's own, before all of the above.
 
     Raises:
         ValueError: a value is out of its range; the message names it.

@@ -1,8 +1,8 @@
 """Judgements, and the files that keep them.
 
 A judgement is a `Score` of one answer, or a `Choice` between two. Its status is one of STATUSES.
-A judgement with a status in FINAL is never asked for again. The others are, by the next run of the
-same command: `cut` (the reply reached judge.max_tokens), `timeout` and `error`.
+A judgement with a status in FINAL is never repeated. The others are, by the next run of the same
+command: `cut` (the reply reached judge.max_tokens), `timeout` and `error`.
 """
 
 from dataclasses import dataclass

@@ -76,19 +76,27 @@ def _audit(
         if judgement.score is not None:
             scores[question.target].append(judgement.score)
 
-    right, wrong = scores["expected"], scores["empty"] + scores["other"]
+    return audit_of(scores)
+
+
+def audit_of(scores: dict[str, list[float]]) -> Audit:
+    """Return what the scores of `expected`, `empty` and `other` answers say of a judge."""
+    right = scores["expected"]
+    wrong = scores["other"] + scores["empty"]
     area = auc(right, wrong)
     span = auc_interval(area, len(right), len(wrong)) if area is not None else None
+    by_kind = {kind: auc(right, scores[kind]) for kind in ("other", "empty")}
     return Audit(
         records=len(right),
         means={target: mean(values) if values else None for target, values in scores.items()},
         auc=area,
+        auc_by_kind=by_kind,
         interval=span,
-        verdict=_trust(area, span),
+        verdict=_trust(area, span, by_kind),
     )
 
 
-def _trust(area: float | None, span: Interval | None) -> str:
+def _trust(area: float | None, span: Interval | None, by_kind: dict[str, float | None]) -> str:
     """Return the audit's AUC in words."""
     if area is None or span is None:
         return (
@@ -102,9 +110,16 @@ def _trust(area: float | None, span: Interval | None) -> str:
         lead = "This judge makes mistakes"
     else:
         lead = "Do not rely on this judge"
+
+    # A judge may see that an answer is empty, and not that one is wrong.
+    kinds = []
+    for kind, name in (("other", "wrong"), ("empty", "empty")):
+        against = by_kind[kind]
+        if against is not None:
+            kinds.append(f"{against:.0%} for {name} ones")
     return (
         f"{lead}. An expected answer gets more than a wrong or an empty one in "
-        f"{_share(area, span)} of the cases, ties counting half."
+        f"{_share(area, span)} of the cases, ties counting half: {', '.join(kinds)}."
     )
 
 
@@ -149,7 +164,7 @@ def _coverage_warning(coverage: dict[str, float], needed: float) -> str | None:
 def _compare(
     judge: Judge, rows: list[RecordResult], folder: Path
 ) -> tuple[Pairwise, dict[str, float]]:
-    """Have the answers of both models compared, and note the reasons in the rows.
+    """Have the answers of both models compared, and note winners and reasons in the rows.
 
     Returns:
         The comparison, and the share of judged pairs.
@@ -167,6 +182,7 @@ def _compare(
 
     found = compare_answers(judge, pairs, folder / "pairs.jsonl")
     for row, one in zip(rows, found, strict=True):
+        row.preferred = one.winner
         row.tuned.reason = f"{one.winner or 'not judged'}: {one.reason}"
 
     judged: list[Comparison] = []

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from sft.atomic import write_text
-from sft.data.doctor import CHECKS, PERCENTILES, Examination
+from sft.data.doctor import CHECKS, PERCENTILES, Examination, share
 from sft.report.charts import lengths_histogram
 from sft.report.page import Line
 from sft.report.report import empty_if_none, environment, read_template
@@ -75,7 +75,12 @@ def write_page(
             shared=found.shared,
             pairs={split: _pairs(found, one.pairs) for split, one in found.shared.items()},
             scripts=[
-                {"name": script, "share": count / letters, "records": records}
+                {
+                    "name": script,
+                    "share": count / letters,
+                    "percent": share(count, letters, digits=2),
+                    "records": records,
+                }
                 for script, (count, records) in found.scripts.items()
             ],
             samples=_samples(found, drawn),

@@ -7,9 +7,11 @@ from typing import Any
 from markupsafe import Markup
 
 from sft.atomic import finite, write_text
+from sft.dataclass_json import to_json
 from sft.metrics import BY_NAME
 from sft.report.charts import GroupRows, group_curves
 from sft.report.report import empty_if_none, environment, read_template
+from sft.scoring.groups import GroupsSummary
 
 Json = dict[str, Any]
 
@@ -19,7 +21,7 @@ ANSWERS = 3
 
 def write_groups_page(
     folder: Path,
-    found: Json,
+    comparison: GroupsSummary,
     curves: GroupRows,
     labels: dict[str, str],
     basis: str,
@@ -28,7 +30,6 @@ def write_groups_page(
     """Write `report.html` of groups of runs, and return its path.
 
     Args:
-        found: the comparison, as in `groups.json`.
         curves: the label of each group, the best first, and the rows of metrics.csv of its runs.
         labels: the name of each metric for people.
         basis: which seeds and records there were.
@@ -37,7 +38,7 @@ def write_groups_page(
     Raises:
         InputError: the file cannot be written.
     """
-    found = finite(found)
+    found: Json = finite(to_json(comparison))
     rank = found["ranked_by"]
     groups = [found["groups"][place] for place in found["order"]]
     largest = max(_end(group["means"][rank]) for group in groups)

@@ -124,9 +124,18 @@ def contents(
         "without": list(_without(known.without if known else None, list(models))),
         "without_close": list(_without(known.without_close if known else None, list(models))),
         "statuses": _statuses(summary),
+        "speeds": list(_speeds(summary)),
         "worst": list(_worst(summary, {row.record: row for row in rows})),
         "noisiest": _noisiest(summary),
     }
+
+
+def _speeds(summary: EvaluationSummary) -> Iterator[tuple[str, str]]:
+    """Yield for each model that answered in this evaluation how fast it did, and its MBU."""
+    for name, model in summary.models.items():
+        if speed := model.answering:
+            shown = f"{speed.tokens_per_sec:,.0f}, {speed.mbu:.0%} of the memory's speed (MBU)"
+            yield f"tokens per second, {name}", shown
 
 
 def parting(metrics: Sequence[Row]) -> str | None:

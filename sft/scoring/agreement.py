@@ -17,7 +17,7 @@ from sft.scoring.statistics import LEVEL, Interval, Numbers, redraws
 
 @dataclass(frozen=True)
 class Item:
-    """What several judged, with their judgements.
+    """One thing that several judged, with their judgements.
 
     Attributes:
         record: items of one record are drawn together.
@@ -29,7 +29,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How often judgements agree.
+    """The agreement of judgements.
 
     Attributes:
         items: how many had two judgements or more.

@@ -73,6 +73,7 @@ class RecordResult:
         similarity: of the most similar question that tuned the model, if it is near; from 0 to 1.
         base: None if there is no base.
         before: the turns before the instruction, each with `role` and `content`.
+        preferred: the answer that a judge of pairs prefers: tuned, base or tie; None without one.
     """
 
     record: int
@@ -84,8 +85,9 @@ class RecordResult:
     tuned: AnswerResult
     base: AnswerResult | None
     before: list[dict[str, str]] = field(default_factory=list)
-    # Evaluations of early versions have no such key.
+    # Evaluations of early versions have no such keys.
     similarity: float | None = field(default=None, kw_only=True)
+    preferred: str | None = field(default=None, kw_only=True)
 
     @property
     def turns_before(self) -> list[tuple[str, str]]:
@@ -129,6 +131,26 @@ class AnswerLength:
 
 
 @dataclass
+class AnsweringSpeed:
+    """How fast a model answered, over the answers that were made in this evaluation.
+
+    Attributes:
+        steps: of decoding. Each reads the weights once, and gives a token of each answer that is
+            being made.
+        tokens: what the steps gave, end tokens too.
+        seconds: of the steps, without loading the model or measuring its losses.
+        tokens_per_sec: of all answers together.
+        mbu: the share of the memory's reading rate at which the weights were read.
+    """
+
+    steps: int
+    tokens: int
+    seconds: float
+    tokens_per_sec: float
+    mbu: float
+
+
+@dataclass
 class ModelSummary:
     """One model, and its means over the records.
 
@@ -141,6 +163,7 @@ class ModelSummary:
         never_stopped: how many answers a limit ended.
         loops: the share of answers that repeat themselves (`sft.data.loops`).
         judge: None without a judge.
+        answering: None if all answers were there already, or if several processes made them.
     """
 
     source: str
@@ -159,6 +182,8 @@ class ModelSummary:
     tokens_per_answer: float
     judge: JudgedScores | None
     length: AnswerLength
+    # Evaluations of early versions have no such key.
+    answering: AnsweringSpeed | None = field(default=None, kw_only=True)
 
     def mean(self, metric: str) -> float | None:
         """Return the mean of any metric; None if there is none."""
@@ -219,7 +244,7 @@ class MeansWithout:
 
 @dataclass
 class Duplicates:
-    """How many records have a neighbour among those that tuned the model.
+    """The records that have a neighbour among those that tuned the model, counted.
 
     Attributes:
         exact: a neighbour that asks the same question word for word.
@@ -239,12 +264,14 @@ class Duplicates:
 
 @dataclass
 class Audit:
-    """How well the judge tells expected answers from empty and wrong ones.
+    """The audit of the judge: does it tell expected answers from empty and wrong ones?
 
     Attributes:
         records: how many expected answers it scored.
         means: the mean score of the `expected`, the `empty` and the `other` answers.
         auc: the chance that an expected answer gets more than another one.
+        auc_by_kind: the same against the `other` answers alone, which are wrong, and against the
+            `empty` ones.
         verdict: the AUC in words.
         interval: the AUC's; None in summaries of earlier versions.
     """
@@ -252,6 +279,8 @@ class Audit:
     records: int
     means: dict[str, float | None]
     auc: float | None
+    # Evaluations of early versions have no such key.
+    auc_by_kind: dict[str, float | None] = field(default_factory=dict, kw_only=True)
     verdict: str
     interval: Interval | None = None
 
@@ -322,7 +351,7 @@ class ModelLabels:
 
 @dataclass(frozen=True)
 class LabelsSummary:
-    """What a person's labels say of the judge.
+    """The judge, measured by a person's labels.
 
     Attributes:
         models: by name, the models whose answers are labelled.
@@ -376,7 +405,7 @@ class NoisyRecord:
 
 @dataclass
 class TrainingRecords:
-    """How many training records were measured, and how many there are."""
+    """The number of training records that were measured, and of all."""
 
     looked_at: int
     of: int

@@ -80,8 +80,8 @@ def group_mean(
 ) -> GroupMean:
     """Return the mean of a group.
 
-    Values that are all 0 or 1 get Wilson's interval, with the number of answers that would be as
-    uncertain if they were independent (Korn and Graubard, 1998).
+    Values that are all 0 or 1 get Wilson's interval. Its number of answers is the number of
+    independent ones that would be as uncertain (Korn and Graubard, 1998).
 
     Args:
         values: (seeds, records)

@@ -212,8 +212,8 @@ def _sign_flip_test(apart: Numbers, weights: Numbers) -> tuple[Interval | None, 
 
     Suppose the true difference is d, and take all differences from d. A flip counts against d if it
     gives as large a sum as was found: |kept - flipped| >= |kept + flipped|. That holds exactly if
-    the two sums have different signs, so if d lies between the mean of the kept records and that of
-    the flipped ones. The p-value of d is therefore the share of flips whose two means have d
+    the two sums have different signs: d lies between the mean of the kept records and that of the
+    flipped ones. The p-value of d is therefore the share of flips whose two means have d
     between them. It rises up to the difference found and falls from there. The interval ends where
     the p-value reaches 1 - `LEVEL`.
 

@@ -70,7 +70,7 @@ TEXT_TOKENS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What both kinds of request say about their answers, checked.
+    """The settings of answers that both kinds of request have, checked.
 
     Attributes:
         n: answers to each prompt.
@@ -118,7 +118,7 @@ def parse_chat(body: bytes, limit: int) -> ChatRequest:
         limit: the most tokens that an answer may have, and their default number.
 
     Raises:
-        ApiError: the body is not a request that can be answered, by parameter.
+        ApiError: the body cannot be answered; it names the parameter at fault.
     """
     found = json_object(body)
     _check_names(found, OF_CHAT)

@@ -77,7 +77,8 @@ def make_generation(
     """
     chat_model = engine.chat_model
     max_tokens = min(chat_model.context - len(prompt), request.max_tokens)
-    stream = AnswerStream(chat_model.tokenizer, max_tokens, request.stop)
+    stop = [*request.stop, *chat_model.checkpoint.ends]
+    stream = AnswerStream(chat_model.tokenizer, max_tokens, stop)
     seed = (request.seed + number) % 2**63
     return Generation(prompt, stream, on_piece, request.sampling, seed)
 

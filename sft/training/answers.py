@@ -2,12 +2,10 @@
 
 import logging
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from statistics import fmean
 
 import tiktoken
-import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -19,6 +17,7 @@ from sft.gpt2.generate import complete
 from sft.gpt2.model import GPT
 from sft.gpt2.tokenizer import decode
 from sft.metrics import BY_NAME, TEXT_METRICS, Scores, score
+from sft.training.decoding import decoding
 from sft.training.module import InstructionTuner
 from sft.training.sharding import unsharded_model
 from sft.training.trackers import RemoteLogger
@@ -50,7 +49,7 @@ class ValidationAnswers:
 
     Args:
         records: a record whose prompt is too long for the model is left out.
-        compiled: the layers are compiled for training; see `SampleAnswer`.
+        compiled: the layers are compiled for training.
 
     Raises:
         InputError: no record is left.
@@ -106,11 +105,10 @@ class ValidationAnswers:
         """Answer the records on this rank. A signal ends this early."""
         was_training = module.training
         model.to(module.device).eval()
-        eager = torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
         limit = GenerateConfig().max_new_tokens
         prompts = [prompt for _, prompt in self.asked]
         texts: dict[int, str] = {}
-        with trainer.precision_plugin.val_step_context(), eager:
+        with decoding(trainer, self.compiled):
             completions = complete(
                 model, prompts, limit, eos_id=self.tokenizer.eot_token, slots=SLOTS
             )

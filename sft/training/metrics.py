@@ -13,12 +13,14 @@ from sft.data.datamodule import InstructionData
 from sft.data.loop_state import at_epoch_end, epochs_done
 from sft.device import DTYPES
 from sft.metrics import Scores
+from sft.objective import CrossEntropy
 from sft.training.answers import ValidationAnswers
 from sft.training.best import Best
 from sft.training.callback import RunCallback
 from sft.training.metrics_file import ANSWERED, MetricsFile, Row, prefixed, scalars
 from sft.training.mfu import product_rate, step_operations
 from sft.training.module import InstructionTuner
+from sft.training.sanity import SanityGate
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class Metrics(RunCallback):
     Args:
         best: gets the numbers of each pass over the validation records.
         answers: answers some of them; None: none are answered.
+        gate: has read the batches of the first probe; None: nothing has.
 
     Attributes:
         row: of the step last taken, until it is written.
@@ -62,11 +65,13 @@ class Metrics(RunCallback):
         file: MetricsFile,
         best: Best,
         answers: ValidationAnswers | None = None,
+        gate: SanityGate | None = None,
     ) -> None:
         self.config = config
         self.file = file
         self.best = best
         self.answers = answers
+        self.gate = gate
         self.row: Row = {}
         self.owed: list[str] = []
         self.tokens_seen = 0
@@ -150,8 +155,7 @@ class Metrics(RunCallback):
         if module.step_norm is not None:
             self.row["grad_norm"] = module.step_norm
         self.row["mfu"] = round(self._mfu(trainer, module, batch, seconds), 4)
-        shown = {name: self.row[key] for name, key in IN_BAR.items() if key in self.row}
-        module.log_dict(shown, prog_bar=True, logger=False)
+        module.shown = {name: self.row[key] for name, key in IN_BAR.items() if key in self.row}
 
         # The run may end because of the answers.
         is_last = step == module.total_steps
@@ -179,18 +183,22 @@ class Metrics(RunCallback):
         A step is not faster than its products. So where it seems to be, other processes slowed down
         the measurement of the rate, and it is measured again. The best one counts from then on.
         """
-        rate = self._operations(module, batch) / seconds
+        rate = self._operations(trainer, module, batch) / seconds
         if rate > self.rate:
             self.rate = max(self.rate, self._measured_rate(trainer, module))
         return rate / self.rate
 
-    def _operations(self, module: InstructionTuner, batch: Batch) -> float:
-        """Return the operations of the step that ended with this batch, on all ranks."""
+    def _operations(self, trainer: Trainer, module: InstructionTuner, batch: Batch) -> float:
+        """Return the operations of the step that ended with this batch, on all ranks.
+
+        The batch's own lengths are on the device, and reading them would wait for it.
+        """
+        rows = len(batch.lengths) * module.accumulate * trainer.world_size
         return step_operations(
             module.model.config,
             batch.step_tokens,
             batch.step_targets,
-            float(batch.lengths.float().mean()),
+            batch.step_tokens / rows,
             frozen=not all(parameter.requires_grad for parameter in module.parameters()),
         )
 
@@ -232,11 +240,26 @@ class Metrics(RunCallback):
     def _probe(self, module: InstructionTuner, data: InstructionData) -> None:
         """Take the losses of the first batches of train and validation."""
         count = self.config.batches
-        losses = {"train/eval_loss": module.mean_loss(data.first_batches("train", count))}
+        known = self._loss_at_gate(module, data)
+        if known is None:
+            known = module.mean_loss(data.first_batches("train", count))
+        losses = {"train/eval_loss": known}
         if data.has_validation:
             losses["val/loss"] = module.mean_loss(data.first_batches("validation", count))
             losses |= prefixed("val/", module.probe_extra)
         self._add(module, PROBE, losses)
+
+    def _loss_at_gate(self, module: InstructionTuner, data: InstructionData) -> float | None:
+        """Return the loss of the train batches if the gate has just measured it, else None.
+
+        It is measured on the same rows. If training learns the answers alone, the labels and the
+        loss are the same too.
+        """
+        same_loss = isinstance(module.objective, CrossEntropy)
+        same_labels = data.splits["train"].examples.mask_prompt
+        if self.gate is None or module.global_step or not (same_loss and same_labels):
+            return None
+        return self.gate.loss
 
     def _add(self, module: InstructionTuner, probe: str, numbers: Row) -> bool:
         """Put the numbers into the row; return False if a signal interrupted the probe instead."""

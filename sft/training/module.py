@@ -74,6 +74,9 @@ class InstructionTuner(LightningModule):
         self.step_lr = 0.0
         # The other numbers that the objective measured in that step, by name.
         self.step_extra: dict[str, float] = {}
+        # The numbers that the progress bar shows. Lightning's own `log` would put each of them on
+        # the device and wait for it.
+        self.shown: dict[str, float] = {}
         # The loss of the last pass over the validation split, and the objective's other numbers.
         self.validation_loss = float("nan")
         self.validation_extra: dict[str, float] = {}
@@ -120,10 +123,14 @@ class InstructionTuner(LightningModule):
         mine = torch.stack(self._sums).sum()
         extra = torch.stack(self._extra).sum(0)
         sums = torch.cat([mine.unsqueeze(0), extra])
+
+        # A GPU computes the norm while the CPU waits for the sums.
+        norm = self._gradient_norm()
         total, *extra_totals = self.signals.agree_at_step(sums, self.trainer.strategy)
         self.step_loss = total / self._step_targets
         self.step_extra = _named(self.objective.names, extra_totals)
         self.step_lr = optimizer.param_groups[0]["lr"]
+        self.step_norm = None if norm is None else float(norm)
 
         if self._is_finite():
             self._warn_of_spike()
@@ -167,16 +174,20 @@ class InstructionTuner(LightningModule):
 
     def _is_finite(self) -> bool:
         """Return whether loss and gradient are finite; the answer is the same on all ranks."""
-        loss_is_finite = self.step_loss < float("inf")
-
-        # In fp16 the loss scaler looks after the gradients: it skips a step and lowers the scale.
-        if self.trainer.precision_plugin.precision == "16-mixed":
-            return loss_is_finite
-
         # The norm is finite only if every gradient is.
+        norm_is_finite = self.step_norm is None or self.step_norm < float("inf")
+        return norm_is_finite and self.step_loss < float("inf")
+
+    def _gradient_norm(self) -> Tensor | None:
+        """Return the norm of the whole gradient, or None in fp16. Collective if it is sharded.
+
+        In fp16 the gradient is scaled, and the loss scaler looks after it: it skips a step that is
+        not finite, and lowers the scale.
+        """
+        if self.trainer.precision_plugin.precision == "16-mixed":
+            return None
         grads = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-        self.step_norm = float(unsharded(torch.nn.utils.get_total_norm(grads)))
-        return loss_is_finite and self.step_norm < float("inf")
+        return unsharded(torch.nn.utils.get_total_norm(grads))
 
     def _refuse_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Stop the run, or have the optimizer skip the step by removing the gradients. Collective.

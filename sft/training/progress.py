@@ -7,6 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
 from sft.bars import Bar, redraws
+from sft.training.module import InstructionTuner
 
 # The metrics that the bar shows, and their format.
 SHOWN = {"loss": ".3f", "acc": ".0%", "norm": ".2f", "lr": ".1e", "tok/s": ",.0f", "mfu": ".0%"}
@@ -33,8 +34,23 @@ class Progress(TQDMProgressBar):
         super().on_train_epoch_start(trainer, *arguments)
         self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}")
 
+    @property
+    def total_train_batches(self) -> int:
+        """The batches of the epoch, up to the run's last step.
+
+        RunFolder ends a run with `max_steps`, not Lightning, so that Lightning's own total is that
+        of the whole epoch.
+        """
+        module = self.trainer.lightning_module
+        assert isinstance(module, InstructionTuner)
+        batches = int(self.trainer.num_training_batches)
+        steps = -(-batches // module.accumulate)
+        left = module.total_steps - self.trainer.current_epoch * steps
+        return min(batches, left * module.accumulate)
+
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        found = super().get_metrics(trainer, pl_module)
+        assert isinstance(pl_module, InstructionTuner)
+        found = pl_module.shown
         return {name: format(found[name], form) for name, form in SHOWN.items() if name in found}

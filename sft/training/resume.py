@@ -35,10 +35,13 @@ CHANGEABLE = {
 class Past:
     """The state in which a run's last checkpoint left it; the defaults describe a new run.
 
-    `checkpoint` is the file to resume from, `steps` the optimizer steps done, `tracked` the run's
-    name in each tracker that keeps one, and `made_of` the hashes of the data and the weights that
-    the run began with. `without_better` counts the last passes over the validation records that
-    were no better, for `eval.patience`.
+    Attributes:
+        checkpoint: the file to resume from.
+        steps: the optimizer steps done.
+        tracked: the run's name in each tracker that keeps one.
+        made_of: the hashes of the data and the weights that the run began with.
+        without_better: the number of last passes over the validation records that were no better,
+            for `eval.patience`.
     """
 
     checkpoint: Path | None = None

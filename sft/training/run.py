@@ -103,8 +103,8 @@ def fit(config: TrainConfig, folder: Path, processes: int, changed: str = "") ->
     if config.objective == "dpo":
         add_reference(config, made, device, precision)
     module = make_module(config, made, steps, device, processes)
-    metrics = make_metrics(config, made, folder, module.objective)
     gate = SanityGate(config.eval.batches, config.model.allow_untrained)
+    metrics = make_metrics(config, made, folder, module.objective, gate)
     run_folder = make_run_folder(config, made, folder, metrics.best)
     others = other_callbacks(config, made, metrics, run_folder, device)
     callbacks = in_order([gate, metrics, run_folder, *others])
@@ -196,7 +196,7 @@ def adapt(base: Pretrained, config: LoraConfig, seed: int) -> None:
 
 
 def make_metrics(
-    config: TrainConfig, made: Material, folder: Path, objective: Objective
+    config: TrainConfig, made: Material, folder: Path, objective: Objective, gate: SanityGate
 ) -> Metrics:
     """Make the callback that measures the training, and answers validation records if asked to.
 
@@ -220,7 +220,7 @@ def make_metrics(
             config.compile,
         )
     file = MetricsFile(folder / "metrics.csv", extra=objective.names)
-    return Metrics(config.eval, file, Best(config.eval), answers)
+    return Metrics(config.eval, file, Best(config.eval), answers, gate)
 
 
 def make_run_folder(config: TrainConfig, made: Material, folder: Path, best: Best) -> RunFolder:

@@ -1,10 +1,8 @@
 """Sample answers, for a look at what the model learns."""
 
 import logging
-from contextlib import nullcontext
 
 import tiktoken
-import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -14,6 +12,7 @@ from sft.data.prompt import prompt_tokens
 from sft.gpt2.generate import complete
 from sft.gpt2.tokenizer import decode
 from sft.training.callback import RunCallback
+from sft.training.decoding import decoding
 from sft.training.module import InstructionTuner
 from sft.training.sharding import unsharded_model
 
@@ -24,8 +23,7 @@ class SampleAnswer(RunCallback):
     """Answers the first validation instruction before training and after each epoch.
 
     Args:
-        compiled: the layers are compiled for training. Decoding then runs them uncompiled, since
-            each layer's cache would have it compiled again.
+        compiled: the layers are compiled for training.
     """
 
     def __init__(
@@ -65,9 +63,8 @@ class SampleAnswer(RunCallback):
             return
 
         model.to(module.device).eval()
-        eager = torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
         eos = self.tokenizer.eot_token
-        with trainer.precision_plugin.val_step_context(), eager:
+        with decoding(trainer, self.compiled):
             [answer] = complete(model, [prompt], self.max_new_tokens, eos_id=eos, slots=1)
         model.train()
 

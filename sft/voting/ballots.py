@@ -178,10 +178,10 @@ def judged(arena: Arena, ballot: Ballot) -> str | None:
     if judges[0].identity.get("mode") == "pairwise":
         if sides[0].evaluation is not sides[1].evaluation:
             return None
-        reason = sides[0].evaluation.rows[index].tuned.reason or ""
-        winner = reason.partition(":")[0]
-        places = {side.model: place for side, place in zip(sides, ("first", "second"), strict=True)}
-        return places.get(winner, "tie" if winner == "tie" else None)
+        preferred = sides[0].evaluation.rows[index].preferred
+        if preferred in (None, "tie"):
+            return preferred
+        return "first" if preferred == sides[0].model else "second"
 
     first, second = (side.answers[index].score for side in sides)
     if first is None or second is None:

@@ -57,7 +57,7 @@ class Voters:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the votes say.
+    """The result of the votes.
 
     Attributes:
         votes: how many count.

@@ -13,7 +13,7 @@ CHOICES = ("first", "second", "tie", "bad")
 
 @dataclass(frozen=True)
 class Vote:
-    """What one person said of a ballot.
+    """One person's vote on a ballot.
 
     Attributes:
         ballot: its key.

@@ -12,16 +12,17 @@ import time
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import get_args
 
 import torch
 import yaml
 
-from sft.config.schema import DataConfig
+from sft.config.schema import DataConfig, PrecisionName
 from sft.data.sources import load_source
-from sft.device import pick_device, pick_precision
+from sft.device import pick_answer_precision, pick_device, pick_precision
 from tests.benchmarks import busy, data, quiet, start
 from tests.benchmarks.contestants import has_llama_cpp
-from tests.benchmarks.speed import SIZES, Row, Trials, measure, processor
+from tests.benchmarks.speed import SIZES, Low, Row, Trials, measure, processor
 
 FULL = Trials(rounds=5, steps=4, alone=3, real=110, book=3)
 QUICK = Trials(rounds=3, steps=2, alone=2, real=48, book=2)
@@ -105,6 +106,12 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="fewer rounds, for five minutes on two cores"
     )
+    parser.add_argument(
+        "--precision",
+        choices=get_args(PrecisionName),
+        default="auto",
+        help="of training; answering takes bf16 where there is hardware for it (%(default)s)",
+    )
     parser.add_argument("--records", help="JSON file; else the 1,100 instructions, downloaded")
     parser.add_argument(
         "--vocabulary",
@@ -123,12 +130,15 @@ def main() -> None:
 
     # The contestants.
     device = pick_device("auto")
-    low = pick_precision("auto", device) == "bf16-mixed"
+    training = pick_precision(args.precision, device)
+    answering = pick_answer_precision("auto", device)
+    low = Low(training=training == "bf16-mixed", answering=answering == "bf16-mixed")
     trials = QUICK if args.quick else FULL
     trials = trials._replace(rounds=args.rounds or trials.rounds)
     before = quiet.Reading.now()
     disturbed = quiet.watched()
-    shape = f"gpt2-{args.size}'s shape, {'bf16' if low else 'fp32'} (the book's code: fp32)"
+    precisions = f"Training: {training}; answering: {answering}; the book's code: fp32"
+    shape = f"gpt2-{args.size}'s shape. {precisions}"
     rows = measure(args.size, load_source(given), vocabulary, device, low, trials)
     disturbed = disturbed or quiet.disturbances(before, quiet.Reading.now())
 

@@ -14,11 +14,12 @@ from torch.nn.functional import linear
 
 from sft.config.schema import OptimConfig
 from sft.device import keep_freed_memory
+from sft.evaluation.mbu import memory_rate
 from sft.gpt2.fast import Frozen, Packed, can_pack
 from sft.gpt2.model import GPT, GPTConfig
 from sft.training.optim import adamw
 
-# A tensor that no processor's cache holds. Its sum reads it once.
+# A tensor that no processor's cache holds.
 READ_BYTES = 768 << 20
 
 
@@ -93,7 +94,8 @@ def answering_bound(
             return seconds(work, device)
 
     size = sum(one.numel() * one.element_size() for one in weights)
-    return AnsweringBound(size / memory_rate(device), {count: products(count) for count in rows})
+    reading = size / memory_rate(device, READ_BYTES, tries=7)
+    return AnsweringBound(reading, {count: products(count) for count in rows})
 
 
 def matrices(shape: GPTConfig) -> list[tuple[int, int]]:
@@ -101,12 +103,6 @@ def matrices(shape: GPTConfig) -> list[tuple[int, int]]:
     C = shape.n_embd
     layer = [(C, 3 * C), (C, C), (C, 4 * C), (4 * C, C)]
     return layer * shape.n_layer + [(C, shape.vocab_size)]
-
-
-def memory_rate(device: str) -> float:
-    """Measure how many bytes per second are read from memory; the fastest of several tries."""
-    x = torch.ones(READ_BYTES // 4, device=device)
-    return READ_BYTES / min(tries(x.sum, device))
 
 
 def seconds(work: Callable[[], object], device: str) -> float:

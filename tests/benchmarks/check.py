@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import torch
 
 from sft.config.schema import OptimConfig
-from sft.device import DTYPES, keep_freed_memory, pick_precision
+from sft.device import DTYPES, keep_freed_memory, pick_answer_precision, pick_precision
 from sft.gpt2.frozen import freeze
 from sft.gpt2.generate import complete
 from sft.gpt2.model import GPT
@@ -58,7 +58,7 @@ def answering(size: str, rows: int) -> SimpleNamespace:
     """Answer in this process: tokens per second of the fastest of three passes."""
     keep_freed_memory()
     torch.manual_seed(0)
-    model = GPT(SIZES[size]).to(DTYPES[pick_precision("auto", "cpu")]).eval()
+    model = GPT(SIZES[size]).to(DTYPES[pick_answer_precision("auto", "cpu")]).eval()
     freeze(model)
     prompts = [list(range(row, row + 44)) for row in range(rows)]
     seconds = []

@@ -79,8 +79,15 @@ class Trials(NamedTuple):
     book: int
 
 
+class Low(NamedTuple):
+    """Whether the contestants multiply in bf16."""
+
+    training: bool
+    answering: bool
+
+
 def measure(
-    size: str, source: Source, vocabulary: Path, device: str, low: bool, trials: Trials
+    size: str, source: Source, vocabulary: Path, device: str, low: Low, trials: Trials
 ) -> list[Row]:
     """Return the rows of the table. The numbers of each round go to stderr."""
     tokenizer = load_tokenizer(vocabulary)
@@ -91,16 +98,16 @@ def measure(
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "model"
         save_pretrained(GPT(SIZES[size]), folder, tokenizer)
-        with apart([Ours, Transformers, TRL, Book], folder, device, low) as contestants:
-            rows = training(contestants, texts, trials, SIZES[size], device, low)
+        with apart([Ours, Transformers, TRL, Book], folder, device, low.training) as contestants:
+            rows = training(contestants, texts, trials, SIZES[size], device, low.training)
         if device == "cuda":
-            with apart([Ours, Transformers], folder, device, low) as contestants:
-                rows += on_gpu(contestants, texts, trials, SIZES[size], device, low)
+            with apart([Ours, Transformers], folder, device, low.training) as contestants:
+                rows += on_gpu(contestants, texts, trials, SIZES[size], device, low.training)
         kinds = [Ours, Transformers, Book]
         if device == "cpu":
             kinds += [Int8, LlamaCpp] if has_llama_cpp() else [Int8]
-        with apart(kinds, folder, device, low) as contestants:
-            return rows + answering(contestants, texts, trials, SIZES[size], device, low)
+        with apart(kinds, folder, device, low.answering) as contestants:
+            return rows + answering(contestants, texts, trials, SIZES[size], device, low.answering)
 
 
 def processor() -> str:

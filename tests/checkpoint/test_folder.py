@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiktoken
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -61,6 +62,37 @@ def test_loaded_checkpoint_has_prompt_base_source_and_hash(checkpoint, tokenizer
         parameter.is_contiguous() and parameter.requires_grad
         for parameter in loaded.model.parameters()
     )
+
+
+@pytest.mark.parametrize(
+    ("eos_token", "eos_token_id", "expected"),
+    [
+        ("<|endoftext|>", 399, ()),
+        ("<|im_end|>", 399, ("<|im_end|>",)),
+        ({"content": "<|im_end|>"}, None, ("<|im_end|>",)),
+        ("<|endoftext|>", 400, ("<|im_end|>",)),
+        ("<|endoftext|>", [399, 400], ("<|im_end|>",)),
+        # A letter, an id that is not there, and a name that is no token end nothing.
+        ("a", [65, 9999], ()),
+        ("<|other|>", None, ()),
+    ],
+)
+def test_end_tokens_of_another_program_are_read(
+    tokenizer, tmp_path, eos_token, eos_token_id, expected
+):
+    assert tokenizer.eot_token == 399
+    marked = tiktoken.Encoding(
+        "marked",
+        pat_str=tokenizer._pat_str,
+        mergeable_ranks=tokenizer._mergeable_ranks,
+        special_tokens={"<|endoftext|>": 399, "<|im_end|>": 400},
+    )
+    folder = tmp_path / "marked"
+    config = GPTConfig(n_layer=1, n_head=1, n_embd=8, vocab_size=401, n_positions=16)
+    save_pretrained(GPT(config), folder, marked)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": eos_token_id}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": eos_token}))
+    assert load_pretrained(folder).ends == expected
 
 
 def test_a_folder_without_tokenizer_config_has_no_prompt(folder):

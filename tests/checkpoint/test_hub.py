@@ -200,7 +200,7 @@ def test_a_repository_is_fetched_once(fake, checkpoint):
     )
     fetched = {line.rsplit("/", 1)[1] for line in fake.asked if line.startswith("GET")}
     tokenizer = {"vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"}
-    assert fetched == {"config.json", "model.safetensors", *tokenizer}
+    assert fetched == {"config.json", "model.safetensors", "generation_config.json", *tokenizer}
 
 
 def test_repository_of_transformers_5_is_fetched(fake, checkpoint):

@@ -11,7 +11,7 @@ import pytest
 
 from sft.checkpoint.folder import Pretrained, load_pretrained
 from sft.config.schema import DataConfig
-from sft.data.doctor import CHECKS, Examination, examine
+from sft.data.doctor import CHECKS, Examination, examine, share
 from sft.data.records import Record, Turn
 from sft.data.sources import load_source
 from sft.errors import InputError
@@ -109,6 +109,33 @@ def test_lengths_are_those_of_prompt_and_answer_with_its_end(
 def test_scripts_are_counted_by_letters_and_by_records(found: Examination) -> None:
     assert list(found.scripts) == ["Latin", "Cyrillic"]
     assert found.scripts["Cyrillic"] == (15, 1)
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "shown"),
+    [
+        (0, 5_000, ("0.0%", "0.00%")),
+        (1, 100_000, ("<0.1%", "<0.01%")),
+        (1, 5_000, ("<0.1%", "0.02%")),
+        (1, 1_000, ("0.1%", "0.10%")),
+        (3, 3, ("100.0%", "100.00%")),
+    ],
+)
+def test_a_rare_thing_does_not_have_a_share_of_zero(
+    part: int, whole: int, shown: tuple[str, str]
+) -> None:
+    assert (share(part, whole), share(part, whole, digits=2)) == shown
+
+
+def test_a_rare_script_is_shown_as_rare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.json"
+    rows = [{"instruction": "Say it", "output": "word " * 60} for _ in range(20)]
+    rows[0]["output"] += "ж"
+    file.write_text(json.dumps(rows))
+    doctor(monkeypatch, file, "--checkpoint", "gpt2-nano")
+    assert "scripts: Latin 100.0%, Cyrillic <0.1%" in capsys.readouterr().out
 
 
 def test_what_no_named_check_marks_is_kept(found: Examination) -> None:

@@ -153,7 +153,14 @@ def test_a_parquet_file_cut_short_is_called_that() -> None:
         ("\n\n", "empty, expected a header"),
         ("a,b\n", "no rows under the header a, b"),
         ("a,b,a\n1,2,3\n", "two columns are named 'a'"),
-        ("a,b\n1,\xff\n".encode("latin-1"), "not UTF-8 text"),
+        (
+            "\ufeffa,b\r\n1,2\r\n".encode() + b"1,caf\xe9\r\n",
+            "not UTF-8 text at line 3, byte 6 of it: 0xE9 after '1,caf' ('é' in Windows-1252); ",
+        ),
+        (
+            "a,b\n1,é".encode()[:-1],
+            "not UTF-8 text at line 2, byte 3 of it: a letter is incomplete",
+        ),
         ("a,b\n1,2\n".encode("utf-16"), "UTF-16 text; save it as UTF-8"),
         (b"PK\x03\x04", "a zip archive or an Excel file"),
     ],

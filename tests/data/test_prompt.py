@@ -352,11 +352,6 @@ def test_a_checkpoints_own_prompt_is_preferred_to_its_chat_template(
     assert caplog.text == ""
 
 
-def test_an_end_token_other_than_gpt2s_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    assert usable_template("someone/model", None, "{{ messages[0].content }}", NAMES)
-    assert "someone/model: its turns end with '<|im_end|>'" in caplog.text
-
-
 @pytest.mark.parametrize(
     ("chat", "reason"),
     [

@@ -153,10 +153,10 @@ def test_one_line_is_json_lines_of_one_record() -> None:
         ("[" * 100_000, "nested too deeply, expected a JSON array of records"),
         ('{"a":' * 100_000, "nested too deeply, expected a JSON array of records"),
         (b"\xff\xfe[\x00]\x00", "UTF-16 text; save it as UTF-8"),
-        (b"\xff[]", "not UTF-8 text (byte 0); save it as UTF-8"),
+        (b"\xff[]", "not UTF-8 text at line 1, byte 1 of it: 0xFF ('ÿ' in Windows-1252); "),
         (
             b'[{"instruction": "caf\xe9", "output": ""}]',
-            "not UTF-8 text (byte 21); save it as UTF-8",
+            "not UTF-8 text at line 1, byte 22 of it: 0xE9 after '{\"instruction\": \"caf' ('é' in",
         ),
         (f"[{A}, 5]", "record 2: a number instead of an object with instruction, input and output"),
         (

@@ -23,6 +23,7 @@ from pyarrow import parquet
 from sft.config.schema import DataConfig
 from sft.data import sources
 from sft.data.cache import cache_folder
+from sft.data.overview import contents_text
 from sft.data.records import Record
 from sft.data.sources import download, load_source
 from sft.errors import InputError
@@ -85,6 +86,20 @@ def test_files_of_a_folder_a_pattern_and_a_list(parts: Path) -> None:
     assert outputs(f"{parts.parent}/**/[bc].*") == list(range(3, 9))
     assert outputs([f"{parts}/c.CSV", f"{parts}/*.gz"]) == [6, 7, 8, 0, 1, 2]
     assert sorted(outputs(parts, sample=9)) == list(range(9))
+
+
+def test_files_of_a_folder_may_have_different_shapes(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "1"}]
+    shared = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "2"}]
+    (tmp_path / "a.json").write_text(part(range(1)))
+    (tmp_path / "b.jsonl").write_text(json.dumps({"messages": turns}))
+    (tmp_path / "c.jsonl").write_text(json.dumps({"conversations": shared}))
+    (tmp_path / "d.csv").write_text("question,answer\na,3\n")
+    source = load_source(DataConfig("file", str(tmp_path)))
+    assert [int(record.output) for record in source.records] == [0, 1, 2, 3]
+    text = contents_text(source.contents)
+    for shape in ("instruction", "messages", "ShareGPT", "question/answer"):
+        assert f"1 record, {shape} format" in text
 
 
 def test_the_hash_of_several_files_is_of_their_contents_in_order(parts: Path) -> None:

@@ -20,6 +20,12 @@ from tests.summaries import CONTENT
 TEMPLATE = "Q: {{ instruction }} {{ input }}\nA: "
 
 
+@pytest.fixture(autouse=True)
+def little_memory_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare each evaluation in this process the time in which memory's rate is measured well."""
+    monkeypatch.setattr("sft.evaluation.mbu.READ_BYTES", 1 << 20)
+
+
 @pytest.fixture
 def make_checkpoint(tokenizer: tiktoken.Encoding) -> Callable[..., Path]:
     """Write a random model. Its weights are large, so that its answers differ from each other."""

@@ -10,6 +10,7 @@ import pytest
 
 import sft.evaluation.answers as answers_module
 from sft.checkpoint.folder import Pretrained, load_pretrained
+from sft.config.schema import GenerateConfig
 from sft.errors import InputError
 from sft.evaluation.answers import (
     Answer,
@@ -51,6 +52,16 @@ def ask(
     return answer_all(
         pretrained.model.eval(), pretrained, prompts, decoding, AnswerFile(path), size
     )
+
+
+def test_the_end_tokens_of_all_checkpoints_end_an_answer(pretrained: Pretrained) -> None:
+    base = replace(pretrained, ends=("<|im_end|>", "\n"))
+    found = Decoding.of(GenerateConfig(stop=["\n"]), 5, "32-true", [pretrained, base])
+    assert found == Decoding(stop=["\n", "<|im_end|>"], seed=5, precision="32-true")
+
+    # Without such tokens, the settings are those of earlier evaluations.
+    plain = Decoding.of(GenerateConfig(), 5, "32-true", [pretrained])
+    assert plain.changed() == {}
 
 
 def test_answers_are_those_of_generate(pretrained: Pretrained, tmp_path: Path) -> None:

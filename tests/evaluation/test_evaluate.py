@@ -44,7 +44,8 @@ def call(door: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     monkeypatch.chdir(tmp_path)
 
     def with_overrides(*overrides: Any) -> None:
-        cheap = [] if str(overrides[0]).startswith("compare") else CHEAP
+        after = any(str(one).startswith(("compare=", "labels=")) for one in overrides)
+        cheap = [] if after else CHEAP
         monkeypatch.setattr(sys, "argv", ["evaluate.py", *cheap, *map(str, overrides)])
         door.run(door.main)
 
@@ -234,6 +235,33 @@ def test_a_judge_scores_each_answer_once(
     )
 
 
+def test_labels_are_compared_again_by_later_evaluations(
+    run_folder: Path, call: Callable[..., None], ollama: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call(*judged(run_folder, ollama, "judge.audit=0", "limit=2"))
+    lines = (run_folder / "evaluation" / "records.jsonl").read_text().splitlines()
+    answers = [json.loads(line)["tuned"]["text"] for line in lines]
+    labels = [
+        {"record": number, "model": "tuned", "answer": answer, "score": 10 * number}
+        for number, answer in enumerate(answers, 1)
+    ]
+    Path("mine.json").write_text(json.dumps({"labels": labels}))
+    call(f"run={run_folder}", "labels=mine.json")
+    first = read(run_folder / "evaluation" / "summary.json")["judge"]["labels"]
+    assert first["models"]["tuned"]["labels"] == 2
+
+    # Its own file is not needed any more, and a label of an answer that has changed is left out.
+    Path("mine.json").unlink()
+    kept = read(run_folder / "evaluation" / "labels.json")
+    kept["labels"][1]["answer"] += " changed"
+    (run_folder / "evaluation" / "labels.json").write_text(json.dumps(kept))
+    capsys.readouterr()
+    call(*judged(run_folder, ollama, "judge.audit=0", "limit=2"))
+    again = read(run_folder / "evaluation" / "summary.json")["judge"]["labels"]
+    assert (again["models"]["tuned"]["labels"], again["left_out"]) == (1, 1)
+    assert "tuned: 1 label" in capsys.readouterr().out
+
+
 def test_a_judge_compares_pairs_instead_of_scoring(
     run_folder: Path, call: Callable[..., None], ollama: Site
 ) -> None:
@@ -247,6 +275,8 @@ def test_a_judge_compares_pairs_instead_of_scoring(
         0,
     )
     assert "within noise" in pairwise["verdict"]
+    rows = (run_folder / "evaluation" / "records.jsonl").read_text().splitlines()
+    assert [json.loads(row)["preferred"] for row in rows] == ["tie"] * 10
     assert summary["tuned"]["judge"] is None
 
 
@@ -371,6 +401,7 @@ def test_compare_writes_the_differences_of_two_runs(
     ]
     assert kept["differences"]["loss"]["difference"] == pytest.approx(losses[0] - losses[1])
     assert kept["differences"]["loss"]["verdict"] in shown
+    assert (kept["differing_settings"], kept["judges_differ"]) == ([], False)
 
 
 def test_another_template_than_the_checkpoints_own_is_refused(

@@ -19,6 +19,7 @@ from sft.evaluation.groups import (
     read_member,
 )
 from sft.evaluation.run import compare_runs
+from sft.scoring.groups import AnswerCount
 from sft.scoring.results import read_records
 from sft.summaries import write_run_summary
 from tests.evaluation.reading import Seen
@@ -75,16 +76,16 @@ def test_a_checkpoint_among_the_runs_leaves_their_labels_short(tmp_path: Path) -
 
 def test_the_better_group_is_named_with_what_that_rests_on(tmp_path: Path) -> None:
     found = compare_groups(groups_of(sweep(tmp_path)), "exact_match")
-    first, second = found["groups"]
-    assert (first["rank"], second["rank"]) == (1, 2)
-    assert first["means"]["exact_match"]["mean"] == pytest.approx((31 + 30 + 31) / 120)
-    assert first["means"]["exact_match"]["by_seed"] == pytest.approx([31 / 40, 30 / 40, 31 / 40])
-    low, high = first["means"]["exact_match"]["interval"]
+    first, second = found.groups
+    assert (first.rank, second.rank) == (1, 2)
+    assert first.means["exact_match"].mean == pytest.approx((31 + 30 + 31) / 120)
+    assert first.means["exact_match"].by_seed == pytest.approx([31 / 40, 30 / 40, 31 / 40])
+    low, high = first.means["exact_match"].interval or (0, 0)
     assert low < 31 / 40 < high
-    [pair] = found["differences"]["exact_match"]
-    assert pair["difference"] == pytest.approx(0.5)
-    assert pair["differ"]
-    assert found["ranked_by"] == "exact_match"
+    [pair] = found.differences["exact_match"]
+    assert pair.difference == pytest.approx(0.5)
+    assert pair.differ
+    assert found.ranked_by == "exact_match"
     text = groups_text(found)
     assert "exact match: optim.lr=0.0001 is better than optim.lr=0.001 by 0.5 " in text
     assert "3 seeds and 40 records of the test split" in text
@@ -93,15 +94,15 @@ def test_the_better_group_is_named_with_what_that_rests_on(tmp_path: Path) -> No
 
 def test_groups_that_cannot_be_told_apart_share_a_rank(tmp_path: Path) -> None:
     found = compare_groups(groups_of(sweep(tmp_path, better=1)), "exact_match")
-    assert [group["rank"] for group in found["groups"]] == [1, 1]
+    assert [group.rank for group in found.groups] == [1, 1]
     assert "exact match: no difference beyond noise; the largest is 0.025" in groups_text(found)
 
 
 def test_where_lower_is_better_the_lower_loss_has_rank_1(tmp_path: Path) -> None:
     found = compare_groups(groups_of(sweep(tmp_path)), "loss")
-    assert found["ranked_by"] == "loss"
-    assert [group["rank"] for group in found["groups"]] == [1, 2]
-    assert found["order"] == [0, 1]
+    assert found.ranked_by == "loss"
+    assert [group.rank for group in found.groups] == [1, 2]
+    assert found.order == [0, 1]
 
 
 def test_without_an_evaluation_the_validation_loss_is_compared_over_seeds_alone(
@@ -110,9 +111,9 @@ def test_without_an_evaluation_the_validation_loss_is_compared_over_seeds_alone(
     folder = sweep(tmp_path)
     groups = grouped([read_member(folder / str(number), False) for number in range(6)])
     found = compare_groups(groups, "validation_loss")
-    assert list(found["differences"]) == ["validation_loss"]
-    assert (found["records"], found["disputed"]) == (0, [])
-    assert [group["rank"] for group in found["groups"]] == [1, 2]
+    assert list(found.differences) == ["validation_loss"]
+    assert (found.records, found.disputed) == (0, [])
+    assert [group.rank for group in found.groups] == [1, 2]
     assert "over seeds alone" in groups_text(found)
 
 
@@ -129,11 +130,11 @@ def test_the_share_of_records_answered_alike_and_those_on_which_seeds_disagree(
         rows[0]["tuned"]["text"] = "right"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = compare_groups(groups_of(folder), "exact_match")
-    assert [group["alike"] for group in found["groups"]] == [39 / 40, 39 / 40]
-    assert [row["record"] for row in found["disputed"]] == [11, 31]
-    assert found["disputed"][0]["answers"] == [
-        [{"text": "Right.", "seeds": 3}],
-        [{"text": "Right.", "seeds": 2}, {"text": "wrong", "seeds": 1}],
+    assert [group.alike for group in found.groups] == [39 / 40, 39 / 40]
+    assert [row.record for row in found.disputed] == [11, 31]
+    assert found.disputed[0].answers == [
+        [AnswerCount("Right.", seeds=3)],
+        [AnswerCount("Right.", seeds=2), AnswerCount("wrong", seeds=1)],
     ]
 
 
@@ -205,6 +206,17 @@ def test_several_runs_are_compared_in_groups_and_two_as_ever(
     assert "optim.lr=0.001" in capsys.readouterr().out
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["groups.json", "report.html"]
+    content = json.loads((tmp_path / "out" / "groups.json").read_text())
+    assert list(content) == [
+        *("ranked_by", "split", "records", "clusters", "order", "groups", "differences"),
+        *("disputed", "notes", "verdicts"),
+    ]
+    assert list(content["groups"][0]["means"]["loss"]) == ["mean", "interval", "spread", "by_seed"]
+    assert list(content["differences"]["loss"][0]) == [
+        *("first", "second", "difference", "interval", "p_value", "visible", "p_corrected"),
+        "differ",
+    ]
+    assert content["disputed"][0]["answers"] == [[{"text": "x", "seeds": 3}]] * 2
 
     compare_runs([str(folder / "0"), str(folder / "3")], str(tmp_path / "two"))
     assert "win/tie/loss" in capsys.readouterr().out
@@ -235,6 +247,6 @@ def test_the_page_shows_groups_differences_curves_and_disputed_records(tmp_path:
 
 def test_one_seed_each_is_said_to_be_over_the_records_alone(tmp_path: Path) -> None:
     found = compare_groups(groups_of(sweep(tmp_path, seeds=(1,))), "exact_match")
-    assert found["groups"][0]["means"]["exact_match"]["spread"] is None
-    assert found["groups"][0]["alike"] is None
+    assert found.groups[0].means["exact_match"].spread is None
+    assert found.groups[0].alike is None
     assert "over the records alone" in groups_text(found)

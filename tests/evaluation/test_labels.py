@@ -9,6 +9,7 @@ import pytest
 from sft.dataclass_json import from_json
 from sft.errors import InputError
 from sft.evaluation.labels import Label, beside_labels, read_labels
+from sft.evaluation.run import with_labels
 from sft.scoring.results import RecordResult
 
 
@@ -92,3 +93,11 @@ def test_another_file_is_refused_in_one_line(content: Any, tmp_path: Path) -> No
     assert "\n" not in str(error.value)
     path.write_text(json.dumps({"labels": [GOOD]}))
     assert read_labels(path) == [Label(1, "tuned", "a", 0)]
+
+
+def test_without_a_judge_the_kept_labels_are_mentioned(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    caplog.set_level("INFO", logger="sft")
+    assert with_labels(None, ROWS, labels(1), tmp_path) is None
+    assert str(tmp_path / "labels.json") in caplog.text

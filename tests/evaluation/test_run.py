@@ -56,6 +56,23 @@ def test_one_device_launches_no_process(
     )
 
 
+def test_a_summary_has_the_speed_of_answers_that_were_made_for_it(
+    run_folder: Path, evaluated: Callable[[EvaluateConfig], list[str]]
+) -> None:
+    evaluated(config(run_folder))
+    for model in read_summary(run_folder / "evaluation").models.values():
+        speed = model.answering
+        assert speed is not None
+        assert 1 <= speed.steps <= 3
+        assert 2 <= speed.tokens <= 6
+        assert speed.mbu > 0
+
+    # The second time, all answers are in the file.
+    evaluated(config(run_folder))
+    for model in read_summary(run_folder / "evaluation").models.values():
+        assert model.answering is None
+
+
 def test_several_devices_are_launched_for_one_model_after_the_other(
     run_folder: Path, evaluated: Callable[[EvaluateConfig], list[str]]
 ) -> None:

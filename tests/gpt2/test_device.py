@@ -44,10 +44,42 @@ def test_more_processes_than_gpus_are_refused_but_share_a_cpu(machine):
     assert pick_device("cpu", count=3) == "cpu"
 
 
-def test_auto_precision_is_bf16_where_the_device_multiplies_it(monkeypatch):
+@pytest.fixture
+def processor(monkeypatch, tmp_path):
+    """Pretend to have a CPU of a vendor, with AMX or not. All of them have AVX512-BF16."""
+
+    def pretend(vendor: str, amx: bool) -> None:
+        info = tmp_path / "cpuinfo"
+        info.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
+        monkeypatch.setattr(device, "CPUINFO", info)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("vendor", "amx", "training"),
+    [
+        ("GenuineIntel", True, "bf16-mixed"),
+        ("GenuineIntel", False, "32-true"),
+        ("AuthenticAMD", False, "bf16-mixed"),
+    ],
+)
+def test_auto_trains_in_the_faster_precision_and_answers_in_bf16(processor, vendor, amx, training):
+    processor(vendor, amx)
+    assert pick_precision("auto", "cpu") == training
+    assert pick_answer_precision("auto", "cpu") == "bf16-mixed"
+
+
+def test_auto_precision_is_fp32_where_the_device_does_not_multiply_bf16(monkeypatch):
     monkeypatch.setattr(device, "multiplies_bf16", lambda name: name == "cuda")
     assert pick_precision("auto", "cuda") == "bf16-mixed"
-    assert pick_precision("auto", "cpu") == "32-true"
+    assert pick_precision("auto", "mps") == "32-true"
+    assert pick_answer_precision("auto", "mps") == "32-true"
+
+
+def test_a_precision_that_is_named_is_taken():
     assert pick_precision("32", "cuda") == "32-true"
     assert pick_precision("bf16-mixed", "cpu") == "bf16-mixed"
 

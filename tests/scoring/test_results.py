@@ -56,11 +56,13 @@ def test_results_of_an_earlier_version_are_read_and_written_alike(tmp_path: Path
         before = lines_of(FOLDER / name)
         after = lines_of(tmp_path / name)
         # The earlier version did not count the records that were not asked, had no loops, close
-        # neighbours, conversations or means by turns, and no metric that was added since.
+        # neighbours, conversations, means by turns or winners of pairs, and no metric that was
+        # added since.
         added = {
             "not_asked",
             "loops",
             "similarity",
+            "preferred",
             "before",
             "visible",
             "close",

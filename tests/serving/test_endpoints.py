@@ -66,6 +66,13 @@ def test_the_rest_of_the_context_limits_the_answer(tiny: ChatModel, engine) -> N
         assert generation.answer.max_tokens == most
 
 
+def test_an_answer_ends_at_its_checkpoints_own_end_tokens(tiny: ChatModel, engine) -> None:
+    tiny.checkpoint.ends = ("<|im_end|>",)
+    request = request_of("a", "b", "c")
+    generation = make_generation(request, engine(tiny), [1], 0, lambda _: None)
+    assert generation.answer.stop == ["<|im_end|>"]
+
+
 def chat(model: str, *messages: tuple[str, str | None]) -> ChatRequest:
     content = [{"role": role, "content": text} for role, text in messages]
     return parse_chat(json.dumps({"model": model, "messages": content}).encode(), limit=10)

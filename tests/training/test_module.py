@@ -210,18 +210,17 @@ def alone(checkpoint: Path) -> InstructionTuner:
     return module
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("broken", [None, float("inf"), float("nan")])
-def test_a_gradient_that_is_not_finite_is_found_on_every_device(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, device: str, broken: float | None
+def test_a_gradient_that_is_not_finite_is_found_by_its_norm(
+    checkpoint: Path, broken: float | None
 ) -> None:
     module = alone(checkpoint)
-    monkeypatch.setattr(InstructionTuner, "device", torch.device(device))
     module.step_loss = 1.0
     for parameter in module.parameters():
         parameter.grad = torch.ones_like(parameter)
     if broken is not None:
         module.model.wpe.weight.grad[3, 4] = broken
+    module.step_norm = float(module._gradient_norm())
     assert module._is_finite() == (broken is None)
     module.step_loss = float("nan")
     assert not module._is_finite()

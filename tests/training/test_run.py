@@ -411,3 +411,13 @@ def test_a_row_has_the_norm_of_the_gradient_and_the_share_of_the_products(
         assert 0 < row["grad_norm"] < 1000
         assert 0 < row["mfu"] < 1
         assert 0 <= row["train/token_accuracy"] < 1
+
+
+def test_the_bar_ends_where_max_steps_ends_the_run(
+    config: Config, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """42 records are 11 batches of 4 in an epoch, and so 6 steps: the last has one batch."""
+    monkeypatch.setattr("sft.bars.EVERY", 0.0)
+    run(config(epochs=3, max_steps=8, accumulate=2))
+    shown = set(re.findall(r"(epoch \d): +100% (\d+/\d+)", capsys.readouterr().out))
+    assert shown == {("epoch 1", "11/11"), ("epoch 2", "4/4")}

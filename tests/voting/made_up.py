@@ -25,7 +25,7 @@ def evaluated(
     base: Sequence[str] | None = None,
     sha: str = "",
     question: Json | None = None,
-    reasons: Sequence[str] = (),
+    preferred: Sequence[str | None] = (),
     scores: Sequence[int | None] = (),
     judge: Json | None = None,
     **settings: Any,
@@ -45,8 +45,6 @@ def evaluated(
     rows = []
     for index, text in enumerate(tuned):
         one = _answer(text)
-        if reasons:
-            one["reason"] = reasons[index]
         if scores:
             one["score"] = scores[index]
         row = {
@@ -59,6 +57,7 @@ def evaluated(
             "output": str(index + 1),
             "tuned": one,
             "base": _answer(base[index]) if base else None,
+            "preferred": preferred[index] if preferred else None,
         }
         rows.append(row | (question or {}))
     (place / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -97,8 +97,8 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_line(
 
 
 def test_the_judge_prefers_by_its_pairs_or_by_its_scores(tmp_path: Path) -> None:
-    reasons = ["tuned: clear", "base: short", "tie: equal", "not judged: timeout"]
-    run = evaluated(tmp_path / "a", RIGHT[:4], WRONG[:4], reasons=reasons, judge=PAIRWISE)
+    wins = ["tuned", "base", "tie", None]
+    run = evaluated(tmp_path / "a", RIGHT[:4], WRONG[:4], preferred=wins, judge=PAIRWISE)
     other = evaluated(tmp_path / "b", WRONG[:4], judge=PAIRWISE)
     arena = load_arena([run])
     preferred = {}

@@ -72,8 +72,8 @@ def test_a_record_with_many_voters_counts_as_one(three: Arena) -> None:
 
 
 def test_voters_and_the_judge_agree_beyond_chance(tmp_path: Path) -> None:
-    reasons = ["tuned: x" if number % 2 else "base: x" for number in range(12)]
-    run = evaluated(tmp_path / "a", texts("a"), texts("base"), reasons=reasons, judge=JUDGE)
+    wins = ["tuned" if number % 2 else "base" for number in range(12)]
+    run = evaluated(tmp_path / "a", texts("a"), texts("base"), preferred=wins, judge=JUDGE)
     arena = load_arena([run])
     ann = []
     for ballot in arena.ballots:

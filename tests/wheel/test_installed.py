@@ -1,5 +1,6 @@
 """The wheel in a fresh environment and another folder: `make test-wheel`. It needs an index."""
 
+import json
 import os
 import re
 import subprocess
@@ -63,6 +64,13 @@ def test_the_core_tunes_saves_and_chats(fresh: Fresh) -> None:
     fresh.run("-c", TUNE)
     assert fresh.run("-m", "sft.chat", "mine", "--quiet", text="Name a bird.\n").strip()
     assert "written and read back" in fresh.run("-m", "sft.export", "mine", "--dtype", "f16")
+
+
+def test_data_is_looked_at_with_the_settings_of_training(fresh: Fresh) -> None:
+    record = {"instruction": "Name a bird.", "output": "A sparrow."}
+    (fresh.work / "mine.json").write_text(json.dumps([record] * 40))
+    shown = fresh.run("-m", "sft.data", "mine.json", "data.split=[0.5,0.25,0.25]")
+    assert "40 records" in shown
 
 
 def test_server_and_gguf_name_their_extras_and_work_with_them(fresh: Fresh) -> None:

@@ -13,7 +13,13 @@ from sft.gpt2.fast.limits import LIMITS
 
 
 class Frozen(Protocol):
-    """A matrix W, (out, in), in any form."""
+    """A matrix W, (out, in), in any form.
+
+    Attributes:
+        nbytes: the bytes that a product reads of it.
+    """
+
+    nbytes: int
 
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:  # (N, in) -> (N, out)
         """Return x W^T + b."""
@@ -28,6 +34,7 @@ class Packed:
 
     def __init__(self, weight: Tensor) -> None:
         self._matrix = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
+        self.nbytes = weight.nbytes
 
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._matrix, bias, "none", [], "")
@@ -50,6 +57,7 @@ class Int8:
         self.scales = (largest / 127).clamp_min(1e-12).to(weight.dtype)
         whole = (weight.float() / self.scales.float().unsqueeze(1)).round_()
         self.numbers = whole.clamp_(-127, 127).to(torch.int8)
+        self.nbytes = self.numbers.nbytes + self.scales.nbytes
 
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         # torch's kernel reads the numbers as they are. For many tokens it takes longer than a
