@@ -1,4 +1,4 @@
-"""Where a setting that is not the default of `conf/train.yaml` came from."""
+"""The origin of each setting that is not the default of `conf/train.yaml`."""
 
 import dataclasses
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What is wrong with a data set: checks of each record, duplicates, and lengths in tokens.
+"""The checks of a data set: each record, duplicates, and lengths in tokens.
 
 `CHECKS` lists what a record can be marked for. Nothing is changed here; `kept` says which records
 stay if some checks are asked to drop what they mark.

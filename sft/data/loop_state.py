@@ -1,4 +1,4 @@
-"""Where Lightning's fit loop stands.
+"""The position of Lightning's fit loop.
 
 Lightning documents none of these counters, and a release may rename them. So they are read here
 and nowhere else; `data/` and `training/` call these functions.

@@ -1,4 +1,4 @@
-"""Which training records are used: those that say something, and a chosen share of them.
+"""The choice of training records: those that say something, and a chosen share of them.
 
 `SELECTORS` says by what the share is chosen. To add a way, add it there and to `KeepBy` in the
 schema.

@@ -1,4 +1,4 @@
-"""Where records come from: the embedded file, the user's own, the hub, or a download.
+"""The sources of records: the embedded file, the user's own, the hub, or a download.
 
 To add a data set on the web, add a file to `conf/data/`.
 """

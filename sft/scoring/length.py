@@ -1,4 +1,4 @@
-"""How often one model would win if its answers were as long as the other's.
+"""The win rate of a model if its answers were as long as the other's.
 
 A judge may favour long answers. AlpacaEval 2 (Dubois et al., 2024, arXiv 2404.04475) fits a
 logistic regression of the wins on the difference in length, and reads it at a difference of 0:

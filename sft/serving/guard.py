@@ -1,4 +1,4 @@
-"""Which HTTP requests are answered: none of another site's page, and none without the key."""
+"""The guard of HTTP requests: it refuses those of other sites' pages, and those without the key."""
 
 import ipaddress
 import secrets
@@ -14,7 +14,7 @@ from sft.serving.web import json_response
 
 @dataclass(frozen=True)
 class Access:
-    """Who may ask.
+    """The rules for who may send requests.
 
     Attributes:
         host: the address that the server listens at.

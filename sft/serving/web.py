@@ -1,4 +1,4 @@
-"""What the server and the voting page share: bodies, JSON, files, and answers to errors."""
+"""Parts that the server and the voting page share: bodies, JSON, files, and answers to errors."""
 
 import json
 from collections.abc import Mapping

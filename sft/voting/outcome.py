@@ -1,4 +1,4 @@
-"""What the votes say: win rates, strengths, and who agrees with whom."""
+"""The outcome of the votes: win rates, strengths, and the agreement of voters."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ class PairOutcome:
 
 @dataclass(frozen=True)
 class Voters:
-    """Who agrees with whom."""
+    """The agreement of voters."""
 
     names: str
     agreement: Agreement

@@ -1,4 +1,4 @@
-"""Which attention: the formula in `model.attention`, or torch's fused one, which is equal."""
+"""The choice of attention: the formula in `model.attention`, or torch's fused one, equal to it."""
 
 from torch import Tensor
 
