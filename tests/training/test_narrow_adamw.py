@@ -18,6 +18,7 @@ from sft.training.estimate import weight_bytes
 from sft.training.narrow_adamw import DITHER, EightBit, NarrowAdamW, dither_table, window
 from sft.training.optim import adamw
 from sft.training.resume import resumed_config
+from tests.fixtures.other_device import DEVICE, other_device
 from tests.training.test_resume import equal
 
 Config = Callable[..., TrainConfig]
@@ -167,6 +168,25 @@ def test_the_size_of_a_slice_does_not_change_the_steps(
             optimizer.step()
         ends.append((weight.detach(), dict(optimizer.state[weight])))
     assert equal(ends[0], ends[1])
+
+
+@pytest.mark.parametrize("moments", NARROW)
+def test_another_device_takes_the_same_steps_and_the_cpu_never_waits_for_it(
+    moments: Moments,
+) -> None:
+    def stepped(device: torch.device) -> Tensor:
+        weight = nn.Parameter(drawn(67, 71).to(device))
+        optimizer = narrow(weight, moments)
+        for step in range(2):
+            weight.grad = drawn(67, 71, seed=step).to(device)
+            optimizer.step()
+        return weight.detach()
+
+    here = stepped(CPU)
+    with other_device() as waits:
+        there = stepped(DEVICE)
+        assert not waits
+        assert torch.equal(there.cpu(), here)
 
 
 @pytest.mark.parametrize("moments", NARROW)

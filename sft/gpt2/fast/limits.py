@@ -66,8 +66,8 @@ class Limits:
 
     # Numbers of a parameter that AdamW with narrow moments updates at a time, a multiple of
     # `narrow_adamw.GROUP`. On the CPU the tensors of a slice stay in a core's cache of 2 MiB. With
-    # the shape of GPT-2 124M on one thread, a step in 8 bits took 1.93 s with 2^14 numbers, 1.40
-    # with 2^15 and 1.35 with 2^16, of which torch gives each of two threads a half.
+    # the shape of GPT-2 124M on one thread, a step in 8 bits took 1.95 s with 2^14 numbers, and
+    # 1.40 with 2^15 and with 2^16, of which torch gives each of two threads a half.
     optimizer_slice: int
 
     # Most prompt tokens that a decoding step reads, unless one prompt is longer. A CPU's caches
