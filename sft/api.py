@@ -216,6 +216,7 @@ def save(gpt2: Pretrained, folder: str | Path, adapter: bool = False) -> None:
         gpt2.base,
         chat_template=gpt2.chat_template,
         conversations=gpt2.conversations,
+        ends=gpt2.ends,
     )
 
 

@@ -159,6 +159,7 @@ def export_hf(folder: Path, dtype: str | None, out: Path | None) -> Path:
         source.chat_template,
         check=check,
         conversations=source.conversations,
+        ends=source.ends,
     )
     if (folder / CARD).exists():
         shutil.copy(folder / CARD, out / CARD)

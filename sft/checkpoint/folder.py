@@ -7,7 +7,7 @@ It holds a model's architecture, weights, tokenizer and prompt template. `load_p
 from a folder or from the hub. `save_pretrained` writes one that transformers reads too.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -191,6 +191,7 @@ def save_pretrained(
     read: weights.Read | None = None,
     check: Callable[[Path], None] | None = None,
     conversations: bool = False,
+    ends: Sequence[str] = (),
 ) -> None:
     """Write a folder for `load_pretrained` and for transformers' AutoModel and AutoTokenizer.
 
@@ -206,6 +207,7 @@ def save_pretrained(
         check: is called with the new folder before that takes its place. If it raises, the old
             folder stays.
         conversations: it was tuned on conversations of several turns.
+        ends: special tokens, as in `Pretrained`.
 
     Raises:
         InputError: the folder holds something else, or cannot be written.
@@ -233,7 +235,12 @@ def save_pretrained(
         save_tokenizer(tokenizer, temporary)
         write_config(temporary / CONFIG, config)
         write_config(temporary / TOKENIZER_CONFIG, tokenizer_config)
-        ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+        every_end = [end, *map(tokenizer.encode_single_token, ends)]
+        ids = {
+            "bos_token_id": end,
+            "eos_token_id": every_end if ends else end,
+            "pad_token_id": end,
+        }
         write_config(temporary / GENERATION_CONFIG, ids)
         if check:
             check(temporary)
@@ -278,6 +285,7 @@ def merge_adapter(adapter: str | Path, folder: str | Path) -> None:
         chat_template=merged.chat_template,
         read=merged.read,
         conversations=merged.conversations,
+        ends=merged.ends,
     )
 
 

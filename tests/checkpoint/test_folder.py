@@ -92,7 +92,12 @@ def test_end_tokens_of_another_program_are_read(
     save_pretrained(GPT(config), folder, marked)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": eos_token_id}))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": eos_token}))
-    assert load_pretrained(folder).ends == expected
+    loaded = load_pretrained(folder)
+    assert loaded.ends == expected
+
+    # A copy ends at the same tokens.
+    save_pretrained(loaded.model, tmp_path / "copy", loaded.tokenizer, ends=loaded.ends)
+    assert load_pretrained(tmp_path / "copy").ends == expected
 
 
 def test_a_folder_without_tokenizer_config_has_no_prompt(folder):
