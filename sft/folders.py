@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from sft.claims import InUseError, claim, make_fresh, release
+from sft.command import heavy_imports
 from sft.config.schema import TrainConfig
 from sft.errors import InputError
 from sft.latest import followed, warn_of_latest
@@ -177,7 +178,8 @@ def resumed_or_new(config: TrainConfig, given: list[str], folder: Path) -> Train
     if config.resume is None:
         return config
 
-    from sft.training.resume import all_keys, resumed_config
+    with heavy_imports():
+        from sft.training.resume import all_keys, resumed_config
 
     # The table of a sweep compares its jobs, so each must have all settings of its row.
     return resumed_config(config, all_keys(config) if in_sweep() else given)

@@ -98,7 +98,8 @@ class CrossEntropy:
 
         each, hits = self.model.token_scores(batch.input_ids, batch.labels, batch.lengths)
         losses = each.detach()
-        tokens = losses.new_tensor(len(losses))
+        # `new_tensor` would wait for a GPU, as it copies from the CPU. Filling does not.
+        tokens = losses.new_full((), len(losses))
         accuracy = [hits.sum().to(losses), tokens]
         if is_answer is None:
             extra = torch.stack([losses.sum(), tokens, *accuracy]).view(2, 2)

@@ -235,13 +235,7 @@ def save_pretrained(
         save_tokenizer(tokenizer, temporary)
         write_config(temporary / CONFIG, config)
         write_config(temporary / TOKENIZER_CONFIG, tokenizer_config)
-        every_end = [end, *map(tokenizer.encode_single_token, ends)]
-        ids = {
-            "bos_token_id": end,
-            "eos_token_id": every_end if ends else end,
-            "pad_token_id": end,
-        }
-        write_config(temporary / GENERATION_CONFIG, ids)
+        write_config(temporary / GENERATION_CONFIG, _generation_config(tokenizer, ends))
         if check:
             check(temporary)
 
@@ -265,6 +259,9 @@ def save_adapter(
         write_adapter(tuned.model, config, temporary, tuned.source, tuned.revision, tuned.sha256)
         save_tokenizer(tuned.tokenizer, temporary)
         write_config(temporary / TOKENIZER_CONFIG, tokenizer_config)
+        if tuned.ends:
+            generation_config = _generation_config(tuned.tokenizer, tuned.ends)
+            write_config(temporary / GENERATION_CONFIG, generation_config)
 
 
 def merge_adapter(adapter: str | Path, folder: str | Path) -> None:
@@ -436,6 +433,17 @@ def _text(found: dict[str, Any], key: str, path: Path) -> str | None:
 
 
 # Writing
+
+
+def _generation_config(tokenizer: tiktoken.Encoding, ends: Sequence[str]) -> dict[str, Any]:
+    """Return generation_config.json, which names the tokens that end an answer."""
+    end = tokenizer.eot_token
+    every_end = [end, *map(tokenizer.encode_single_token, ends)]
+    return {
+        "bos_token_id": end,
+        "eos_token_id": every_end if ends else end,
+        "pad_token_id": end,
+    }
 
 
 def _tokenizer_config(

@@ -19,6 +19,7 @@ BINARY = {
 }
 
 CUT = "is the file cut short?"
+CONVERT = "save the file as UTF-8, or convert it: iconv -f WINDOWS-1252 -t UTF-8"
 LFS = "version https://git-lfs.github.com/spec/"
 CONSTANT = re.compile(r"(None|True|False)\b")
 KEY = re.compile(r"[\w\"' -]{1,40}:(\s|$)")
@@ -40,16 +41,13 @@ def not_utf8(lines: Iterable[bytes]) -> str:
         except UnicodeDecodeError as error:
             place = f"not UTF-8 text at line {number}, byte {error.start + 1} of it"
             if error.reason == "unexpected end of data":
-                return f"{place}: a letter is incomplete; {CUT}"
+                return f"{place}: a letter is incomplete; {CUT} If not, {CONVERT}"
 
             before = line[: error.start].decode().lstrip("\ufeff")[-20:].strip()
             after = f" after {before!r}" if before else ""
             byte = line[error.start]
             windows = bytes([byte]).decode("cp1252", errors="replace")
-            return (
-                f"{place}: 0x{byte:02X}{after} ({windows!r} in Windows-1252); save the file as "
-                "UTF-8, or convert it: iconv -f WINDOWS-1252 -t UTF-8"
-            )
+            return f"{place}: 0x{byte:02X}{after} ({windows!r} in Windows-1252); {CONVERT}"
     return "not UTF-8 text; save it as UTF-8"
 
 

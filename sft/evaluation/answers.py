@@ -61,7 +61,7 @@ class Decoding(GenerateConfig):
         precision: AnswerPrecision,
         checkpoints: Iterable[Pretrained],
     ) -> "Decoding":
-        """Return the settings for checkpoints, whose own end tokens end an answer, too."""
+        """Return the settings, with the checkpoints' own end tokens added to `stop`."""
         settings = asdict(config)
         for one in checkpoints:
             settings["stop"] += [end for end in one.ends if end not in settings["stop"]]

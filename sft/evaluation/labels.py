@@ -113,7 +113,7 @@ def add_labels(run: str, file: str) -> None:
 
 
 def beside_labels(rows: list[RecordResult], labels: list[Label]) -> LabelsSummary:
-    """Return the judge, measured by the labels."""
+    """Compare the judge with a person's labels."""
     models: dict[str, ModelLabels] = {}
     used = 0
     for name in ("tuned", "base"):

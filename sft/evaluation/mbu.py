@@ -19,7 +19,7 @@ from sft.scoring.results import AnsweringSpeed, EvaluationSummary
 # were read at 10.5 GB/s, 768 MiB at 10.4, and 128 MiB at 23. To fill and to read them takes up to
 # 0.15 s of the processor, most of it for memory that is fresh.
 READ_BYTES = 256 << 20
-# How often it is read without waiting for the result. A GPU is done before it can be asked.
+# Reads before the CPU waits. One read on a GPU is shorter than its launch, so several are queued.
 READS = {"cpu": 1, "mps": 16, "cuda": 16}
 
 

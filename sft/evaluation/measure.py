@@ -163,9 +163,10 @@ def load_and_measure(
 ) -> ModelResult:
     """Load the model and measure it. Its memory is free again when this returns.
 
-    Losses are measured as in training: fp32 weights, with autocast for a lower precision. Then the
-    weights themselves are converted. Decoding spends its time on reading them for every token.
-    With int8, both are of the converted weights, as the loss is to show what they cost.
+    Losses are measured as in a training of the same precision: fp32 weights, with autocast for a
+    lower one. Then the weights themselves are converted. Decoding spends its time on reading them
+    for every token. With int8, both are of the converted weights, as the loss is to show what they
+    cost.
     """
     checkpoint = encoded.checkpoint
     model = load_pretrained(checkpoint.source, checkpoint.revision, device=device).model.eval()

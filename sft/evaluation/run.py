@@ -248,7 +248,9 @@ def with_labels(
 ) -> JudgeSummary | None:
     """Add to the judge's part of the summary what the folder's labels say of it."""
     if judge is None:
-        log.info(f"not compared: the labels in {folder / KEPT}; give judge=... for that")
+        log.info(
+            f"the labels in {folder / KEPT} were not compared, as there is no judge; add judge="
+        )
         return None
     return dataclasses.replace(judge, labels=beside_labels(rows, labels))
 

@@ -247,7 +247,7 @@ class Completion:
 
 @dataclass
 class Timing:
-    """What decoding took: its steps, the tokens that these gave, end tokens too, and seconds."""
+    """The steps, tokens (end tokens included) and seconds of decoding."""
 
     steps: int = 0
     tokens: int = 0

@@ -116,10 +116,10 @@ def _trust(area: float | None, span: Interval | None, by_kind: dict[str, float |
     for kind, name in (("other", "wrong"), ("empty", "empty")):
         against = by_kind[kind]
         if against is not None:
-            kinds.append(f"{against:.0%} for {name} ones")
+            kinds.append(f"{against:.0%} against {name} answers")
     return (
         f"{lead}. An expected answer gets more than a wrong or an empty one in "
-        f"{_share(area, span)} of the cases, ties counting half: {', '.join(kinds)}."
+        f"{_share(area, span)} of the cases, ties counting half; {', '.join(kinds)}."
     )
 
 

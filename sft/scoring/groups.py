@@ -81,7 +81,7 @@ class DisputedRecord:
 
 @dataclass(frozen=True)
 class GroupsSummary:
-    """The groups beside each other.
+    """The comparison of all groups.
 
     Attributes:
         ranked_by: the metric of the ranks.

@@ -132,7 +132,7 @@ class AnswerLength:
 
 @dataclass
 class AnsweringSpeed:
-    """How fast a model answered, over the answers that were made in this evaluation.
+    """A model's decoding speed, over the answers that were made in this evaluation.
 
     Attributes:
         steps: of decoding. Each reads the weights once, and gives a token of each answer that is
@@ -351,7 +351,7 @@ class ModelLabels:
 
 @dataclass(frozen=True)
 class LabelsSummary:
-    """The judge, measured by a person's labels.
+    """A judge's scores compared with a person's labels.
 
     Attributes:
         models: by name, the models whose answers are labelled.

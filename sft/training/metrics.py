@@ -50,7 +50,7 @@ class Metrics(RunCallback):
     Args:
         best: gets the numbers of each pass over the validation records.
         answers: answers some of them; None: none are answered.
-        gate: has read the batches of the first probe; None: nothing has.
+        gate: the sanity check, whose loss the first probe may reuse; None: always measure.
 
     Attributes:
         row: of the step last taken, until it is written.
@@ -193,7 +193,7 @@ class Metrics(RunCallback):
 
         The batch's own lengths are on the device, and reading them would wait for it.
         """
-        rows = len(batch.lengths) * module.accumulate * trainer.world_size
+        rows = module.step_rows * trainer.world_size
         return step_operations(
             module.model.config,
             batch.step_tokens,
@@ -257,7 +257,7 @@ class Metrics(RunCallback):
         """
         same_loss = isinstance(module.objective, CrossEntropy)
         same_labels = data.splits["train"].examples.mask_prompt
-        if self.gate is None or module.global_step or not (same_loss and same_labels):
+        if self.gate is None or self.row["step"] or not (same_loss and same_labels):
             return None
         return self.gate.loss
 

@@ -72,6 +72,8 @@ class InstructionTuner(LightningModule):
         self.step_loss = float("nan")
         self.step_norm: float | None = None
         self.step_lr = 0.0
+        # Its rows on this rank.
+        self.step_rows = 0
         # The other numbers that the objective measured in that step, by name.
         self.step_extra: dict[str, float] = {}
         # The numbers that the progress bar shows. Lightning's own `log` would put each of them on
@@ -130,6 +132,7 @@ class InstructionTuner(LightningModule):
         self.step_loss = total / self._step_targets
         self.step_extra = _named(self.objective.names, extra_totals)
         self.step_lr = optimizer.param_groups[0]["lr"]
+        self.step_rows = sum(len(records) for records in self._records)
         self.step_norm = None if norm is None else float(norm)
 
         if self._is_finite():
@@ -306,7 +309,8 @@ class InstructionTuner(LightningModule):
     def _sums_and_counts(self, batch: Batch, objective: Objective | None = None) -> Tensor:
         """Return sum and count of the loss, then of each number besides it, (2 + 2 numbers,)."""
         loss = (objective or self.objective).loss(batch)
-        of_loss = torch.stack([loss.sum, loss.sum.new_tensor(loss.count)])
+        # `new_tensor` would wait for a GPU, as it copies from the CPU. Filling does not.
+        of_loss = torch.stack([loss.sum, loss.sum.new_full((), loss.count)])
         return torch.cat([of_loss, _extra(loss)])
 
     def _means_over_ranks(

@@ -80,7 +80,8 @@ def resumed_config(given: TrainConfig, overrides: list[str]) -> TrainConfig:
     """
     assert given.resume is not None
     saved = read_newest(Path(given.resume))[1]["config"]
-    old = flat(saved)
+    # A checkpoint of an earlier version lacks the keys that came since; they have their defaults.
+    old = flat(dataclasses.asdict(from_dict(TrainConfig, saved)))
     new = flat(dataclasses.asdict(given))
     for override in overrides:
         name = override.split("=")[0].lstrip("+~")

@@ -46,6 +46,7 @@ def save_tuned(
             base.source,
             chat_template=chat,
             conversations=conversations,
+            ends=base.ends,
         )
 
 

@@ -88,7 +88,8 @@ class Signals:
         One message carries all of it, so that the agreement costs no round trip of its own.
         """
         votes = self._votes(checkpoint_due=self.wants_checkpoint())
-        mine = torch.cat([sums, sums.new_tensor(votes)])
+        # `new_tensor` would wait for a GPU, as it copies from the CPU. Filling does not.
+        mine = torch.cat([sums, *(sums.new_full((1,), vote) for vote in votes)])
         totals: list[float] = strategy.reduce(mine, reduce_op="sum").tolist()
         counted = Votes(*totals[len(sums) :])
         self.checkpoint_due = counted.checkpoint_due > 0

@@ -178,7 +178,8 @@ def judged(arena: Arena, ballot: Ballot) -> str | None:
     if judges[0].identity.get("mode") == "pairwise":
         if sides[0].evaluation is not sides[1].evaluation:
             return None
-        preferred = sides[0].evaluation.rows[index].preferred
+        row = sides[0].evaluation.rows[index]
+        preferred = row.preferred or _winner_of_earlier(row)
         if preferred in (None, "tie"):
             return preferred
         return "first" if preferred == sides[0].model else "second"
@@ -189,3 +190,9 @@ def judged(arena: Arena, ballot: Ballot) -> str | None:
     if first == second:
         return "tie"
     return "first" if first > second else "second"
+
+
+def _winner_of_earlier(row: RecordResult) -> str | None:
+    """Return the winner of a pair as an earlier version wrote it: it began the reason."""
+    winner = (row.tuned.reason or "").partition(":")[0]
+    return winner if winner in ("tuned", BASE, "tie") else None

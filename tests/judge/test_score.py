@@ -10,7 +10,7 @@ def test_a_judge_that_only_notices_empty_answers_is_not_trusted_with_wrong_ones(
     assert found.auc == pytest.approx(0.75)
     assert found.auc_by_kind == {"other": 0.5, "empty": 1.0}
     assert "Do not rely on this judge" in found.verdict
-    assert "50% for wrong ones, 100% for empty ones" in found.verdict
+    assert "50% against wrong answers, 100% against empty answers" in found.verdict
 
 
 def test_a_kind_without_scores_is_left_out_of_the_words() -> None:

@@ -280,6 +280,20 @@ def test_a_key_that_would_make_another_run_is_refused(config: Config, run: Run) 
         resumed_config(given, ["epochs=3", "batch_size=8"])
 
 
+def test_a_key_that_came_after_the_checkpoint_has_its_default(config: Config, run: Run) -> None:
+    folder = run(config(epochs=1, max_steps=1))
+    path = folder / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    del content["config"]["optim"]["moments"]
+    torch.save(content, path)
+    path.with_suffix(".ckpt.sha256").unlink()
+
+    given = dataclasses.replace(config(optim__moments="8bit"), resume=str(folder))
+    assert resumed_config(given, []).optim.moments == "fp32"
+    with pytest.raises(InputError, match=r"^optim\.moments: '8bit', .*'fp32'"):
+        resumed_config(given, ["optim.moments=8bit"])
+
+
 def test_a_folder_without_a_readable_checkpoint_is_refused(config: Config, tmp_path: Path) -> None:
     given = dataclasses.replace(config(), resume=str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match=r"nowhere/checkpoints/last\.ckpt "):

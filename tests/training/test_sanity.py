@@ -38,7 +38,6 @@ def test_the_first_probe_takes_the_loss_of_the_gate_if_it_is_the_same(
     metrics = Metrics(config, MetricsFile(tmp_path / "metrics.csv"), Best(config), gate=gate)
     module: Any = SimpleNamespace(
         objective=objective,
-        global_step=step,
         mean_loss=lambda batches: MEASURED,
         signals=SimpleNamespace(interrupted=False),
     )
@@ -48,5 +47,6 @@ def test_the_first_probe_takes_the_loss_of_the_gate_if_it_is_the_same(
         first_batches=lambda split, count: [],
         has_validation=False,
     )
+    metrics.row = {"step": step}
     metrics._probe(module, data)
-    assert metrics.row == {"train/eval_loss": expected}
+    assert metrics.row == {"step": step, "train/eval_loss": expected}

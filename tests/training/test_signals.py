@@ -116,6 +116,7 @@ def test_a_signal_to_any_rank_ends_all_with_a_checkpoint(
         (2, ("mean_loss", 5), {}, 2),
         (1, ("validation_step", 5), {}, 22),
         (2, ("mean_loss", 5), {"max_steps": 2}, 2),
+        (1, ("mean_loss", 3), {"max_steps": 2, "data__mask_prompt": True}, 2),
         (2, ("mean_loss", 1), {}, 0),
         (2, ("mean_loss", 5), {"strategy": "fsdp"}, 2),
     ],

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -96,9 +97,19 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_line(
     assert "\n" not in str(error.value)
 
 
-def test_the_judge_prefers_by_its_pairs_or_by_its_scores(tmp_path: Path) -> None:
+@pytest.mark.parametrize("earlier", [False, True])
+def test_the_judge_prefers_by_its_pairs_or_by_its_scores(tmp_path: Path, earlier: bool) -> None:
     wins = ["tuned", "base", "tie", None]
     run = evaluated(tmp_path / "a", RIGHT[:4], WRONG[:4], preferred=wins, judge=PAIRWISE)
+    if earlier:
+        # The winner stood at the start of the reason.
+        path = tmp_path / "a" / "evaluation" / "records.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for row in rows:
+            winner = row.pop("preferred")
+            row["tuned"]["reason"] = winner and f"{winner}: shorter"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
     other = evaluated(tmp_path / "b", WRONG[:4], judge=PAIRWISE)
     arena = load_arena([run])
     preferred = {}
