@@ -101,7 +101,7 @@ def _converted(value: Any, hint: Any, key: str) -> Any:
         return found
 
     if origin is Literal:
-        text = _converted(value, str, key)
+        text = "null" if value is None else _converted(value, str, key)
         _check_option(text, arguments, key)
         return text
 

@@ -19,6 +19,7 @@ BINARY = {
 }
 
 CUT = "is the file cut short?"
+YAML = "it looks like YAML; write its records as a JSON array"
 CONVERT = "save the file as UTF-8, or convert it: iconv -f WINDOWS-1252 -t UTF-8"
 LFS = "version https://git-lfs.github.com/spec/"
 CONSTANT = re.compile(r"(None|True|False)\b")
@@ -77,10 +78,14 @@ def _other_format(text: str) -> str | None:
         return "it looks like XML; write its records as a JSON array"
     if text.startswith(("[", "{")):
         return None
+    # A file of YAML may begin with comments.
+    below = re.sub(r"\A(\s*#.*\n)+\s*", "", text)
+    if below != text and KEY.match(below):
+        return YAML
     if text.startswith(("//", "/*", "#")):
         return "it looks like a comment, which JSON does not have; remove it"
     if re.match(r"(---|%YAML|- )", text) or KEY.match(first):
-        return "it looks like YAML; write its records as a JSON array"
+        return YAML
     for separator, name in (("\t", "TSV"), (",", "CSV"), (";", "CSV")):
         if separator in first:
             ending = f".{name.lower()}"

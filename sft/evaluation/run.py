@@ -22,6 +22,7 @@ from sft.errors import InputError, counted
 from sft.evaluation.answers import (
     AnswerFile,
     Decoding,
+    answer_keys,
     answer_share,
     collect_shares,
     unanswered,
@@ -207,6 +208,10 @@ def answer_and_measure(
 ) -> dict[str, ModelResult]:
     """Answer the records and measure the answers, one model at a time."""
     collect_shares(file)
+    for name, one in encoded.items():
+        keys = answer_keys(one.prompts, one.checkpoint.sha256, decoding)
+        if known := sum(key in file.by_key for key in keys):
+            log.info(f"{name}: {known} of {len(keys)} answers are there already, and used again")
     if config.devices > 1:
         answer_in_processes(config, encoded, device, decoding, file, launch)
     results = {}

@@ -152,8 +152,8 @@ def _remarks(summary: EvaluationSummary) -> list[str]:
         waiting += status.get("timeout", 0) + status.get("error", 0)
     if waiting:
         remarks.append(
-            f"no score yet for {counted(waiting, 'answer')}, as the judge gave no reply; run the "
-            "same command again to ask for them"
+            f"no score yet for {counted(waiting, 'answer')}: the judge gave an error or no reply "
+            "(`reason` in records.jsonl); run the same command again to ask for them"
         )
 
     # The records.

@@ -62,6 +62,10 @@ class Profile(RunCallback):
         self, trainer: Trainer, module: InstructionTuner, data: InstructionData
     ) -> None:
         # The run may have fewer steps.
+        if trainer.is_global_zero and self.steps <= SKIPPED:
+            log.warning(
+                f"profile: nothing was traced, since the first {SKIPPED} steps are left out"
+            )
         if SKIPPED < self.steps < SKIPPED + TRACED:
             self._write()
 

@@ -94,8 +94,8 @@ def resumed_config(given: TrainConfig, overrides: list[str]) -> TrainConfig:
                 continue
             if key not in CHANGEABLE:
                 raise InputError(
-                    f"{key}: {new[key]!r}, but the run at {given.resume} has {old[key]!r}; a "
-                    f"resumed run may change {', '.join(sorted(CHANGEABLE - {'resume'}))}"
+                    f"{key}: {new[key]!r}, but the run at {given.resume} has {old[key]!r}; leave "
+                    f"it out; a resumed run may change {', '.join(sorted(CHANGEABLE - {'resume'}))}"
                 )
             old[key] = new[key]
     return from_dict(TrainConfig, _nested(old | {"resume": given.resume}))

@@ -135,7 +135,7 @@ WRONG = [
     ("optim=3", "optim", "3", "a group of keys"),
     ("eval=null", "eval", "None", "a group of keys"),
     ("device=gpu", "device", "'gpu'", "auto, cpu, cuda, mps"),
-    ("device=null", "device", "None", "text"),
+    ("device=null", "device", "null", "cpu"),
     ("precision=16", "precision", "'16'", "auto, 32, bf16-mixed, 16-mixed"),
     ("precision=int8", "precision", "'int8'", "auto, 32, bf16-mixed, 16-mixed"),
     ("strategy=zero", "strategy", "'zero'", "auto, ddp, fsdp"),
@@ -172,6 +172,7 @@ def test_a_wrong_value_is_named_with_its_key(
     ("overrides", "key", "expected"),
     [
         ("split=dev", "split", "'dev'; expected one of test, validation, train"),
+        ("judge.mode=null", "judge.mode", "'null'; expected one of score, pairwise"),
         ("judge.mode=pairs", "judge.mode", "'pairs'; expected one of score, pairwise"),
         ("judge.prompt=book", "judge.prompt", "'book'; expected one of strict, published, short"),
     ],

@@ -71,6 +71,7 @@ def test_a_database_is_called_by_its_format(tmp_path: Path) -> None:
         ("- instruction: a\n  output: b\n", "YAML"),
         ("instruction: a, b\noutput: b\n", "YAML"),
         ("---\n- a\n", "YAML"),
+        ("# Records.\n\n# Two.\ninstruction: a\noutput: b\n", "YAML"),
         (
             "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
             "git lfs pull",

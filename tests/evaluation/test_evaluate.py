@@ -190,6 +190,7 @@ def test_several_processes_answer_each_record_once(
     assert sorted(again) == sorted(lines)
     assert again[:4] == lines[:4]
     assert not list(folder.glob("answers.*.jsonl"))
+    assert "of 9 answers are there already" in (folder / "evaluate.log").read_text()
 
 
 def judged(run: Path, ollama: Site, *more: str) -> list[str]:

@@ -403,6 +403,12 @@ def test_a_profile_has_a_trace_and_the_longest_operations(
     assert "aten::" in table
 
 
+def test_a_run_that_is_too_short_for_a_profile_says_so(config: Config, run: Run) -> None:
+    folder = run(config(max_steps=2, eval__every=0, profile=True))
+    assert "profile: nothing was traced" in (folder / "train.log").read_text()
+    assert not (folder / "profile").exists()
+
+
 def test_a_row_has_the_norm_of_the_gradient_and_the_share_of_the_products(
     config: Config, run: Run
 ) -> None:
