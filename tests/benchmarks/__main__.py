@@ -67,7 +67,8 @@ def alone(vocabulary: Path, records: int, size: str) -> list[Row]:
     add("planning their epoch", f"{second.plan:.2f} s")
     add("from the command to the first step of gpt2-nano", f"{start.first_step():.1f} s")
     nano = busy.nano()
-    add(f"training gpt2-nano beside {nano.busy} busy processes", f"{nano.beside:,.0f} tokens/s")
+    what = f"training gpt2-nano by train.py, beside {nano.busy} busy processes"
+    add(what, f"{nano.beside:,.0f} tokens/s")
     add("the same beside its fair share", f"{nano.share:.0%}")
 
     loaded = start.load(size, vocabulary)

@@ -5,7 +5,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,18 +28,28 @@ class Beside(NamedTuple):
         return self.beside / self.alone * (cpus + self.busy) / cpus
 
 
-def nano() -> Beside:
-    """Train the miniature twice with `train.py`; `threads=auto` sees the busy processes."""
-    busy = (os.cpu_count() or 1) + 1
-    return Beside(_tokens_per_second(0), _tokens_per_second(busy), busy)
+# Busy processes that are one more than there are CPUs, so that nobody has a CPU alone.
+COUNT = (os.cpu_count() or 1) + 1
 
 
-def _tokens_per_second(busy: int) -> float:
-    with tempfile.TemporaryDirectory() as place, ExitStack() as others:
-        for _ in range(busy):
+@contextmanager
+def busy_processes(count: int = COUNT) -> Iterator[None]:
+    """Keep so many processes busy, none of which ever sleeps."""
+    with ExitStack() as others:
+        for _ in range(count):
             process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
             others.callback(process.wait)
             others.callback(process.kill)
+        yield
+
+
+def nano() -> Beside:
+    """Train the miniature twice with `train.py`; `threads=auto` sees the busy processes."""
+    return Beside(_tokens_per_second(0), _tokens_per_second(COUNT), COUNT)
+
+
+def _tokens_per_second(busy: int) -> float:
+    with tempfile.TemporaryDirectory() as place, busy_processes(busy):
         run = Path(place) / "run"
         command = [sys.executable, str(ROOT / "train.py"), *SETTINGS, f"hydra.run.dir={run}"]
         subprocess.run(command, cwd=place, check=True, capture_output=True)

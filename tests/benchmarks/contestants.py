@@ -7,6 +7,7 @@ process of its own (`apart`), which does nothing while another one is measured.
 
 import gc
 import multiprocessing
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 
+from sft.cpus import bound_waiting
 from tests.benchmarks import data
 
 # How many of the tokens are the prompt, and the tokens of prompt, answer and end.
@@ -97,9 +99,10 @@ class Ours(Answerer):
 
     def __init__(self, folder: Path, device: str, low: bool) -> None:
         from sft.checkpoint.folder import load_pretrained
-        from sft.device import keep_freed_memory
+        from sft.device import keep_freed_memory, pick_threads
 
         super().__init__(folder, device, low)
+        pick_threads("auto", device, processes=1)
         keep_freed_memory()
         self.model = load_pretrained(folder).model
 
@@ -447,7 +450,14 @@ class Apart:
         self._connection, there = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
         self._process = context.Process(target=_serve, args=(there, kind, arguments), daemon=True)
+
+        # As in this project's doors, OpenMP reads how its threads wait before torch is imported.
+        environment = os.environ.copy()
+        if issubclass(kind, Ours):
+            bound_waiting()
         self._process.start()
+        os.environ.clear()
+        os.environ.update(environment)
         there.close()
         self._connection.recv()
 

@@ -24,6 +24,7 @@ from sft.data.sources import Source
 from sft.gpt2.model import GPT, GPTConfig
 from sft.gpt2.tokenizer import load_tokenizer
 from sft.prompts import PROMPTS
+from tests.benchmarks.busy import COUNT, busy_processes
 from tests.benchmarks.ceilings import AnsweringBound, answering_bound, training_bound
 from tests.benchmarks.contestants import (
     TRL,
@@ -100,6 +101,8 @@ def measure(
         save_pretrained(GPT(SIZES[size]), folder, tokenizer)
         with apart([Ours, Transformers, TRL, Book], folder, device, low.training) as contestants:
             rows = training(contestants, texts, trials, SIZES[size], device, low.training)
+        if device == "cpu":
+            rows += beside_busy(folder, texts, trials, low.training)
         if device == "cuda":
             with apart([Ours, Transformers], folder, device, low.training) as contestants:
                 rows += on_gpu(contestants, texts, trials, SIZES[size], device, low.training)
@@ -143,6 +146,15 @@ def training(
         rates, _ = train(learners, flow, trials.steps, BATCH, masked=True)
         masked.append(rates)
     return [*rows, row("training, the answers alone learned", by_name(masked))]
+
+
+def beside_busy(folder: Path, texts: Sequence[Text], trials: Trials, low: bool) -> list[Row]:
+    """Measure training on a CPU that others keep busy, from before the contestants start."""
+    flow = cycle(texts)
+    with busy_processes(), apart([Ours, Transformers], folder, "cpu", low) as contestants:
+        rates = [train(contestants, flow, trials.steps, BATCH)[0] for _ in range(trials.rounds)]
+    what = f"training, batch {BATCH}, beside {COUNT} busy processes"
+    return [row(what, by_name(rates))]
 
 
 def on_gpu(

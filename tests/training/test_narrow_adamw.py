@@ -175,10 +175,10 @@ def test_another_device_takes_the_same_steps_and_the_cpu_never_waits_for_it(
     moments: Moments,
 ) -> None:
     def stepped(device: torch.device) -> Tensor:
-        weight = nn.Parameter(drawn(67, 71).to(device))
+        weight = nn.Parameter(drawn(67, 71).to(device, non_blocking=True))
         optimizer = narrow(weight, moments)
         for step in range(2):
-            weight.grad = drawn(67, 71, seed=step).to(device)
+            weight.grad = drawn(67, 71, seed=step).to(device, non_blocking=True)
             optimizer.step()
         return weight.detach()
 
