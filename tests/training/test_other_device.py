@@ -47,7 +47,6 @@ def losses(folder: Path) -> dict[str, list[float]]:
             "lora": {"kind": "default"},
             "activation_checkpointing": True,
             "optim__grad_clip": 0.5,
-            "eval__sample": True,
         },
     ],
     ids=["whole", "adapter"],
