@@ -95,8 +95,8 @@ def trains_faster_in_bf16(device: str) -> bool:
     """Return whether the hardware multiplies bf16 matrices faster than those of fp32.
 
     Intel's processors without AMX do not: AVX512-BF16 reaches half the rate of fp32 there, and a
-    training step of GPT-2 124M took 1.6 times as long. AMD's multiply bf16 twice as fast as fp32
-    (their manual; not measured).
+    training step of GPT-2 124M took 1.6 times as long. Other makers' CPUs were not measured. They
+    are taken to be faster in bf16 where they multiply it at all.
     """
     if device == "cpu" and _is_intel():
         return torch.cpu._is_amx_tile_supported()

@@ -18,7 +18,10 @@ from sft import atomic as files
 from sft import load_pretrained, save_pretrained
 from sft.atomic import sha256_of
 from sft.checkpoint import folder as checkpoints
+from sft.checkpoint.folder import save_adapter
+from sft.config.schema import LoraConfig
 from sft.errors import InputError
+from sft.gpt2.lora import add_lora
 from sft.gpt2.model import GPT, GPTConfig
 from sft.prompts import PROMPTS
 
@@ -95,9 +98,12 @@ def test_end_tokens_of_another_program_are_read(
     loaded = load_pretrained(folder)
     assert loaded.ends == expected
 
-    # A copy ends at the same tokens.
+    # A copy ends at the same tokens, and so does an adapter.
     save_pretrained(loaded.model, tmp_path / "copy", loaded.tokenizer, ends=loaded.ends)
     assert load_pretrained(tmp_path / "copy").ends == expected
+    add_lora(loaded.model, LoraConfig())
+    save_adapter(loaded, LoraConfig(), tmp_path / "adapter")
+    assert load_pretrained(tmp_path / "adapter").ends == expected
 
 
 def test_a_folder_without_tokenizer_config_has_no_prompt(folder):
